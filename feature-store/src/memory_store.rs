@@ -1,0 +1,125 @@
+//! The store without a disk: sorted maps behind one lock, for tests and simulation.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::{Commit, Horizons, Store, StoreError, Table};
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A [`Store`] in memory. It is never durable, and rows expire only in [`Store::expire`].
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    tables: RwLock<Tables>,
+    horizons: Horizons,
+}
+
+/// One map for each of [`Table::ALL`].
+#[derive(Debug, Default)]
+struct Tables([Rows; Table::ALL.len()]);
+
+impl Tables {
+    fn of(&self, table: Table) -> &Rows {
+        &self.0[table as usize]
+    }
+
+    fn of_mut(&mut self, table: Table) -> &mut Rows {
+        &mut self.0[table as usize]
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // A lock is poisoned only by a panic in `visit`, which changes nothing, or by one for want of
+    // memory: the maps are whole.
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.read().of(table).get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to_exclusive: &[u8],
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let end = match to_exclusive {
+            [] => Bound::Unbounded,
+            to if from < to => Bound::Excluded(to),
+            // A range that ends before it starts is empty here, and a panic in BTreeMap.
+            _ => return Ok(()),
+        };
+        let tables = self.read();
+        let rows = tables
+            .of(table)
+            .range::<[u8], _>((Bound::Included(from), end));
+        // Both are ends of the visit, so the outcome says nothing.
+        let _ = if reverse {
+            rows.rev().try_for_each(|(key, value)| visit(key, value))
+        } else {
+            let mut rows = rows;
+            rows.try_for_each(|(key, value)| visit(key, value))
+        };
+        Ok(())
+    }
+
+    fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+        let offset_rows = commit.offset_rows()?;
+        let mut tables = self.write();
+        for (table, key) in &commit.deletes {
+            tables.of_mut(*table).remove(key);
+        }
+        for (table, key, value) in commit.puts {
+            tables.of_mut(table).insert(key, value);
+        }
+        tables.of_mut(Table::Meta).extend(offset_rows);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn horizons(&self) -> &Horizons {
+        &self.horizons
+    }
+
+    fn expire(&self) -> Result<(), StoreError> {
+        let horizons = self.horizons.values();
+        let mut tables = self.write();
+        for table in Table::ALL {
+            tables
+                .of_mut(table)
+                .retain(|key, value| !horizons.is_old(table, key, value));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::conformance;
+
+    #[test]
+    fn memory_store_conforms() {
+        conformance(&MemoryStore::new());
+    }
+}

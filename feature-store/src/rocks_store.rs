@@ -1,0 +1,280 @@
+//! The store on disk. Options are set in `rocks_options.rs`, expiry is in `expiry.rs`.
+//!
+//! No write-ahead log: a commit lives in memory until a flush, and a crash in between takes the
+//! store back to an earlier commit, whose offsets say from where Kafka is to be read again. A clean
+//! drop flushes.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rocksdb::{
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, ReadOptions,
+    WriteBatch,
+};
+
+use crate::{
+    Commit, Horizons, Store, StoreError, StoreIdentity, StoreSettings, Table, identity, keys,
+    rocks_options,
+};
+
+/// A [`Store`] in a folder, through RocksDB. One process at a time has it open.
+pub struct RocksStore {
+    db: DB,
+    horizons: Arc<Horizons>,
+    is_read_only: bool,
+}
+
+impl RocksStore {
+    /// Opens the store of `identity` at `path` with the default settings, and creates it where the
+    /// folder is missing or empty.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAStore`], [`StoreError::NewerFormat`], [`StoreError::OtherProject`] and
+    /// [`StoreError::Locked`] say why the folder cannot be used; [`StoreError::Io`] and
+    /// [`StoreError::Engine`] that it cannot be read or written.
+    pub fn open(path: &Path, identity: &StoreIdentity) -> Result<Self, StoreError> {
+        Self::open_with(path, identity, &StoreSettings::default())
+    }
+
+    /// As [`open`](Self::open), with settings.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        path: &Path,
+        identity: &StoreIdentity,
+        settings: &StoreSettings,
+    ) -> Result<Self, StoreError> {
+        identity::claim(path, identity)?;
+        let horizons = Arc::new(Horizons::default());
+        let options = rocks_options::database(settings);
+        let db = DB::open_cf_descriptors(&options, path, descriptors(settings, &horizons))
+            .map_err(|error| open_error(path, error))?;
+        tracing::info!(path = %path.display(), "store opened");
+        Ok(Self {
+            db,
+            horizons,
+            is_read_only: false,
+        })
+    }
+
+    /// Opens the store of `identity` for reading, beside a process that may be writing to it. It shows what was
+    /// durable at this moment, and nothing later. A store that was never written to is created.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for [`StoreError::Locked`].
+    pub fn open_read_only(
+        path: &Path,
+        identity: &StoreIdentity,
+        settings: &StoreSettings,
+    ) -> Result<Self, StoreError> {
+        /// The file that names a database's newest manifest.
+        const CURRENT: &str = "CURRENT";
+        if !path.join(CURRENT).exists() {
+            return Self::open_with(path, identity, settings);
+        }
+        identity::claim(path, identity)?;
+        let horizons = Arc::new(Horizons::default());
+        let options = rocks_options::database(settings);
+        let families = descriptors(settings, &horizons);
+        let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
+            .map_err(|error| open_error(path, error))?;
+        Ok(Self {
+            db,
+            horizons,
+            is_read_only: true,
+        })
+    }
+
+    fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+        self.db
+            .cf_handle(table.name())
+            .ok_or_else(|| StoreError::NotAStore {
+                path: self.db.path().to_owned(),
+                reason: format!("it has no table {}", table.name()),
+            })
+    }
+
+    fn families(&self) -> Result<Vec<&ColumnFamily>, StoreError> {
+        Table::ALL
+            .into_iter()
+            .map(|table| self.family(table))
+            .collect()
+    }
+
+    /// The whole commit as one batch: deletes, puts, offsets.
+    fn batch(&self, commit: &Commit) -> Result<WriteBatch, StoreError> {
+        let offset_rows = commit.offset_rows()?;
+        let mut batch = WriteBatch::default();
+        for (table, key) in &commit.deletes {
+            batch.delete_cf(self.family(*table)?, key);
+        }
+        for (table, key, value) in &commit.puts {
+            batch.put_cf(self.family(*table)?, key, value);
+        }
+        for (key, value) in &offset_rows {
+            batch.put_cf(self.family(Table::Meta)?, key, value);
+        }
+        Ok(batch)
+    }
+
+    fn report_sizes(&self) -> Result<(), StoreError> {
+        for table in Table::ALL {
+            let bytes = self
+                .db
+                .property_int_value_cf(self.family(table)?, "rocksdb.live-sst-files-size")
+                .map_err(engine("measure itself"))?;
+            metrics::gauge!("millrace_store_disk_bytes", "table" => table.name())
+                .set(bytes.unwrap_or(0) as f64);
+        }
+        Ok(())
+    }
+}
+
+impl Store for RocksStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db
+            .get_cf(self.family(table)?, key)
+            .map_err(engine("read"))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to_exclusive: &[u8],
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if !to_exclusive.is_empty() && from >= to_exclusive {
+            return Ok(());
+        }
+        let entity = entity_of_range(table, from, to_exclusive);
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(entity.is_none());
+        options.set_prefix_same_as_start(entity.is_some());
+        if reverse {
+            options.set_iterate_lower_bound(from);
+        } else if !to_exclusive.is_empty() {
+            options.set_iterate_upper_bound(to_exclusive);
+        }
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(table)?, options);
+        if reverse {
+            seek_last_before(&mut rows, entity, to_exclusive);
+        } else {
+            rows.seek(from);
+        }
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            if reverse {
+                rows.prev();
+            } else {
+                rows.next();
+            }
+        }
+        rows.status().map_err(engine("scan"))
+    }
+
+    fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let batch = self.batch(&commit)?;
+        self.db.write_without_wal(batch).map_err(engine("commit"))?;
+        metrics::histogram!("millrace_store_commit_seconds").record(started.elapsed());
+        metrics::counter!("millrace_store_commits_total").increment(1);
+        metrics::counter!("millrace_store_rows_written_total").increment(commit.puts.len() as u64);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        if self.is_read_only {
+            // All that it shows is durable.
+            return Ok(());
+        }
+        let started = Instant::now();
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db
+            .flush_cfs_opt(&self.families()?.iter().collect::<Vec<_>>(), &options)
+            .map_err(engine("flush"))?;
+        metrics::histogram!("millrace_store_flush_seconds").record(started.elapsed());
+        self.report_sizes()
+    }
+
+    fn horizons(&self) -> &Horizons {
+        &self.horizons
+    }
+
+    fn expire(&self) -> Result<(), StoreError> {
+        for family in self.families()? {
+            self.db
+                .compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
+    }
+}
+
+fn descriptors(
+    settings: &StoreSettings,
+    horizons: &Arc<Horizons>,
+) -> [ColumnFamilyDescriptor; Table::ALL.len()] {
+    let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+    Table::ALL.map(|table| {
+        let options = rocks_options::family(table, settings, &cache, horizons);
+        ColumnFamilyDescriptor::new(table.name(), options)
+    })
+}
+
+/// The prefix of the one entity that all keys in `from..to_exclusive` have, if there is one.
+fn entity_of_range<'a>(table: Table, from: &'a [u8], to_exclusive: &[u8]) -> Option<&'a [u8]> {
+    if table != Table::Events || to_exclusive.is_empty() {
+        return None;
+    }
+    let prefix = from.get(..keys::prefix_len(from)?)?;
+    (to_exclusive <= keys::after_prefix(prefix).as_slice()).then_some(prefix)
+}
+
+/// Stands on the last row before `to_exclusive`. Within an entity the sought key must have its
+/// prefix, which a bound past the entity's end has not.
+fn seek_last_before(
+    rows: &mut rocksdb::DBRawIterator<'_>,
+    entity: Option<&[u8]>,
+    to_exclusive: &[u8],
+) {
+    match entity {
+        Some(prefix) if !to_exclusive.starts_with(prefix) => {
+            rows.seek_for_prev([prefix, &[0xFF; keys::SUFFIX_BYTES]].concat());
+        }
+        None if to_exclusive.is_empty() => rows.seek_to_last(),
+        _ => {
+            rows.seek_for_prev(to_exclusive);
+            if rows.key() == Some(to_exclusive) {
+                rows.prev();
+            }
+        }
+    }
+}
+
+fn open_error(path: &Path, error: rocksdb::Error) -> StoreError {
+    // RocksDB has no kind for it: the first text is another process, the second is this one.
+    let held = ["While lock file", "lock hold by current process"];
+    let message: &str = error.as_ref();
+    if error.kind() == ErrorKind::IOError && held.iter().any(|text| message.contains(text)) {
+        return StoreError::Locked {
+            path: path.to_owned(),
+            detail: error.into_string(),
+        };
+    }
+    engine("open")(error)
+}
+
+fn engine(action: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+    move |source| StoreError::Engine { action, source }
+}
+
+#[cfg(test)]
+#[path = "rocks_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,79 @@
+//! The trait that all stores share. Its conformance suite is `conformance.rs`.
+
+use std::ops::ControlFlow;
+
+use crate::commit::{OFFSET_END, OFFSET_PREFIX};
+use crate::{Commit, Horizons, Offset, StoreError, Table, codec};
+
+/// Ordered tables and offsets, committed together. Any thread may call any method.
+pub trait Store: Send + Sync {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be read.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Shows `visit` the rows with `from <= key < to_exclusive` in key order, or in the opposite
+    /// order where `reverse` is set, until it breaks. An empty `to_exclusive` means the end of the
+    /// table. The rows of one scan belong to one moment between commits.
+    ///
+    /// A scan within [`entity_range`](crate::entity_range) or [`event_range`](crate::event_range)
+    /// reads nothing of files that lack the entity. `visit` must not call the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be read.
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to_exclusive: &[u8],
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Applies `commit`, all of it or, with an error, nothing. It is visible at once, and durable
+    /// after the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`StoreError::BadRow`] where a row does not fit its table, [`StoreError::Engine`] where the
+    /// store cannot be written.
+    fn commit(&self, commit: Commit) -> Result<(), StoreError>;
+
+    /// Makes durable everything that was committed before the call. A crash takes the store back to
+    /// a commit at or after the last flush, rows and offsets together. When to flush is the caller's
+    /// business: it bounds how much of Kafka is replayed.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be written.
+    fn flush(&self) -> Result<(), StoreError>;
+
+    /// From which time on rows are kept.
+    fn horizons(&self) -> &Horizons;
+
+    /// Drops all rows that are older than their horizon now, at the cost of rewriting the tables.
+    /// Nobody needs to call it: they expire by themselves in time.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be written.
+    fn expire(&self) -> Result<(), StoreError>;
+
+    /// Lets events of `view` with a time before `time_us` expire.
+    fn set_horizon(&self, view: u32, time_us: i64) {
+        self.horizons().set_view(view, time_us);
+    }
+
+    /// All positions that the store reflects, by topic and partition.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be read, [`StoreError::Record`] or
+    /// [`StoreError::RecordVersion`] where an offset does not decode.
+    fn offsets(&self) -> Result<Vec<Offset>, StoreError> {
+        let mut offsets = Vec::new();
+        let mut collect = |_: &[u8], record: &[u8]| {
+            offsets.push(codec::decode::<Offset>(record));
+            ControlFlow::Continue(())
+        };
+        self.scan(Table::Meta, OFFSET_PREFIX, OFFSET_END, false, &mut collect)?;
+        offsets.into_iter().collect()
+    }
+}

@@ -1,0 +1,229 @@
+//! Which events a window frame covers when it is asked for at a time t.
+//!
+//! A look-up at t answers as if a row stood at t and were not itself counted. With W and a >= b as lengths of
+//! time, n >= m as numbers of rows, and events in the order of (event time, unique part of the key):
+//!
+//! | frame | events covered |
+//! |---|---|
+//! | `RANGE BETWEEN W PRECEDING AND CURRENT ROW` | t − W ≤ event_time < t |
+//! | `RANGE BETWEEN a PRECEDING AND b PRECEDING` | t − a ≤ event_time ≤ t − b |
+//! | `RANGE BETWEEN UNBOUNDED PRECEDING AND …` | no lower edge |
+//! | `ROWS BETWEEN n PRECEDING AND CURRENT ROW` | the last n events with event_time < t |
+//! | `ROWS BETWEEN n PRECEDING AND m PRECEDING` | of those, all but the newest m − 1 |
+
+use std::ops::Range;
+
+use arrow::datatypes::{DataType, IntervalUnit};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
+
+use crate::problem::{Checked, Complaint};
+
+/// A window frame, its lengths in microseconds or rows before the row that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Frame {
+    /// By event time.
+    Range {
+        /// Oldest edge, inclusive; `None` is unbounded.
+        start_us: Option<i64>,
+        /// Newest edge, inclusive; `None` is the row asked for, exclusive.
+        end_us: Option<i64>,
+    },
+    /// By number of events before t.
+    Rows {
+        /// How many events back the frame starts; `None` is unbounded.
+        start: Option<u64>,
+        /// How many events back it ends; 0 is the row asked for, which does not count itself.
+        end: u64,
+    },
+}
+
+impl Frame {
+    /// The indexes of the covered events in `times` (µs, ascending) as of `t`.
+    pub(crate) fn cover(&self, times: &[i64], t: i64) -> Range<usize> {
+        let earlier = times.partition_point(|time| *time < t);
+        let (start, end) = match *self {
+            Self::Range { start_us, end_us } => {
+                let start = start_us.map_or(0, |width| {
+                    let edge = t.saturating_sub(width);
+                    times.partition_point(|time| *time < edge)
+                });
+                let end = end_us.map_or(earlier, |width| {
+                    let edge = t.saturating_sub(width);
+                    times.partition_point(|time| *time <= edge)
+                });
+                (start, end)
+            }
+            Self::Rows { start, end } => {
+                let back =
+                    |rows: u64| earlier.saturating_sub(usize::try_from(rows).unwrap_or(usize::MAX));
+                (start.map_or(0, back), back(end.saturating_sub(1)))
+            }
+        };
+        start.min(end)..end
+    }
+
+    /// How far before t the frame reaches, in µs; `None` when time does not bound it.
+    pub(crate) fn reach_us(&self) -> Option<i64> {
+        match self {
+            Self::Range { start_us, .. } => *start_us,
+            Self::Rows { .. } => None,
+        }
+    }
+
+    /// The frame that SQL states, or why it cannot be kept up incrementally.
+    pub(crate) fn from_sql(frame: &WindowFrame) -> Checked<Self> {
+        match frame.units {
+            WindowFrameUnits::Range => range(frame),
+            WindowFrameUnits::Rows => rows(frame),
+            WindowFrameUnits::Groups => Err(Complaint::new("a GROUPS frame is not kept up")
+                .hint("use RANGE BETWEEN INTERVAL '…' PRECEDING AND CURRENT ROW, or ROWS")),
+        }
+    }
+}
+
+fn range(frame: &WindowFrame) -> Checked<Frame> {
+    let start_us = match &frame.start_bound {
+        WindowFrameBound::Preceding(value) if value.is_null() => None,
+        WindowFrameBound::Preceding(value) => Some(microseconds(value)?),
+        WindowFrameBound::CurrentRow => return Err(empty_frame()),
+        WindowFrameBound::Following(_) => return Err(future_frame()),
+    };
+    let end_us = match &frame.end_bound {
+        WindowFrameBound::Preceding(value) if value.is_null() => return Err(empty_frame()),
+        WindowFrameBound::Preceding(value) => Some(microseconds(value)?).filter(|us| *us > 0),
+        WindowFrameBound::CurrentRow => None,
+        WindowFrameBound::Following(_) => return Err(future_frame()),
+    };
+    match (start_us, end_us) {
+        (Some(0), _) => Err(empty_frame()),
+        (Some(start), Some(end)) if start < end => Err(Complaint::new(
+            "the frame ends before it starts: it covers no event",
+        )
+        .hint("write the older edge first: '14 days' PRECEDING AND '7 days' PRECEDING")),
+        _ => Ok(Frame::Range { start_us, end_us }),
+    }
+}
+
+fn rows(frame: &WindowFrame) -> Checked<Frame> {
+    let start = match &frame.start_bound {
+        WindowFrameBound::Preceding(value) if value.is_null() => None,
+        WindowFrameBound::Preceding(value) => Some(row_count(value)?),
+        WindowFrameBound::CurrentRow => return Err(empty_frame()),
+        WindowFrameBound::Following(_) => return Err(future_frame()),
+    };
+    let end = match &frame.end_bound {
+        WindowFrameBound::Preceding(value) if value.is_null() => return Err(empty_frame()),
+        WindowFrameBound::Preceding(value) => row_count(value)?,
+        WindowFrameBound::CurrentRow => 0,
+        WindowFrameBound::Following(_) => return Err(future_frame()),
+    };
+    if start == Some(0) || start.is_some_and(|start| start < end) {
+        return Err(empty_frame());
+    }
+    Ok(Frame::Rows { start, end })
+}
+
+fn empty_frame() -> Complaint {
+    Complaint::new("the frame covers no event: the row that is asked for does not count itself")
+        .hint("use RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW, for instance")
+}
+
+fn future_frame() -> Complaint {
+    Complaint::new(
+        "a frame that reaches past the current row asks for events that have not come yet",
+    )
+    .hint("end the frame at CURRENT ROW or at an INTERVAL PRECEDING")
+}
+
+fn row_count(value: &ScalarValue) -> Checked<u64> {
+    match value.cast_to(&DataType::UInt64) {
+        Ok(ScalarValue::UInt64(Some(rows))) => Ok(rows),
+        _ => Err(Complaint::new(format!("'{value}' is not a number of rows"))
+            .hint("use a whole number: ROWS BETWEEN 10 PRECEDING AND CURRENT ROW")),
+    }
+}
+
+fn microseconds(value: &ScalarValue) -> Checked<i64> {
+    let interval = DataType::Interval(IntervalUnit::MonthDayNano);
+    let Ok(ScalarValue::IntervalMonthDayNano(Some(interval))) = value.cast_to(&interval) else {
+        return Err(
+            Complaint::new(format!("'{value}' is not an interval of time"))
+                .hint("write RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW"),
+        );
+    };
+    if interval.months != 0 {
+        return Err(
+            Complaint::new("a window of months or years has no fixed length").hint(format!(
+                "use days: INTERVAL '{} days'",
+                i64::from(interval.months) * 30
+            )),
+        );
+    }
+    let width = i64::from(interval.days)
+        .checked_mul(86_400_000_000)
+        .and_then(|days| days.checked_add(interval.nanoseconds / 1_000));
+    match width {
+        Some(us) if us >= 0 && interval.nanoseconds % 1_000 == 0 => Ok(us),
+        Some(us) if us < 0 => Err(Complaint::new("the interval is negative")
+            .hint("PRECEDING looks back already: drop the sign")),
+        _ => Err(
+            Complaint::new("the interval is finer than a microsecond or too long")
+                .hint("event times have microseconds; use UNBOUNDED PRECEDING for a lifetime"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The table in the module's documentation, word for word, event by event.
+    fn covers(frame: Frame, times: &[i64], t: i64, index: usize) -> bool {
+        let time = times[index];
+        match frame {
+            Frame::Range { start_us, end_us } => {
+                start_us.is_none_or(|width| t - width <= time)
+                    && end_us.map_or(time < t, |width| time <= t - width)
+            }
+            Frame::Rows { start, end } => {
+                let newer = times
+                    .iter()
+                    .skip(index + 1)
+                    .filter(|other| **other < t)
+                    .count() as u64;
+                time < t && start.is_none_or(|rows| newer < rows) && newer + 1 >= end
+            }
+        }
+    }
+
+    #[test]
+    fn cover_agrees_with_the_definition() {
+        let times = [-7, 0, 1, 1, 1, 4, 5, 5, 9, 30];
+        let mut frames = vec![];
+        for a in [None, Some(1), Some(4), Some(6), Some(100)] {
+            for b in [None, Some(1), Some(3)] {
+                frames.push(Frame::Range {
+                    start_us: a,
+                    end_us: b,
+                });
+            }
+            for b in 0..4 {
+                frames.push(Frame::Rows {
+                    start: a.map(|a: i64| a as u64),
+                    end: b,
+                });
+            }
+        }
+        for frame in frames {
+            for t in -10..40 {
+                let expected: Vec<usize> = (0..times.len())
+                    .filter(|i| covers(frame, &times, t, *i))
+                    .collect();
+                let got: Vec<usize> = frame.cover(&times, t).collect();
+                assert_eq!(got, expected, "{frame:?} as of {t}");
+            }
+        }
+    }
+}

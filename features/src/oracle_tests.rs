@@ -1,0 +1,311 @@
+//! Answers against DataFusion's own window functions, run in batch over the same events.
+//!
+//! In batch a row stands in its own frame, and a look-up's does not: a frame that ends at the instant before the
+//! row (`INTERVAL '1 microsecond' PRECEDING`) is the same thing.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType};
+use datafusion::common::ScalarValue;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+use crate::{MemoryState, Origin, Project, SqlFile};
+
+const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
+  tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, shop INT, amount DOUBLE, units BIGINT, approved BOOLEAN,
+  event_time TIMESTAMP NOT NULL
+) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('id' 'tx_id');";
+
+/// Aggregates that each view takes over its windows; `$W` is the window.
+const AGGREGATES: [&str; 16] = [
+    "count(*) OVER $W",
+    "count(amount) OVER $W",
+    "sum(amount) OVER $W",
+    "avg(amount) OVER $W",
+    "min(amount) OVER $W",
+    "max(units) OVER $W",
+    "sum(units) OVER $W",
+    "stddev(amount) OVER $W",
+    "var_pop(units) OVER $W",
+    "count(DISTINCT shop) OVER $W",
+    "approx_distinct(shop) OVER $W",
+    "bool_or(approved) OVER $W",
+    "count(*) FILTER (WHERE NOT approved) OVER $W",
+    "sum(amount * 2 + 1) FILTER (WHERE units > 3) OVER $W",
+    "sum(amount) OVER $W / nullif(count(*) OVER $W, 0)",
+    "CASE WHEN max(amount) OVER $W > 20 THEN 'high' ELSE 'low' END",
+];
+
+const FRAMES: [&str; 5] = [
+    "INTERVAL '10 seconds' PRECEDING AND CURRENT ROW",
+    "INTERVAL '1 minute' PRECEDING AND CURRENT ROW",
+    "INTERVAL '5 minutes' PRECEDING AND INTERVAL '30 seconds' PRECEDING",
+    "INTERVAL '1 microsecond' PRECEDING AND CURRENT ROW",
+    "UNBOUNDED PRECEDING AND CURRENT ROW",
+];
+
+fn view(name: &str, entity: &str, filter: &str) -> String {
+    let mut items = vec![entity.to_owned()];
+    for (f, frame) in FRAMES.iter().enumerate() {
+        let window = format!("(PARTITION BY {entity} ORDER BY event_time RANGE BETWEEN {frame})");
+        for (a, aggregate) in AGGREGATES.iter().enumerate() {
+            items.push(format!("{} AS f{f}_a{a}", aggregate.replace("$W", &window)));
+        }
+    }
+    format!(
+        "CREATE VIEW {name} AS SELECT {} FROM tx {filter}",
+        items.join(", ")
+    )
+}
+
+/// Events with bursts, ties, gaps and nulls.
+fn events(random: &mut Pcg64, schema: &Arc<Schema>, rows: usize) -> RecordBatch {
+    let mut time = 1_700_000_000_000_000_i64;
+    let mut times = Vec::new();
+    for _ in 0..rows {
+        time += match random.random_range(0..10) {
+            0..3 => 0,
+            3..5 => 1,
+            5..9 => random.random_range(0..20_000_000),
+            _ => random.random_range(0..400_000_000),
+        };
+        times.push(time);
+    }
+    let mut maybe = |share: f64| random.random_bool(share);
+    let null: Vec<[bool; 4]> = (0..rows)
+        .map(|_| [maybe(0.1), maybe(0.1), maybe(0.1), maybe(0.1)])
+        .collect();
+    let cards: Vec<String> = (0..rows)
+        .map(|_| format!("c{}", random.random_range(0..4)))
+        .collect();
+    let mut number = |row: usize, column: usize, below: i64| {
+        let value = random.random_range(0..below);
+        (!null[row][column]).then_some(value)
+    };
+    let shops: Int32Array = (0..rows)
+        .map(|r| number(r, 0, 5).map(|n| n as i32))
+        .collect();
+    let amounts: Float64Array = (0..rows)
+        .map(|r| number(r, 1, 4_000).map(|n| n as f64 / 100.0))
+        .collect();
+    let units: Int64Array = (0..rows).map(|r| number(r, 2, 9)).collect();
+    let approved: BooleanArray = (0..rows).map(|r| number(r, 3, 2).map(|n| n == 0)).collect();
+    let ids: Vec<String> = (0..rows).map(|r| format!("t{r}")).collect();
+    RecordBatch::try_new(
+        Arc::clone(schema),
+        vec![
+            Arc::new(StringArray::from(ids)),
+            Arc::new(StringArray::from(cards)),
+            Arc::new(shops),
+            Arc::new(amounts),
+            Arc::new(units),
+            Arc::new(approved),
+            Arc::new(TimestampMicrosecondArray::from(times)),
+        ],
+    )
+    .unwrap()
+}
+
+/// The view over all events at once, by DataFusion, in the order of tx_id.
+fn batch_answers(view: &str, events: &RecordBatch) -> RecordBatch {
+    let select = view.split_once(" AS SELECT ").unwrap().1;
+    let select = select.replace("CURRENT ROW", "INTERVAL '1 microsecond' PRECEDING");
+    let sql = format!("SELECT tx_id AS oracle_id, {select}");
+    let context = SessionContext::new();
+    let table = MemTable::try_new(events.schema(), vec![vec![events.clone()]]).unwrap();
+    context.register_table("tx", Arc::new(table)).unwrap();
+    let batches =
+        runtime().block_on(async { context.sql(&sql).await.unwrap().collect().await.unwrap() });
+    arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+}
+
+fn assert_equal(expected: &ScalarValue, got: &ScalarValue, context: &str) {
+    match (expected, got) {
+        (ScalarValue::Float64(Some(a)), ScalarValue::Float64(Some(b))) => {
+            // A sliding sum forgets by subtraction, so the batch engine is the less exact of the two.
+            let close = (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0);
+            assert!(
+                close || (a.is_nan() && b.is_nan()),
+                "{context}: {a} in batch, {b} here"
+            );
+        }
+        _ => assert_eq!(expected, got, "{context}"),
+    }
+}
+
+/// Writes the events in random batches, some of them twice, in a random order; asks for each as of its time.
+fn check(seed: u64, entity: &str, filter: &str) {
+    let mut random = Pcg64::seed_from_u64(seed);
+    let view_sql = view("v", entity, filter);
+    let project = Project::plan(
+        &SqlFile {
+            path: "sources.sql".into(),
+            text: SOURCES.into(),
+        },
+        &[SqlFile {
+            path: "v.sql".into(),
+            text: view_sql.clone(),
+        }],
+        None,
+    )
+    .unwrap_or_else(|problems| panic!("{problems:?}"));
+    let view = &project.views[0];
+    let events = events(&mut random, &project.streams[0].schema, 200);
+    let mut state = MemoryState::default();
+    for _ in 0..40 {
+        let from = random.random_range(0..events.num_rows());
+        let rows = random.random_range(1..=30.min(events.num_rows() - from));
+        write(view, &events.slice(from, rows), &mut state);
+    }
+    write(view, &events, &mut state);
+
+    let times = events
+        .column(6)
+        .as_primitive::<TimestampMicrosecondType>()
+        .values();
+    let keys: Vec<ArrayRef> = view
+        .entity
+        .iter()
+        .map(|c| Arc::clone(events.column(*c)))
+        .collect();
+    let answers = view.answer(&state, &keys, times).unwrap();
+    let expected = batch_answers(&view_sql, &events);
+    let ids = expected.column(0).as_string::<i32>();
+    assert!(
+        expected.num_rows() > 20,
+        "the filter leaves enough to compare"
+    );
+    for row in 0..expected.num_rows() {
+        let mine: usize = ids.value(row)[1..].parse().unwrap();
+        for column in 1..expected.num_columns() {
+            let wanted = ScalarValue::try_from_array(expected.column(column), row).unwrap();
+            let got = ScalarValue::try_from_array(answers.column(column - 1), mine).unwrap();
+            let name = expected.schema().field(column).name().clone();
+            assert_equal(&wanted, &got, &format!("seed {seed}, event {mine}, {name}"));
+        }
+    }
+}
+
+fn write(view: &crate::FeatureView, events: &RecordBatch, state: &mut MemoryState) {
+    let places = vec![0; events.num_rows()];
+    let offsets = vec![0; events.num_rows()];
+    let origin = Origin {
+        partitions: &places,
+        offsets: &offsets,
+    };
+    assert!(view.state_rows(events, origin, state).unwrap().is_empty());
+}
+
+#[test]
+fn answers_are_those_of_batch_sql() {
+    for seed in 0..6 {
+        check(seed, "card_id", "");
+        check(seed, "card_id", "WHERE amount > 5 AND approved");
+        check(seed, "shop, card_id", "WHERE shop IS NOT NULL");
+    }
+}
+
+#[test]
+fn a_quiet_entity_falls_to_zero_and_an_unknown_one_is_empty() {
+    let sql = "CREATE VIEW v AS SELECT card_id, count(*) OVER w AS n, sum(amount) OVER w AS s FROM tx
+        WINDOW w AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+    let project = Project::plan(
+        &SqlFile {
+            path: "sources.sql".into(),
+            text: SOURCES.into(),
+        },
+        &[SqlFile {
+            path: "v.sql".into(),
+            text: sql.into(),
+        }],
+        None,
+    )
+    .unwrap();
+    let view = &project.views[0];
+    let schema = &project.streams[0].schema;
+    let mut random = Pcg64::seed_from_u64(1);
+    let events = events(&mut random, schema, 1);
+    let mut state = MemoryState::default();
+    write(view, &events, &mut state);
+    let time = events
+        .column(6)
+        .as_primitive::<TimestampMicrosecondType>()
+        .value(0);
+    let hour = 3_600_000_000;
+    let asked = [time, time + 1, time + hour, time + hour + 1, time - 1];
+    let card = events.column(1).as_string::<i32>().value(0).to_owned();
+    let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![card; 5]))];
+    let answer = view.answer(&state, &keys, &asked).unwrap();
+    let counts = answer
+        .column(1)
+        .as_primitive::<arrow::datatypes::Int64Type>();
+    assert_eq!(counts.values(), &[0, 1, 1, 0, 0]);
+    let unknown: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![Some("nobody"), None]))];
+    let answer = view
+        .answer(&state, &unknown, &[time + 1, time + 1])
+        .unwrap();
+    assert_eq!(
+        answer
+            .column(1)
+            .as_primitive::<arrow::datatypes::Int64Type>()
+            .values(),
+        &[0, 0]
+    );
+    assert_eq!(answer.column(2).null_count(), 2);
+    assert_eq!(
+        schema.field(6).data_type(),
+        &DataType::Timestamp(TimeUnit::Microsecond, None)
+    );
+}
+
+#[test]
+fn an_event_that_cannot_be_evaluated_is_left_out_alone() {
+    let sql = "CREATE VIEW v AS SELECT card_id, sum(10 / units) OVER w AS s FROM tx
+        WINDOW w AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+    let project = Project::plan(
+        &SqlFile {
+            path: "sources.sql".into(),
+            text: SOURCES.into(),
+        },
+        &[SqlFile {
+            path: "v.sql".into(),
+            text: sql.into(),
+        }],
+        None,
+    )
+    .unwrap();
+    let view = &project.views[0];
+    let mut random = Pcg64::seed_from_u64(5);
+    let events = events(&mut random, &project.streams[0].schema, 60);
+    let units = events
+        .column(4)
+        .as_primitive::<arrow::datatypes::Int64Type>();
+    let zeros: Vec<usize> = (0..60)
+        .filter(|r| units.is_valid(*r) && units.value(*r) == 0)
+        .collect();
+    assert!(!zeros.is_empty());
+    let mut state = MemoryState::default();
+    let nowhere = vec![0; 60];
+    let offsets = vec![0; 60];
+    let origin = Origin {
+        partitions: &nowhere,
+        offsets: &offsets,
+    };
+    let failed = view.state_rows(&events, origin, &mut state).unwrap();
+    assert_eq!(
+        failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(),
+        zeros
+    );
+    assert_eq!(state.len(), 60 - zeros.len());
+}

@@ -1,0 +1,264 @@
+//! A project: its streams, its feature views and its inputs, planned once from the text of its SQL files.
+
+use std::sync::Arc;
+
+use datafusion::common::Span;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::{CreateView, SetExpr, Statement as SqlStatement};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::inputs::InputView;
+use crate::plan::Planner;
+use crate::problem::{Checked, Complaint, Problem, known_names, point, sql_span};
+use crate::stream::Stream;
+use crate::view::FeatureView;
+
+/// The text of one SQL file of a project.
+#[derive(Debug, Clone)]
+pub struct SqlFile {
+    /// Its path, as messages name it.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// A planned project.
+#[derive(Debug)]
+pub struct Project {
+    /// Streams, in the order of `sources.sql`.
+    pub streams: Vec<Arc<Stream>>,
+    /// Feature views, in the order of their files.
+    pub views: Vec<Arc<FeatureView>>,
+    /// Input views, in the order of `inputs.sql`.
+    pub inputs: Vec<Arc<InputView>>,
+}
+
+impl Project {
+    /// Plans a project.
+    ///
+    /// # Errors
+    /// Every mistake that was found, each with its position and, where there is one, a hint.
+    pub fn plan(
+        sources: &SqlFile,
+        views: &[SqlFile],
+        inputs: Option<&SqlFile>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut planning = Planning::new();
+        planning.file(sources, Planning::stream);
+        if planning.problems.is_empty() {
+            for file in views {
+                planning.file(file, Planning::feature_view);
+            }
+        }
+        // A view that failed would make its users fail too: one mistake, one message.
+        if planning.problems.is_empty() {
+            inputs
+                .into_iter()
+                .for_each(|file| planning.file(file, Planning::input_view));
+        }
+        planning.finish()
+    }
+
+    /// The stream of that name.
+    ///
+    /// # Errors
+    /// The nearest known name, as a hint.
+    pub fn stream(&self, name: &str) -> Result<&Arc<Stream>, String> {
+        find("stream", name, &self.streams, |stream| &stream.name)
+    }
+
+    /// The feature view of that name.
+    ///
+    /// # Errors
+    /// The nearest known name, as a hint.
+    pub fn view(&self, name: &str) -> Result<&Arc<FeatureView>, String> {
+        find("feature view", name, &self.views, |view| &view.name)
+    }
+
+    /// The input view of that name.
+    ///
+    /// # Errors
+    /// The nearest known name, as a hint.
+    pub fn input_view(&self, name: &str) -> Result<&Arc<InputView>, String> {
+        find("input view", name, &self.inputs, |view| &view.name)
+    }
+
+    /// What decides the state of this project: a store that another layout filled answers for another project.
+    #[must_use]
+    pub fn state_layout(&self) -> String {
+        let mut layouts: Vec<String> = self
+            .views
+            .iter()
+            .map(|view| format!("{} reach {:?}", view.layout(), view.reach_us()))
+            .collect();
+        layouts.sort();
+        layouts.join("\n")
+    }
+}
+
+fn find<'a, T>(
+    what: &str,
+    name: &str,
+    all: &'a [Arc<T>],
+    name_of: impl Fn(&T) -> &String,
+) -> Result<&'a Arc<T>, String> {
+    all.iter()
+        .find(|item| name_of(item) == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|item| name_of(item).as_str()).collect();
+            known_names(what, name, &names)
+        })
+}
+
+struct Planning {
+    planner: Planner,
+    streams: Vec<Arc<Stream>>,
+    views: Vec<Arc<FeatureView>>,
+    inputs: Vec<Arc<InputView>>,
+    problems: Vec<Problem>,
+}
+
+impl Planning {
+    fn new() -> Self {
+        Self {
+            planner: Planner::new(),
+            streams: Vec::new(),
+            views: Vec::new(),
+            inputs: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn finish(self) -> Result<Project, Vec<Problem>> {
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        Ok(Project {
+            streams: self.streams,
+            views: self.views,
+            inputs: self.inputs,
+        })
+    }
+
+    fn file(&mut self, file: &SqlFile, plan: fn(&mut Self, Statement) -> Checked<()>) {
+        let statements = DFParserBuilder::new(file.text.as_str())
+            .with_dialect(&GenericDialect {})
+            .build()
+            .and_then(|mut parser| parser.parse_statements());
+        let statements = match statements {
+            Ok(statements) => statements,
+            Err(error) => {
+                let end = point(file.text.lines().count() as u64, 1);
+                self.problems
+                    .push(Complaint::from_parser(&error).at(&file.path, &[], end));
+                return;
+            }
+        };
+        for statement in statements {
+            let items = select_items(&statement);
+            let place = statement_name(&statement).unwrap_or_else(|| first_word(&file.text));
+            if let Err(complaint) = plan(self, statement) {
+                self.problems.push(complaint.at(&file.path, &items, place));
+            }
+        }
+    }
+
+    fn stream(&mut self, statement: Statement) -> Checked<()> {
+        let Statement::CreateExternalTable(table) = statement else {
+            return Err(
+                Complaint::new("sources.sql declares streams, and this is something else").hint(
+                    "CREATE EXTERNAL TABLE … STORED AS KAFKA; views go to features/ and inputs.sql",
+                ),
+            );
+        };
+        let stream = Stream::plan(&table, &self.planner)?;
+        self.planner
+            .register(&stream.name, Arc::clone(&stream.schema))?;
+        self.streams.push(stream);
+        Ok(())
+    }
+
+    fn feature_view(&mut self, statement: Statement) -> Checked<()> {
+        let (name, plan) = self.view_plan(statement)?;
+        let view = FeatureView::plan(&name, &plan, &self.streams, &self.planner)?;
+        if let Some(other) = self.views.iter().find(|other| other.id == view.id) {
+            return Err(Complaint::new(format!(
+                "'{name}' and '{}' collide in the store",
+                other.name
+            ))
+            .hint("give one of the views another name"));
+        }
+        self.planner.register(&name, Arc::clone(&view.schema))?;
+        self.views.push(view);
+        Ok(())
+    }
+
+    fn input_view(&mut self, statement: Statement) -> Checked<()> {
+        let (name, plan) = self.view_plan(statement)?;
+        let view = InputView::plan(&name, &plan, &self.streams, &self.views, &self.planner)?;
+        self.planner.register(&name, Arc::clone(&view.schema))?;
+        self.inputs.push(view);
+        Ok(())
+    }
+
+    fn view_plan(&self, statement: Statement) -> Checked<(String, LogicalPlan)> {
+        if create_view(&statement).is_none() {
+            return Err(
+                Complaint::new("this file holds views, and this statement is none")
+                    .hint("CREATE VIEW name AS SELECT …; streams go to sources.sql"),
+            );
+        }
+        let LogicalPlan::Ddl(DdlStatement::CreateView(view)) =
+            self.planner.logical_plan(statement)?
+        else {
+            return Err(Complaint::new("this statement is not a plain CREATE VIEW")
+                .hint("CREATE VIEW name AS SELECT …"));
+        };
+        let name = view.name.table().to_owned();
+        Ok((name, self.planner.typed(view.input.as_ref().clone())?))
+    }
+}
+
+fn create_view(statement: &Statement) -> Option<&CreateView> {
+    match statement {
+        Statement::Statement(statement) => match statement.as_ref() {
+            SqlStatement::CreateView(view) => Some(view),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Where each item of a view's SELECT stands.
+fn select_items(statement: &Statement) -> Vec<Option<Span>> {
+    let select = create_view(statement).map(|view| view.query.body.as_ref());
+    match select {
+        Some(SetExpr::Select(select)) => select.projection.iter().map(sql_span).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn statement_name(statement: &Statement) -> Option<Span> {
+    match statement {
+        Statement::CreateExternalTable(table) => sql_span(&table.name),
+        other => create_view(other).and_then(|view| sql_span(&view.name)),
+    }
+}
+
+/// Where the first word of a file stands, past comments and white space.
+fn first_word(text: &str) -> Span {
+    let tokens = Tokenizer::new(&GenericDialect {}, text)
+        .tokenize_with_location()
+        .unwrap_or_default();
+    let word = tokens
+        .into_iter()
+        .find(|token| !matches!(token.token, Token::Whitespace(_)));
+    word.map_or(point(1, 1), |word| {
+        point(word.span.start.line, word.span.start.column)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! What a view writes of each event: one row of state, under the entity's key and the event's time.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
+use arrow::compute::{cast, prep_null_mask_filter, take};
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use datafusion::common::DataFusionError;
+use datafusion::physical_expr::PhysicalExpr;
+
+use crate::FeatureError;
+use crate::key::{unique_of_id, unique_of_place};
+use crate::packed;
+use crate::state::{StateRow, StateWriter};
+use crate::view::{FeatureView, Origin};
+
+impl FeatureView {
+    /// Writes the view's rows of a batch of its stream's events to `state`. Writing the same events again
+    /// changes nothing.
+    ///
+    /// An event on which an expression of the view fails (an overflow, a division by zero) is left out of the
+    /// view; its row number and the reason come back, and the others are written.
+    ///
+    /// `events` has the stream's schema; `origin` has one partition and offset a row, and matters only for
+    /// streams without an id.
+    ///
+    /// # Errors
+    /// [`FeatureError::Arguments`] when the batch does not fit the stream.
+    pub fn state_rows(
+        &self,
+        events: &RecordBatch,
+        origin: Origin<'_>,
+        state: &mut dyn StateWriter,
+    ) -> Result<Vec<(usize, String)>, FeatureError> {
+        self.check_batch(events, origin)?;
+        if self.write(events, origin, state).is_ok() {
+            return Ok(Vec::new());
+        }
+        // One event or more cannot be evaluated: one at a time finds out which.
+        let mut failed = Vec::new();
+        for row in 0..events.num_rows() {
+            let place = Origin {
+                partitions: &origin.partitions[row..=row],
+                offsets: &origin.offsets[row..=row],
+            };
+            if let Err(error) = self.write(&events.slice(row, 1), place, state) {
+                failed.push((row, error.strip_backtrace()));
+            }
+        }
+        Ok(failed)
+    }
+
+    fn check_batch(&self, events: &RecordBatch, origin: Origin<'_>) -> Result<(), FeatureError> {
+        let types = |schema: &arrow::datatypes::Schema| -> Vec<DataType> {
+            schema
+                .fields()
+                .iter()
+                .map(|f| f.data_type().clone())
+                .collect()
+        };
+        if types(&events.schema()) != types(&self.stream.schema) {
+            return Err(FeatureError::Arguments(format!(
+                "events of stream '{}' have the columns {}, got {}",
+                self.stream.name,
+                self.stream.schema,
+                events.schema()
+            )));
+        }
+        if origin.partitions.len() != events.num_rows() || origin.offsets.len() != events.num_rows()
+        {
+            return Err(FeatureError::Arguments(
+                "one partition and offset a row".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        events: &RecordBatch,
+        origin: Origin<'_>,
+        state: &mut dyn StateWriter,
+    ) -> Result<(), DataFusionError> {
+        let rows = self.counted_rows(events)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let counted = select(events, &rows)?;
+        let count = counted.num_rows();
+        let entity: Vec<ArrayRef> = self
+            .entity
+            .iter()
+            .map(|column| Arc::clone(counted.column(*column)))
+            .collect();
+        let operands = self
+            .operands
+            .iter()
+            .zip(&self.operand_types)
+            .map(|(expr, data_type)| evaluate(expr, &counted, data_type))
+            .collect::<Result<Vec<_>, _>>()?;
+        let keys = packed::pack(&entity, count);
+        let values = packed::pack(&operands, count);
+        let uniques = self.uniques(&counted, &rows, origin);
+        let times = counted
+            .column(self.stream.time)
+            .as_primitive::<TimestampMicrosecondType>();
+        for (row, ((entity, value), unique)) in
+            keys.into_iter().zip(values).zip(uniques).enumerate()
+        {
+            state.put(StateRow {
+                view: self.id,
+                entity,
+                time_us: times.value(row),
+                unique,
+                value,
+            });
+        }
+        Ok(())
+    }
+
+    /// Rows that pass WHERE and have an entity and a time.
+    fn counted_rows(&self, events: &RecordBatch) -> Result<Vec<u64>, DataFusionError> {
+        let passes = match &self.predicate {
+            Some(predicate) => {
+                let passes = evaluate(predicate, events, &DataType::Boolean)?;
+                Some(prep_null_mask_filter(passes.as_boolean()))
+            }
+            None => None,
+        };
+        let named = |row: &usize| {
+            let mut columns = self.entity.iter().chain([&self.stream.time]);
+            columns.all(|column| events.column(*column).is_valid(*row))
+        };
+        let passed = |row: &usize| passes.as_ref().is_none_or(|passes| passes.value(*row));
+        Ok((0..events.num_rows())
+            .filter(passed)
+            .filter(named)
+            .map(|row| row as u64)
+            .collect())
+    }
+
+    fn uniques(&self, counted: &RecordBatch, rows: &[u64], origin: Origin<'_>) -> Vec<[u8; 16]> {
+        match self.stream.id {
+            Some(id) => {
+                let ids = packed::pack(&[Arc::clone(counted.column(id))], counted.num_rows());
+                ids.iter().map(|id| unique_of_id(id)).collect()
+            }
+            None => rows
+                .iter()
+                .map(|row| *row as usize)
+                .map(|row| unique_of_place(origin.partitions[row], origin.offsets[row]))
+                .collect(),
+        }
+    }
+}
+
+fn select(events: &RecordBatch, rows: &[u64]) -> Result<RecordBatch, DataFusionError> {
+    if rows.len() == events.num_rows() {
+        return Ok(events.clone());
+    }
+    let indexes = UInt64Array::from(rows.to_vec());
+    let columns = events
+        .columns()
+        .iter()
+        .map(|column| take(column, &indexes, None))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(events.schema(), columns)?)
+}
+
+/// A column of `data_type` with one value a row of `batch`.
+pub(crate) fn evaluate(
+    expr: &Arc<dyn PhysicalExpr>,
+    batch: &RecordBatch,
+    data_type: &DataType,
+) -> Result<ArrayRef, DataFusionError> {
+    let array = expr.evaluate(batch)?.into_array(batch.num_rows())?;
+    if array.data_type() == data_type {
+        return Ok(array);
+    }
+    Ok(cast(&array, data_type)?)
+}

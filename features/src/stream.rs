@@ -1,0 +1,201 @@
+//! A stream of events: one Kafka topic with a schema, as `CREATE EXTERNAL TABLE … STORED AS KAFKA` declares it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::sql::parser::{CreateExternalTable, Statement};
+use datafusion::sql::sqlparser::ast::{Expr, Value};
+
+use crate::packed;
+use crate::plan::{Planner, engine_schema};
+use crate::problem::{Checked, Complaint, known_names, sql_span};
+
+/// A declared stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its name in SQL.
+    pub name: String,
+    /// The Kafka topic that carries it.
+    pub topic: String,
+    /// Its columns; times are UTC microseconds.
+    pub schema: SchemaRef,
+    /// Index of the event time's column.
+    pub time: usize,
+    /// Index of the column that keys the topic's messages.
+    pub key: Option<usize>,
+    /// Index of the column that names an event: a second delivery of an id at its event time counts once.
+    pub id: Option<usize>,
+}
+
+const OPTIONS: [&str; 3] = ["format", "key", "id"];
+
+impl Stream {
+    pub(crate) fn plan(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
+        let span = sql_span(&statement.name);
+        Self::plan_unplaced(statement, planner).map_err(|complaint| complaint.span(span))
+    }
+
+    fn plan_unplaced(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
+        let name = table_name(&statement.name.to_string());
+        if !statement.file_type.eq_ignore_ascii_case("kafka") {
+            return Err(Complaint::new(format!(
+                "a stream is STORED AS KAFKA, and '{name}' is STORED AS {}",
+                statement.file_type
+            ))
+            .hint("STORED AS KAFKA LOCATION 'topic'; files are given to a command: --events"));
+        }
+        let plan = planner.logical_plan(Statement::CreateExternalTable(statement.clone()))?;
+        let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = plan else {
+            return Err(Complaint::new(
+                "this is not a CREATE EXTERNAL TABLE statement",
+            ));
+        };
+        let schema = engine_schema(table.schema.as_arrow());
+        let options = Options::read(statement)?;
+        options.format()?;
+        let stream = Self {
+            topic: topic(statement)?,
+            time: time_column(statement, &schema)?,
+            key: options.column("key", &schema)?,
+            id: options.column("id", &schema)?,
+            name,
+            schema,
+        };
+        stream.check_types()?;
+        Ok(Arc::new(stream))
+    }
+
+    /// Indexes of the columns that every event must have: those declared NOT NULL, the event time and the id.
+    #[must_use]
+    pub fn required(&self) -> Vec<usize> {
+        let declared = |index: &usize| !self.schema.field(*index).is_nullable();
+        let special = |index: &usize| {
+            *index == self.time || Some(*index) == self.id || Some(*index) == self.key
+        };
+        (0..self.schema.fields().len())
+            .filter(|i| declared(i) || special(i))
+            .collect()
+    }
+
+    fn check_types(&self) -> Checked<()> {
+        for field in self.schema.fields() {
+            if !packed::is_supported(field.data_type()) {
+                return Err(Complaint::new(format!(
+                    "column '{}' is of type {}, which a stream cannot carry",
+                    field.name(),
+                    field.data_type()
+                ))
+                .hint(
+                    "use BOOLEAN, an integer, FLOAT, DOUBLE, DECIMAL, VARCHAR, DATE or TIMESTAMP",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name as DataFusion's catalog has it: unquoted names in lower case.
+pub(crate) fn table_name(written: &str) -> String {
+    match written
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    {
+        Some(quoted) => quoted.to_owned(),
+        None => written.to_lowercase(),
+    }
+}
+
+fn topic(statement: &CreateExternalTable) -> Checked<String> {
+    let [topic] = statement.locations.as_slice() else {
+        return Err(Complaint::new("a stream reads one topic")
+            .hint("LOCATION 'topic'; declare one stream a topic"));
+    };
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) {
+        return Err(Complaint::new(format!(
+            "'{topic}' is not a name that a Kafka topic can have"
+        ))
+        .hint("letters, digits, '.', '_' and '-', at most 249 of them"));
+    }
+    Ok(topic.clone())
+}
+
+fn time_column(statement: &CreateExternalTable, schema: &SchemaRef) -> Checked<usize> {
+    let orders: Vec<_> = statement.order_exprs.iter().flatten().collect();
+    let [order] = orders.as_slice() else {
+        return Err(
+            Complaint::new("a stream is ordered by one column, its event time")
+                .hint("add WITH ORDER (event_time)"),
+        );
+    };
+    let Expr::Identifier(name) = &order.expr else {
+        return Err(Complaint::new(format!("'{}' is not a column", order.expr))
+            .hint("WITH ORDER (event_time): the column that holds the event's time"));
+    };
+    let column = find_column(&table_name(&name.to_string()), schema)?;
+    if schema.field(column).data_type() != &DataType::Timestamp(TimeUnit::Microsecond, None) {
+        return Err(Complaint::new(format!(
+            "the event time '{name}' is of type {}",
+            schema.field(column).data_type()
+        ))
+        .hint("declare it as TIMESTAMP NOT NULL"));
+    }
+    Ok(column)
+}
+
+fn find_column(name: &str, schema: &SchemaRef) -> Checked<usize> {
+    schema.index_of(name).map_err(|_| {
+        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        Complaint::new(format!("there is no column '{name}'"))
+            .hint(known_names("column", name, &names))
+    })
+}
+
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    fn read(statement: &CreateExternalTable) -> Checked<Self> {
+        let mut options = Vec::new();
+        for (name, value) in &statement.options {
+            let name = name.to_lowercase();
+            if !OPTIONS.contains(&name.as_str()) {
+                return Err(Complaint::new(format!("a stream has no option '{name}'"))
+                    .hint(known_names("option", &name, &OPTIONS)));
+            }
+            match value {
+                Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => {
+                    options.push((name, text.clone()));
+                }
+                other => {
+                    return Err(Complaint::new(format!("option '{name}' is {other}"))
+                        .hint(format!("give it as text: '{name}' 'value'")));
+                }
+            }
+        }
+        Ok(Self(options))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn format(&self) -> Checked<()> {
+        match self.get("format") {
+            None | Some("json") => Ok(()),
+            Some(other) => Err(
+                Complaint::new(format!("events of format '{other}' are not read"))
+                    .hint("use 'format' 'json': one JSON object a message"),
+            ),
+        }
+    }
+
+    fn column(&self, option: &str, schema: &SchemaRef) -> Checked<Option<usize>> {
+        self.get(option)
+            .map(|name| find_column(name, schema))
+            .transpose()
+    }
+}

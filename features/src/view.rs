@@ -1,0 +1,622 @@
+//! A feature view: window aggregates over one stream, per entity, planned once.
+//!
+//! This file reads the plan. What a view writes of each event is in `rows.rs`, how it answers in `answer.rs`.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, ScalarValue, TableReference};
+use datafusion::functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
+use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, WindowFunctionDefinition};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion::physical_expr::expressions::Literal;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::frame::Frame;
+use crate::packed;
+use crate::plan::{Planner, engine_schema};
+use crate::problem::{Checked, Complaint};
+use crate::stream::Stream;
+
+/// A planned feature view.
+#[derive(Debug)]
+pub struct FeatureView {
+    /// Its name in SQL.
+    pub name: String,
+    /// Names the view's rows in the state. It changes when what the view keeps of an event changes.
+    pub id: u32,
+    /// The stream that it reads.
+    pub stream: Arc<Stream>,
+    /// Columns of the stream that name an entity, in the order of PARTITION BY.
+    pub entity: Vec<usize>,
+    /// The columns of an answer.
+    pub schema: SchemaRef,
+    /// For each entity column its index in `schema`.
+    pub entity_outputs: Vec<usize>,
+    pub(crate) predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// What is kept of each event: the arguments and filters of the aggregates.
+    pub(crate) operands: Vec<Arc<dyn PhysicalExpr>>,
+    pub(crate) operand_types: Vec<DataType>,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) slots: Vec<Slot>,
+    /// Entity columns, then one column a slot: what `outputs` are evaluated on.
+    pub(crate) row_schema: SchemaRef,
+    pub(crate) outputs: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+/// Where the events of a batch stood in their topic, row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// Kafka partitions.
+    pub partitions: &'a [i32],
+    /// Kafka offsets.
+    pub offsets: &'a [i64],
+}
+
+/// One aggregate over one frame.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) aggregate: AggregateFunctionExpr,
+    pub(crate) arguments: Vec<Operand>,
+    pub(crate) filter: Option<Operand>,
+    /// Index into the view's frames.
+    pub(crate) frame: usize,
+}
+
+/// A value that an aggregate takes of each event.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Operand {
+    /// Index into the view's operands.
+    Kept(usize),
+    /// The same for each event, so not kept.
+    Literal(ScalarValue),
+}
+
+impl FeatureView {
+    /// How far back an answer looks, in µs; `None` when time does not bound it.
+    #[must_use]
+    pub fn reach_us(&self) -> Option<i64> {
+        self.frames
+            .iter()
+            .map(Frame::reach_us)
+            .try_fold(0, |longest, reach| Some(longest.max(reach?)))
+    }
+
+    /// Names of the features: the columns of an answer that are not the entity's.
+    pub fn features(&self) -> impl Iterator<Item = &str> {
+        let is_feature = |(index, _): &(usize, &Arc<Field>)| !self.entity_outputs.contains(index);
+        self.schema
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(is_feature)
+            .map(|(_, f)| f.name().as_str())
+    }
+
+    /// Names of the entity's columns.
+    pub fn entity_columns(&self) -> impl Iterator<Item = &str> {
+        self.entity
+            .iter()
+            .map(|column| self.stream.schema.field(*column).name().as_str())
+    }
+
+    /// The frames that the view's windows use, each once.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// Names and types of what is kept of each event.
+    pub fn kept(&self) -> impl Iterator<Item = (String, &DataType)> {
+        self.operands
+            .iter()
+            .map(ToString::to_string)
+            .zip(&self.operand_types)
+    }
+
+    pub(crate) fn plan(
+        name: &str,
+        plan: &LogicalPlan,
+        streams: &[Arc<Stream>],
+        planner: &Planner,
+    ) -> Checked<Arc<Self>> {
+        let query = Query::read(plan)?;
+        let stream = streams
+            .iter()
+            .find(|stream| stream.name == query.table)
+            .ok_or_else(|| not_a_stream(&query.table))?;
+        let mut slots = Slots::new(stream, &query.source, planner);
+        for (_, window) in &query.windows {
+            let culprit = query.item_of(window);
+            slots.add(window).map_err(|c| c.item(culprit))?;
+        }
+        let entity = slots.entity.clone().unwrap_or_default();
+        let row = query.row_schema(&entity)?;
+        let outputs = Outputs::plan(&query, &row, &entity, stream, planner)?;
+        let predicate = query.predicate(planner)?;
+        let mut view = Self {
+            name: name.to_owned(),
+            id: 0,
+            stream: Arc::clone(stream),
+            entity,
+            schema: outputs.schema,
+            entity_outputs: outputs.entity,
+            predicate,
+            operands: slots.operands,
+            operand_types: slots.operand_types,
+            frames: slots.frames,
+            slots: slots.slots,
+            row_schema: engine_schema(row.as_arrow()),
+            outputs: outputs.exprs,
+        };
+        view.id = xxh3_64(view.layout().as_bytes()) as u32;
+        Ok(Arc::new(view))
+    }
+
+    /// What the view means, as text: its state and all that is computed from it.
+    pub(crate) fn definition(&self) -> String {
+        let mut text = self.layout();
+        for slot in &self.slots {
+            let (aggregate, frame) = (&slot.aggregate, self.frames[slot.frame]);
+            let _ = write!(
+                text,
+                "|{} distinct {} ignore nulls {} {:?} {:?} {frame:?}",
+                aggregate.fun().name(),
+                aggregate.is_distinct(),
+                aggregate.ignore_nulls(),
+                slot.arguments,
+                slot.filter,
+            );
+        }
+        for (output, field) in self.outputs.iter().zip(self.schema.fields()) {
+            let _ = write!(text, "|{} = {output}", field.name());
+        }
+        text
+    }
+
+    /// What decides the rows of state: the same text, the same rows.
+    pub(crate) fn layout(&self) -> String {
+        let stream = &self.stream;
+        let mut text = format!(
+            "{}|{}|{}|{:?}",
+            self.name, stream.name, stream.topic, stream.id
+        );
+        for column in self.entity.iter().chain([&stream.time]) {
+            let _ = write!(text, "|{}", stream.schema.field(*column));
+        }
+        let _ = write!(
+            text,
+            "|{:?}",
+            self.predicate.as_ref().map(ToString::to_string)
+        );
+        for (operand, data_type) in self.operands.iter().zip(&self.operand_types) {
+            let _ = write!(text, "|{operand}:{data_type}");
+        }
+        text
+    }
+}
+
+fn not_a_stream(table: &str) -> Complaint {
+    Complaint::new(format!(
+        "a feature view reads a stream, and '{table}' is a view"
+    ))
+    .hint("compute it in one view over the stream, or join the views in inputs.sql")
+}
+
+/// The parts of a view's plan: projection over windows over an optional filter over a stream.
+struct Query<'a> {
+    projection: &'a [Expr],
+    output: &'a DFSchemaRef,
+    windows: Vec<((Option<TableReference>, Arc<Field>), &'a WindowFunction)>,
+    filters: Vec<&'a Expr>,
+    source: DFSchemaRef,
+    table: String,
+}
+
+impl<'a> Query<'a> {
+    fn read(plan: &'a LogicalPlan) -> Checked<Self> {
+        let LogicalPlan::Projection(projection) = plan else {
+            return Err(unsupported(plan));
+        };
+        let mut windows = Vec::new();
+        let mut node = projection.input.as_ref();
+        while let LogicalPlan::Window(window) = node {
+            let first = window.input.schema().fields().len();
+            for (index, expr) in window.window_expr.iter().enumerate() {
+                let (qualifier, field) = window.schema.qualified_field(first + index);
+                windows.push((
+                    (qualifier.cloned(), Arc::clone(field)),
+                    window_function(expr)?,
+                ));
+            }
+            node = window.input.as_ref();
+        }
+        let mut filters = Vec::new();
+        while let LogicalPlan::Filter(filter) = node {
+            filters.push(&filter.predicate);
+            node = filter.input.as_ref();
+        }
+        if windows.is_empty() {
+            return Err(match node {
+                LogicalPlan::TableScan(_) | LogicalPlan::SubqueryAlias(_) => no_window(),
+                other => unsupported(other),
+            });
+        }
+        let table = source_table(node)?;
+        Ok(Self {
+            projection: &projection.expr,
+            output: &projection.schema,
+            windows,
+            filters,
+            source: Arc::clone(node.schema()),
+            table,
+        })
+    }
+
+    /// The item of SELECT that uses a window.
+    fn item_of(&self, window: &WindowFunction) -> Option<usize> {
+        let ((_, field), _) = self
+            .windows
+            .iter()
+            .find(|(_, other)| std::ptr::eq(*other, window))?;
+        self.projection.iter().position(|expr| {
+            expr.column_refs()
+                .iter()
+                .any(|column| column.name == *field.name())
+        })
+    }
+
+    fn predicate(&self, planner: &Planner) -> Checked<Option<Arc<dyn PhysicalExpr>>> {
+        let all = self.filters.iter().copied().cloned().reduce(Expr::and);
+        all.map(|expr| planner.physical(&expr, &self.source))
+            .transpose()
+    }
+
+    /// Entity columns, then windows.
+    fn row_schema(&self, entity: &[usize]) -> Checked<DFSchema> {
+        let entity = entity.iter().map(|index| {
+            let (qualifier, field) = self.source.qualified_field(*index);
+            (qualifier.cloned(), Arc::clone(field))
+        });
+        let windows = self.windows.iter().map(|(field, _)| field.clone());
+        let fields = entity.chain(windows).map(|(qualifier, field)| {
+            (
+                qualifier,
+                Arc::new(field.as_ref().clone().with_nullable(true)),
+            )
+        });
+        DFSchema::new_with_metadata(fields.collect(), HashMap::new())
+            .map_err(|e| Complaint::new(e.strip_backtrace()))
+    }
+}
+
+fn window_function(expr: &Expr) -> Checked<&WindowFunction> {
+    match expr {
+        Expr::WindowFunction(window) => Ok(window),
+        Expr::Alias(alias) => window_function(&alias.expr),
+        other => Err(Complaint::new(format!(
+            "'{other}' is not a window aggregate"
+        ))),
+    }
+}
+
+fn source_table(node: &LogicalPlan) -> Checked<String> {
+    match node {
+        LogicalPlan::TableScan(scan) => Ok(scan.table_name.table().to_owned()),
+        LogicalPlan::SubqueryAlias(alias) => source_table(&alias.input),
+        other => Err(unsupported(other)),
+    }
+}
+
+fn no_window() -> Complaint {
+    Complaint::new("a feature view needs at least one window aggregate").hint(
+        "count(*) OVER (PARTITION BY card_id ORDER BY event_time \
+         RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW) AS tx_count_1h",
+    )
+}
+
+fn unsupported(plan: &LogicalPlan) -> Complaint {
+    let (what, hint) = match plan {
+        LogicalPlan::Aggregate(_) => (
+            "GROUP BY gives one row a group, and a feature is asked for at a time",
+            "use count(*) OVER (PARTITION BY … ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' \
+             PRECEDING AND CURRENT ROW)",
+        ),
+        LogicalPlan::Join(_) => (
+            "a feature view reads one stream, without joins",
+            "make one view a stream, and join the views in inputs.sql",
+        ),
+        LogicalPlan::Sort(_) => (
+            "ORDER BY has no meaning for a view that is asked for one entity at a time",
+            "drop the ORDER BY of the query; the one inside OVER stays",
+        ),
+        LogicalPlan::Limit(_) => (
+            "LIMIT has no meaning for a view that is asked for one entity at a time",
+            "for the last n events use ROWS BETWEEN n PRECEDING AND CURRENT ROW",
+        ),
+        LogicalPlan::Distinct(_) => ("SELECT DISTINCT is not kept up", "drop DISTINCT"),
+        LogicalPlan::Union(_) => ("UNION is not kept up", "make one view of each part"),
+        LogicalPlan::Filter(_) => (
+            "QUALIFY filters answers, which a look-up cannot do",
+            "use WHERE on events, FILTER (WHERE …) in an aggregate, or CASE over it",
+        ),
+        _ => (
+            "this query cannot be kept up incrementally",
+            "SELECT entity, aggregate OVER window, … FROM stream [WHERE …] WINDOW …",
+        ),
+    };
+    Complaint::new(what).hint(hint)
+}
+
+/// Collects the aggregates of a view and what they need of each event.
+struct Slots<'a> {
+    stream: &'a Stream,
+    source: &'a DFSchemaRef,
+    planner: &'a Planner,
+    entity: Option<Vec<usize>>,
+    operands: Vec<Arc<dyn PhysicalExpr>>,
+    operand_types: Vec<DataType>,
+    frames: Vec<Frame>,
+    slots: Vec<Slot>,
+}
+
+impl<'a> Slots<'a> {
+    fn new(stream: &'a Stream, source: &'a DFSchemaRef, planner: &'a Planner) -> Self {
+        Self {
+            stream,
+            source,
+            planner,
+            entity: None,
+            operands: Vec::new(),
+            operand_types: Vec::new(),
+            frames: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, window: &WindowFunction) -> Checked<()> {
+        let params = &window.params;
+        let function = aggregate_function(&window.fun)?;
+        self.check_entity(params)?;
+        self.check_order(params)?;
+        let frame = Frame::from_sql(&params.window_frame)?;
+        let expressions = params
+            .args
+            .iter()
+            .map(|arg| self.planner.physical(arg, self.source))
+            .collect::<Checked<Vec<_>>>()?;
+        let arguments = expressions
+            .iter()
+            .map(|e| self.operand(e))
+            .collect::<Checked<Vec<_>>>()?;
+        let filter = params
+            .filter
+            .as_deref()
+            .map(|f| self.planner.physical(f, self.source));
+        let filter = filter.transpose()?.map(|f| self.operand(&f)).transpose()?;
+        let aggregate = self.aggregate(function, expressions, params)?;
+        let frame = self.frame(frame);
+        self.slots.push(Slot {
+            aggregate,
+            arguments,
+            filter,
+            frame,
+        });
+        Ok(())
+    }
+
+    fn aggregate(
+        &self,
+        function: Arc<AggregateUDF>,
+        arguments: Vec<Arc<dyn PhysicalExpr>>,
+        params: &WindowFunctionParams,
+    ) -> Checked<AggregateFunctionExpr> {
+        let name = function.name().to_owned();
+        AggregateExprBuilder::new(function, arguments)
+            .schema(Arc::new(self.source.as_arrow().clone()))
+            .alias(name)
+            .with_ignore_nulls(params.null_treatment == Some(NullTreatment::IgnoreNulls))
+            .with_distinct(params.distinct)
+            .build()
+            .and_then(|aggregate| aggregate.create_accumulator().map(|_| aggregate))
+            .map_err(|e| self.planner.complaint(&e))
+    }
+
+    fn frame(&mut self, frame: Frame) -> usize {
+        self.frames
+            .iter()
+            .position(|known| *known == frame)
+            .unwrap_or_else(|| {
+                self.frames.push(frame);
+                self.frames.len() - 1
+            })
+    }
+
+    fn operand(&mut self, expr: &Arc<dyn PhysicalExpr>) -> Checked<Operand> {
+        if let Some(literal) = (expr.as_ref() as &dyn Any).downcast_ref::<Literal>() {
+            return Ok(Operand::Literal(literal.value().clone()));
+        }
+        if let Some(index) = self.operands.iter().position(|known| known == expr) {
+            return Ok(Operand::Kept(index));
+        }
+        let data_type = expr
+            .data_type(self.source.as_arrow())
+            .map_err(|e| self.planner.complaint(&e))?;
+        if !packed::is_supported(&data_type) {
+            return Err(Complaint::new(format!(
+                "'{expr}' is of type {data_type}, which the state does not keep"
+            ))
+            .hint("aggregate over booleans, numbers, text, dates or times"));
+        }
+        self.operands.push(Arc::clone(expr));
+        self.operand_types.push(data_type);
+        Ok(Operand::Kept(self.operands.len() - 1))
+    }
+
+    fn check_entity(&mut self, params: &WindowFunctionParams) -> Checked<()> {
+        let entity = params
+            .partition_by
+            .iter()
+            .map(|expr| match expr {
+                Expr::Column(column) => self.column(column),
+                other => Err(
+                    Complaint::new(format!("PARTITION BY '{other}' is not a column"))
+                        .hint("an entity is named by columns of the stream: PARTITION BY card_id"),
+                ),
+            })
+            .collect::<Checked<Vec<_>>>()?;
+        if entity.is_empty() {
+            return Err(Complaint::new("the window has no PARTITION BY")
+                .hint("name the entity whose events count: PARTITION BY card_id"));
+        }
+        match &self.entity {
+            Some(known) if *known != entity => Err(Complaint::new(
+                "the windows of a view have different PARTITION BY columns",
+            )
+            .hint("make one view an entity")),
+            _ => {
+                self.entity = Some(entity);
+                Ok(())
+            }
+        }
+    }
+
+    fn check_order(&self, params: &WindowFunctionParams) -> Checked<()> {
+        let time = self.stream.schema.field(self.stream.time).name();
+        let complaint = |message: String| {
+            Err(Complaint::new(message).hint(format!("write ORDER BY {time}: the event time")))
+        };
+        match params.order_by.as_slice() {
+            [] => complaint("the window has no ORDER BY".to_owned()),
+            [sort] => match &sort.expr {
+                Expr::Column(column) if self.column(column)? == self.stream.time && sort.asc => {
+                    Ok(())
+                }
+                _ => complaint(format!("the window is ordered by '{sort}'")),
+            },
+            _ => complaint("the window is ordered by more than the event time".to_owned()),
+        }
+    }
+
+    fn column(&self, column: &Column) -> Checked<usize> {
+        self.source
+            .index_of_column(column)
+            .map_err(|e| self.planner.complaint(&e))
+    }
+}
+
+fn aggregate_function(definition: &WindowFunctionDefinition) -> Checked<Arc<AggregateUDF>> {
+    match definition {
+        WindowFunctionDefinition::AggregateUDF(function) => Ok(Arc::clone(function)),
+        WindowFunctionDefinition::WindowUDF(function) => match function.name() {
+            "first_value" => Ok(first_value_udaf()),
+            "last_value" => Ok(last_value_udaf()),
+            name => Err(Complaint::new(format!("{name}() is not kept up")).hint(
+                "use an aggregate: count, sum, avg, min, max, first_value, last_value, \
+                 approx_distinct, …",
+            )),
+        },
+    }
+}
+
+/// The columns that a view gives.
+struct Outputs {
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    schema: SchemaRef,
+    entity: Vec<usize>,
+}
+
+impl Outputs {
+    fn plan(
+        query: &Query<'_>,
+        row: &DFSchema,
+        entity: &[usize],
+        stream: &Stream,
+        planner: &Planner,
+    ) -> Checked<Self> {
+        let mut exprs = Vec::new();
+        let mut entity_outputs = vec![None; entity.len()];
+        for (index, expr) in query.projection.iter().enumerate() {
+            check_columns(expr, row).map_err(|c| c.item(Some(index)))?;
+            match expr.clone().unalias() {
+                Expr::Column(column) => {
+                    // The entity's columns come first in a row.
+                    if let Some(slot) = row
+                        .maybe_index_of_column(&column)
+                        .filter(|i| *i < entity.len())
+                    {
+                        entity_outputs[slot] = Some(index);
+                    } else {
+                        check_named(expr).map_err(|c| c.item(Some(index)))?;
+                    }
+                }
+                _ => check_named(expr).map_err(|c| c.item(Some(index)))?,
+            }
+            let physical = planner.physical(&expr.clone().unalias(), row);
+            exprs.push(physical.map_err(|c| c.item(Some(index)))?);
+        }
+        let missing = entity_outputs.iter().position(Option::is_none);
+        if let Some(column) = missing.and_then(|slot| entity.get(slot)) {
+            let name = stream.schema.field(*column).name();
+            return Err(
+                Complaint::new(format!("the view does not select its entity '{name}'"))
+                    .hint(format!("add {name} to SELECT: look-ups and joins name it")),
+            );
+        }
+        let entity = entity_outputs.into_iter().flatten().collect();
+        Ok(Self {
+            exprs,
+            schema: nullable(&engine_schema(query.output.as_arrow())),
+            entity,
+        })
+    }
+}
+
+/// Whether an event's own value or nothing at all decides an output.
+fn check_columns(expr: &Expr, row: &DFSchema) -> Checked<()> {
+    let mut culprit = None;
+    // The closure never fails, so neither does the walk.
+    let _ = expr.apply(|node| {
+        if let Expr::Column(column) = node
+            && row.maybe_index_of_column(column).is_none()
+        {
+            culprit = Some(column.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    match culprit {
+        Some(column) => Err(Complaint::new(format!(
+            "'{}' is a column of one event, and an answer has no event of its own",
+            column.name
+        ))
+        .hint(format!(
+            "aggregate it, e.g. last_value({0}) OVER (…) AS last_{0}, or use it in inputs.sql",
+            column.name
+        ))
+        .span(column.spans.first())),
+        None => Ok(()),
+    }
+}
+
+/// DataFusion names a window expression by its text, which every feature without a name of its own has in its own.
+fn check_named(expr: &Expr) -> Checked<()> {
+    if expr.schema_name().to_string().contains("PARTITION BY [") {
+        return Err(Complaint::new("a feature needs a name").hint("add AS name"));
+    }
+    Ok(())
+}
+
+/// Every column may be null: an entity without events has none to aggregate.
+pub(crate) fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}

@@ -1,0 +1,723 @@
+//! One member of the consumer group: which partitions it has, from where they are read, and what a poll gives.
+//!
+//! The offsets in the caller's store are the truth. A partition that the group assigns is read from where the store
+//! stands, and from its beginning if the store does not know it; offsets in Kafka are written for lag tools alone.
+//!
+//! A position that Kafka does not have (retention was shorter than a stop, or the topic was created anew) is never
+//! skipped in silence: it is counted, logged, and handed out as [`Lost`]; reading goes on at the oldest message.
+//! That is seen when a partition is taken over, from its watermarks, and later from librdkafka's error (its own
+//! reset policy is off).
+//!
+//! Each partition has a queue of its own (librdkafka's partition queues). So back-pressure on one is not to read its
+//! queue, and the end of a partition and its errors are known to be its own: in the common queue an end of partition
+//! does not say of which topic.
+//!
+//! Everything here runs in the thread that calls [`Ingest::poll`]; librdkafka fetches ahead in threads of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::align::{Align, Rows, Source, StreamBatch};
+use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::decode::JsonDecoder;
+use crate::error::IngestError;
+use crate::group::{GroupContext, Rebalance, Wake};
+use crate::settings::IngestSettings;
+use crate::stream::StreamSpec;
+use crate::telemetry;
+
+/// Where a partition is to be read from: the offset of the first message that the caller's state does not have, or
+/// nothing for a partition that it does not know.
+///
+/// It is asked when a partition is taken over, inside of [`Ingest::poll`]. A caller that applies steps in another
+/// thread must answer with what it has *taken* from `poll`, not only with what it has stored.
+pub type StartOffsets = Arc<dyn Fn(&str, i32) -> Option<i64> + Send + Sync>;
+
+/// What one poll gives.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// Rows to apply, at most one batch a stream.
+    pub batches: Vec<StreamBatch>,
+    /// Topic, partition and next offset of the partitions that have moved. To be stored together with what came of
+    /// `batches`. Bad messages before a position are in their dead-letter topic already.
+    pub positions: Vec<(String, i32, i64)>,
+    /// Positions that Kafka no longer had.
+    pub lost: Vec<Lost>,
+    /// Partitions that were taken over since the last step.
+    pub assigned: Vec<(String, i32)>,
+    /// Partitions that were given up since the last step. Rows of theirs that were not handed out are dropped: their
+    /// next owner reads them again.
+    pub revoked: Vec<(String, i32)>,
+    /// Whether this member has read all that its partitions had. False until it has partitions, or knows that there
+    /// are none for it.
+    pub caught_up: bool,
+}
+
+impl Step {
+    /// Whether there is nothing to do but to poll again.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+            && self.positions.is_empty()
+            && self.lost.is_empty()
+            && self.assigned.is_empty()
+            && self.revoked.is_empty()
+    }
+}
+
+/// Messages that were to be read and are no longer in Kafka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset that was to be read next.
+    pub from: i64,
+    /// The offset that is read next instead. Smaller than `from` where the topic was created anew.
+    pub to: i64,
+}
+
+/// A member of a consumer group that reads streams.
+pub struct Ingest {
+    settings: IngestSettings,
+    streams: Vec<Stream>,
+    offsets: StartOffsets,
+    /// Before `consumer`: a partition's queue must not outlive it.
+    lanes: BTreeMap<Source, Lane>,
+    align: Align,
+    letters: DeadLetters,
+    consumer: Arc<GroupConsumer>,
+    wake: Arc<Wake>,
+    started: Instant,
+    /// Whether the group has said which partitions are ours.
+    settled: bool,
+    /// Partitions whose position is not valid, and when to mend that.
+    broken: BTreeSet<Source>,
+    mend_at: Option<Instant>,
+    gauges_at: Instant,
+    news: News,
+}
+
+type GroupConsumer = BaseConsumer<GroupContext>;
+
+struct Stream {
+    topic: String,
+    decoder: JsonDecoder,
+}
+
+/// A partition that is ours.
+struct Lane {
+    topic: String,
+    partition: i32,
+    queue: PartitionQueue<GroupContext>,
+    /// The next offset to take from the queue; nothing where the beginning is not known as a number.
+    next: Option<i64>,
+    /// The offset after the last message, when the partition was taken over.
+    end: i64,
+}
+
+/// What the next step has to tell.
+#[derive(Default)]
+struct News {
+    lost: Vec<Lost>,
+    assigned: Vec<(String, i32)>,
+    revoked: Vec<(String, i32)>,
+}
+
+/// How many messages, and how many bytes of them, one turn takes from a partition.
+const TURN_MESSAGES: usize = 4_096;
+const TURN_BYTES: usize = 4 << 20;
+
+/// The longest sleep while nothing comes: patience has to be looked after.
+const NAP: Duration = Duration::from_millis(50);
+
+/// The pause before positions are mended, so that a broker in trouble is not asked without end.
+const MEND_PAUSE: Duration = Duration::from_millis(500);
+
+impl Ingest {
+    /// Connects, checks that the topics are there, and joins the group. Partitions come with later polls.
+    ///
+    /// # Errors
+    /// [`IngestError::BrokerUnreachable`], [`IngestError::UnknownTopic`], and errors in settings and schemas.
+    pub fn start(
+        settings: IngestSettings,
+        streams: Vec<StreamSpec>,
+        offsets: StartOffsets,
+    ) -> Result<Self, IngestError> {
+        settings.check()?;
+        check_topics_differ(&streams)?;
+        let wake = Arc::new(Wake::default());
+        let consumer = connect(&settings, &wake)?;
+        check_topics_exist(&consumer, &settings, &streams)?;
+        let streams = streams.into_iter().map(Stream::new);
+        let streams: Vec<Stream> = streams.collect::<Result<_, _>>()?;
+        let topics: Vec<&str> = streams.iter().map(|s| s.topic.as_str()).collect();
+        consumer
+            .subscribe(&topics)
+            .map_err(|error| IngestError::kafka("subscribing", error))?;
+        let now = Instant::now();
+        Ok(Self {
+            align: Align::new(settings.align()),
+            letters: DeadLetters::new(settings.clone()),
+            streams,
+            offsets,
+            settings,
+            lanes: BTreeMap::new(),
+            consumer: Arc::new(consumer),
+            wake,
+            started: now,
+            settled: false,
+            broken: BTreeSet::new(),
+            mend_at: None,
+            gauges_at: now,
+            news: News::default(),
+        })
+    }
+
+    /// The next step: as soon as there is anything to tell, and after `timeout` with nothing. `now_us` (microseconds
+    /// since 1970) decides which events are from the future.
+    ///
+    /// It must be called at least every few seconds: the group takes a member that does not poll for dead
+    /// (`max.poll.interval.ms`).
+    ///
+    /// # Errors
+    /// After an error with [`Remedy::Retry`](crate::Remedy::Retry) nothing is lost: poll again.
+    pub fn poll(&mut self, now_us: i64, timeout: Duration) -> Result<Step, IngestError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            // What an earlier poll could not get rid of goes first: until then, nothing more is read.
+            self.letters.deliver()?;
+            self.serve_group()?;
+            self.mend()?;
+            let busy = self.read(now_us)?;
+            self.letters.deliver()?;
+            let step = self.step()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !step.is_empty() || left.is_zero() {
+                self.gauge();
+                return Ok(step);
+            }
+            if !busy {
+                self.wake.wait(left.min(NAP));
+            }
+        }
+    }
+
+    /// Tells the group how far this member is, for tools that show lag. Returns at once; failures are logged and
+    /// counted, as nothing depends on them. Partitions that are no longer ours are left out.
+    ///
+    /// # Errors
+    /// When the client refuses the request.
+    pub fn commit(&self, positions: &[(String, i32, i64)]) -> Result<(), IngestError> {
+        let ours: BTreeSet<(&str, i32)> = self.lanes.values().map(Lane::name).collect();
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, next) in positions {
+            if ours.contains(&(topic.as_str(), *partition)) {
+                list.add_partition_offset(topic, *partition, Offset::Offset(*next))
+                    .map_err(|error| IngestError::kafka("committing offsets", error))?;
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        self.consumer
+            .commit(&list, CommitMode::Async)
+            .map_err(|error| IngestError::kafka("committing offsets", error))
+    }
+
+    /// The messages that are in our partitions and were not handed out, by what is known of the partitions' ends
+    /// (about a second old).
+    pub fn lag(&self) -> i64 {
+        let lanes = self.lanes.iter();
+        lanes.map(|(source, lane)| self.lag_of(*source, lane)).sum()
+    }
+
+    /// Messages that no event could be made of, since the start.
+    pub fn dead_letters(&self) -> u64 {
+        self.letters.taken()
+    }
+
+    /// The partitions that are ours: topic and number.
+    pub fn assignment(&self) -> Vec<(String, i32)> {
+        self.lanes.values().map(Lane::owned_name).collect()
+    }
+
+    fn lag_of(&self, source: Source, lane: &Lane) -> i64 {
+        // At its end a partition has no lag, even if its last offsets hold transaction markers.
+        if self.align.is_caught_up(source) {
+            return 0;
+        }
+        let end = self.consumer.context().end_of(&lane.topic, lane.partition);
+        let position = self.align.position(source).unwrap_or_default();
+        (end.unwrap_or(lane.end) - position).max(0)
+    }
+
+    fn step(&mut self) -> Result<Step, IngestError> {
+        let released = self.align.release(self.started.elapsed())?;
+        for source in released.out_of_patience {
+            if let Some(lane) = self.lanes.get(&source) {
+                telemetry::out_of_patience(&lane.topic, lane.partition);
+            }
+        }
+        if released.late_rows > 0 {
+            telemetry::rows_late(released.late_rows);
+        }
+        let positions = released.positions.into_iter().filter_map(|(source, next)| {
+            let (topic, partition) = self.lanes.get(&source)?.owned_name();
+            Some((topic, partition, next))
+        });
+        let news = std::mem::take(&mut self.news);
+        Ok(Step {
+            batches: released.batches,
+            positions: positions.collect(),
+            lost: news.lost,
+            assigned: news.assigned,
+            revoked: news.revoked,
+            caught_up: self.settled && self.align.caught_up(),
+        })
+    }
+
+    fn gauge(&mut self) {
+        let now = Instant::now();
+        if now >= self.gauges_at {
+            telemetry::progress(self.lag(), self.align.buffered(), self.lanes.len());
+            self.gauges_at = now + Duration::from_secs(1);
+        }
+    }
+
+    /// Lets librdkafka tell what is new in the group, and acts on it.
+    fn serve_group(&mut self) -> Result<(), IngestError> {
+        let consumer = Arc::clone(&self.consumer);
+        let mut silent = 0;
+        // One call serves one event, and an event gives nothing back: a few empty calls are the end.
+        while silent < 4 {
+            match consumer.poll(Duration::ZERO) {
+                None => silent += 1,
+                // A message, an end or an invalid position belongs in a partition's queue; see `mend`.
+                Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => self.mend_soon(),
+                Some(Err(error)) if is_out_of_range(&error) => {
+                    self.broken.extend(self.lanes.keys());
+                    self.mend_soon();
+                }
+                Some(Err(error)) => fatal(error)?,
+            }
+            for rebalance in consumer.context().take_rebalances() {
+                match rebalance {
+                    Rebalance::Assign(partitions) => self.take_over(partitions)?,
+                    Rebalance::Revoke(partitions) => self.give_up(&partitions),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self, partitions: Vec<(String, i32)>) -> Result<(), IngestError> {
+        let mut answering = true;
+        for (topic, partition) in partitions {
+            let Some(stream) = self.streams.iter().position(|s| s.topic == topic) else {
+                continue;
+            };
+            let source = Source { stream, partition };
+            let known = (self.offsets)(&topic, partition);
+            // One broker that does not answer is enough to wait for.
+            let marks = answering
+                .then(|| self.watermarks(&topic, partition))
+                .flatten();
+            answering = marks.is_some();
+            let next = self.place(&topic, partition, known, marks);
+            telemetry::assigned(&topic, partition, next);
+            self.align.add(source, next.unwrap_or(0), known);
+            let queue = open_queue(&self.consumer, &self.wake, &topic, partition)?;
+            self.news.assigned.push((topic.clone(), partition));
+            self.lanes.insert(
+                source,
+                Lane {
+                    topic,
+                    partition,
+                    queue,
+                    next,
+                    end: marks.map_or(0, |(_, high)| high),
+                },
+            );
+        }
+        self.settled = true;
+        self.assign()
+    }
+
+    fn give_up(&mut self, partitions: &[(String, i32)]) {
+        telemetry::revoked(partitions.len());
+        for (topic, partition) in partitions {
+            let ours = self.lanes.iter();
+            let ours = ours.filter(|(_, lane)| lane.name() == (topic, *partition));
+            let gone: Vec<Source> = ours.map(|(source, _)| *source).collect();
+            for source in gone {
+                self.lanes.remove(&source);
+                self.align.remove(source);
+                self.broken.remove(&source);
+                self.news.revoked.push((topic.clone(), *partition));
+            }
+        }
+        // The next assignment follows, unless the member was thrown out; then it joins anew.
+        self.settled = false;
+    }
+
+    /// The offset to start from, and the loss if it is not the one that is wanted.
+    fn place(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        wanted: Option<i64>,
+        marks: Option<(i64, i64)>,
+    ) -> Option<i64> {
+        let Some(marks) = marks else {
+            return wanted;
+        };
+        let to = valid_position(wanted, marks);
+        if let Some(from) = wanted.filter(|from| *from != to) {
+            telemetry::offsets_lost(topic, partition, from, to);
+            self.news.lost.push(Lost {
+                topic: topic.to_string(),
+                partition,
+                from,
+                to,
+            });
+        }
+        Some(to)
+    }
+
+    /// The first offset and the one after the last, if a broker says them.
+    fn watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
+        let timeout = self.settings.request_timeout;
+        match self.consumer.fetch_watermarks(topic, partition, timeout) {
+            Ok((low, high)) => (0 <= low && low <= high).then_some((low, high)),
+            Err(error) => {
+                telemetry::client_error("watermarks", &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// (Re)starts all partitions at the next offset of each.
+    fn assign(&mut self) -> Result<(), IngestError> {
+        let mut list = TopicPartitionList::new();
+        for lane in self.lanes.values() {
+            let next = lane.next.map_or(Offset::Beginning, Offset::Offset);
+            list.add_partition_offset(&lane.topic, lane.partition, next)
+                .map_err(|error| IngestError::kafka("taking partitions over", error))?;
+        }
+        self.consumer.assign(&list).map_err(|error| {
+            self.mend_soon();
+            IngestError::kafka("taking partitions over", error)
+        })
+    }
+
+    fn mend_soon(&mut self) {
+        self.mend_at
+            .get_or_insert_with(|| Instant::now() + MEND_PAUSE);
+    }
+
+    /// Finds a valid position for broken partitions and starts all anew.
+    ///
+    /// It also starts them anew when something of a partition came through the common queue, which happens when
+    /// librdkafka forgot a topic and met it again: what was said there is said again in the partition's queue.
+    fn mend(&mut self) -> Result<(), IngestError> {
+        if self.mend_at.is_none_or(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.mend_at = None;
+        if !self.settled || self.lanes.is_empty() {
+            // Between assignments there is nothing to mend: the next one starts at valid positions.
+            return Ok(());
+        }
+        for source in self.broken.clone() {
+            let Some((topic, partition)) = self.lanes.get(&source).map(Lane::owned_name) else {
+                continue;
+            };
+            let Some(marks) = self.watermarks(&topic, partition) else {
+                self.mend_soon();
+                return Ok(());
+            };
+            let wanted = self.lanes.get(&source).and_then(|lane| lane.next);
+            let next = self.place(&topic, partition, wanted, Some(marks));
+            if let Some(lane) = self.lanes.get_mut(&source) {
+                lane.next = next;
+            }
+        }
+        self.broken.clear();
+        self.reopen_queues()?;
+        self.assign()
+    }
+
+    fn reopen_queues(&mut self) -> Result<(), IngestError> {
+        for (source, lane) in std::mem::take(&mut self.lanes) {
+            // The old queue first: dropping it takes the wake-up of the new one away.
+            let Lane {
+                topic,
+                partition,
+                queue,
+                next,
+                end,
+            } = lane;
+            drop(queue);
+            let queue = open_queue(&self.consumer, &self.wake, &topic, partition)?;
+            self.lanes.insert(
+                source,
+                Lane {
+                    topic,
+                    partition,
+                    queue,
+                    next,
+                    end,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes a turn at each partition that has room. True if anything came.
+    fn read(&mut self, now_us: i64) -> Result<bool, IngestError> {
+        let latest_us = now_us.saturating_add(self.settings.allowed_future_us());
+        let mut busy = false;
+        let mut broken = Vec::new();
+        for (source, lane) in &mut self.lanes {
+            let room = self.align.room(*source);
+            let Some(stream) = self.streams.get_mut(source.stream).filter(|_| room > 0) else {
+                continue;
+            };
+            let taken = take(lane, room.min(TURN_MESSAGES))?;
+            let next = taken.next;
+            if taken.out_of_range {
+                broken.push(*source);
+            }
+            if !taken.messages.is_empty() {
+                busy = true;
+                let rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
+                self.align.push(*source, rows, next.unwrap_or_default());
+            }
+            if taken.at_end {
+                self.align.at_end(*source);
+            }
+            drop(taken);
+            lane.next = next;
+        }
+        if !broken.is_empty() {
+            self.broken.extend(broken);
+            self.mend_soon();
+        }
+        Ok(busy)
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.consumer.context().close();
+        self.lanes.clear();
+    }
+}
+
+impl Stream {
+    fn new(spec: StreamSpec) -> Result<Self, IngestError> {
+        Ok(Self {
+            topic: spec.topic.clone(),
+            decoder: JsonDecoder::new(spec)?,
+        })
+    }
+
+    /// Good messages become rows; bad ones are handed to the dead letters.
+    fn decode(
+        &mut self,
+        messages: &[BorrowedMessage<'_>],
+        latest_us: i64,
+        letters: &mut DeadLetters,
+    ) -> Result<Rows, IngestError> {
+        let payloads: Vec<_> = messages.iter().map(Message::payload).collect();
+        let decoded = self.decoder.decode(&payloads, latest_us)?;
+        telemetry::received(&self.topic, messages.len(), decoded.rows.len());
+        for bad in decoded.bad {
+            letters.push(DeadLetter::new(&messages[bad.index], &bad));
+        }
+        let good = || decoded.rows.iter().map(|row| &messages[*row]);
+        Ok(Rows {
+            times: self.decoder.event_times(&decoded.batch),
+            batch: decoded.batch,
+            offsets: good().map(Message::offset).collect(),
+            kafka_ts: good()
+                .map(|message| message.timestamp().to_millis().unwrap_or(-1))
+                .collect(),
+        })
+    }
+}
+
+impl Lane {
+    fn name(&self) -> (&str, i32) {
+        (&self.topic, self.partition)
+    }
+
+    fn owned_name(&self) -> (String, i32) {
+        (self.topic.clone(), self.partition)
+    }
+}
+
+/// What one turn took from a partition's queue.
+struct Taken<'a> {
+    messages: Vec<BorrowedMessage<'a>>,
+    next: Option<i64>,
+    at_end: bool,
+    out_of_range: bool,
+}
+
+fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
+    let mut taken = Taken {
+        messages: Vec::new(),
+        next: lane.next,
+        at_end: false,
+        out_of_range: false,
+    };
+    let mut bytes = 0;
+    while taken.messages.len() < limit && bytes < TURN_BYTES {
+        match lane.queue.poll(Duration::ZERO) {
+            None => break,
+            Some(Ok(message)) => {
+                // Fetched before the partition was restarted.
+                if taken.next.is_some_and(|next| message.offset() < next) {
+                    continue;
+                }
+                bytes += message.payload_len();
+                taken.next = Some(message.offset() + 1);
+                taken.at_end = false;
+                taken.messages.push(message);
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => taken.at_end = true,
+            Some(Err(error)) if is_out_of_range(&error) => {
+                taken.out_of_range = true;
+                break;
+            }
+            // Others are logged and counted by the context, and librdkafka tries again.
+            Some(Err(error)) => fatal(error)?,
+        }
+    }
+    Ok(taken)
+}
+
+fn is_out_of_range(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+    )
+}
+
+/// Tells errors after which librdkafka goes on by itself from those after which it does not.
+fn fatal(error: KafkaError) -> Result<(), IngestError> {
+    match error {
+        KafkaError::MessageConsumptionFatal(code) => Err(IngestError::Fatal {
+            detail: code.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The position to read from, given the first offset and the one after the last: the one that is wanted if it is
+/// still there, else the first.
+fn valid_position(wanted: Option<i64>, (low, high): (i64, i64)) -> i64 {
+    wanted
+        .filter(|offset| (low..=high).contains(offset))
+        .unwrap_or(low)
+}
+
+/// A partition's own queue. It is split off before the partition is assigned, and librdkafka leaves a queue that was
+/// split off as it is; so nothing of the partition comes through the common queue.
+fn open_queue(
+    consumer: &Arc<GroupConsumer>,
+    wake: &Arc<Wake>,
+    topic: &str,
+    partition: i32,
+) -> Result<PartitionQueue<GroupContext>, IngestError> {
+    let queue = consumer.split_partition_queue(topic, partition);
+    let mut queue = queue.ok_or_else(|| IngestError::Fatal {
+        detail: format!("no queue for {topic}/{partition}"),
+    })?;
+    let wake = Arc::clone(wake);
+    queue.set_nonempty_callback(move || wake.raise());
+    Ok(queue)
+}
+
+fn connect(settings: &IngestSettings, wake: &Arc<Wake>) -> Result<GroupConsumer, IngestError> {
+    let mut consumer: GroupConsumer = settings
+        .consumer()
+        .create_with_context(GroupContext::default())
+        .map_err(|error| IngestError::kafka("creating the consumer", error))?;
+    let wake = Arc::clone(wake);
+    consumer.set_nonempty_callback(move || wake.raise());
+    Ok(consumer)
+}
+
+fn check_topics_differ(streams: &[StreamSpec]) -> Result<(), IngestError> {
+    let mut seen = BTreeSet::new();
+    match streams.iter().find(|spec| !seen.insert(&spec.topic)) {
+        None => Ok(()),
+        Some(spec) => Err(IngestError::DuplicateTopic {
+            topic: spec.topic.clone(),
+        }),
+    }
+}
+
+fn check_topics_exist(
+    consumer: &GroupConsumer,
+    settings: &IngestSettings,
+    streams: &[StreamSpec],
+) -> Result<(), IngestError> {
+    let metadata = consumer
+        .fetch_metadata(None, settings.request_timeout)
+        .map_err(|error| unreachable_brokers(consumer, settings, &error))?;
+    let topics = metadata.topics().iter();
+    let topics = topics.filter(|topic| !topic.partitions().is_empty());
+    let existing: Vec<&str> = topics.map(|topic| topic.name()).collect();
+    let missing = streams
+        .iter()
+        .find(|spec| !existing.contains(&spec.topic.as_str()));
+    match missing {
+        None => Ok(()),
+        Some(spec) => Err(IngestError::UnknownTopic {
+            topic: spec.topic.clone(),
+            near: near(&spec.topic, &existing),
+        }),
+    }
+}
+
+fn unreachable_brokers(
+    consumer: &GroupConsumer,
+    settings: &IngestSettings,
+    error: &KafkaError,
+) -> IngestError {
+    // The reason waits in the queue as an event.
+    for _ in 0..16 {
+        consumer.poll(Duration::ZERO);
+    }
+    let reason = consumer.context().last_error();
+    IngestError::BrokerUnreachable {
+        brokers: settings.brokers.clone(),
+        detail: reason.unwrap_or_else(|| error.to_string()),
+    }
+}
+
+/// Up to three names that one could have meant, the nearest first.
+fn near(wanted: &str, existing: &[&str]) -> Vec<String> {
+    let wanted = wanted.to_lowercase();
+    let scored = existing.iter().filter(|name| !name.starts_with("__"));
+    let scored = scored.map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), *name));
+    let mut scored: Vec<_> = scored.filter(|(score, _)| *score > 0.75).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.truncate(3);
+    scored.into_iter().map(|(_, name)| name.into()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,567 @@
+//! Against librdkafka's mock cluster, which keeps at most 5 MiB a partition and forms a group in about 3 seconds.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use super::*;
+use crate::dead_letters::header;
+
+const NOW_US: i64 = 1_700_000_000_000_000;
+
+struct Cluster {
+    mock: MockCluster<'static, DefaultProducerContext>,
+    producer: BaseProducer,
+}
+
+impl Cluster {
+    fn new(topics: &[(&str, i32)]) -> Self {
+        let mock = MockCluster::new(1).unwrap();
+        for (topic, partitions) in topics {
+            mock.create_topic(topic, *partitions, 1).unwrap();
+        }
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", mock.bootstrap_servers())
+            .set("linger.ms", "0")
+            // One batch a message keeps offsets and batches the same thing for the mock.
+            .set("batch.num.messages", "100")
+            .create()
+            .unwrap();
+        Self { mock, producer }
+    }
+
+    fn settings(&self) -> IngestSettings {
+        IngestSettings {
+            brokers: self.mock.bootstrap_servers(),
+            create_dead_letter_topics: false,
+            ..IngestSettings::default()
+        }
+    }
+
+    fn produce(&self, topic: &str, partition: i32, payloads: impl IntoIterator<Item = String>) {
+        for payload in payloads {
+            let mut record = BaseRecord::to(topic)
+                .key("key")
+                .payload(payload.as_str())
+                .partition(partition)
+                .headers(OwnedHeaders::new().insert(Header {
+                    key: "trace",
+                    value: Some("42"),
+                }));
+            while let Err((_, back)) = self.producer.send(record) {
+                self.producer.poll(Duration::from_millis(10));
+                record = back;
+            }
+        }
+        self.producer.flush(Duration::from_secs(10)).unwrap();
+    }
+
+    fn start(&self, topics: &[&str], offsets: StartOffsets) -> Ingest {
+        let streams = topics.iter().map(|topic| stream(topic)).collect();
+        Ingest::start(self.settings(), streams, offsets).unwrap()
+    }
+}
+
+fn stream(topic: &str) -> StreamSpec {
+    StreamSpec {
+        name: topic.into(),
+        topic: topic.into(),
+        schema: Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Utf8, false),
+            Field::new(
+                "at",
+                DataType::Timestamp(TimeUnit::Microsecond, None),
+                false,
+            ),
+        ])),
+        time_column: 1,
+        required: vec![],
+    }
+}
+
+fn event(id: &str, ms: i64) -> String {
+    format!(r#"{{"id":"{id}","at":{ms}}}"#)
+}
+
+fn events(prefix: &str, count: i64) -> Vec<String> {
+    (0..count)
+        .map(|i| event(&format!("{prefix}{i}"), i))
+        .collect()
+}
+
+fn nowhere() -> StartOffsets {
+    Arc::new(|_, _| None)
+}
+
+/// Everything that polls gave.
+#[derive(Default)]
+struct Seen {
+    /// (stream, partition, offset, id), in order.
+    rows: Vec<(usize, i32, i64, String)>,
+    positions: HashMap<(String, i32), i64>,
+    lost: Vec<Lost>,
+    assigned: Vec<(String, i32)>,
+    revoked: Vec<(String, i32)>,
+}
+
+impl Seen {
+    fn add(&mut self, step: Step) {
+        for batch in step.batches {
+            assert!(batch.kafka_ts.iter().all(|ts| *ts > 0));
+            let ids = batch.batch.column(0).as_string::<i32>();
+            let rows = batch.origin.iter().zip(ids.iter());
+            let rows = rows.map(|((partition, offset), id)| {
+                (batch.stream, *partition, *offset, id.unwrap().to_string())
+            });
+            self.rows.extend(rows);
+        }
+        for (topic, partition, next) in step.positions {
+            self.positions.insert((topic, partition), next);
+        }
+        self.lost.extend(step.lost);
+        self.assigned.extend(step.assigned);
+        self.revoked.extend(step.revoked);
+    }
+
+    fn position(&self, topic: &str, partition: i32) -> i64 {
+        self.positions[&(topic.to_string(), partition)]
+    }
+
+    fn ids(&self) -> Vec<&str> {
+        self.rows.iter().map(|(_, _, _, id)| id.as_str()).collect()
+    }
+}
+
+/// Polls until `done`, at most half a minute.
+fn poll_until(ingest: &mut Ingest, seen: &mut Seen, done: impl Fn(&Seen, bool) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        let step = ingest.poll(NOW_US, Duration::from_millis(100)).unwrap();
+        let caught_up = step.caught_up;
+        seen.add(step);
+        if done(seen, caught_up) {
+            return;
+        }
+    }
+    panic!(
+        "not done: {} rows, {:?}, {:?}",
+        seen.rows.len(),
+        seen.positions,
+        ingest.assignment()
+    );
+}
+
+#[test]
+fn an_ingest_can_move_to_a_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Ingest>();
+}
+
+#[test]
+fn positions_are_kept_if_valid_and_else_begin_at_the_oldest_message() {
+    let marks = (10, 20);
+    for (wanted, expected) in [
+        (None, 10),
+        (Some(10), 10),
+        (Some(15), 15),
+        (Some(20), 20),
+        (Some(9), 10),
+        (Some(21), 10),
+    ] {
+        assert_eq!(valid_position(wanted, marks), expected, "{wanted:?}");
+    }
+}
+
+#[test]
+fn near_names_come_nearest_first() {
+    let existing = [
+        "transactions",
+        "transaction-labels",
+        "labels",
+        "__consumer_offsets",
+    ];
+    assert_eq!(
+        near("transactoins", &existing),
+        ["transactions", "transaction-labels"]
+    );
+    assert!(near("clicks", &existing).is_empty());
+}
+
+#[test]
+fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
+    let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
+    cluster.produce("tx", 0, events("a", 3_000));
+    cluster.produce("tx", 1, events("b", 500));
+    cluster.produce("labels", 1, events("c", 10));
+    let mut ingest = cluster.start(&["tx", "labels"], nowhere());
+    assert!(!ingest.poll(NOW_US, Duration::ZERO).unwrap().caught_up);
+
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    assert_eq!(seen.rows.len(), 3_510);
+    let of = |stream, partition| -> Vec<(i64, String)> {
+        let rows = seen
+            .rows
+            .iter()
+            .filter(|r| (r.0, r.1) == (stream, partition));
+        rows.map(|r| (r.2, r.3.clone())).collect()
+    };
+    let expected = |prefix: &str, count: i64| -> Vec<(i64, String)> {
+        (0..count).map(|i| (i, format!("{prefix}{i}"))).collect()
+    };
+    assert_eq!(of(0, 0), expected("a", 3_000));
+    assert_eq!(of(0, 1), expected("b", 500));
+    assert_eq!(of(1, 1), expected("c", 10));
+    assert_eq!(seen.position("tx", 0), 3_000);
+    assert_eq!(seen.position("labels", 0), 0);
+    assert_eq!(ingest.lag(), 0);
+    assert_eq!(ingest.assignment().len(), 4);
+
+    // What comes later comes soon, and only that.
+    let mut later = Seen::default();
+    cluster.produce("labels", 0, [event("new", 5)]);
+    let sent = Instant::now();
+    poll_until(&mut ingest, &mut later, |seen, _| !seen.rows.is_empty());
+    assert!(
+        sent.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        sent.elapsed()
+    );
+    assert_eq!(later.ids(), ["new"]);
+    ingest
+        .commit(&[("labels".into(), 0, 1), ("other".into(), 0, 1)])
+        .unwrap();
+}
+
+#[test]
+fn reading_starts_where_the_store_stands() {
+    let cluster = Cluster::new(&[("tx", 2)]);
+    cluster.produce("tx", 0, events("a", 10));
+    cluster.produce("tx", 1, events("b", 10));
+    let offsets: StartOffsets =
+        Arc::new(|topic, partition| (topic == "tx").then_some(if partition == 0 { 7 } else { 10 }));
+    let mut ingest = cluster.start(&["tx"], offsets);
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    assert_eq!(seen.ids(), ["a7", "a8", "a9"]);
+    assert_eq!(seen.positions, HashMap::from([(("tx".into(), 0), 10)]));
+    assert_eq!(seen.lost, []);
+}
+
+#[test]
+fn bad_messages_are_in_their_topic_before_the_position_passes_them() {
+    let cluster = Cluster::new(&[("tx", 1), ("tx.dead-letters", 1)]);
+    let future = NOW_US / 1_000 + 301_000;
+    cluster.produce(
+        "tx",
+        0,
+        [
+            event("good", 1),
+            "{oops".into(),
+            event("future", future),
+            r#"{"id":"timeless"}"#.into(),
+            event("better", 2),
+            "[]".into(),
+        ],
+    );
+    let mut ingest = cluster.start(&["tx"], nowhere());
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    assert_eq!(seen.ids(), ["good", "better"]);
+    assert_eq!(seen.position("tx", 0), 6);
+    drop(ingest);
+
+    let reader: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.mock.bootstrap_servers())
+        .set("group.id", "reader")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset("tx.dead-letters", 0, Offset::Beginning)
+        .unwrap();
+    reader.assign(&list).unwrap();
+    let mut letters = Vec::new();
+    for _ in 0..4 {
+        let message = reader.poll(Duration::from_secs(10)).unwrap().unwrap();
+        assert_eq!(message.key(), Some(b"key".as_slice()));
+        let headers: HashMap<String, String> = message
+            .headers()
+            .unwrap()
+            .iter()
+            .map(|h| {
+                let value = String::from_utf8(h.value.unwrap().to_vec()).unwrap();
+                (h.key.to_string(), value)
+            })
+            .collect();
+        assert_eq!(headers["trace"], "42");
+        assert_eq!(headers[header::TOPIC], "tx");
+        assert_eq!(headers[header::PARTITION], "0");
+        assert!(!headers[header::DETAIL].is_empty());
+        let payload = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
+        letters.push((
+            headers[header::OFFSET].clone(),
+            headers[header::REASON].clone(),
+            payload,
+        ));
+    }
+    letters.sort();
+    let letter = |offset: &str, reason: &str, payload: &str| {
+        (offset.to_string(), reason.to_string(), payload.to_string())
+    };
+    assert_eq!(
+        letters,
+        [
+            letter("1", "unparsable", "{oops"),
+            letter("2", "future_event_time", &event("future", future)),
+            letter("3", "missing_field", r#"{"id":"timeless"}"#),
+            letter("5", "unparsable", "[]"),
+        ]
+    );
+}
+
+#[test]
+fn positions_wait_while_the_dead_letter_topic_takes_nothing() {
+    let cluster = Cluster::new(&[("tx", 1), ("tx.dead-letters", 1)]);
+    cluster.produce("tx", 0, ["{oops".into(), event("good", 1)]);
+    let settings = IngestSettings {
+        request_timeout: Duration::from_millis(1_000),
+        ..cluster.settings()
+    };
+    // Answers to Produce that are not tried again.
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 2];
+    cluster
+        .mock
+        .request_errors(RDKafkaApiKey::Produce, &refusals);
+    let mut ingest = Ingest::start(settings, vec![stream("tx")], nowhere()).unwrap();
+    let mut seen = Seen::default();
+    let mut refused = 0;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while seen.rows.is_empty() {
+        assert!(Instant::now() < deadline);
+        match ingest.poll(NOW_US, Duration::from_millis(100)) {
+            Ok(step) => seen.add(step),
+            Err(error) => {
+                assert_eq!(error.remedy(), crate::Remedy::Retry, "{error}");
+                assert!(matches!(error, IngestError::DeadLetters { .. }), "{error}");
+                assert!(seen.positions.values().all(|next| *next == 0));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 2);
+    assert_eq!(seen.ids(), ["good"]);
+    assert_eq!(seen.position("tx", 0), 2);
+}
+
+#[test]
+fn a_position_that_kafka_never_had_is_reported_and_reading_begins_anew() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    cluster.produce("tx", 0, events("a", 3));
+    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(1_000)));
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    let lost = Lost {
+        topic: "tx".into(),
+        partition: 0,
+        from: 1_000,
+        to: 0,
+    };
+    assert_eq!(seen.lost, [lost]);
+    assert_eq!(seen.ids(), ["a0", "a1", "a2"]);
+    assert_eq!(seen.position("tx", 0), 3);
+}
+
+#[test]
+fn messages_that_retention_took_while_nobody_read_are_reported() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    let padding = "x".repeat(10_000);
+    let fill = |from: i64| {
+        let events = (from..from + 1_000).map(|i| event(&format!("{i}-{padding}"), i));
+        cluster.produce("tx", 0, events);
+    };
+    fill(0);
+    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(0)));
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    assert_eq!(seen.lost.len(), 1);
+    let lost = &seen.lost[0];
+    assert_eq!(lost.from, 0);
+    assert!(lost.to > 100, "{lost:?}");
+    assert_eq!(seen.rows[0].2, lost.to);
+    assert_eq!(seen.rows.len() as i64, 1_000 - lost.to);
+    assert_eq!(seen.position("tx", 0), 1_000);
+}
+
+#[test]
+fn messages_that_retention_takes_while_they_are_read_are_reported() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    cluster.produce("tx", 0, events("a", 5));
+    // The client fetches next to nothing ahead.
+    let properties = [
+        ("queued.min.messages", "1"),
+        ("queued.max.messages.kbytes", "1"),
+        ("fetch.message.max.bytes", "1000"),
+    ];
+    let settings = IngestSettings {
+        properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
+        ..cluster.settings()
+    };
+    let mut ingest = Ingest::start(settings, vec![stream("tx")], nowhere()).unwrap();
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+
+    let padding = "x".repeat(10_000);
+    let events = (5..1_005).map(|i| event(&format!("{i}-{padding}"), i));
+    cluster.produce("tx", 0, events);
+    poll_until(&mut ingest, &mut seen, |seen, caught_up| {
+        caught_up && seen.position("tx", 0) == 1_005
+    });
+    assert!(!seen.lost.is_empty());
+    let mut accounted: Vec<i64> = seen.rows.iter().map(|(_, _, offset, _)| *offset).collect();
+    accounted.extend(seen.lost.iter().flat_map(|lost| lost.from..lost.to));
+    accounted.sort_unstable();
+    assert_eq!(accounted, (0..1_005).collect::<Vec<i64>>());
+}
+
+#[test]
+fn an_out_of_range_answer_is_checked_before_anything_is_called_lost() {
+    let cluster = Cluster::new(&[("tx", 1), ("labels", 1)]);
+    cluster.produce("tx", 0, events("a", 5));
+    let mut ingest = cluster.start(&["tx", "labels"], nowhere());
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE; 2];
+    cluster.mock.request_errors(RDKafkaApiKey::Fetch, &refusals);
+    std::thread::sleep(Duration::from_millis(500));
+    cluster.produce("tx", 0, [event("b", 100)]);
+    poll_until(&mut ingest, &mut seen, |seen, caught_up| {
+        caught_up && seen.rows.len() == 6
+    });
+    assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4", "b"]);
+    assert_eq!(seen.lost, []);
+}
+
+#[test]
+fn two_members_share_the_partitions_and_no_event_is_missed() {
+    let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
+    for partition in 0..2 {
+        cluster.produce("tx", partition, events(&format!("tx{partition}-"), 100));
+        cluster.produce("labels", partition, events(&format!("l{partition}-"), 100));
+    }
+    // The store that both members write to, as one machine's workers would not: here it stands for the hand-over.
+    let store: Arc<Mutex<HashMap<(String, i32), i64>>> = Arc::default();
+    let offsets = || -> StartOffsets {
+        let store = Arc::clone(&store);
+        Arc::new(move |topic, partition| {
+            let store = store.lock().unwrap();
+            store.get(&(topic.to_string(), partition)).copied()
+        })
+    };
+    let mut members = vec![cluster.start(&["tx", "labels"], offsets())];
+    let mut seen = [Seen::default(), Seen::default()];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut round = 0;
+    loop {
+        assert!(Instant::now() < deadline);
+        let mut caught_up = true;
+        for (member, seen) in members.iter_mut().zip(&mut seen) {
+            let step = member.poll(NOW_US, Duration::from_millis(20)).unwrap();
+            for (topic, partition, next) in &step.positions {
+                let mut store = store.lock().unwrap();
+                store.insert((topic.clone(), *partition), *next);
+            }
+            caught_up &= step.caught_up;
+            seen.add(step);
+        }
+        if members.len() == 1 && caught_up {
+            members.push(cluster.start(&["tx", "labels"], offsets()));
+        } else if members.len() == 2
+            && caught_up
+            && members.iter().all(|m| m.assignment().len() == 2)
+        {
+            if round == 0 {
+                for partition in 0..2 {
+                    cluster.produce("tx", partition, [event(&format!("late{partition}"), 500)]);
+                }
+            }
+            round += 1;
+            if round > 20 {
+                break;
+            }
+        }
+    }
+    assert_eq!(seen[0].revoked.len(), 4);
+    assert_eq!(seen[0].assigned.len(), 4 + 2);
+    // `range`: the same partition number of both topics, so that one key's streams stay together.
+    for member in &members {
+        let partitions: BTreeSet<i32> = member.assignment().into_iter().map(|(_, p)| p).collect();
+        assert_eq!(partitions.len(), 1);
+    }
+    let mut all: Vec<_> = seen
+        .iter()
+        .flat_map(|s| s.ids())
+        .map(str::to_string)
+        .collect();
+    all.sort();
+    let mut unique = all.clone();
+    unique.dedup();
+    assert_eq!(all.len(), 402);
+    assert_eq!(unique.len(), 402);
+}
+
+#[test]
+fn a_topic_that_is_not_there_is_named_with_its_neighbours() {
+    let cluster = Cluster::new(&[("transactions", 1)]);
+    let started = Ingest::start(cluster.settings(), vec![stream("transaction")], nowhere());
+    let Err(IngestError::UnknownTopic { topic, near }) = started else {
+        panic!("started");
+    };
+    assert_eq!(topic, "transaction");
+    assert_eq!(near, ["transactions"]);
+}
+
+#[test]
+fn two_streams_of_one_topic_are_refused() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    let streams = vec![stream("tx"), stream("tx")];
+    let started = Ingest::start(cluster.settings(), streams, nowhere());
+    assert!(matches!(started, Err(IngestError::DuplicateTopic { .. })));
+}
+
+#[test]
+fn brokers_that_do_not_answer_are_named() {
+    let settings = IngestSettings {
+        brokers: "localhost:1".into(),
+        request_timeout: Duration::from_millis(500),
+        ..IngestSettings::default()
+    };
+    let started = Ingest::start(settings, vec![stream("tx")], nowhere());
+    let Err(IngestError::BrokerUnreachable { brokers, detail }) = started else {
+        panic!("started");
+    };
+    assert_eq!(brokers, "localhost:1");
+    assert!(detail.contains("refused"), "{detail}");
+}
+
+#[test]
+fn a_property_that_librdkafka_refuses_is_named_without_its_value() {
+    let settings = IngestSettings {
+        properties: BTreeMap::from([("fetch.wait.max.ms".into(), "secret".into())]),
+        ..IngestSettings::default()
+    };
+    let started = Ingest::start(settings, vec![stream("tx")], nowhere());
+    let Err(error) = started else {
+        panic!("started");
+    };
+    assert_eq!(error.remedy(), crate::Remedy::MendInput);
+    let text = error.to_string();
+    assert!(text.contains("fetch.wait.max.ms"), "{text}");
+}

@@ -1,0 +1,347 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000_000_000;
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("amount", DataType::Float64, false),
+        Field::new("count", DataType::Int64, true),
+        Field::new("approved", DataType::Boolean, true),
+        Field::new("note", DataType::Utf8View, true),
+        Field::new(
+            "at",
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+            false,
+        ),
+    ]))
+}
+
+fn decoder() -> JsonDecoder {
+    let spec = StreamSpec {
+        name: "tx".into(),
+        topic: "tx".into(),
+        schema: schema(),
+        time_column: 5,
+        required: vec![],
+    };
+    JsonDecoder::new(spec).unwrap()
+}
+
+fn decode(payloads: &[&str]) -> Decoded {
+    let payloads: Vec<_> = payloads.iter().map(|p| Some(p.as_bytes())).collect();
+    decoder().decode(&payloads, NOW).unwrap()
+}
+
+fn reason_of(payload: &str) -> Option<Reason> {
+    let decoded = decode(&[payload]);
+    assert_eq!(decoded.rows.len() + decoded.bad.len(), 1);
+    assert_eq!(decoded.batch.num_rows(), decoded.rows.len());
+    decoded.bad.first().map(|bad| bad.reason)
+}
+
+fn time_of(at: &str) -> Option<i64> {
+    let decoded = decode(&[&format!(r#"{{"id":"a","amount":1,"at":{at}}}"#)]);
+    let times = decoded.batch.column(5);
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    times.iter().next().flatten()
+}
+
+#[test]
+fn each_kind_of_bad_message_has_its_reason() {
+    use Reason::*;
+    let check = |payload: &str, expected: Option<Reason>| {
+        assert_eq!(reason_of(payload), expected, "{payload}");
+    };
+    check(r#"{"id":"a","amount":1,"at":0}"#, None);
+    check(
+        "  {\"id\":\"a\",\n\"amount\":1,\"at\":0, \"more\": [{}]} \n",
+        None,
+    );
+
+    check("", Some(Unparsable));
+    check("  ", Some(Unparsable));
+    check("null", Some(Unparsable));
+    check("7", Some(Unparsable));
+    check("hello", Some(Unparsable));
+    check(r#"[{"id":"a","amount":1,"at":0}]"#, Some(Unparsable));
+    check(r#"{"id":"a","amount":1,"at":0"#, Some(Unparsable));
+    check(
+        r#"{"id":"a","amount":1,"at":0}{"id":"a","amount":1,"at":0}"#,
+        Some(Unparsable),
+    );
+    check(r#"{"id":"a","amount":1,"at":0} 5"#, Some(Unparsable));
+    check(r#"{"id":"a","amount":1,"at":0}}"#, Some(Unparsable));
+    check(r#"{"id":"a","amount":"much","at":0}"#, Some(Unparsable));
+    check(r#"{"id":"a","amount":NaN,"at":0}"#, Some(Unparsable));
+    check(r#"{"id":"a","amount":"NaN","at":0}"#, Some(Unparsable));
+    check(r#"{"id":"a","amount":1e999,"at":0}"#, Some(Unparsable));
+    check(r#"{"id":["a"],"amount":1,"at":0}"#, Some(Unparsable));
+    check(
+        r#"{"id":"a","amount":1,"at":0,"approved":"yes"}"#,
+        Some(Unparsable),
+    );
+    check(
+        r#"{"id":"a","amount":1,"at":"yesterday"}"#,
+        Some(Unparsable),
+    );
+    check(r#"{"id":"a","amount":1,"at":true}"#, Some(Unparsable));
+    check(
+        r#"{"id":"a","amount":1,"at":0,"count":99999999999999999999}"#,
+        Some(Unparsable),
+    );
+    check(r#"{"id":"\ud800","amount":1,"at":0}"#, Some(Unparsable));
+
+    check("{}", Some(MissingField));
+    check(r#"{"id":"a","at":0}"#, Some(MissingField));
+    check(r#"{"id":null,"amount":1,"at":0}"#, Some(MissingField));
+    check(r#"{"id":"a","amount":1}"#, Some(MissingField));
+
+    check(r#"{"id":"a","amount":1,"at":1700000000000}"#, None);
+    check(
+        r#"{"id":"a","amount":1,"at":1700000000001}"#,
+        Some(FutureEventTime),
+    );
+    check(
+        r#"{"id":"a","amount":1,"at":1700000000000000}"#,
+        Some(EventTimeOutOfRange),
+    );
+    check(
+        r#"{"id":"a","amount":1,"at":9223372036854775807}"#,
+        Some(EventTimeOutOfRange),
+    );
+    check(
+        r#"{"id":"a","amount":1,"at":-1e300}"#,
+        Some(EventTimeOutOfRange),
+    );
+    check(
+        r#"{"id":"a","amount":1,"at":"0000-01-01"}"#,
+        Some(EventTimeOutOfRange),
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_and_tombstones_are_told_apart() {
+    let good = br#"{"id":"a","amount":1,"at":0}"#.as_slice();
+    let invalid = b"{\"id\":\"\xff\",\"amount\":1,\"at\":0}".as_slice();
+    let payloads = [Some(good), None, Some(invalid), Some(good)];
+    let decoded = decoder().decode(&payloads, NOW).unwrap();
+    assert_eq!(decoded.rows, [0, 3]);
+    let reasons: Vec<_> = decoded.bad.iter().map(|b| (b.index, b.reason)).collect();
+    assert_eq!(reasons, [(1, Reason::Tombstone), (2, Reason::Unparsable)]);
+}
+
+#[test]
+fn two_halves_never_make_a_row() {
+    let decoded = decode(&[
+        r#"{"id":"a","amount":1,"#,
+        r#""at":0}"#,
+        r#"{"id":"b","amount":2,"at":0"#,
+        r#"}"#,
+        r#"{"id":"c","amount":3,"at":0}"#,
+    ]);
+    assert_eq!(decoded.rows, [4]);
+    assert_eq!(decoded.bad.len(), 4);
+    assert_eq!(decoded.bad[0].detail, "the JSON ends early");
+}
+
+#[test]
+fn the_missing_column_is_named() {
+    let decoded = decode(&[r#"{"id":"a","at":0}"#]);
+    assert_eq!(decoded.bad[0].detail, "`amount` is missing");
+}
+
+#[test]
+fn times_are_read_as_documented() {
+    let check = |at: &str, expected: i64| assert_eq!(time_of(at), Some(expected), "{at}");
+    check("1600000000123", 1_600_000_000_123_000);
+    check("\"1600000000123\"", 1_600_000_000_123_000);
+    check("1600000000123.25", 1_600_000_000_123_250);
+    check("1.6e12", 1_600_000_000_000_000);
+    check("-1", -1_000);
+    check("\"2020-09-13T12:26:40Z\"", 1_600_000_000_000_000);
+    check(
+        "\"2020-09-13T12:26:40.000001+00:00\"",
+        1_600_000_000_000_001,
+    );
+    check("\"2020-09-13T14:26:40+02:00\"", 1_600_000_000_000_000);
+    check("\"2020-09-13 12:26:40\"", 1_600_000_000_000_000);
+    check("\"2020-09-13 12:26:40.5\"", 1_600_000_000_500_000);
+    check("\"2020-09-13T12:26:40.123456789Z\"", 1_600_000_000_123_456);
+    check("\"2020-09-13\"", 1_599_955_200_000_000);
+}
+
+#[test]
+fn deep_nesting_is_refused_before_it_can_exhaust_the_stack() {
+    let deep = |levels: usize| {
+        let nest = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        format!(r#"{{"id":"a","amount":1,"at":0,"more":{nest}}}"#)
+    };
+    assert_eq!(reason_of(&deep(MAX_DEPTH - 1)), None);
+    assert_eq!(reason_of(&deep(MAX_DEPTH)), Some(Reason::Unparsable));
+    assert_eq!(reason_of(&deep(300_000)), Some(Reason::Unparsable));
+    let brackets_in_text = format!(
+        r#"{{"id":"{}\"{}","amount":1,"at":0}}"#,
+        "[".repeat(200),
+        "{".repeat(200)
+    );
+    assert_eq!(reason_of(&brackets_in_text), None);
+}
+
+#[test]
+fn characters_beyond_the_basic_plane_survive_escaping() {
+    for text in ["😀", "𠀀", "\u{10FFFF}", "a\\𠮷\"b", r"\uD840\uDC00"] {
+        let escaped: String = serde_json::to_string(text)
+            .unwrap()
+            .encode_utf16()
+            .map(|unit| match char::from_u32(u32::from(unit)) {
+                Some(c) if c.is_ascii() => c.to_string(),
+                _ => format!("\\u{unit:04x}"),
+            })
+            .collect();
+        let decoded = decode(&[&format!(r#"{{"id":{escaped},"amount":1,"at":0}}"#)]);
+        assert_eq!(decoded.rows, [0], "{escaped}");
+        let ids = decoded.batch.column(0).as_string::<i32>();
+        assert_eq!(ids.value(0), text, "{escaped}");
+    }
+}
+
+#[test]
+fn details_are_short() {
+    let long = "ä".repeat(1_000);
+    let decoded = decode(&[&format!(r#"{{"id":"a","amount":"{long}","at":0}}"#)]);
+    assert!(decoded.bad[0].detail.len() <= DETAIL_BYTES);
+    assert!(decoded.bad[0].detail.ends_with('…'));
+}
+
+#[test]
+fn a_schema_that_cannot_be_decoded_is_refused() {
+    let spec = |time_column, required| StreamSpec {
+        name: "tx".into(),
+        topic: "tx".into(),
+        schema: schema(),
+        time_column,
+        required,
+    };
+    for bad in [spec(0, vec![]), spec(6, vec![]), spec(5, vec![9])] {
+        let refused = JsonDecoder::new(bad);
+        assert!(matches!(refused, Err(IngestError::Schema { .. })));
+    }
+}
+
+/// A message and what a plain JSON reader makes of it: the row, or nothing where it is bad.
+fn random_message(rng: &mut Pcg64Mcg) -> (Vec<u8>, Option<Value>) {
+    let ids = ["a", "Ωmega", "quote\"d", "tab\t", "𠀀😀", ""];
+    let ms = rng.random_range(-1_000_i64..NOW / 1_000);
+    let mut row = json!({
+        "id": ids.choose(rng).unwrap(),
+        "amount": rng.random_range(-1e6..1e6),
+        "at": ms,
+    });
+    if rng.random_bool(0.5) {
+        row["count"] = json!(rng.random::<i64>());
+    }
+    if rng.random_bool(0.5) {
+        row["approved"] = json!(rng.random::<bool>());
+    }
+    if rng.random_bool(0.5) {
+        row["note"] = json!("x".repeat(rng.random_range(0..30)));
+    }
+    if rng.random_bool(0.3) {
+        row["unknown"] = json!({"deep": [1, {"er": null}]});
+    }
+    let good = serde_json::to_vec(&row).unwrap();
+    match rng.random_range(0..12) {
+        0 => (good[..rng.random_range(0..good.len())].to_vec(), None),
+        1 => ([good.as_slice(), good.as_slice()].concat(), None),
+        2 => {
+            let required = *["id", "amount", "at"].choose(rng).unwrap();
+            row[required] = Value::Null;
+            (serde_json::to_vec(&row).unwrap(), None)
+        }
+        3 => {
+            row["amount"] = json!("much");
+            (serde_json::to_vec(&row).unwrap(), None)
+        }
+        4 => {
+            row["at"] = json!(NOW / 1_000 + 1);
+            (serde_json::to_vec(&row).unwrap(), None)
+        }
+        5 => (b"\xfe\xff{}".to_vec(), None),
+        _ => (good, Some(row)),
+    }
+}
+
+/// The batch that a plain reader builds, value by value.
+fn reference(rows: &[Value]) -> RecordBatch {
+    let ids: StringArray = rows.iter().map(|r| r["id"].as_str()).collect();
+    let amounts: Float64Array = rows.iter().map(|r| r["amount"].as_f64()).collect();
+    let counts: Int64Array = rows.iter().map(|r| r["count"].as_i64()).collect();
+    let approved: BooleanArray = rows.iter().map(|r| r["approved"].as_bool()).collect();
+    let notes: arrow::array::StringViewArray = rows.iter().map(|r| r["note"].as_str()).collect();
+    let at: TimestampMicrosecondArray = rows
+        .iter()
+        .map(|r| r["at"].as_i64().map(|ms| ms * 1_000))
+        .collect();
+    let columns: Vec<Arc<dyn Array>> = vec![
+        Arc::new(ids),
+        Arc::new(amounts),
+        Arc::new(counts),
+        Arc::new(approved),
+        Arc::new(notes),
+        Arc::new(at),
+    ];
+    RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+#[test]
+fn good_messages_arrive_whole_and_in_order_whatever_stands_between_them() {
+    // One decoder for all rounds: a failed pass must not leave anything behind.
+    let mut decoder = decoder();
+    for seed in 0..300 {
+        println!("seed {seed}");
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let messages: Vec<_> = (0..rng.random_range(0..80))
+            .map(|_| random_message(&mut rng))
+            .collect();
+        let payloads: Vec<_> = messages.iter().map(|(m, _)| Some(m.as_slice())).collect();
+
+        let decoded = decoder.decode(&payloads, NOW).unwrap();
+
+        let good: Vec<usize> = (0..messages.len())
+            .filter(|i| messages[*i].1.is_some())
+            .collect();
+        let bad: Vec<usize> = (0..messages.len())
+            .filter(|i| messages[*i].1.is_none())
+            .collect();
+        let rows: Vec<Value> = messages.iter().filter_map(|(_, row)| row.clone()).collect();
+        assert_eq!(decoded.rows, good);
+        assert_eq!(decoded.bad.iter().map(|b| b.index).collect::<Vec<_>>(), bad);
+        assert_eq!(decoded.batch, reference(&rows));
+    }
+}
+
+#[test]
+fn more_messages_than_one_pass_takes() {
+    let payload = br#"{"id":"a","amount":1,"at":0}"#.as_slice();
+    let mut payloads = vec![Some(payload); 2 * PASS_MESSAGES + 10];
+    payloads[PASS_MESSAGES] = Some(b"{");
+    let decoded = decoder().decode(&payloads, NOW).unwrap();
+    assert_eq!(decoded.rows.len(), payloads.len() - 1);
+    assert_eq!(decoded.bad.len(), 1);
+    assert_eq!(decoded.bad[0].index, PASS_MESSAGES);
+}

@@ -1,0 +1,178 @@
+//! The side of the consumer that librdkafka calls back: rebalances, statistics, errors, logs.
+//!
+//! A callback only notes what happened. `consumer` acts on it after the call that served the callback, because
+//! taking a partition over needs more than a callback has.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::telemetry;
+
+/// What the group decided, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rebalance {
+    /// Take these over: the consumer waits for its `assign`.
+    Assign(Vec<(String, i32)>),
+    /// These were given up already.
+    Revoke(Vec<(String, i32)>),
+}
+
+/// The state that callbacks and the consumer share.
+#[derive(Debug, Default)]
+pub(crate) struct GroupContext {
+    rebalances: Mutex<Vec<Rebalance>>,
+    /// From librdkafka's statistics: what each partition's end was at the last fetch.
+    ends: Mutex<HashMap<(String, i32), i64>>,
+    last_error: Mutex<Option<String>>,
+    closing: AtomicBool,
+}
+
+impl GroupContext {
+    pub(crate) fn take_rebalances(&self) -> Vec<Rebalance> {
+        std::mem::take(&mut lock(&self.rebalances))
+    }
+
+    /// The offset after a partition's last message, as of the last statistics.
+    pub(crate) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
+        let ends = lock(&self.ends);
+        ends.get(&(topic.to_string(), partition)).copied()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).clone()
+    }
+
+    /// From now on partitions are given back at once: nobody will answer an assignment any more.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    fn note(&self, rebalance: Rebalance) {
+        lock(&self.rebalances).push(rebalance);
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut ends = lock(&self.ends);
+        for (topic, of_topic) in statistics.topics {
+            for (partition, of_partition) in of_topic.partitions {
+                // Negative: not known.
+                if of_partition.hi_offset >= 0 {
+                    ends.insert((topic.clone(), partition), of_partition.hi_offset);
+                }
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // These two are news of a partition, which `consumer` reads from its queue.
+        let code = error.rdkafka_error_code();
+        if matches!(
+            code,
+            Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset)
+        ) {
+            return;
+        }
+        let name = code.map_or_else(|| "none".into(), |code| format!("{code:?}"));
+        telemetry::client_error(&name, reason);
+        let mut last = lock(&self.last_error);
+        // That all are down says less than why one of them is.
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
+            *last = Some(reason.to_string());
+        }
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let list = partitions.elements();
+        let list = list
+            .iter()
+            .map(|element| (element.topic().to_string(), element.partition()))
+            .collect();
+        let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if assigned && !self.closing.load(Ordering::SeqCst) {
+            return self.note(Rebalance::Assign(list));
+        }
+        if let Err(error) = consumer.unassign() {
+            telemetry::client_error("unassign", &error.to_string());
+        }
+        self.note(Rebalance::Revoke(list));
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            telemetry::commit_failed(&error.to_string());
+        }
+    }
+}
+
+/// librdkafka's log lines, as `tracing` events of the target `librdkafka`.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => {
+            tracing::error!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Warning => {
+            tracing::warn!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Debug => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+    }
+}
+
+/// A flag that librdkafka's threads raise when a queue has something, and that the consumer waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    raised: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake {
+    pub(crate) fn raise(&self) {
+        *lock(&self.raised) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the flag is raised, at most `timeout`, and lowers it.
+    pub(crate) fn wait(&self, timeout: Duration) {
+        let raised = lock(&self.raised);
+        let waited = self
+            .changed
+            .wait_timeout_while(raised, timeout, |raised| !*raised);
+        let (mut raised, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *raised = false;
+    }
+}
+
+/// What the mutexes here guard is whole after every statement, so a panic elsewhere does not spoil it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

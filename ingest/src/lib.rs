@@ -1,0 +1,40 @@
+//! Kafka topics become Arrow batches, in event-time order across partitions and topics.
+//!
+//! One [`Ingest`] is one member of a consumer group. Each [`Ingest::poll`] gives a [`Step`]: rows that are ready
+//! to be applied, and the offsets that stand behind them. The caller applies the rows, stores the offsets with what
+//! came of them, and polls again.
+//!
+//! What each module does:
+//!
+//! ```text
+//! Kafka ─► consumer ─► decode ─────────► align ─► Step
+//!          (group,     (JSON to Arrow)   (event-time order, bounds)
+//!           offsets)        └─ bad messages ─► dead_letters ─► Kafka
+//! ```
+//!
+//! `decode` and `align` are pure: no socket, no clock, no Kafka type. `consumer` and `group` hold everything that
+//! librdkafka needs; `admin` creates topics.
+//!
+//! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
+//! offsets that are committed to the group serve lag tools only), and the loop that ties them (the `millrace`
+//! command).
+
+mod admin;
+mod align;
+mod consumer;
+mod dead_letters;
+mod decode;
+mod error;
+mod group;
+mod settings;
+mod stream;
+mod telemetry;
+
+pub use admin::ensure_topics;
+pub use align::{Align, AlignSettings, Released, Rows, Source, StreamBatch};
+pub use consumer::{Ingest, Lost, StartOffsets, Step};
+pub use dead_letters::{DeadLetter, DeadLetters, header};
+pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
+pub use error::{IngestError, Remedy};
+pub use settings::IngestSettings;
+pub use stream::StreamSpec;

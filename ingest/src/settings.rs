@@ -1,0 +1,280 @@
+//! The settings of ingestion, their defaults, and the librdkafka configuration that follows from them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use serde::{Deserialize, Serialize};
+
+use crate::align::AlignSettings;
+use crate::error::IngestError;
+
+/// How events are read. Durations are written like `2s` or `5m`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestSettings {
+    /// The bootstrap brokers, `host:port`, separated by commas.
+    pub brokers: String,
+    /// The consumer group. Workers of one deployment share it, and with it the partitions.
+    pub group: String,
+    /// A name for this worker that survives its restarts (Kafka's static membership): a worker that comes back
+    /// under its old name gets its partitions back at once. Without it, the group first waits for the session of
+    /// a killed worker to time out.
+    pub instance: Option<String>,
+    /// More librdkafka properties (security, fetch sizes), passed to every client.
+    pub properties: BTreeMap<String, String>,
+    /// The most rows that one poll returns.
+    pub max_rows: usize,
+    /// The most decoded rows that wait per partition; above it the partition is left alone until half of them have
+    /// gone. (librdkafka's own buffer in front of it is bounded by `queued.max.messages.kbytes` per partition.)
+    pub buffer_rows: usize,
+    /// How long a partition that is behind and sends nothing may hold the others back.
+    #[serde(with = "duration")]
+    pub patience: Duration,
+    /// How far ahead of the clock an event time may be before the event is a dead letter.
+    #[serde(with = "duration")]
+    pub allowed_future: Duration,
+    /// How long one request to the brokers (metadata, watermarks, dead letters) may take.
+    #[serde(with = "duration")]
+    pub request_timeout: Duration,
+    /// The name of a topic's dead-letter topic; `{topic}` stands for the topic's name.
+    pub dead_letter_topic: String,
+    /// Whether a missing dead-letter topic is created when the first bad message comes.
+    pub create_dead_letter_topics: bool,
+}
+
+impl Default for IngestSettings {
+    fn default() -> Self {
+        Self {
+            brokers: "localhost:9092".into(),
+            group: "millrace".into(),
+            instance: None,
+            properties: BTreeMap::new(),
+            max_rows: 8_192,
+            buffer_rows: 16_384,
+            patience: Duration::from_secs(2),
+            allowed_future: Duration::from_secs(300),
+            request_timeout: Duration::from_secs(5),
+            dead_letter_topic: "{topic}.dead-letters".into(),
+            create_dead_letter_topics: true,
+        }
+    }
+}
+
+/// What a user may not set, and why.
+const RESERVED: [(&str, &str); 9] = [
+    ("bootstrap.servers", "set `brokers`"),
+    ("group.id", "set `group`"),
+    ("group.instance.id", "set `instance`"),
+    (
+        "enable.auto.commit",
+        "offsets are stored with the state that they stand behind",
+    ),
+    (
+        "enable.auto.offset.store",
+        "offsets are stored with the state that they stand behind",
+    ),
+    (
+        "auto.offset.reset",
+        "a position that Kafka no longer has is reported, and reading goes on at the oldest event",
+    ),
+    (
+        "enable.partition.eof",
+        "event-time order needs to know the end of a partition",
+    ),
+    (
+        "group.protocol",
+        "only the classic group protocol is supported",
+    ),
+    ("acks", "a dead letter counts when every replica has it"),
+];
+
+impl IngestSettings {
+    /// The dead-letter topic of `topic`.
+    pub fn dead_letter_topic_of(&self, topic: &str) -> String {
+        self.dead_letter_topic.replace("{topic}", topic)
+    }
+
+    pub(crate) fn align(&self) -> AlignSettings {
+        AlignSettings {
+            patience: self.patience,
+            max_rows: self.max_rows.max(1),
+            high_rows: self.buffer_rows.max(1),
+            low_rows: self.buffer_rows.max(1).div_ceil(2),
+        }
+    }
+
+    pub(crate) fn allowed_future_us(&self) -> i64 {
+        i64::try_from(self.allowed_future.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    /// Refuses properties that would break a promise.
+    pub(crate) fn check(&self) -> Result<(), IngestError> {
+        let reserved = RESERVED
+            .iter()
+            .find(|(key, _)| self.properties.contains_key(*key));
+        if let Some((key, because)) = reserved {
+            return Err(IngestError::ReservedProperty {
+                key: (*key).into(),
+                because,
+            });
+        }
+        let assignor = self.properties.get("partition.assignment.strategy");
+        if assignor.is_some_and(|names| names.contains("cooperative")) {
+            return Err(IngestError::ReservedProperty {
+                key: "partition.assignment.strategy".into(),
+                because: "use range or roundrobin: partitions change hands in one step",
+            });
+        }
+        Ok(())
+    }
+
+    /// The consumer's configuration. A user's properties override the tuning, not the contract.
+    pub(crate) fn consumer(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        // `range` gives a worker the same partition numbers of every topic, so that streams with one key stay
+        // together.
+        config.set("partition.assignment.strategy", "range");
+        // The end of a partition is known when an empty fetch comes back; this is how long a broker keeps it.
+        config.set("fetch.wait.max.ms", "100");
+        // A partition has a queue of its own, so both bounds hold for each partition.
+        config.set("queued.max.messages.kbytes", "16384");
+        config.set("queued.min.messages", "20000");
+        // How long the partitions of a killed worker stay without an owner.
+        config.set("session.timeout.ms", "10000");
+        config.set("heartbeat.interval.ms", "2000");
+        config.set("statistics.interval.ms", "1000");
+        config.set("topic.metadata.refresh.interval.ms", "60000");
+        config.extend(own(&self.properties));
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("group.id", &self.group);
+        if let Some(instance) = &self.instance {
+            config.set("group.instance.id", instance);
+        }
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("enable.partition.eof", "true");
+        // An invalid position is an error here, so that it is handled in the open (see `consumer`).
+        config.set("auto.offset.reset", "error");
+        config.set_log_level(log_level(&self.properties));
+        config
+    }
+
+    /// The dead-letter producer's configuration.
+    pub(crate) fn producer(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("linger.ms", "0");
+        // The record as it came, and the headers that are added to it.
+        config.set("message.max.bytes", "16777216");
+        config.set(
+            "message.timeout.ms",
+            self.request_timeout.as_millis().max(1).to_string(),
+        );
+        config.extend(own(&self.properties));
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("acks", "all");
+        config.set_log_level(log_level(&self.properties));
+        config
+    }
+}
+
+/// A bare client of `brokers`.
+pub(crate) fn client(brokers: &str, properties: &BTreeMap<String, String>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.extend(own(properties));
+    config.set("bootstrap.servers", brokers);
+    config.set_log_level(log_level(properties));
+    config
+}
+
+fn own(properties: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
+    properties
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+}
+
+/// librdkafka filters its log itself; its `debug` property is of no use below the level `Debug`.
+fn log_level(properties: &BTreeMap<String, String>) -> RDKafkaLogLevel {
+    if properties.contains_key("debug") {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Notice
+    }
+}
+
+/// Durations as people write them.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn settings_survive_serialization_and_only_differences_need_to_be_written() {
+        let settings: IngestSettings =
+            serde_json::from_str(r#"{"patience": "1500ms", "max_rows": 7}"#).unwrap();
+        let expected = IngestSettings {
+            patience: Duration::from_millis(1500),
+            max_rows: 7,
+            ..IngestSettings::default()
+        };
+        assert_eq!(settings, expected);
+        let text = serde_json::to_string(&settings).unwrap();
+        assert_eq!(
+            serde_json::from_str::<IngestSettings>(&text).unwrap(),
+            expected
+        );
+        assert!(serde_json::from_str::<IngestSettings>(r#"{"patiense": "1s"}"#).is_err());
+    }
+
+    #[test]
+    fn properties_override_tuning_and_never_the_contract() {
+        let with = |key: &str, value: &str| IngestSettings {
+            properties: BTreeMap::from([(key.to_string(), value.to_string())]),
+            ..IngestSettings::default()
+        };
+        let tuned = with("fetch.wait.max.ms", "7");
+        assert!(tuned.check().is_ok());
+        assert_eq!(tuned.consumer().get("fetch.wait.max.ms"), Some("7"));
+        for (key, _) in RESERVED {
+            assert!(with(key, "x").check().is_err(), "{key}");
+        }
+        assert!(
+            with("partition.assignment.strategy", "cooperative-sticky")
+                .check()
+                .is_err()
+        );
+        assert!(
+            with("partition.assignment.strategy", "roundrobin")
+                .check()
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_dead_letter_topic_carries_the_topic_name() {
+        let settings = IngestSettings::default();
+        assert_eq!(settings.dead_letter_topic_of("tx"), "tx.dead-letters");
+    }
+}

@@ -1,0 +1,87 @@
+//! What is logged and counted, one function an event, so that the line and the number cannot drift apart.
+
+use metrics::{counter, gauge};
+use tracing::{error, info, warn};
+
+use crate::decode::Reason;
+
+pub(crate) fn received(topic: &str, messages: usize, rows: usize) {
+    counter!("millrace_ingest_messages_total", "topic" => topic.to_string())
+        .increment(messages as u64);
+    counter!("millrace_ingest_rows_total", "topic" => topic.to_string()).increment(rows as u64);
+}
+
+/// `example` is the partition, the offset and the fault of one of them.
+pub(crate) fn dead_lettered(topic: &str, reason: Reason, count: u64, example: (i32, i64, &str)) {
+    counter!("millrace_dead_letters_total", "topic" => topic.to_string(), "reason" => reason.as_str())
+        .increment(count);
+    let (partition, offset, detail) = example;
+    warn!(topic, %reason, count, partition, offset, detail, "dead letters");
+}
+
+pub(crate) fn dead_letters_refused(topic: &str, waiting: usize, detail: &str) {
+    counter!("millrace_dead_letter_failures_total", "topic" => topic.to_string()).increment(1);
+    error!(
+        topic,
+        waiting, detail, "the dead-letter topic does not take messages; its source waits"
+    );
+}
+
+pub(crate) fn dead_letter_cut(topic: &str, partition: i32, offset: i64, bytes: usize) {
+    counter!("millrace_dead_letters_cut_total", "topic" => topic.to_string()).increment(1);
+    warn!(
+        topic,
+        partition, offset, bytes, "dead letter is too large for its topic and is cut"
+    );
+}
+
+pub(crate) fn offsets_lost(topic: &str, partition: i32, from: i64, to: i64) {
+    counter!("millrace_ingest_lost_total", "topic" => topic.to_string()).increment(1);
+    error!(
+        topic,
+        partition,
+        from,
+        to,
+        "Kafka no longer has the position that was to be read (retention was shorter than the stop, or the topic \
+         was created anew); reading goes on at the oldest event"
+    );
+}
+
+pub(crate) fn assigned(topic: &str, partition: i32, from: Option<i64>) {
+    info!(topic, partition, from, "partition taken over");
+}
+
+pub(crate) fn revoked(partitions: usize) {
+    info!(partitions, "partitions given up");
+}
+
+pub(crate) fn rows_late(rows: usize) {
+    counter!("millrace_ingest_late_rows_total").increment(rows as u64);
+}
+
+pub(crate) fn out_of_patience(topic: &str, partition: i32) {
+    counter!("millrace_ingest_out_of_patience_total", "topic" => topic.to_string()).increment(1);
+    warn!(
+        topic,
+        partition, "partition is behind and sends nothing; the others go on without it"
+    );
+}
+
+pub(crate) fn progress(lag: i64, buffered: usize, partitions: usize) {
+    gauge!("millrace_ingest_lag").set(lag as f64);
+    gauge!("millrace_ingest_buffered_rows").set(buffered as f64);
+    gauge!("millrace_ingest_partitions").set(partitions as f64);
+}
+
+pub(crate) fn client_error(code: &str, detail: &str) {
+    counter!("millrace_kafka_errors_total", "code" => code.to_string()).increment(1);
+    warn!(code, detail, "Kafka client");
+}
+
+pub(crate) fn commit_failed(detail: &str) {
+    counter!("millrace_ingest_group_commit_failures_total").increment(1);
+    warn!(
+        detail,
+        "offsets were not committed to the group; only lag tools read them"
+    );
+}

@@ -1,0 +1,43 @@
+//! The online learner: a fraud model that is warm-started from the serving version at every update.
+//!
+//! It knows Burn, examples and files of models. It knows neither Kafka, RocksDB nor Arrow, reads no
+//! clock and draws no random number of its own: times and seeds are passed in, so a simulation and
+//! the live loop run the same code. Who joins labels to inputs, and when an update is due, is the
+//! `millrace` crate's to decide.
+//!
+//! The way of one update: [`Examples`] → [`Encoder`] (numbers to piecewise-linear codes) →
+//! [`update`] (AdamW on the CPU or on CUDA) → [`Checkpoint`] → [`Registry`] (versions as folders) →
+//! [`Model`] (what the scorer holds; always on the CPU).
+
+mod checkpoint;
+mod dense;
+mod device;
+mod encoder;
+mod error;
+mod examples;
+mod manifest;
+mod metrics;
+mod model;
+mod network;
+mod optimizer;
+mod random;
+mod registry;
+mod replay;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use checkpoint::Checkpoint;
+pub use dense::Dense;
+pub use device::Device;
+pub use encoder::Encoder;
+pub use error::{InputsDiffer, LearnerError, Rejection};
+pub use examples::Examples;
+pub use manifest::{Manifest, Prequential, inputs_hash};
+pub use metrics::{Metrics, average_precision, log_loss, roc_auc};
+pub use model::Model;
+pub use registry::Registry;
+pub use replay::replay_sample;
+pub use settings::LearnerSettings;
+pub use trainer::{Update, UpdateMetrics, update};

@@ -1,0 +1,103 @@
+//! What is known about a model version besides its numbers: `manifest.json`.
+//!
+//! Where the file lies is in [`crate::Registry`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{InputsDiffer, LearnerError};
+use crate::metrics::Metrics;
+
+/// The description of one model version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version, counted from 1. [`crate::Registry::publish`] gives it.
+    pub version: u64,
+    /// The version that this one was warm-started from; none for a model that started afresh.
+    pub parent: Option<u64>,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Names of the inputs, in the order of a row.
+    pub inputs: Vec<String>,
+    /// Identifies what the inputs mean: see [`inputs_hash`].
+    pub inputs_hash: String,
+    /// Sequence number of the last label that it has learned.
+    pub label_position: u64,
+    /// Event time of the newest label that it has learned, in microseconds since 1970.
+    pub trained_until_us: i64,
+    /// Fresh rows that its update learned.
+    pub rows: u64,
+    /// Rows of the history that its update learned again.
+    pub replayed: u64,
+    /// The seed of its update.
+    pub seed: u64,
+    /// The version of Millrace that made it.
+    pub code_version: String,
+    /// The parent's metrics on the fresh rows, which it had not seen.
+    pub before: Option<Metrics>,
+    /// This version's metrics on the fresh rows, which it has learned.
+    pub after: Metrics,
+    /// How the parent's live scores did against the labels that came back since its own update.
+    pub prequential: Option<Prequential>,
+    /// Where it was trained: `cpu`, `cuda:0`, …
+    pub device: String,
+}
+
+/// Scores that were given before the labels were known, against those labels.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Prequential {
+    /// Area under the precision-recall steps; none without a fraud.
+    pub average_precision: Option<f64>,
+    /// Scored events whose label came back.
+    pub rows: u64,
+    /// Frauds among them.
+    pub frauds: u64,
+}
+
+impl Manifest {
+    /// Whether the model's inputs are the project's: the same names in the same order with the same
+    /// meaning.
+    ///
+    /// # Errors
+    /// [`LearnerError::InputsDiffer`], with what a message needs.
+    pub fn check_inputs(&self, inputs: &[String], hash: &str) -> Result<(), LearnerError> {
+        if self.inputs == inputs && self.inputs_hash == hash {
+            return Ok(());
+        }
+        Err(LearnerError::InputsDiffer(Box::new(InputsDiffer {
+            version: self.version,
+            added: missing_from(&self.inputs, inputs),
+            removed: missing_from(inputs, &self.inputs),
+            model: self.inputs.clone(),
+            project: inputs.to_vec(),
+        })))
+    }
+}
+
+fn missing_from(known: &[String], names: &[String]) -> Vec<String> {
+    let new = names.iter().filter(|name| !known.contains(name));
+    new.cloned().collect()
+}
+
+/// A stable fingerprint of texts, in order: the inputs' names, or whatever defines them. 64-bit
+/// FNV-1a over each text and a byte that no text contains, as 16 hexadecimal digits.
+pub fn inputs_hash<S: AsRef<str>>(texts: &[S]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for text in texts {
+        for byte in text.as_ref().bytes().chain([0xff]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_pinned_and_tells_borders() {
+        assert_eq!(inputs_hash(&["amount", "hour"]), "c9fdd8ee727da93d");
+        assert_ne!(inputs_hash(&["ab", "c"]), inputs_hash(&["a", "bc"]));
+        assert_ne!(inputs_hash(&["a", "b"]), inputs_hash(&["b", "a"]));
+    }
+}

@@ -1,0 +1,418 @@
+//! Tests across the crate's modules: learning, going on after a restart, scoring as trained, and
+//! the registry on disk.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::backend::Flex;
+use burn::tensor::{Tensor, TensorData};
+use rand::Rng;
+
+use crate::network::Network;
+use crate::random::{Stream, generator};
+use crate::*;
+
+/// Card payments in miniature: an amount, how it compares with the card's habit (missing for new
+/// cards), an hour, a count of earlier frauds at the terminal that is nearly always zero, and a
+/// column of noise. Fraud is a steep but noisy function of them; about 2% of rows.
+fn payments(rows: usize, seed: u64) -> Examples {
+    let mut random = generator(seed, Stream::Shuffle, 0);
+    let mut examples = Examples::new(5);
+    for _ in 0..rows {
+        let amount = (random.random::<f32>() * 5.0).exp();
+        let ratio = (random.random::<f32>() * 3.0 - 1.5).exp();
+        let hour = random.random_range(0..24) as f32;
+        let risk = f32::from(random.random_bool(0.03)) * random.random_range(1..6) as f32;
+        let night = if hour < 5.0 { 1.0 } else { 0.0 };
+        let odds = -7.5
+            + 1.4 * risk
+            + 1.6 * night
+            + if ratio > 3.0 && amount > 60.0 {
+                5.0
+            } else {
+                0.0
+            };
+        let fraud = random.random::<f32>() < 1.0 / (1.0 + (-odds).exp());
+        let ratio = if random.random_bool(0.1) {
+            f32::NAN
+        } else {
+            ratio
+        };
+        let noise = random.random::<f32>();
+        examples
+            .push(&[amount, ratio, hour, risk, noise], fraud, 1.0)
+            .unwrap();
+    }
+    examples
+}
+
+fn settings() -> LearnerSettings {
+    LearnerSettings {
+        hidden: vec![32, 16],
+        ..LearnerSettings::default()
+    }
+}
+
+fn cpu_update(
+    parent: Option<&Checkpoint>,
+    fresh: &Examples,
+    replay: &Examples,
+    seed: u64,
+) -> Update {
+    update(&settings(), Device::Cpu, parent, fresh, replay, seed).unwrap()
+}
+
+fn none() -> Examples {
+    Examples::new(5)
+}
+
+fn quality(checkpoint: &Checkpoint, test: &Examples) -> Metrics {
+    let logits = Model::new(checkpoint).logits(test.inputs()).unwrap();
+    Metrics::of(&logits, test.labels(), test.weights())
+}
+
+fn manifest(update: &Update) -> Manifest {
+    let inputs: Vec<String> = ["amount", "ratio", "hour", "risk", "noise"]
+        .map(String::from)
+        .into();
+    Manifest {
+        version: 0,
+        parent: None,
+        created: "2026-01-02T03:04:05Z".to_owned(),
+        inputs_hash: inputs_hash(&inputs),
+        inputs,
+        label_position: 17,
+        trained_until_us: 1_767_323_045_000_000,
+        rows: update.rows,
+        replayed: update.replayed,
+        seed: 7,
+        code_version: "0.1.0".to_owned(),
+        before: update.metrics.before,
+        after: update.metrics.after,
+        prequential: Some(Prequential {
+            average_precision: None,
+            rows: 3,
+            frauds: 0,
+        }),
+        device: update.device.to_string(),
+    }
+}
+
+#[test]
+fn a_model_learns_is_calibrated_and_goes_on_learning() {
+    let test = payments(20_000, 100);
+    let base_rate = test.frauds() as f64 / test.len() as f64;
+
+    let first = cpu_update(None, &payments(6_000, 1), &none(), 7);
+    let one = quality(&first.checkpoint, &test);
+    let mut checkpoint = first.checkpoint;
+    for hour in 2..12 {
+        let fresh = payments(3_000, hour);
+        let next = cpu_update(Some(&checkpoint), &fresh, &none(), 7);
+        assert!(next.metrics.before.is_some());
+        checkpoint = next.checkpoint;
+    }
+    let last = quality(&checkpoint, &test);
+    println!("base rate {base_rate:.4}; after one update {one:?}; after eleven {last:?}");
+
+    let (one_ap, last_ap) = (
+        one.average_precision.unwrap(),
+        last.average_precision.unwrap(),
+    );
+    assert!(
+        one_ap > 10.0 * base_rate,
+        "{one_ap} at base rate {base_rate}"
+    );
+    assert!(last_ap > one_ap && last.log_loss < one.log_loss);
+    assert!((last.mean_prediction / base_rate - 1.0).abs() < 0.25);
+}
+
+#[test]
+fn a_thinned_replay_keeps_the_base_rate() {
+    let history = payments(20_000, 1);
+    let labels: Vec<(u64, bool)> = (0..history.len())
+        .map(|row| (row as u64, history.labels()[row] == 1.0))
+        .collect();
+    let thin = LearnerSettings {
+        replay_negatives: 2_000,
+        ..settings()
+    };
+    let mut replay = none();
+    for (position, weight) in replay_sample(&labels, &thin, 3) {
+        let row = position as usize;
+        let fraud = history.labels()[row] == 1.0;
+        replay.push(history.row(row), fraud, weight).unwrap();
+    }
+    let mut checkpoint = cpu_update(None, &payments(2_000, 2), &replay, 7).checkpoint;
+    for hour in 3..9 {
+        checkpoint = cpu_update(Some(&checkpoint), &payments(500, hour), &replay, 7).checkpoint;
+    }
+    let test = payments(20_000, 100);
+    let metrics = quality(&checkpoint, &test);
+    let base_rate = test.frauds() as f64 / test.len() as f64;
+    let replay_rate = replay.frauds() as f64 / replay.len() as f64;
+    println!("base rate {base_rate:.4}, unweighted replay {replay_rate:.4}, {metrics:?}");
+    assert!(replay_rate > 5.0 * base_rate);
+    assert!((metrics.mean_prediction / base_rate - 1.0).abs() < 0.3);
+}
+
+#[test]
+fn a_restart_changes_no_bit() {
+    let (fresh, replay) = (payments(1_000, 2), payments(700, 3));
+    let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let straight = cpu_update(Some(&first), &fresh, &replay, 8).checkpoint;
+
+    let folder = tempfile::tempdir().unwrap();
+    first.save(folder.path()).unwrap();
+    let reopened = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(reopened, first);
+    let again = cpu_update(Some(&reopened), &fresh, &replay, 8).checkpoint;
+    assert_eq!(again.to_files().unwrap(), straight.to_files().unwrap());
+    assert!(straight.steps() > first.steps());
+
+    let other_seed = cpu_update(Some(&reopened), &fresh, &replay, 9).checkpoint;
+    assert_ne!(other_seed, straight);
+}
+
+/// Without the optimizer's state the next update would be another one.
+#[test]
+fn the_optimizers_state_matters() {
+    let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let zeros = checkpoint::Moments::zeros(first.layers());
+    let amnesic = Checkpoint::new(
+        first.encoder().clone(),
+        first.layers().to_vec(),
+        zeros,
+        first.steps(),
+    );
+    let fresh = payments(1_000, 2);
+    let straight = cpu_update(Some(&first), &fresh, &none(), 8).checkpoint;
+    let forgot = cpu_update(Some(&amnesic.unwrap()), &fresh, &none(), 8).checkpoint;
+    assert_ne!(straight.layers(), forgot.layers());
+}
+
+#[test]
+fn the_model_scores_as_burn_does() {
+    let trained = cpu_update(None, &payments(3_000, 1), &none(), 7).checkpoint;
+    let mut rows = payments(500, 50);
+    let odd = [f32::NAN, f32::INFINITY, -1e30, 2.5, -0.0];
+    for shift in 0..5 {
+        let row: Vec<f32> = (0..5).map(|i| odd[(i + shift) % 5]).collect();
+        rows.push(&row, false, 1.0).unwrap();
+    }
+    let model = Model::new(&trained);
+    let logits = model.logits(rows.inputs()).unwrap();
+    let scores = model.score(rows.inputs()).unwrap();
+
+    let width = trained.encoder().encoded_width();
+    let mut codes = vec![0.0; rows.len() * width];
+    for (row, codes) in codes.chunks_exact_mut(width).enumerate() {
+        trained.encoder().encode(rows.row(row), codes);
+    }
+    let device = Default::default();
+    let codes = Tensor::<Flex, 2>::from_data(TensorData::new(codes, [rows.len(), width]), &device);
+    let burn = Network::<Flex>::from_dense(trained.layers(), &device).forward(codes, Vec::new());
+    let burn: Vec<f32> = burn.into_data().iter::<f32>().collect();
+
+    for row in 0..rows.len() {
+        let tolerance = 1e-5 * burn[row].abs().max(1.0);
+        assert!(
+            (logits[row] - burn[row]).abs() < tolerance,
+            "{} {}",
+            logits[row],
+            burn[row]
+        );
+        assert!((scores[row] - 1.0 / (1.0 + (-burn[row]).exp())).abs() < 1e-5);
+    }
+    assert!(model.score(&[1.0; 7]).is_err());
+    assert!(model.score(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn what_cannot_be_learned_is_refused() {
+    let try_update = |parent: Option<&Checkpoint>, fresh: &Examples| {
+        update(&settings(), Device::Cpu, parent, fresh, &none(), 7).map(|_| ())
+    };
+    assert!(matches!(
+        try_update(None, &none()),
+        Err(LearnerError::NoExamples)
+    ));
+
+    let first = cpu_update(None, &payments(500, 1), &none(), 7).checkpoint;
+    let narrow = Examples::from_parts(1, vec![0.5], vec![0.0], vec![1.0]).unwrap();
+    let wrong = update(
+        &settings(),
+        Device::Cpu,
+        Some(&first),
+        &narrow,
+        &Examples::new(1),
+        7,
+    );
+    assert!(matches!(
+        wrong,
+        Err(LearnerError::Width {
+            expected: 5,
+            found: 1
+        })
+    ));
+
+    // One class alone gives a finite model all the same.
+    let mut genuine = none();
+    (0..300).for_each(|i| genuine.push(&[i as f32; 5], false, 1.0).unwrap());
+    let calm = cpu_update(None, &genuine, &none(), 7);
+    assert!(calm.metrics.after.mean_prediction < 0.02);
+    assert_eq!(calm.metrics.after.average_precision, None);
+}
+
+#[test]
+fn a_broken_candidate_is_rejected() {
+    let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let wild = LearnerSettings {
+        learning_rate: 30.0,
+        ..settings()
+    };
+    let exploded = update(
+        &wild,
+        Device::Cpu,
+        Some(&first),
+        &payments(2_000, 2),
+        &none(),
+        7,
+    );
+    println!("{exploded:?}");
+    assert!(matches!(
+        exploded,
+        Err(LearnerError::Rejected(Rejection::Exploded { .. }))
+    ));
+
+    let mut layers = first.layers().to_vec();
+    layers[0].weight[0] = f32::NAN;
+    let moments = first.moments().clone();
+    let poisoned = Checkpoint::new(first.encoder().clone(), layers, moments, 1).unwrap();
+    let result = update(
+        &settings(),
+        Device::Cpu,
+        Some(&poisoned),
+        &payments(500, 2),
+        &none(),
+        7,
+    );
+    assert!(matches!(
+        result,
+        Err(LearnerError::Rejected(Rejection::NonFiniteLoss))
+    ));
+}
+
+#[test]
+fn the_registry_keeps_versions_and_a_champion() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::open(folder.path().join("models")).unwrap();
+    assert_eq!(registry.champion().unwrap(), None);
+    assert!(registry.list().unwrap().is_empty());
+
+    let update = cpu_update(None, &payments(500, 1), &none(), 7);
+    for version in 1..=5 {
+        assert_eq!(
+            registry
+                .publish(manifest(&update), &update.checkpoint)
+                .unwrap(),
+            version
+        );
+    }
+    let (loaded, checkpoint) = registry.load(3).unwrap();
+    assert_eq!(checkpoint, update.checkpoint);
+    let expected = Manifest {
+        version: 3,
+        ..manifest(&update)
+    };
+    assert_eq!(loaded, expected);
+
+    registry.set_champion(2).unwrap();
+    assert_eq!(registry.champion().unwrap(), Some(2));
+    assert!(matches!(
+        registry.set_champion(9),
+        Err(LearnerError::NoSuchVersion { version: 9, .. })
+    ));
+    assert_eq!(registry.retain(2).unwrap(), [1, 3]);
+    assert_eq!(registry.versions().unwrap(), [2, 4, 5]);
+    assert_eq!(registry.retain(0).unwrap(), [4, 5]);
+    // Numbers are not given twice while the newest version is there.
+    assert_eq!(
+        registry
+            .publish(manifest(&update), &update.checkpoint)
+            .unwrap(),
+        3
+    );
+    let hidden = std::fs::read_dir(folder.path().join("models")).unwrap();
+    let names = hidden.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names.into_iter().all(|name| !name.starts_with('.')));
+}
+
+#[test]
+fn damage_is_named_and_drafts_are_not_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::open(folder.path()).unwrap();
+    let update = cpu_update(None, &payments(300, 1), &none(), 7);
+    registry
+        .publish(manifest(&update), &update.checkpoint)
+        .unwrap();
+    // What a crash in the middle of a write leaves.
+    std::fs::create_dir(folder.path().join(".draft-v000002")).unwrap();
+    std::fs::write(
+        folder.path().join(".draft-v000002/weights.safetensors"),
+        b"half",
+    )
+    .unwrap();
+    assert_eq!(registry.versions().unwrap(), [1]);
+    assert_eq!(
+        registry
+            .publish(manifest(&update), &update.checkpoint)
+            .unwrap(),
+        2
+    );
+
+    let original = folder.path().join("v000001");
+    for name in [
+        "manifest.json",
+        "encoder.json",
+        "weights.safetensors",
+        "optimizer.safetensors",
+    ] {
+        let file = original.join(name);
+        let whole = std::fs::read(&file).unwrap();
+        for bad in [&whole[..whole.len() / 2], b"", b"{}"] {
+            std::fs::write(&file, bad).unwrap();
+            match registry.load(1) {
+                Err(LearnerError::Damaged { file: named, .. }) => assert_eq!(named, file),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        std::fs::write(&file, whole).unwrap();
+        registry.load(1).unwrap();
+    }
+    std::fs::write(folder.path().join("champion"), "two").unwrap();
+    assert!(matches!(
+        registry.champion(),
+        Err(LearnerError::Damaged { .. })
+    ));
+}
+
+#[test]
+fn other_inputs_are_told_apart() {
+    let update = cpu_update(None, &payments(300, 1), &none(), 7);
+    let manifest = manifest(&update);
+    let mut inputs = manifest.inputs.clone();
+    manifest
+        .check_inputs(&inputs, &manifest.inputs_hash)
+        .unwrap();
+    assert!(manifest.check_inputs(&inputs, "another").is_err());
+    inputs[4] = "velocity".to_owned();
+    match manifest.check_inputs(&inputs, &inputs_hash(&inputs)) {
+        Err(LearnerError::InputsDiffer(differ)) => {
+            assert_eq!(
+                (&differ.added[..], &differ.removed[..]),
+                (&["velocity".to_owned()][..], &["noise".to_owned()][..])
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}

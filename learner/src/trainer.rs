@@ -1,0 +1,449 @@
+//! One model update: the parent's weights and optimizer state, fresh and replayed examples in; a
+//! candidate and its metrics out.
+//!
+//! The candidate is refused here only where it is plainly broken. Whether it is better than the
+//! serving version is a question for labels that it has not seen, and is asked elsewhere.
+
+use burn::backend::{Autodiff, Flex};
+use burn::optim::{GradientsParams, Optimizer};
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{Tensor, TensorData};
+use rand::RngCore;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64Mcg;
+
+use crate::checkpoint::{Checkpoint, Moments};
+use crate::dense::Dense;
+use crate::device::Device;
+use crate::encoder::Encoder;
+use crate::error::{LearnerError, Rejection};
+use crate::examples::Examples;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::network::{Network, initial_layers, vector, weighted_log_loss};
+use crate::optimizer::{self, NetworkOptimizer};
+use crate::random::{Stream, generator};
+use crate::settings::LearnerSettings;
+
+/// A finished update.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The candidate.
+    pub checkpoint: Checkpoint,
+    /// How the parent and the candidate do on the fresh rows.
+    pub metrics: UpdateMetrics,
+    /// Fresh rows that were learned.
+    pub rows: u64,
+    /// Rows of the history that were learned again.
+    pub replayed: u64,
+    /// Training steps of this update.
+    pub steps: u64,
+    /// Mean weighted loss of the last pass, in nats a row, with dropout.
+    pub training_loss: f64,
+    /// Where it was trained; never [`Device::Auto`].
+    pub device: Device,
+}
+
+/// Metrics on an update's fresh rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateMetrics {
+    /// The parent's, which had not seen these labels: an honest forecast. `None` without a parent.
+    pub before: Option<Metrics>,
+    /// The candidate's, which has learned these labels: too good, and only fit to see that training
+    /// worked.
+    pub after: Metrics,
+}
+
+/// A candidate is refused if its log loss on the rows that it learned exceeds this times its
+/// parent's …
+const EXPLODED_FACTOR: f64 = 2.0;
+/// … plus this, in nats a row.
+const EXPLODED_MARGIN: f64 = 0.1;
+
+/// Updates a model, or makes the first one if there is no `parent`.
+///
+/// The first update chooses the encoder's edges, draws weights from the seed, and makes
+/// `initial_passes` passes. A later one goes on from the parent's weights and AdamW state with
+/// `passes` passes; the parent's encoder and layer sizes stay, whatever the settings say now. The
+/// rows of a pass are `fresh` and `replay` together in an order that the seed and the parent's step
+/// count decide. On the CPU, the same arguments give the same bytes.
+///
+/// # Errors
+/// [`LearnerError::Setting`], [`LearnerError::Device`], [`LearnerError::Width`] and
+/// [`LearnerError::NoExamples`] for arguments that do not fit, [`LearnerError::Rejected`] for a
+/// candidate that must not be used.
+pub fn update(
+    settings: &LearnerSettings,
+    device: Device,
+    parent: Option<&Checkpoint>,
+    fresh: &Examples,
+    replay: &Examples,
+    seed: u64,
+) -> Result<Update, LearnerError> {
+    settings.check()?;
+    let device = device.resolve()?;
+    let examples = training_set(settings, fresh, replay)?;
+    let start = match parent {
+        Some(parent) => parent.clone(),
+        None => first_checkpoint(settings, &examples, seed)?,
+    };
+    check_width(&start, &examples)?;
+    let task = Task {
+        settings,
+        schedule: Schedule::new(settings, parent.is_none(), examples.len()),
+        start: &start,
+        examples: &examples,
+        seed,
+    };
+    let (checkpoint, training_loss) = train_on(device, &task)?;
+    let metrics = UpdateMetrics {
+        before: parent.map(|parent| evaluate(parent, fresh)).transpose()?,
+        after: evaluate(&checkpoint, fresh)?,
+    };
+    refuse_explosion(&metrics)?;
+    Ok(Update {
+        metrics,
+        rows: fresh.len() as u64,
+        replayed: replay.len() as u64,
+        steps: checkpoint.steps() - start.steps(),
+        checkpoint,
+        training_loss,
+        device,
+    })
+}
+
+/// Everything that training depends on, besides the device.
+struct Task<'a> {
+    settings: &'a LearnerSettings,
+    schedule: Schedule,
+    start: &'a Checkpoint,
+    examples: &'a Examples,
+    seed: u64,
+}
+
+/// How many steps to make, and how long each is.
+struct Schedule {
+    passes: usize,
+    batches: usize,
+    first_rate: f64,
+    last_rate: f64,
+}
+
+impl Schedule {
+    /// Batches of nearly equal size: a last one of a few rows would step as far as the others on
+    /// far less evidence.
+    fn new(settings: &LearnerSettings, first: bool, rows: usize) -> Self {
+        let (passes, first_rate) = match first {
+            true => (settings.initial_passes, settings.initial_learning_rate),
+            false => (settings.passes, settings.learning_rate),
+        };
+        Self {
+            passes,
+            batches: rows.div_ceil(settings.batch_rows),
+            first_rate,
+            last_rate: settings.learning_rate,
+        }
+    }
+
+    fn rate(&self, step: usize) -> f64 {
+        let progress = step as f64 / (self.passes * self.batches) as f64;
+        self.first_rate + (self.last_rate - self.first_rate) * progress
+    }
+}
+
+/// Fresh and replayed rows together. The replayed rows' total weight becomes `replay_weight` times
+/// that of the fresh rows, and the mean weight becomes 1, so that a step is as long whatever the
+/// weights stand for.
+fn training_set(
+    settings: &LearnerSettings,
+    fresh: &Examples,
+    replay: &Examples,
+) -> Result<Examples, LearnerError> {
+    let (fresh_weight, replay_weight) = (fresh.total_weight(), replay.total_weight());
+    if fresh_weight <= 0.0 {
+        return Err(LearnerError::NoExamples);
+    }
+    let mut examples = fresh.clone();
+    if replay_weight > 0.0 {
+        let mut replay = replay.clone();
+        let share = f64::from(settings.replay_weight) * fresh_weight;
+        replay.scale_weights(share / replay_weight);
+        examples.extend(&replay)?;
+    }
+    examples.scale_weights(examples.len() as f64 / examples.total_weight());
+    Ok(examples)
+}
+
+fn first_checkpoint(
+    settings: &LearnerSettings,
+    examples: &Examples,
+    seed: u64,
+) -> Result<Checkpoint, LearnerError> {
+    let encoder = Encoder::fit(examples, settings.bins)?;
+    let mut widths = vec![encoder.encoded_width()];
+    widths.extend(&settings.hidden);
+    widths.push(1);
+    let layers = initial_layers(&widths, base_log_odds(examples), seed);
+    assemble(encoder, layers, None, 0)
+}
+
+/// Log odds of the weighted base rate, with half a row of each class added, so that rows of one
+/// class give a finite number.
+fn base_log_odds(examples: &Examples) -> f32 {
+    let rows = examples.labels().iter().zip(examples.weights());
+    let frauds: f64 = rows.map(|(y, w)| f64::from(*y) * f64::from(*w)).sum();
+    let genuine = examples.total_weight() - frauds;
+    ((frauds + 0.5) / (genuine.max(0.0) + 0.5)).ln() as f32
+}
+
+fn assemble(
+    encoder: Encoder,
+    layers: Vec<Dense>,
+    moments: Option<Moments>,
+    steps: u64,
+) -> Result<Checkpoint, LearnerError> {
+    let moments = moments.unwrap_or_else(|| Moments::zeros(&layers));
+    Checkpoint::new(encoder, layers, moments, steps).map_err(LearnerError::Bug)
+}
+
+fn check_width(checkpoint: &Checkpoint, examples: &Examples) -> Result<(), LearnerError> {
+    let expected = checkpoint.encoder().width();
+    if expected == examples.width() {
+        return Ok(());
+    }
+    Err(LearnerError::Width {
+        expected,
+        found: examples.width(),
+    })
+}
+
+fn evaluate(checkpoint: &Checkpoint, examples: &Examples) -> Result<Metrics, LearnerError> {
+    let logits = Model::new(checkpoint).logits(examples.inputs())?;
+    Ok(Metrics::of(&logits, examples.labels(), examples.weights()))
+}
+
+fn refuse_explosion(metrics: &UpdateMetrics) -> Result<(), LearnerError> {
+    let after = metrics.after.log_loss;
+    if !after.is_finite() {
+        return Err(Rejection::NonFiniteLoss.into());
+    }
+    match metrics.before.map(|before| before.log_loss) {
+        Some(before) if after > EXPLODED_FACTOR * before + EXPLODED_MARGIN => {
+            Err(Rejection::Exploded { before, after }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn train_on(device: Device, task: &Task<'_>) -> Result<(Checkpoint, f64), LearnerError> {
+    use burn::backend::{Cuda, cuda::CudaDevice};
+    match device {
+        Device::Cuda(index) => train::<Autodiff<Cuda>>(task, &CudaDevice::new(index)),
+        Device::Cpu | Device::Auto => train::<Autodiff<Flex>>(task, &Default::default()),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn train_on(_device: Device, task: &Task<'_>) -> Result<(Checkpoint, f64), LearnerError> {
+    train::<Autodiff<Flex>>(task, &Default::default())
+}
+
+/// All steps of an update on one device. Returns the candidate and the mean loss of the last pass.
+fn train<B: AutodiffBackend>(
+    task: &Task<'_>,
+    device: &B::Device,
+) -> Result<(Checkpoint, f64), LearnerError> {
+    let start = task.start;
+    let mut run = Run::<B>::new(task, device);
+    let mut order: Vec<usize> = (0..task.examples.len()).collect();
+    let mut shuffle = generator(task.seed, Stream::Shuffle, start.steps());
+    let mut loss = f64::NAN;
+    for _ in 0..task.schedule.passes {
+        order.shuffle(&mut shuffle);
+        loss = run.pass(&order);
+    }
+    if !loss.is_finite() {
+        return Err(Rejection::NonFiniteLoss.into());
+    }
+    let layers = run.network.to_dense();
+    let moments = optimizer::moments(&run.optimizer, &layers);
+    let steps = start.steps() + run.step as u64;
+    let checkpoint = assemble(start.encoder().clone(), layers, Some(moments), steps)?;
+    if !checkpoint.is_finite() {
+        return Err(Rejection::NonFiniteWeights.into());
+    }
+    Ok((checkpoint, loss))
+}
+
+/// Training under way.
+struct Run<'a, B: AutodiffBackend> {
+    task: &'a Task<'a>,
+    device: &'a B::Device,
+    network: Network<B>,
+    optimizer: NetworkOptimizer<B>,
+    dropout: Dropout,
+    /// Steps made in this update.
+    step: usize,
+}
+
+impl<'a, B: AutodiffBackend> Run<'a, B> {
+    fn new(task: &'a Task<'a>, device: &'a B::Device) -> Self {
+        let (start, settings) = (task.start, task.settings);
+        let (moments, decay) = (start.moments(), settings.weight_decay);
+        Self {
+            task,
+            device,
+            network: Network::from_dense(start.layers(), device),
+            optimizer: optimizer::restore(moments, start.steps(), decay, device),
+            dropout: Dropout::new(settings.dropout, task.seed, start),
+            step: 0,
+        }
+    }
+
+    /// One pass over the rows in the given order. Returns the mean loss. The losses are summed on
+    /// the device, so that a GPU is not waited for at each step.
+    fn pass(&mut self, order: &[usize]) -> f64 {
+        let mut total = Tensor::<B::InnerBackend, 1>::zeros([1], self.device);
+        let batches = self.task.schedule.batches;
+        for batch in 0..batches {
+            let rows = &order[batch * order.len() / batches..(batch + 1) * order.len() / batches];
+            total = total + self.learn(rows);
+        }
+        let total: f64 = total.into_data().iter::<f64>().sum();
+        total / order.len() as f64
+    }
+
+    /// One step on some rows. Returns their summed loss, `[1]`.
+    fn learn(&mut self, rows: &[usize]) -> Tensor<B::InnerBackend, 1> {
+        let (codes, labels, weights) = self.batch(rows);
+        let masks = self.dropout.masks(rows.len(), self.device);
+        let logits = self.network.forward(codes, masks);
+        let total = weighted_log_loss(logits, labels, weights);
+        let gradients = total.clone().div_scalar(rows.len() as f32).backward();
+        let gradients = GradientsParams::from_grads(gradients, &self.network);
+        let rate = self.task.schedule.rate(self.step);
+        self.network = self.optimizer.step(rate, self.network.clone(), gradients);
+        self.step += 1;
+        total.inner()
+    }
+
+    /// Codes `[rows, encoded width]`, labels `[rows]` and weights `[rows]` on the device.
+    fn batch(&self, rows: &[usize]) -> (Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>) {
+        let (encoder, examples) = (self.task.start.encoder(), self.task.examples);
+        let width = encoder.encoded_width();
+        let mut codes = vec![0.0; rows.len() * width];
+        for (codes, row) in codes.chunks_exact_mut(width).zip(rows) {
+            encoder.encode(examples.row(*row), codes);
+        }
+        let pick = |column: &[f32]| -> Vec<f32> { rows.iter().map(|row| column[*row]).collect() };
+        (
+            Tensor::from_data(TensorData::new(codes, [rows.len(), width]), self.device),
+            vector(&pick(examples.labels()), self.device),
+            vector(&pick(examples.weights()), self.device),
+        )
+    }
+}
+
+/// Inverted dropout (Srivastava et al. 2014): a unit is silenced with the given probability, and
+/// the others are scaled up, so that the expected sum is the same as without.
+struct Dropout {
+    random: Pcg64Mcg,
+    /// Of 65,536 equally likely numbers, how many silence a unit.
+    silenced: u16,
+    /// Units of each hidden layer.
+    hidden: Vec<usize>,
+}
+
+impl Dropout {
+    fn new(share: f32, seed: u64, start: &Checkpoint) -> Self {
+        let layers = start.layers();
+        let hidden = &layers[..layers.len() - 1];
+        Self {
+            random: generator(seed, Stream::Dropout, start.steps()),
+            silenced: (share * 65_536.0).round().min(65_535.0) as u16,
+            hidden: hidden.iter().map(|layer| layer.outputs).collect(),
+        }
+    }
+
+    /// A mask `[rows, units]` for each hidden layer, or none where no unit is ever silenced.
+    fn masks<B: AutodiffBackend>(&mut self, rows: usize, device: &B::Device) -> Vec<Tensor<B, 2>> {
+        if self.silenced == 0 {
+            return Vec::new();
+        }
+        let hidden = self.hidden.clone();
+        let mask = |units: usize| {
+            let mask = TensorData::new(self.mask(rows * units), [rows, units]);
+            Tensor::from_data(mask, device)
+        };
+        hidden.into_iter().map(mask).collect()
+    }
+
+    fn mask(&mut self, length: usize) -> Vec<f32> {
+        let scale = 65_536.0 / (65_536.0 - f32::from(self.silenced));
+        let mut mask = vec![0.0; length];
+        for four in mask.chunks_mut(4) {
+            let bits = self.random.next_u64();
+            for (place, value) in four.iter_mut().enumerate() {
+                if (bits >> (16 * place)) as u16 >= self.silenced {
+                    *value = scale;
+                }
+            }
+        }
+        mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn replay_weighs_as_much_as_the_setting_says() {
+        let fresh = Examples::from_parts(1, vec![1.0; 3], vec![0.0; 3], vec![1.0; 3]).unwrap();
+        let mut replay = Examples::new(1);
+        (0..10).for_each(|i| replay.push(&[2.0], i == 0, 50.0 + i as f32).unwrap());
+        let settings = LearnerSettings {
+            replay_weight: 2.0,
+            ..LearnerSettings::default()
+        };
+        let set = training_set(&settings, &fresh, &replay).unwrap();
+        let fresh_weight: f32 = set.weights()[..3].iter().sum();
+        let replay_weight: f32 = set.weights()[3..].iter().sum();
+        assert!((replay_weight / fresh_weight - 2.0).abs() < 1e-4);
+        assert!((set.total_weight() / 13.0 - 1.0).abs() < 1e-6);
+
+        let alone = training_set(&settings, &fresh, &Examples::new(1)).unwrap();
+        assert_eq!(alone, fresh);
+    }
+
+    #[test]
+    fn batches_are_even_and_rates_fall_from_the_first_to_the_last() {
+        let settings = LearnerSettings::default();
+        let schedule = Schedule::new(&settings, true, 700);
+        assert_eq!((schedule.passes, schedule.batches), (8, 3));
+        assert_eq!(schedule.rate(0), settings.initial_learning_rate);
+        assert!((schedule.rate(24) - settings.learning_rate).abs() < 1e-12);
+        let later = Schedule::new(&settings, false, 100);
+        assert_eq!((later.passes, later.batches), (1, 1));
+        assert_eq!(later.rate(0), settings.learning_rate);
+    }
+
+    #[test]
+    fn dropout_silences_its_share_and_keeps_the_sum() {
+        let mut dropout = Dropout {
+            random: generator(5, Stream::Dropout, 0),
+            silenced: 16_384,
+            hidden: vec![],
+        };
+        let mask = dropout.mask(100_003);
+        let silent = mask.iter().filter(|value| **value == 0.0).count() as f64;
+        let deviation = (100_003.0 * 0.25 * 0.75_f64).sqrt();
+        assert!((silent - 25_000.75).abs() < 5.0 * deviation, "{silent}");
+        assert!(
+            mask.iter()
+                .all(|value| *value == 0.0 || (*value - 4.0 / 3.0).abs() < 1e-6)
+        );
+    }
+}

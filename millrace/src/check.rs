@@ -1,0 +1,152 @@
+//! `millrace check`: plans the project and shows the plan, or every mistake with its place.
+
+use std::path::Path;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use millrace_features::{FeatureView, Frame, Project};
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::workspace::Workspace;
+
+/// Checks the project in `folder`, and prints its plan.
+///
+/// # Errors
+/// The project's mistakes.
+pub fn check(folder: &Path, json: bool) -> Outcome<()> {
+    match Workspace::open(folder) {
+        Ok(workspace) if json => {
+            println!("{:#}", plan_json(&workspace));
+            Ok(())
+        }
+        Ok(workspace) => {
+            print_plan(&workspace);
+            Ok(())
+        }
+        Err(failure) if json => {
+            println!(
+                "{:#}",
+                json!({ "ok": false, "error": failure.message, "hint": failure.hint })
+            );
+            Err(Failure {
+                hint: None,
+                message: "the project has mistakes".to_owned(),
+                ..failure
+            })
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn print_plan(workspace: &Workspace) {
+    let project = &workspace.project;
+    let mut streams = table(&["stream", "topic", "columns", "event time", "key", "id"]);
+    for stream in &project.streams {
+        let name = |column: usize| stream.schema.field(column).name().clone();
+        let optional = |column: Option<usize>| column.map_or_else(|| "–".to_owned(), name);
+        streams.add_row([
+            stream.name.clone(),
+            stream.topic.clone(),
+            stream.schema.fields().len().to_string(),
+            name(stream.time),
+            optional(stream.key),
+            optional(stream.id),
+        ]);
+    }
+    let mut views = table(&[
+        "feature view",
+        "entity",
+        "stream",
+        "features",
+        "longest window",
+        "kept of an event",
+    ]);
+    for view in &project.views {
+        views.add_row([
+            view.name.clone(),
+            view.entity_columns().collect::<Vec<_>>().join(", "),
+            view.stream.name.clone(),
+            view.features().count().to_string(),
+            longest_window(view),
+            view.kept()
+                .map(|(name, _)| column_name(&name))
+                .collect::<Vec<_>>()
+                .join(", "),
+        ]);
+    }
+    println!("{streams}\n{views}");
+    print_inputs(project);
+    let (streams, views, inputs) = (
+        project.streams.len(),
+        project.views.len(),
+        project.inputs.len(),
+    );
+    println!("ok: {streams} streams, {views} feature views, {inputs} input views");
+}
+
+fn print_inputs(project: &Project) {
+    for inputs in &project.inputs {
+        let names: Vec<&str> = inputs.names().collect();
+        println!(
+            "inputs {} ({} of {}): {}",
+            inputs.name,
+            names.len(),
+            inputs.stream.name,
+            names.join(", ")
+        );
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}
+
+/// `amount@3` is DataFusion's way to write column 3.
+fn column_name(expression: &str) -> String {
+    expression
+        .split('@')
+        .next()
+        .unwrap_or(expression)
+        .to_owned()
+}
+
+/// The longest window of a view, in words.
+#[must_use]
+pub fn longest_window(view: &FeatureView) -> String {
+    match view.reach_us() {
+        Some(reach) => {
+            let reach = std::time::Duration::from_micros(reach.unsigned_abs());
+            humantime::format_duration(reach).to_string()
+        }
+        None if view
+            .frames()
+            .iter()
+            .any(|frame| matches!(frame, Frame::Rows { start: Some(_), .. })) =>
+        {
+            "by rows".to_owned()
+        }
+        None => "lifetime".to_owned(),
+    }
+}
+
+fn plan_json(workspace: &Workspace) -> Value {
+    let project = &workspace.project;
+    let streams = project.streams.iter().map(|stream| {
+        json!({ "name": stream.name, "topic": stream.topic,
+                "columns": stream.schema.fields().iter().map(|f| f.name()).collect::<Vec<_>>() })
+    });
+    let views = project.views.iter().map(|view| {
+        json!({ "name": view.name, "stream": view.stream.name,
+                "entity": view.entity_columns().collect::<Vec<_>>(),
+                "features": view.features().collect::<Vec<_>>(),
+                "longest_window_us": view.reach_us() })
+    });
+    let inputs = project.inputs.iter().map(|inputs| {
+        json!({ "name": inputs.name, "stream": inputs.stream.name, "inputs": inputs.names().collect::<Vec<_>>() })
+    });
+    json!({ "ok": true, "streams": streams.collect::<Vec<_>>(), "views": views.collect::<Vec<_>>(),
+            "inputs": inputs.collect::<Vec<_>>() })
+}

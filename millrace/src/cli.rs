@@ -1,0 +1,201 @@
+//! The command line: what there is, what it says of itself, and who does it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::demo::DemoArgs;
+use crate::failure::{Failure, Outcome};
+use crate::generate::GenerateArgs;
+use crate::produce::ProduceArgs;
+use crate::run::RunArgs;
+use crate::workspace::Workspace;
+use crate::{check, client, demo, generate, produce, run};
+
+/// Real-time features and online learning for teams that stop fraud.
+///
+/// A project is a folder: millrace.toml, sources.sql (streams), features/*.sql (feature views) and inputs.sql (what
+/// the model sees). Try `millrace demo` first, then `millrace check --project examples/fraud`.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, propagate_version = false)]
+pub struct Arguments {
+    /// The project's folder.
+    #[arg(long, global = true, default_value = ".", value_name = "DIR")]
+    project: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole system on this machine: generated payments, an embedded broker, features, scores, learning.
+    Demo(DemoArgs),
+    /// Plan the project and say what is wrong with it: file:line:col, exit code 2.
+    Check(CheckArgs),
+    /// Run the project: read events, serve look-ups and scores, learn.
+    Run(RunArgs),
+    /// Update the model once from the labels that came back, then exit.
+    Learn(LearnArgs),
+    /// Write a labelled stream of card payments: the simulation of the Fraud Detection Handbook.
+    Generate(GenerateArgs),
+    /// Send a file's rows to a topic, in order, keyed as sources.sql says.
+    Produce(ProduceArgs),
+    /// Look features up.
+    #[command(subcommand)]
+    Features(FeaturesCommand),
+    /// Score events of a file through the server; prints JSON lines.
+    Score(ScoreArgs),
+    /// The versions of the model.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Print the plan, or the mistakes, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct LearnArgs {
+    /// Learn one period, the next that has ended, and exit: what a CronJob calls.
+    #[arg(long, required = true)]
+    once: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum FeaturesCommand {
+    /// One look-up, printed as JSON: `millrace features get card_activity card_id=4711`.
+    Get {
+        /// The feature view.
+        view: String,
+        /// The entity: each of its columns as KEY=VALUE.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        keys: Vec<String>,
+        /// Answer as of this time (RFC 3339, or 'YYYY-MM-DD HH:MM:SS' in UTC) rather than now.
+        #[arg(long, value_name = "T")]
+        as_of: Option<String>,
+        #[command(flatten)]
+        server: ServerArg,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ScoreArgs {
+    /// A file of JSON lines, each an event as it stands in the topic, or - for standard input.
+    file: PathBuf,
+    /// Print the inputs that the model saw, too.
+    #[arg(long)]
+    inputs: bool,
+    #[command(flatten)]
+    server: ServerArg,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List the versions of the registry.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ServerArg {
+    /// Address of the server; by default the project's server.listen.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+}
+
+impl ServerArg {
+    /// The address asked for, else the project's, else the default one.
+    fn address(&self, project: &std::path::Path) -> Outcome<String> {
+        if let Some(server) = &self.server {
+            return Ok(server.clone());
+        }
+        let has_project = project.join("millrace.toml").exists();
+        let settings = if has_project {
+            crate::settings::Settings::read(project)?
+        } else {
+            Default::default()
+        };
+        Ok(settings.server.listen.to_string())
+    }
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever the command ends with.
+pub fn execute(arguments: Arguments) -> Outcome<()> {
+    let project = arguments.project.as_path();
+    init_logging(match arguments.command {
+        Command::Demo(_) => "off",
+        Command::Run(_) => "info,nisshi=off",
+        _ => "warn",
+    });
+    match arguments.command {
+        Command::Demo(args) => demo::demo(args),
+        Command::Check(args) => check::check(project, args.json),
+        Command::Run(args) => run::run(Workspace::open(project)?, args),
+        Command::Learn(_) => run::learn_once(Workspace::open(project)?),
+        Command::Generate(args) => generate::generate(args),
+        Command::Produce(args) => produce::produce(&Workspace::open(project)?, &args),
+        Command::Features(FeaturesCommand::Get {
+            view,
+            keys,
+            as_of,
+            server,
+        }) => {
+            let server = server.address(project)?;
+            runtime()?.block_on(client::features_get(
+                &server,
+                &view,
+                &keys,
+                as_of.as_deref(),
+            ))
+        }
+        Command::Score(args) => {
+            let server = args.server.address(project)?;
+            runtime()?.block_on(client::score(&server, &args.file, args.inputs))
+        }
+        Command::Models(ModelsCommand::List { json }) => {
+            let workspace = Workspace::open(project)?;
+            client::models_list(&workspace.path(&workspace.model()?.settings.registry), json)
+        }
+    }
+}
+
+/// A runtime for network clients and the server.
+///
+/// # Errors
+/// A system without threads to spare.
+pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("the runtime does not start: {e}")))
+}
+
+fn init_logging(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    // A test harness may have set a subscriber already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// An address of the command line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let text = text.replace("localhost", "127.0.0.1");
+    text.parse()
+        .map_err(|_| format!("'{text}' is not an address: write 127.0.0.1:7077"))
+}

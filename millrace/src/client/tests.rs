@@ -1,0 +1,199 @@
+//! Commands against a real server over a store in memory.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+use crate::failure::Kind;
+use crate::serve::tests::{commit, live, payment, registry, start};
+
+fn events(lines: &[String]) -> impl Iterator<Item = Outcome<Event>> {
+    let lines = lines.to_vec().into_iter().enumerate();
+    lines.map(|(index, json)| {
+        Ok(Event {
+            place: format!("line {}", index + 1),
+            json: Ok(json),
+        })
+    })
+}
+
+/// The `id`s of printed scores.
+fn ids(out: &[u8]) -> Vec<String> {
+    let lines = std::str::from_utf8(out).unwrap().lines();
+    let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].clone();
+    lines
+        .map(|line| id(line).as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn good_events_are_scored_in_order_whatever_stands_between() {
+    let server = start(live()).await.to_string();
+    let mut lines: Vec<String> = (0..1_203)
+        .map(|i| payment(&format!("tx{i}"), "c1", 1.0, 0))
+        .collect();
+    for bad in [0, 7, 8, 499, 500, 1_202] {
+        lines[bad] = "{}".to_owned();
+    }
+    let mut out = Vec::new();
+    let failure = score_events(&server, events(&lines), false, &mut out)
+        .await
+        .unwrap_err();
+    assert_eq!(failure.kind, Kind::Input);
+    assert_eq!(failure.message, "6 of 1203 events were not scored");
+    let expected: Vec<String> = (0..1_203)
+        .filter(|i| lines[*i] != "{}")
+        .map(|i| format!("tx{i}"))
+        .collect();
+    assert_eq!(ids(&out), expected);
+
+    let mut out = Vec::new();
+    score_events(&server, events(&lines[1..2]), true, &mut out)
+        .await
+        .unwrap();
+    let score: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(score["event_time"], "2018-04-01T12:00:00Z");
+    assert_eq!(score["score"], serde_json::Value::Null);
+    assert_eq!(score["inputs"]["amount"], 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_say_what_to_do() {
+    let live = live();
+    commit(&live, &[payment("a", "c1", 10.0, 0)]);
+    let server = start(live).await.to_string();
+    let card = ["card_id=c1".to_owned()];
+    let get = |view: &'static str, keys: Vec<String>, as_of: Option<&'static str>| {
+        let server = server.clone();
+        async move { features_get(&server, view, &keys, as_of).await }
+    };
+    get("card_activity", card.to_vec(), Some("2018-04-01 12:30:00"))
+        .await
+        .unwrap();
+    let cases = [
+        (
+            get("card_activiti", card.to_vec(), None).await,
+            "did you mean 'card_activity'?",
+        ),
+        (
+            get("card_activity", vec![], None).await,
+            "'card_id' is missing",
+        ),
+        (
+            get("card_activity", vec!["c1".to_owned()], None).await,
+            "'c1' is no key",
+        ),
+        (
+            get("card_activity", card.to_vec(), Some("soon")).await,
+            "--as-of: 'soon'",
+        ),
+    ];
+    for (outcome, message) in cases {
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.kind, Kind::Input, "{failure}");
+        assert!(failure.message.contains(message), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_so() {
+    // The port was free a moment ago, and is so again.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = free.local_addr().unwrap().to_string();
+    drop(free);
+    let failure = features_get(&server, "card_activity", &[], None)
+        .await
+        .unwrap_err();
+    assert_eq!(failure.kind, Kind::Failed);
+    assert!(
+        failure
+            .message
+            .contains(&format!("no Millrace server answers at {server}"))
+    );
+    assert!(failure.hint.unwrap().contains("millrace run"));
+    let failure = features_get("no address", "v", &[], None)
+        .await
+        .unwrap_err();
+    assert_eq!(failure.kind, Kind::Input);
+}
+
+#[test]
+fn an_answer_keeps_the_order_of_its_columns() {
+    use millrace_proto::v1::value::Kind as ValueKind;
+    use millrace_proto::v1::{GetFeaturesResponse, Row, Value};
+    let value = |kind| Value { kind: Some(kind) };
+    let answer = GetFeaturesResponse {
+        columns: ["z", "a", "m", "n"].map(str::to_owned).to_vec(),
+        rows: vec![Row {
+            values: vec![
+                value(ValueKind::StringValue("c\"1".to_owned())),
+                value(ValueKind::Int64Value(3)),
+                value(ValueKind::DoubleValue(f64::NAN)),
+                value(ValueKind::BytesValue(vec![0, 255])),
+            ],
+        }],
+        as_of: Some(crate::serve::timestamp(1)),
+        complete_until: None,
+    };
+    assert_eq!(
+        features::answer_json(&answer).unwrap(),
+        r#"{"z":"c\"1","a":3,"m":null,"n":"00ff","as_of":"1970-01-01T00:00:00.000001Z","complete_until":null}"#
+    );
+}
+
+#[test]
+fn lines_of_a_file_know_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    std::fs::write(&path, b"{}\n\n  \r\n\xff\n{\"a\":1}").unwrap();
+    let lines: Vec<Event> = json_lines(&path).unwrap().map(Result::unwrap).collect();
+    let places: Vec<&str> = lines
+        .iter()
+        .filter_map(|e| e.place.rsplit(':').next())
+        .collect();
+    assert_eq!(places, ["1", "4", "5"]);
+    assert_eq!(lines[0].json, Ok("{}".to_owned()));
+    assert!(lines[1].json.is_err());
+    assert!(json_lines(&folder.path().join("none")).is_err());
+    let folder = json_lines(folder.path()).unwrap().next().unwrap();
+    assert!(folder.unwrap_err().message.contains("is a folder"));
+}
+
+#[test]
+fn the_table_of_models_says_what_is_not_known_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let versions = crate::serve::versions(&registry(folder.path())).unwrap();
+    let table = models::table(&versions).to_string();
+    let row = |version: &str| {
+        let row = table
+            .lines()
+            .find(|l| l.contains(version))
+            .unwrap()
+            .to_owned();
+        row.split(['│', '┆'])
+            .map(|c| c.trim().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        row(" 1 ")[1..7],
+        ["1", "–", "2018-04-01T12:00:00Z", "32", "0.5000", "0.2500"]
+    );
+    assert_eq!(
+        row("3 *")[1..7],
+        ["3 *", "1", "2018-04-01T12:00:00Z", "32", "–", "–"]
+    );
+    let json = models::version_json(&versions[2]);
+    assert_eq!(
+        (&json["champion"], &json["labels"]),
+        (&true.into(), &32.into())
+    );
+    assert_eq!(
+        json["prequential_average_precision"],
+        serde_json::Value::Null
+    );
+
+    let nowhere = Path::new("/nowhere/models");
+    models_list(nowhere, true).unwrap();
+    assert!(!nowhere.exists());
+}

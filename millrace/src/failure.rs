@@ -1,0 +1,159 @@
+//! How a command ends badly: what is wrong, the nearest thing that works, and the exit code.
+//!
+//! The library crates class their errors; here they are mapped, once, to what a user reads.
+
+use std::fmt;
+
+use millrace_feature_store::StoreError;
+use millrace_features::{FeatureError, Problem};
+use millrace_ingest::IngestError;
+use millrace_learner::LearnerError;
+
+/// Exit codes of the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 1: something outside failed: a broker, a disk, a server.
+    Failed,
+    /// 2: the user's input is wrong: a project, a file, an argument.
+    Input,
+}
+
+/// A command's error, rendered once, at the end of `main`.
+#[derive(Debug)]
+pub struct Failure {
+    /// Decides the exit code.
+    pub kind: Kind,
+    /// What is wrong, and where.
+    pub message: String,
+    /// The nearest thing that works.
+    pub hint: Option<String>,
+}
+
+/// The result of a command.
+pub type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    /// Something outside failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Failed,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The user's input is wrong.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Input,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds the nearest thing that works.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Failed => 1,
+            Kind::Input => 2,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// All mistakes of a project as one failure, a paragraph each.
+impl From<Vec<Problem>> for Failure {
+    fn from(problems: Vec<Problem>) -> Self {
+        let paragraphs: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Self::input(paragraphs.join("\n"))
+    }
+}
+
+impl From<FeatureError> for Failure {
+    fn from(error: FeatureError) -> Self {
+        Self::failed(with_causes(&error))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let hint = match &error {
+            StoreError::NotAStore { .. } => "point store.path in millrace.toml at an empty folder",
+            StoreError::NewerFormat { .. } => {
+                "run the release that wrote it, or move the folder away: Kafka fills a new one"
+            }
+            StoreError::OtherProject { .. } => {
+                "its views are not this project's: give store.path a new folder, which Kafka fills \
+                 again, or go back to the views that filled it"
+            }
+            StoreError::Locked { .. } => {
+                "another `millrace run` uses it: stop that one, or ask it over its port"
+            }
+            _ => return Self::failed(with_causes(&error)),
+        };
+        Self::input(with_causes(&error)).hint(hint)
+    }
+}
+
+impl From<IngestError> for Failure {
+    fn from(error: IngestError) -> Self {
+        let message = with_causes(&error);
+        match &error {
+            IngestError::BrokerUnreachable { .. } => Self::failed(message).hint(
+                "is Kafka up? `docker compose up -d kafka` starts one; --brokers or kafka.brokers in \
+                 millrace.toml name another",
+            ),
+            IngestError::UnknownTopic { near, topic, .. } => {
+                let near = match near.first() {
+                    Some(name) => format!("did you mean '{name}'? Else "),
+                    None => String::new(),
+                };
+                Self::input(message).hint(format!(
+                    "{near}create it: `millrace run --create-topics`, or kafka-topics.sh --create \
+                     --topic {topic}; a stream's topic is its LOCATION in sources.sql"
+                ))
+            }
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<LearnerError> for Failure {
+    fn from(error: LearnerError) -> Self {
+        Self::failed(with_causes(&error))
+    }
+}
+
+/// An error with its causes on one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! Files of events: Parquet, JSON lines and CSV become batches of a stream's columns, and rows become JSON again.
+//!
+//! A file means what a topic means: JSON lines go through the topic's own decoder, and the other formats keep its
+//! rules (no infinite number, no event without its required columns, whole numbers for a time are milliseconds).
+//! One thing differs: a topic's bad event is put aside, and a file's bad row ends the reading, with its number.
+//!
+//! Not here: writing files (`generate` and the commands that have results), and sending rows to Kafka (`produce`).
+
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use millrace_features::Stream;
+
+use crate::failure::{Failure, Outcome};
+
+mod columns;
+mod csv_file;
+mod json_lines;
+mod json_rows;
+mod parquet_file;
+
+pub(crate) use columns::nearest;
+pub(crate) use json_rows::json_text;
+pub use json_rows::write_json;
+
+/// Rows of a batch, at most. With it, memory does not grow with the file.
+pub const BATCH_ROWS: usize = 8_192;
+
+/// A file of events: an iterator over batches with exactly the columns of its stream, in the file's order.
+///
+/// After the first error it ends.
+pub struct EventFile {
+    batches: Option<Batches>,
+    schema: SchemaRef,
+    rows: Option<u64>,
+}
+
+/// What a format gives: its batches, already with the stream's columns.
+type Batches = Box<dyn Iterator<Item = Outcome<RecordBatch>> + Send>;
+
+impl EventFile {
+    /// Opens a file; its ending names the format: `.parquet`, `.jsonl`, `.ndjson` or `.json`, `.csv` (with a
+    /// header).
+    ///
+    /// Columns are found by name, and columns that the stream does not declare are left out. A column that may be
+    /// null may be missing, unless the file has one of nearly the same name, which is taken for a slip.
+    ///
+    /// # Errors
+    /// Of kind input: an ending of no format, a file that is not there or not of its format, a missing column, a
+    /// column of a type that cannot become the stream's.
+    pub fn open(path: &Path, stream: &Stream) -> Outcome<Self> {
+        let (batches, rows): (Batches, _) = match Format::of(path)? {
+            Format::Parquet => {
+                let (batches, rows) = parquet_file::open(path, stream)?;
+                (Box::new(batches), Some(rows))
+            }
+            Format::JsonLines => (Box::new(json_lines::open(path, stream)?), None),
+            Format::Csv => (Box::new(csv_file::open(path, stream)?), None),
+        };
+        Ok(Self {
+            batches: Some(batches),
+            schema: SchemaRef::clone(&stream.schema),
+            rows,
+        })
+    }
+
+    /// The schema of the batches: the stream's.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The number of rows, where the format tells it before all is read: in Parquet.
+    #[must_use]
+    pub fn rows(&self) -> Option<u64> {
+        self.rows
+    }
+}
+
+impl Iterator for EventFile {
+    type Item = Outcome<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.batches.as_mut()?.next();
+        if !matches!(next, Some(Ok(_))) {
+            self.batches = None;
+        }
+        next
+    }
+}
+
+enum Format {
+    Parquet,
+    JsonLines,
+    Csv,
+}
+
+impl Format {
+    fn of(path: &Path) -> Outcome<Self> {
+        let ending = path.extension().unwrap_or_default().to_string_lossy();
+        match ending.to_ascii_lowercase().as_str() {
+            "parquet" => Ok(Self::Parquet),
+            "jsonl" | "ndjson" | "json" => Ok(Self::JsonLines),
+            "csv" => Ok(Self::Csv),
+            _ => Err(
+                Failure::input(format!("{}: its ending names no format", path.display()))
+                    .hint("events are read from .parquet, .jsonl (.ndjson, .json) and .csv"),
+            ),
+        }
+    }
+}
+
+/// A file that cannot be opened, or is not what its ending says.
+fn unreadable(path: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::input(format!(
+        "{}: {}",
+        path.display(),
+        crate::failure::with_causes(error)
+    ))
+}
+
+fn open_file(path: &Path) -> Outcome<std::fs::File> {
+    let file = std::fs::File::open(path).map_err(|e| unreadable(path, &e))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(
+            Failure::input(format!("{}: this is a folder", path.display()))
+                .hint("name one file of events"),
+        );
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,379 @@
+//! How the columns of a table file become a stream's columns: by name, and by the rules that a topic has.
+//!
+//! Text becomes numbers, booleans and times; whole numbers become times as milliseconds since 1970; a time with a
+//! zone becomes its UTC time; digits beyond microseconds are cut. Fractions are cut off for an integer column when
+//! they come as a number, and refused when they come as text.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, new_null_array,
+};
+use arrow::compute::kernels::cast_utils::string_to_datetime;
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
+use arrow::datatypes::{
+    DataType, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
+use chrono::Utc;
+use millrace_features::Stream;
+
+use crate::failure::{Failure, Outcome};
+
+/// 0001-01-01T00:00:00Z and the last microsecond of 9999, in microseconds since 1970: what a topic's event time
+/// may be.
+const EARLIEST_US: i64 = -62_135_596_800_000_000;
+const LATEST_US: i64 = 253_402_300_799_999_999;
+
+const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
+/// The way from a file's columns to a stream's.
+pub(super) struct Columns {
+    path: PathBuf,
+    schema: SchemaRef,
+    required: BTreeSet<usize>,
+    time: usize,
+    /// Indexes of the columns in the file that are needed.
+    projection: Vec<usize>,
+    /// Rows of the batches before, so that a message can name a row of the file.
+    rows_before: usize,
+}
+
+impl Columns {
+    /// Finds a stream's columns in a file.
+    pub(super) fn find(path: &Path, stream: &Stream, file: &Schema) -> Outcome<Self> {
+        let mut columns = Self {
+            path: path.to_owned(),
+            schema: SchemaRef::clone(&stream.schema),
+            required: stream.required().into_iter().collect(),
+            time: stream.time,
+            projection: Vec::new(),
+            rows_before: 0,
+        };
+        for (index, field) in stream.schema.fields().iter().enumerate() {
+            match file.index_of(field.name()) {
+                Ok(position) => {
+                    columns.check_type(index, file.field(position).data_type())?;
+                    columns.projection.push(position);
+                }
+                Err(_) => columns.check_absent(index, stream, file)?,
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Indexes in the file of the columns that the stream has.
+    pub(super) fn projection(&self) -> Vec<usize> {
+        self.projection.clone()
+    }
+
+    fn check_type(&self, index: usize, from: &DataType) -> Outcome<()> {
+        let field = self.schema.field(index);
+        let to = field.data_type();
+        // A fraction of what? Seconds and milliseconds are both in use.
+        let vague = from.is_floating() && matches!(to, DataType::Timestamp(..));
+        if (from == to || can_cast_types(from, to)) && !from.is_nested() && !vague {
+            return Ok(());
+        }
+        Err(Failure::input(format!(
+            "{}: column '{}' is {from} in the file, and {} in the stream",
+            self.path.display(),
+            field.name(),
+            sql_name(to)
+        ))
+        .hint(match to {
+            DataType::Timestamp(..) => {
+                "a time is a timestamp, a text such as 2025-01-31T12:00:00Z, or whole milliseconds \
+                 since 1970"
+            }
+            _ => "write the column as a plain value of that type, or as text",
+        }))
+    }
+
+    fn check_absent(&self, index: usize, stream: &Stream, file: &Schema) -> Outcome<()> {
+        let name = stream.schema.field(index).name();
+        let others = file.fields().iter().map(|field| field.name().as_str());
+        let others = others.filter(|other| stream.schema.index_of(other).is_err());
+        let near = nearest(name, others);
+        if near.is_none() && !self.required.contains(&index) {
+            return Ok(());
+        }
+        Err(missing_column(
+            &self.path.display().to_string(),
+            name,
+            near,
+            stream,
+        ))
+    }
+
+    /// Turns a batch of the file's columns into one of the stream's.
+    pub(super) fn convert(&mut self, batch: &RecordBatch) -> Outcome<RecordBatch> {
+        let fields = 0..self.schema.fields().len();
+        let columns: Vec<ArrayRef> = fields
+            .map(|index| self.convert_column(index, batch))
+            .collect::<Outcome<_>>()?;
+        self.check_time(&columns[self.time])?;
+        self.rows_before += batch.num_rows();
+        RecordBatch::try_new(SchemaRef::clone(&self.schema), columns)
+            .map_err(|e| super::unreadable(&self.path, &e))
+    }
+
+    fn convert_column(&self, index: usize, batch: &RecordBatch) -> Outcome<ArrayRef> {
+        let field = self.schema.field(index);
+        let Some(source) = batch.column_by_name(field.name()) else {
+            return Ok(new_null_array(field.data_type(), batch.num_rows()));
+        };
+        let values =
+            cast(source, field.data_type()).map_err(|e| super::unreadable(&self.path, &e))?;
+        if let Some(row) = lost_row(source, &values) {
+            return Err(self.bad_value(index, row, source));
+        }
+        if self.required.contains(&index) && values.null_count() > 0 {
+            let row = (0..values.len())
+                .find(|row| values.is_null(*row))
+                .unwrap_or_default();
+            return Err(self.at(row, &format!("column '{}' is null", field.name())).hint(
+                "the stream needs it: it is NOT NULL, its event time, its key or its id in sources.sql",
+            ));
+        }
+        if let Some(row) = not_finite_row(&values) {
+            return Err(self
+                .at(
+                    row,
+                    &format!("column '{}' is not a finite number", field.name()),
+                )
+                .hint("leave it null where the number is not known"));
+        }
+        Ok(values)
+    }
+
+    fn check_time(&self, times: &ArrayRef) -> Outcome<()> {
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let outside = |time: &i64| !(EARLIEST_US..=LATEST_US).contains(time);
+        match times.values().iter().position(outside) {
+            Some(row) => {
+                let name = self.schema.field(self.time).name();
+                Err(self
+                    .at(row, &format!("'{name}' is not within the years 1 to 9999"))
+                    .hint("whole numbers are read as milliseconds since 1970"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn bad_value(&self, index: usize, row: usize, source: &ArrayRef) -> Failure {
+        let field = self.schema.field(index);
+        let value = array_value_to_string(source, row).unwrap_or_default();
+        let value: String = value.chars().take(60).collect();
+        let kind = sql_name(field.data_type());
+        self.at(
+            row,
+            &format!("column '{}': '{value}' is no {kind}", field.name()),
+        )
+        .hint(format!(
+            "column '{}' is declared as {kind} in sources.sql",
+            field.name()
+        ))
+    }
+
+    /// A mistake in a row of the file; rows count from 1, below a header.
+    fn at(&self, row: usize, what: &str) -> Failure {
+        let row = self.rows_before + row + 1;
+        Failure::input(format!("{}: row {row}: {what}", self.path.display()))
+    }
+}
+
+/// A column that the stream has and the file does not.
+pub(super) fn missing_column(
+    place: &str,
+    name: &str,
+    near: Option<String>,
+    stream: &Stream,
+) -> Failure {
+    let failure = Failure::input(format!(
+        "{place}: there is no column '{name}', which stream '{}' declares",
+        stream.name
+    ));
+    match near {
+        Some(near) => failure.hint(format!(
+            "did you mean '{near}'? Name it the same in the file and in sources.sql"
+        )),
+        None => {
+            let names: Vec<&str> = stream
+                .schema
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .collect();
+            failure.hint(format!("the stream's columns: {}", names.join(", ")))
+        }
+    }
+}
+
+/// The name that is most like `wrong`, if one is close; case counts for nothing.
+pub(crate) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let wrong = wrong.to_lowercase();
+    let distance = |name: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &wrong);
+    let ranked = names.map(|name| (distance(name), name));
+    let (_, near) = ranked
+        .filter(|(distance, _)| *distance <= wrong.len().div_ceil(4))
+        .min()?;
+    Some(near.to_owned())
+}
+
+fn cast(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    let from = source.data_type();
+    if from == to {
+        return Ok(Arc::clone(source));
+    }
+    if to == &TIMESTAMP && from.is_integer() {
+        let whole = plain_cast(source, &DataType::Int64)?;
+        let milliseconds = plain_cast(&whole, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
+        return plain_cast(&milliseconds, to);
+    }
+    if to == &TIMESTAMP && is_text(from) {
+        let texts = plain_cast(source, &DataType::Utf8)?;
+        let times = texts.as_string::<i32>().iter().map(|text| time_of(text?));
+        return Ok(Arc::new(times.collect::<TimestampMicrosecondArray>()));
+    }
+    plain_cast(source, to)
+}
+
+/// A cast that leaves null what does not fit: [`lost_row`] finds it.
+fn plain_cast(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    cast_with_options(
+        source,
+        to,
+        &CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        },
+    )
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
+/// A time's text in microseconds since 1970, as the topic's decoder reads it.
+fn time_of(text: &str) -> Option<i64> {
+    if let Ok(milliseconds) = text.parse::<i64>() {
+        return milliseconds.checked_mul(1_000);
+    }
+    if let Ok(milliseconds) = text.parse::<f64>() {
+        return milliseconds
+            .is_finite()
+            .then_some((milliseconds * 1_000.0).round() as i64);
+    }
+    Some(string_to_datetime(&Utc, text).ok()?.timestamp_micros())
+}
+
+/// The first row that had a value and has none any more.
+fn lost_row(source: &ArrayRef, values: &ArrayRef) -> Option<usize> {
+    let had = source.logical_nulls();
+    let had_value = |row: &usize| had.as_ref().is_none_or(|nulls| nulls.is_valid(*row));
+    let nulls = values.nulls()?;
+    (0..values.len())
+        .filter(|row| nulls.is_null(*row))
+        .find(had_value)
+}
+
+fn not_finite_row(values: &ArrayRef) -> Option<usize> {
+    let mut rows = 0..values.len();
+    match values.data_type() {
+        DataType::Float64 => {
+            let values = values.as_primitive::<Float64Type>();
+            rows.find(|row| values.is_valid(*row) && !values.value(*row).is_finite())
+        }
+        DataType::Float32 => {
+            let values = values.as_primitive::<Float32Type>();
+            rows.find(|row| values.is_valid(*row) && !values.value(*row).is_finite())
+        }
+        _ => None,
+    }
+}
+
+/// A type as sources.sql has it.
+fn sql_name(data_type: &DataType) -> String {
+    let name = match data_type {
+        DataType::Boolean => "BOOLEAN",
+        DataType::Int16 => "SMALLINT",
+        DataType::Int32 => "INT",
+        DataType::Int64 => "BIGINT",
+        DataType::Float32 => "FLOAT",
+        DataType::Float64 => "DOUBLE",
+        DataType::Utf8 => "VARCHAR",
+        DataType::Date32 => "DATE",
+        DataType::Timestamp(..) => "TIMESTAMP",
+        DataType::Decimal128(precision, scale) => return format!("DECIMAL({precision}, {scale})"),
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use millrace_ingest::{JsonDecoder, StreamSpec};
+
+    use super::*;
+
+    /// The times of a table file and of a topic are read by two pieces of code: they must agree.
+    #[test]
+    fn a_text_is_the_time_that_a_topic_reads() {
+        let texts = [
+            "2025-01-31T12:00:00Z",
+            "2025-01-31T12:00:00.123456+02:00",
+            "2025-01-31 12:00:00",
+            "2025-01-31 12:00:00.5",
+            "2025-01-31",
+            "1738324800000",
+            "1738324800000.25",
+            "1.7e12",
+            "-1",
+            "yesterday",
+            "2025-13-01",
+            "",
+        ];
+        for text in texts {
+            assert_eq!(time_of(text), topic_time(text), "{text}");
+        }
+    }
+
+    fn topic_time(text: &str) -> Option<i64> {
+        let field = arrow::datatypes::Field::new("t", TIMESTAMP, false);
+        let spec = StreamSpec {
+            name: "s".into(),
+            topic: "s".into(),
+            schema: Arc::new(Schema::new(vec![field])),
+            time_column: 0,
+            required: vec![0],
+        };
+        let message = serde_json::json!({ "t": text }).to_string();
+        let mut decoder = JsonDecoder::new(spec).unwrap();
+        let decoded = decoder
+            .decode(&[Some(message.as_bytes())], i64::MAX)
+            .unwrap();
+        let times = decoded
+            .batch
+            .column(0)
+            .as_primitive::<TimestampMicrosecondType>();
+        times.iter().next().flatten()
+    }
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let names = ["amount", "Card_ID", "terminal"];
+        let near = |wrong: &str| nearest(wrong, names.into_iter());
+        assert_eq!(near("amuont").as_deref(), Some("amount"));
+        assert_eq!(near("card_id").as_deref(), Some("Card_ID"));
+        assert_eq!(near("event_time"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! JSON lines: one object a line, decoded as a topic's messages are.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use millrace_features::Stream;
+use millrace_ingest::{BadMessage, JsonDecoder, Reason, StreamSpec};
+
+use super::columns::nearest;
+use super::{BATCH_ROWS, open_file, unreadable};
+use crate::failure::{Failure, Outcome};
+
+/// A line's bytes, at most: a file of one endless line must not fill the memory.
+const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// A batch ends after so many bytes even when it has few rows.
+const BATCH_BYTES: usize = 32 << 20;
+
+/// The batches of a file of JSON lines.
+pub(super) fn open(
+    path: &Path,
+    stream: &Stream,
+) -> Outcome<impl Iterator<Item = Outcome<RecordBatch>> + Send + use<>> {
+    let decoder = JsonDecoder::new(spec(stream))?;
+    let reader = BufReader::with_capacity(1 << 18, open_file(path)?);
+    let names = stream
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone());
+    let mut lines = JsonLines {
+        path: path.to_owned(),
+        reader,
+        decoder,
+        lines_before: 0,
+        stream: stream.name.clone(),
+        columns: names.collect(),
+    };
+    Ok(std::iter::from_fn(move || lines.next_batch().transpose()))
+}
+
+/// A stream as its decoder wants it described.
+pub(crate) fn spec(stream: &Stream) -> StreamSpec {
+    StreamSpec {
+        name: stream.name.clone(),
+        topic: stream.topic.clone(),
+        schema: stream.schema.clone(),
+        time_column: stream.time,
+        required: stream.required(),
+    }
+}
+
+struct JsonLines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    decoder: JsonDecoder,
+    lines_before: u64,
+    stream: String,
+    columns: Vec<String>,
+}
+
+/// Lines that hold something, each with its number.
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    lines: Vec<(u64, std::ops::Range<usize>)>,
+}
+
+impl Chunk {
+    fn line(&self, index: usize) -> &[u8] {
+        self.lines
+            .get(index)
+            .map_or(&[], |(_, range)| &self.bytes[range.clone()])
+    }
+}
+
+impl JsonLines {
+    fn next_batch(&mut self) -> Outcome<Option<RecordBatch>> {
+        let chunk = self.read_chunk()?;
+        if chunk.lines.is_empty() {
+            return Ok(None);
+        }
+        let payloads: Vec<_> = (0..chunk.lines.len())
+            .map(|i| Some(chunk.line(i)))
+            .collect();
+        let decoded = self.decoder.decode(&payloads, i64::MAX)?;
+        match decoded.bad.first() {
+            None => Ok(Some(decoded.batch)),
+            Some(bad) => Err(self.bad_line(&chunk, bad)),
+        }
+    }
+
+    fn read_chunk(&mut self) -> Outcome<Chunk> {
+        let mut chunk = Chunk::default();
+        while chunk.lines.len() < BATCH_ROWS && chunk.bytes.len() < BATCH_BYTES {
+            let start = chunk.bytes.len();
+            if !self.read_line(&mut chunk.bytes)? {
+                break;
+            }
+            if !chunk.bytes[start..].trim_ascii().is_empty() {
+                chunk
+                    .lines
+                    .push((self.lines_before, start..chunk.bytes.len()));
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// Appends the next line; false at the end of the file.
+    fn read_line(&mut self, bytes: &mut Vec<u8>) -> Outcome<bool> {
+        let mut bounded = self.reader.by_ref().take(MAX_LINE_BYTES as u64 + 1);
+        let read = bounded
+            .read_until(b'\n', bytes)
+            .map_err(|e| unreadable(&self.path, &e))?;
+        self.lines_before += 1;
+        if read > MAX_LINE_BYTES {
+            let what = format!("longer than {} MiB", MAX_LINE_BYTES >> 20);
+            return Err(self.at(self.lines_before, &what).hint(ONE_OBJECT_A_LINE));
+        }
+        Ok(read > 0)
+    }
+
+    fn bad_line(&self, chunk: &Chunk, bad: &BadMessage) -> Failure {
+        let number = chunk.lines.get(bad.index).map_or(0, |(number, _)| *number);
+        let failure = self.at(number, &bad.detail);
+        match bad.reason {
+            Reason::MissingField => match self.near_field(chunk.line(bad.index), &bad.detail) {
+                Some(near) => failure.hint(format!(
+                    "did you mean '{near}'? Name it the same in the file and in sources.sql"
+                )),
+                None => failure.hint(format!(
+                    "stream '{}' needs it: sources.sql declares its columns",
+                    self.stream
+                )),
+            },
+            Reason::Unparsable => failure.hint(ONE_OBJECT_A_LINE),
+            _ => failure,
+        }
+    }
+
+    /// A field of the line that no column has and that is nearly the missing one.
+    fn near_field(&self, line: &[u8], detail: &str) -> Option<String> {
+        let missing = detail.split('`').nth(1)?;
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(line).ok()?;
+        let others = object.keys().map(String::as_str);
+        nearest(
+            missing,
+            others.filter(|name| !self.columns.iter().any(|known| known == name)),
+        )
+    }
+
+    fn at(&self, line: u64, what: &str) -> Failure {
+        Failure::input(format!("{}:{line}: {what}", self.path.display()))
+    }
+}
+
+const ONE_OBJECT_A_LINE: &str = "one JSON object a line, with the types that sources.sql declares";

@@ -1,0 +1,500 @@
+//! Labels join what was scored: a scored event waits, under its id, for its label; the pair is an example.
+//!
+//! A label is learned once. A second delivery of it changes nothing; a later one that says the opposite
+//! corrects its example in place, for replays to come. A label that comes before its event waits for it.
+//!
+//! Rows: `Scored` holds `[0][id]` → [`ScoredRecord`] and `[1][id]` → [`WaitingLabel`], `Examples` holds
+//! `[sequence number: u64 BE]` → [`Example`]. Each value starts with its time, by which it expires.
+
+use std::collections::HashMap;
+
+use millrace_feature_store::{Commit, Store, StoreError, Table, decode, encode, time_bytes};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// An event that was scored, and its label once that is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoredRecord {
+    /// Event time, µs.
+    pub event_time_us: i64,
+    /// What the model saw, NaN where missing.
+    pub inputs: Vec<f32>,
+    /// Tells inputs of one meaning from those of another.
+    pub inputs_tag: u32,
+    /// The probability that was answered; none before there was a model.
+    pub probability: Option<f32>,
+    /// The version that answered, 0 before there was a model.
+    pub version: u64,
+    /// The label and its example, once known.
+    label: Option<Label>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Label {
+    fraud: bool,
+    example: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct WaitingLabel {
+    known_us: i64,
+    fraud: bool,
+}
+
+/// A scored event with its label: what the model learns from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// When the label became known, in the order of the sequence: never before the example in front, µs.
+    pub known_us: i64,
+    /// The event's own time, µs.
+    pub event_time_us: i64,
+    /// What the model saw, NaN where missing.
+    pub inputs: Vec<f32>,
+    /// Tells inputs of one meaning from those of another.
+    pub inputs_tag: u32,
+    /// The label.
+    pub fraud: bool,
+    /// The probability that was answered when the event came.
+    pub probability: Option<f32>,
+    /// The version that answered.
+    pub version: u64,
+}
+
+/// What became of labels, by number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LabelCounts {
+    /// Joined to a scored event: new examples.
+    pub joined: u64,
+    /// Came before their event, and wait for it.
+    pub waiting: u64,
+    /// Delivered before.
+    pub duplicate: u64,
+    /// Said the opposite of an earlier one.
+    pub corrected: u64,
+}
+
+/// The join's own position, kept with the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Position {
+    next_example: u64,
+    known_us: i64,
+    waiting: u64,
+}
+
+const POSITION: &[u8] = b"labels";
+
+/// The join, between steps.
+pub struct LabelJoin {
+    position: Position,
+}
+
+/// The join within one step: what it adds is committed with the step, or not at all.
+pub struct JoinStep<'a> {
+    store: &'a dyn Store,
+    position: Position,
+    scored: HashMap<Vec<u8>, ScoredRecord>,
+    commit: Commit,
+    counts: LabelCounts,
+}
+
+impl LabelJoin {
+    /// Goes on where the store stands.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn open(store: &dyn Store) -> Result<Self, StoreError> {
+        let position = match store.get(Table::Meta, POSITION)? {
+            Some(bytes) => decode(&bytes)?,
+            None => Position {
+                next_example: 1,
+                known_us: i64::MIN,
+                waiting: 0,
+            },
+        };
+        Ok(Self { position })
+    }
+
+    /// Begins a step.
+    pub fn begin<'a>(&self, store: &'a dyn Store) -> JoinStep<'a> {
+        JoinStep {
+            store,
+            position: self.position,
+            scored: HashMap::new(),
+            commit: Commit::default(),
+            counts: LabelCounts::default(),
+        }
+    }
+
+    /// Sequence number of the next example.
+    #[must_use]
+    pub fn next_example(&self) -> u64 {
+        self.position.next_example
+    }
+}
+
+impl JoinStep<'_> {
+    /// Notes that an event was scored. Its label may wait already.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn scored(&mut self, id: &[u8], mut record: ScoredRecord) -> Result<(), StoreError> {
+        if let Some(before) = self.find(id)? {
+            // A second delivery or a replay: the label that was learned stays learned.
+            record.label = before.label;
+        }
+        self.scored.insert(id.to_vec(), record);
+        if self.position.waiting == 0 {
+            return Ok(());
+        }
+        let key = key(WAITING, id);
+        let Some(label) = read::<WaitingLabel>(self.store, Table::Scored, &key)? else {
+            return Ok(());
+        };
+        self.commit.delete(Table::Scored, key);
+        self.position.waiting -= 1;
+        self.label(id, label.fraud, label.known_us)
+    }
+
+    /// Notes a label that became known at a time (µs).
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn label(&mut self, id: &[u8], fraud: bool, known_us: i64) -> Result<(), StoreError> {
+        let Some(mut record) = self.find(id)? else {
+            return self.wait(id, WaitingLabel { known_us, fraud });
+        };
+        match record.label {
+            Some(label) if label.fraud == fraud => {
+                self.counts.duplicate += 1;
+                return Ok(());
+            }
+            Some(label) => {
+                self.counts.corrected += 1;
+                record.label = Some(Label { fraud, ..label });
+                self.correct(label.example, fraud)?;
+            }
+            None => {
+                self.counts.joined += 1;
+                let example = self.add_example(&record, fraud, known_us)?;
+                record.label = Some(Label { fraud, example });
+            }
+        }
+        self.scored.insert(id.to_vec(), record);
+        Ok(())
+    }
+
+    /// Moves the step's rows into a commit; `join` goes on from there once that is committed.
+    ///
+    /// # Errors
+    /// A record that cannot be encoded.
+    pub fn finish(
+        mut self,
+        join: &mut LabelJoin,
+        commit: &mut Commit,
+    ) -> Result<LabelCounts, StoreError> {
+        for (id, record) in self.scored {
+            let value = timed(record.event_time_us, &record)?;
+            self.commit.put(Table::Scored, key(SCORED, &id), value);
+        }
+        if self.position != join.position {
+            self.commit
+                .put(Table::Meta, POSITION, encode(&self.position)?);
+        }
+        commit.puts.append(&mut self.commit.puts);
+        commit.deletes.append(&mut self.commit.deletes);
+        join.position = self.position;
+        Ok(self.counts)
+    }
+
+    fn find(&self, id: &[u8]) -> Result<Option<ScoredRecord>, StoreError> {
+        match self.scored.get(id) {
+            Some(record) => Ok(Some(record.clone())),
+            None => read(self.store, Table::Scored, &key(SCORED, id)),
+        }
+    }
+
+    fn wait(&mut self, id: &[u8], label: WaitingLabel) -> Result<(), StoreError> {
+        let key = key(WAITING, id);
+        let known = self.commit.puts.iter().any(|(_, other, _)| *other == key)
+            || self.store.get(Table::Scored, &key)?.is_some();
+        if known {
+            self.counts.duplicate += 1;
+        } else {
+            self.counts.waiting += 1;
+            self.position.waiting += 1;
+        }
+        self.commit
+            .put(Table::Scored, key, timed(label.known_us, &label)?);
+        Ok(())
+    }
+
+    fn add_example(
+        &mut self,
+        record: &ScoredRecord,
+        fraud: bool,
+        known_us: i64,
+    ) -> Result<u64, StoreError> {
+        let number = self.position.next_example;
+        self.position.next_example += 1;
+        self.position.known_us = self.position.known_us.max(known_us);
+        let example = Example {
+            known_us: self.position.known_us,
+            event_time_us: record.event_time_us,
+            inputs: record.inputs.clone(),
+            inputs_tag: record.inputs_tag,
+            fraud,
+            probability: record.probability,
+            version: record.version,
+        };
+        self.put_example(number, &example)?;
+        Ok(number)
+    }
+
+    fn correct(&mut self, number: u64, fraud: bool) -> Result<(), StoreError> {
+        let key = number.to_be_bytes();
+        let pending = self.commit.puts.iter().rev();
+        let pending = pending
+            .filter(|(table, other, _)| *table == Table::Examples && other.as_slice() == key)
+            .map(|(_, _, value)| parse::<Example>(value))
+            .next()
+            .transpose()?;
+        let example = match pending {
+            Some(example) => Some(example),
+            None => read(self.store, Table::Examples, &key)?,
+        };
+        match example {
+            Some(example) => self.put_example(number, &Example { fraud, ..example }),
+            // It has expired.
+            None => Ok(()),
+        }
+    }
+
+    fn put_example(&mut self, number: u64, example: &Example) -> Result<(), StoreError> {
+        let value = timed(example.known_us, example)?;
+        self.commit
+            .put(Table::Examples, number.to_be_bytes(), value);
+        Ok(())
+    }
+}
+
+impl ScoredRecord {
+    /// A scored event whose label is not known yet.
+    #[must_use]
+    pub fn new(event_time_us: i64, inputs: &[f32], inputs_tag: u32) -> Self {
+        Self {
+            event_time_us,
+            inputs: inputs.to_vec(),
+            inputs_tag,
+            probability: None,
+            version: 0,
+            label: None,
+        }
+    }
+
+    /// Adds what a model answered.
+    #[must_use]
+    pub fn answered(mut self, probability: Option<f32>, version: u64) -> Self {
+        self.probability = probability;
+        self.version = version;
+        self
+    }
+}
+
+/// The scored event of an id, where it is still waiting or has not expired.
+///
+/// # Errors
+/// A store that cannot be read.
+pub fn scored_record(store: &dyn Store, id: &[u8]) -> Result<Option<ScoredRecord>, StoreError> {
+    read(store, Table::Scored, &key(SCORED, id))
+}
+
+/// Shows the examples with a sequence number above `after`, in order, until `visit` returns false.
+///
+/// # Errors
+/// A store that cannot be read, or an example that does not decode.
+pub fn examples_after(
+    store: &dyn Store,
+    after: u64,
+    visit: &mut dyn FnMut(u64, Example) -> bool,
+) -> Result<(), StoreError> {
+    let mut failed = None;
+    let from = (after + 1).to_be_bytes();
+    store.scan(Table::Examples, &from, &[], false, &mut |key, value| {
+        let number = <[u8; 8]>::try_from(key).map(u64::from_be_bytes);
+        let go_on = match (number, parse(value)) {
+            (Ok(number), Ok(example)) => visit(number, example),
+            (_, Err(error)) => {
+                failed = Some(error);
+                false
+            }
+            (Err(_), _) => {
+                failed = Some(StoreError::Record(
+                    "an example's key is not 8 bytes".to_owned(),
+                ));
+                false
+            }
+        };
+        if go_on {
+            std::ops::ControlFlow::Continue(())
+        } else {
+            std::ops::ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+const SCORED: u8 = 0;
+const WAITING: u8 = 1;
+
+fn key(kind: u8, id: &[u8]) -> Vec<u8> {
+    [&[kind], id].concat()
+}
+
+fn timed<T: Serialize>(time_us: i64, record: &T) -> Result<Vec<u8>, StoreError> {
+    let mut value = time_bytes(time_us).to_vec();
+    value.extend_from_slice(&encode(record)?);
+    Ok(value)
+}
+
+fn read<T: DeserializeOwned>(
+    store: &dyn Store,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<T>, StoreError> {
+    store
+        .get(table, key)?
+        .map(|value| parse(&value))
+        .transpose()
+}
+
+fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
+    let record = value
+        .get(8..)
+        .ok_or_else(|| StoreError::Record("no time in front".to_owned()))?;
+    decode(record)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use millrace_feature_store::MemoryStore;
+
+    enum Happening {
+        Scored(&'static str, i64),
+        Label(&'static str, bool, i64),
+        Commit,
+        Crash,
+    }
+    use Happening::{Commit as Done, Crash, Label as Known, Scored};
+
+    fn run(happenings: &[Happening]) -> (Vec<(u64, bool, i64)>, LabelCounts) {
+        let store = MemoryStore::new();
+        let mut join = LabelJoin::open(&store).unwrap();
+        let mut total = LabelCounts::default();
+        let mut step = join.begin(&store);
+        for happening in happenings {
+            match happening {
+                Scored(id, time) => {
+                    step.scored(id.as_bytes(), ScoredRecord::new(*time, &[1.0], 7))
+                        .unwrap();
+                }
+                Known(id, fraud, time) => step.label(id.as_bytes(), *fraud, *time).unwrap(),
+                Crash => {
+                    join = LabelJoin::open(&store).unwrap();
+                    step = join.begin(&store);
+                }
+                Done => {
+                    let mut commit = Commit::default();
+                    let counts = step.finish(&mut join, &mut commit).unwrap();
+                    store.commit(commit).unwrap();
+                    total.joined += counts.joined;
+                    total.waiting += counts.waiting;
+                    total.duplicate += counts.duplicate;
+                    total.corrected += counts.corrected;
+                    step = join.begin(&store);
+                }
+            }
+        }
+        let mut examples = Vec::new();
+        examples_after(&store, 0, &mut |number, example| {
+            examples.push((number, example.fraud, example.known_us));
+            true
+        })
+        .unwrap();
+        (examples, total)
+    }
+
+    #[test]
+    fn a_label_is_learned_once() {
+        let (examples, counts) = run(&[
+            Scored("a", 1),
+            Scored("b", 2),
+            Done,
+            Known("a", true, 10),
+            Known("a", true, 10),
+            Done,
+            Known("a", true, 10),
+            Scored("a", 1),
+            Done,
+            Known("a", true, 11),
+            Known("b", false, 9),
+            Done,
+        ]);
+        // The second example became known at 9, after one of 10: the sequence never goes back.
+        assert_eq!(examples, [(1, true, 10), (2, false, 10)]);
+        assert_eq!(
+            counts,
+            LabelCounts {
+                joined: 2,
+                waiting: 0,
+                duplicate: 3,
+                corrected: 0
+            }
+        );
+    }
+
+    #[test]
+    fn an_early_label_waits_for_its_event() {
+        for commits in [false, true] {
+            let maybe = if commits { Done } else { Known("y", false, 1) };
+            let (examples, counts) = run(&[
+                Known("a", true, 5),
+                maybe,
+                Done,
+                Scored("a", 1),
+                Done,
+                Known("a", true, 5),
+                Done,
+            ]);
+            assert_eq!(examples, [(1, true, 5)]);
+            assert_eq!((counts.joined, counts.duplicate), (1, 1));
+        }
+    }
+
+    #[test]
+    fn a_correction_changes_its_example() {
+        let (examples, counts) = run(&[
+            Scored("a", 1),
+            Known("a", false, 5),
+            Known("a", true, 6),
+            Done,
+            Known("a", false, 7),
+            Done,
+        ]);
+        assert_eq!(examples, [(1, false, 5)]);
+        assert_eq!(counts.corrected, 2);
+    }
+
+    #[test]
+    fn what_was_not_committed_did_not_happen() {
+        let (examples, _) = run(&[
+            Scored("a", 1),
+            Done,
+            Known("a", true, 5),
+            Crash,
+            Known("a", true, 5),
+            Done,
+        ]);
+        assert_eq!(examples, [(1, true, 5)]);
+    }
+}

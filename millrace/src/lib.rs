@@ -1,0 +1,26 @@
+//! The `millrace` command: ties ingestion, features, store, learner and server together.
+//!
+//! This is the only crate that knows them all, and the only one with a clock, a runtime and a terminal.
+
+#[cfg(feature = "embedded-broker")]
+pub mod broker;
+pub mod check;
+pub mod cli;
+pub mod client;
+pub mod demo;
+pub mod failure;
+pub mod files;
+pub mod generate;
+pub mod labels;
+pub mod learning;
+pub mod live;
+pub mod pipeline;
+pub mod produce;
+pub mod run;
+pub mod score_topic;
+pub mod scorer;
+pub mod serve;
+pub mod settings;
+pub mod state;
+pub mod times;
+pub mod workspace;

@@ -1,0 +1,117 @@
+//! What a running process shares between its roles: the store, the scorer, the registry, and how far it is.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hdrhistogram::Histogram;
+use millrace_feature_store::Store;
+use millrace_learner::Registry;
+
+use crate::scorer::Scorer;
+use crate::workspace::Workspace;
+
+/// The parts of a running process. Cheap to clone.
+#[derive(Clone)]
+pub struct Live {
+    /// The planned project.
+    pub workspace: Arc<Workspace>,
+    /// State and offsets.
+    pub store: Arc<dyn Store>,
+    /// The scorer, where the project has a model.
+    pub scorer: Option<Arc<Scorer>>,
+    /// Versions of the model, where the project has one.
+    pub registry: Option<Arc<Registry>>,
+    /// How far the process is.
+    pub progress: Arc<Progress>,
+}
+
+/// Counters of a process. The screen, the metrics endpoint and look-ups read them.
+#[derive(Default)]
+pub struct Progress {
+    /// Events that were committed, of all streams.
+    pub events: AtomicU64,
+    /// Events that were scored.
+    pub scores: AtomicU64,
+    /// Labels that were joined to a scored event.
+    pub labels: AtomicU64,
+    /// Messages that went to a dead-letter topic.
+    pub dead_letters: AtomicU64,
+    /// Messages that are in Kafka and not committed yet.
+    pub lag: AtomicI64,
+    /// Newest event time that was committed, µs, by stream.
+    newest: Mutex<BTreeMap<String, i64>>,
+    /// Microseconds from a message's Kafka timestamp to its being visible in a look-up.
+    freshness: Latency,
+}
+
+impl Progress {
+    /// Newest event time (µs) of a stream that look-ups reflect.
+    #[must_use]
+    pub fn newest(&self, stream: &str) -> Option<i64> {
+        lock(&self.newest).get(stream).copied()
+    }
+
+    /// Newest event time (µs) over all streams.
+    #[must_use]
+    pub fn newest_of_all(&self) -> Option<i64> {
+        lock(&self.newest).values().copied().max()
+    }
+
+    /// Notes that look-ups reflect a stream up to a time.
+    pub fn reflect(&self, stream: &str, event_time_us: i64) {
+        let mut newest = lock(&self.newest);
+        let entry = newest.entry(stream.to_owned()).or_insert(event_time_us);
+        *entry = (*entry).max(event_time_us);
+    }
+
+    /// From produce to visible.
+    #[must_use]
+    pub fn freshness(&self) -> &Latency {
+        &self.freshness
+    }
+
+    /// Events that were committed.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+}
+
+/// Latencies in microseconds, up to an hour, to three digits.
+pub struct Latency(Mutex<Histogram<u64>>);
+
+const HOUR_US: u64 = 3_600_000_000;
+
+impl Default for Latency {
+    fn default() -> Self {
+        match Histogram::new_with_bounds(1, HOUR_US, 3) {
+            Ok(histogram) => Self(Mutex::new(histogram)),
+            Err(_) => unreachable!("the bounds are constants within the histogram's limits"),
+        }
+    }
+}
+
+impl Latency {
+    /// Adds one latency; what is above an hour counts as an hour.
+    pub fn record(&self, microseconds: u64) {
+        lock(&self.0).saturating_record(microseconds.clamp(1, HOUR_US));
+    }
+
+    /// The quantiles in microseconds, or none without a latency.
+    #[must_use]
+    pub fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> Option<[u64; N]> {
+        let histogram = lock(&self.0);
+        (!histogram.is_empty()).then(|| quantiles.map(|q| histogram.value_at_quantile(q)))
+    }
+
+    /// Forgets all latencies.
+    pub fn reset(&self) {
+        lock(&self.0).reset();
+    }
+}
+
+/// A lock whose holder panicked still guards plain counters.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,405 @@
+//! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
+use millrace_feature_store::{Commit, Offset, Store};
+use millrace_features::{Origin, pack_rows};
+use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
+use tracing::{error, info, warn};
+
+use crate::failure::{Failure, Outcome, with_causes};
+use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
+use crate::live::Live;
+use crate::score_topic::ScoreTopic;
+use crate::scorer::{Scorer, Scores};
+use crate::settings::micros;
+use crate::state::{Committed, Overlay, Pending};
+use crate::workspace::{ModelPlan, Workspace};
+
+/// Applies steps to the store.
+pub struct Pipeline {
+    live: Live,
+    model: Option<ModelStage>,
+    flushed: Instant,
+}
+
+/// Pause before Kafka is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What a project with a model does on top.
+struct ModelStage {
+    scorer: Arc<Scorer>,
+    join: LabelJoin,
+    inputs_tag: u32,
+    topic: Option<ScoreTopic>,
+}
+
+/// The streams of a project as ingestion reads them, in the project's order.
+#[must_use]
+pub fn stream_specs(workspace: &Workspace) -> Vec<StreamSpec> {
+    let spec = |stream: &Arc<millrace_features::Stream>| StreamSpec {
+        name: stream.name.clone(),
+        topic: stream.topic.clone(),
+        schema: Arc::clone(&stream.schema),
+        time_column: stream.time,
+        required: stream.required(),
+    };
+    workspace.project.streams.iter().map(spec).collect()
+}
+
+/// Where the store stands, for ingestion to start at.
+///
+/// # Errors
+/// A store that cannot be read.
+pub fn start_offsets(store: &Arc<dyn Store>) -> Outcome<StartOffsets> {
+    // Seen once here, so that a store that cannot be read is an error and not a start from the beginning.
+    store.offsets()?;
+    let store = Arc::clone(store);
+    Ok(Arc::new(move |topic: &str, partition: i32| {
+        let offsets = store.offsets().unwrap_or_else(|e| {
+            error!(error = %e, "the store's offsets cannot be read; reading starts at the oldest event");
+            Vec::new()
+        });
+        let is_it = |o: &Offset| o.topic == topic && o.partition == partition;
+        offsets.into_iter().find(is_it).map(|offset| offset.next)
+    }))
+}
+
+impl Pipeline {
+    /// A pipeline over a store; `topic` takes the scores.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn new(live: Live, topic: Option<ScoreTopic>) -> Outcome<Self> {
+        let stage = |scorer: &Arc<Scorer>| -> Outcome<ModelStage> {
+            Ok(ModelStage {
+                join: LabelJoin::open(live.store.as_ref())?,
+                inputs_tag: inputs_tag(&scorer.plan),
+                scorer: Arc::clone(scorer),
+                topic,
+            })
+        };
+        let model = live.scorer.as_ref().map(stage).transpose()?;
+        Ok(Self {
+            live,
+            model,
+            flushed: Instant::now(),
+        })
+    }
+
+    /// Reads and applies until `stop` is set, then makes everything durable.
+    ///
+    /// # Errors
+    /// What cannot be gone on from: a store that fails, a broker that refuses.
+    pub fn run(mut self, mut ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
+        let flush_every = self.live.workspace.settings.store.flush_every;
+        while !stop.load(Ordering::Relaxed) {
+            let step = match ingest.poll(now_us(), Duration::from_millis(50)) {
+                Ok(step) => step,
+                Err(error) if error.remedy() == Remedy::Retry => {
+                    warn!(
+                        error = with_causes(&error),
+                        "Kafka is in trouble; trying again"
+                    );
+                    std::thread::sleep(RETRY);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for lost in &step.lost {
+                warn!(
+                    topic = lost.topic,
+                    partition = lost.partition,
+                    from = lost.from,
+                    to = lost.to,
+                    "Kafka no longer has events that were not read"
+                );
+            }
+            if !step.positions.is_empty() {
+                self.apply(&step)?;
+                // For lag tools alone: the store's offsets are the truth.
+                if let Err(error) = ingest.commit(&step.positions) {
+                    warn!(
+                        error = with_causes(&error),
+                        "the group's offsets were not committed"
+                    );
+                }
+            }
+            let lag = ingest.lag();
+            self.live.progress.lag.store(lag, Ordering::Relaxed);
+            self.live
+                .progress
+                .dead_letters
+                .store(ingest.dead_letters(), Ordering::Relaxed);
+            metrics::gauge!("millrace_consumer_lag").set(lag as f64);
+            if self.flushed.elapsed() >= flush_every {
+                self.flush()?;
+            }
+        }
+        self.flush()
+    }
+
+    /// Makes everything that was applied durable.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn flush(&mut self) -> Outcome<()> {
+        self.live.store.flush()?;
+        self.flushed = Instant::now();
+        Ok(())
+    }
+
+    /// Applies one step. The order is the promise:
+    ///
+    /// 1. the step's events become rows of state, in memory;
+    /// 2. its events are scored over the store with those rows on top;
+    /// 3. its labels join what was scored;
+    /// 4. the broker acknowledges the scores;
+    /// 5. rows, examples and offsets are committed as one.
+    ///
+    /// A crash before 5 leaves the store at the step before, and Kafka gives the step again: features and
+    /// labels count once, and a score may stand twice in its topic, under one key.
+    ///
+    /// # Errors
+    /// A store or a broker that fails. Nothing of the step is visible then.
+    pub fn apply(&mut self, step: &Step) -> Outcome<()> {
+        let started = Instant::now();
+        let mut pending = Pending::default();
+        for batch in &step.batches {
+            self.write_state(batch, &mut pending)?;
+        }
+        let mut commit = Commit::default();
+        let mut counts = LabelCounts::default();
+        let mut scored = 0;
+        if let Some(model) = &mut self.model {
+            let mut join = model.join.begin(self.live.store.as_ref());
+            let state = Overlay {
+                committed: Committed(self.live.store.as_ref()),
+                pending: &pending,
+            };
+            let streams = &self.live.workspace.project.streams;
+            for batch in &step.batches {
+                if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
+                    scored += batch.batch.num_rows() as u64;
+                    model.score(&state, &batch.batch, &mut join)?;
+                }
+            }
+            for batch in &step.batches {
+                if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.labels) {
+                    join_labels(&model.scorer.plan, &batch.batch, &mut join)?;
+                }
+            }
+            if let Some(topic) = &mut model.topic {
+                topic.flush()?;
+            }
+            counts = join.finish(&mut model.join, &mut commit)?;
+        }
+        pending.drain_into(&mut commit);
+        for (topic, partition, next) in &step.positions {
+            commit.offset(topic.as_str(), *partition, *next);
+        }
+        self.live.store.commit(commit)?;
+        metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
+        self.note(step, scored, counts);
+        Ok(())
+    }
+
+    fn write_state(&self, batch: &StreamBatch, pending: &mut Pending) -> Outcome<()> {
+        let project = &self.live.workspace.project;
+        let stream = &project.streams[batch.stream];
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
+        let origin = Origin {
+            partitions: &partitions,
+            offsets: &offsets,
+        };
+        for view in project
+            .views
+            .iter()
+            .filter(|view| Arc::ptr_eq(&view.stream, stream))
+        {
+            for (row, reason) in view.state_rows(&batch.batch, origin, pending)? {
+                let (partition, offset) = batch.origin[row];
+                metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())
+                    .increment(1);
+                warn!(
+                    view = view.name,
+                    stream = stream.name,
+                    partition,
+                    offset,
+                    reason,
+                    "an event does not count in a view, which cannot be evaluated on it"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, step: &Step, scored: u64, labels: LabelCounts) {
+        let progress = &self.live.progress;
+        let now_ms = now_us() / 1_000;
+        for batch in &step.batches {
+            let stream = &self.live.workspace.project.streams[batch.stream];
+            let rows = batch.batch.num_rows() as u64;
+            progress.events.fetch_add(rows, Ordering::Relaxed);
+            metrics::counter!("millrace_events_total", "stream" => stream.name.clone())
+                .increment(rows);
+            if let Some(newest) = newest(&batch.batch, stream.time) {
+                progress.reflect(&stream.name, newest);
+                self.expire(&stream.name, newest);
+            }
+            for produced_ms in batch.kafka_ts.iter().filter(|ms| **ms >= 0) {
+                let age_us = now_ms.saturating_sub(*produced_ms).max(0) as u64 * 1_000;
+                progress.freshness().record(age_us);
+                metrics::histogram!("millrace_freshness_seconds").record(age_us as f64 / 1e6);
+            }
+        }
+        progress.scores.fetch_add(scored, Ordering::Relaxed);
+        progress.labels.fetch_add(labels.joined, Ordering::Relaxed);
+        metrics::counter!("millrace_scores_total").increment(scored);
+        for (outcome, count) in [
+            ("joined", labels.joined),
+            ("waiting", labels.waiting),
+            ("duplicate", labels.duplicate),
+            ("corrected", labels.corrected),
+        ] {
+            metrics::counter!("millrace_labels_total", "outcome" => outcome).increment(count);
+        }
+    }
+
+    /// Lets go of what no window, no label and no replay will ask for.
+    fn expire(&self, stream: &str, newest_us: i64) {
+        let settings = &self.live.workspace.settings.store;
+        let kept = |extra: i64| {
+            newest_us
+                .saturating_sub(micros(settings.history))
+                .saturating_sub(extra)
+        };
+        for view in self
+            .live
+            .workspace
+            .project
+            .views
+            .iter()
+            .filter(|v| v.stream.name == stream)
+        {
+            if let Some(reach) = view.reach_us() {
+                self.live.store.set_horizon(view.id, kept(reach));
+            }
+        }
+        if let Some(model) = &self.model {
+            let horizons = self.live.store.horizons();
+            if model.scorer.plan.inputs.stream.name == stream {
+                horizons.set_scored(newest_us.saturating_sub(micros(settings.label_wait)));
+            }
+            if model.scorer.plan.labels.name == stream {
+                horizons.set_examples(newest_us.saturating_sub(micros(settings.examples)));
+            }
+        }
+    }
+}
+
+impl ModelStage {
+    fn score(
+        &mut self,
+        state: &Overlay<'_>,
+        events: &RecordBatch,
+        join: &mut JoinStep<'_>,
+    ) -> Outcome<()> {
+        let plan = &self.scorer.plan;
+        let started = Instant::now();
+        let scores = self.scorer.score(state, events)?;
+        metrics::histogram!("millrace_scoring_seconds")
+            .record(started.elapsed().as_secs_f64() / events.num_rows().max(1) as f64);
+        let ids = pack_rows(&[Arc::clone(events.column(plan.event_id))]);
+        let times = events
+            .column(plan.inputs.stream.time)
+            .as_primitive::<TimestampMicrosecondType>();
+        for (row, id) in ids.iter().enumerate() {
+            let record = ScoredRecord::new(times.value(row), scores.row(row), self.inputs_tag);
+            join.scored(id, record.answered(scores.probability(row), scores.version))?;
+        }
+        match &mut self.topic {
+            Some(topic) => topic.send(events, &scores),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Scores {
+    /// The inputs of a row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[f32] {
+        let width = self.inputs.num_columns();
+        &self.matrix[row * width..(row + 1) * width]
+    }
+
+    /// The probability of a row.
+    #[must_use]
+    pub fn probability(&self, row: usize) -> Option<f32> {
+        self.probabilities.as_ref().map(|all| all[row])
+    }
+}
+
+fn join_labels(plan: &ModelPlan, labels: &RecordBatch, join: &mut JoinStep<'_>) -> Outcome<()> {
+    let ids = pack_rows(&[Arc::clone(labels.column(plan.label_id))]);
+    let frauds = frauds(labels.column(plan.label_column))?;
+    let times = labels
+        .column(plan.labels.time)
+        .as_primitive::<TimestampMicrosecondType>();
+    for (row, (id, fraud)) in ids.iter().zip(frauds).enumerate() {
+        if let Some(fraud) = fraud {
+            join.label(id, fraud, times.value(row))?;
+        }
+    }
+    Ok(())
+}
+
+/// Labels as booleans: a number is fraud where it is not 0. A null label says nothing.
+fn frauds(column: &ArrayRef) -> Outcome<Vec<Option<bool>>> {
+    if column.data_type() == &DataType::Boolean {
+        return Ok(column.as_boolean().iter().collect());
+    }
+    let numbers = cast(column, &DataType::Float64).map_err(|e| Failure::failed(e.to_string()))?;
+    let numbers = numbers.as_primitive::<Float64Type>();
+    Ok(numbers
+        .iter()
+        .map(|number| number.map(|number| number != 0.0))
+        .collect())
+}
+
+/// Tells examples of one meaning of the inputs from those of another.
+#[must_use]
+pub fn inputs_tag(plan: &ModelPlan) -> u32 {
+    u64::from_str_radix(&plan.inputs_hash(), 16).unwrap_or_default() as u32
+}
+
+fn newest(batch: &RecordBatch, time: usize) -> Option<i64> {
+    arrow::compute::max(
+        batch
+            .column(time)
+            .as_primitive::<TimestampMicrosecondType>(),
+    )
+}
+
+/// The wall clock, µs since 1970.
+#[must_use]
+pub fn now_us() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    micros(since)
+}
+
+/// Logs where a pipeline starts.
+pub fn log_start(workspace: &Workspace, store: &dyn Store) -> Outcome<()> {
+    let offsets = store.offsets()?;
+    let committed: i64 = offsets.iter().map(|offset| offset.next).sum();
+    info!(project = %workspace.folder.display(), views = workspace.project.views.len(),
+        partitions = offsets.len(), committed, "the store is open");
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Messages to Kafka: keyed bytes in, and a count of those that the brokers have acknowledged.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use millrace_ingest::{IngestError, IngestSettings};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+
+use crate::failure::{Failure, Outcome};
+
+/// A producer of messages whose topics and bytes are the caller's.
+///
+/// It is idempotent: per partition, messages arrive in the order in which they were sent, and once each, whatever
+/// is retried in between. A message is given up after two minutes; that many are counted, and never silently
+/// lost. All threads may use one.
+pub struct RawProducer {
+    producer: ThreadedProducer<Deliveries>,
+    brokers: String,
+    request_timeout: Duration,
+    sent: AtomicU64,
+}
+
+impl RawProducer {
+    /// Connects, and waits until a broker has answered. `settings.properties` reach librdkafka, and override the
+    /// tuning; for a cluster without idempotent producers, `enable.idempotence = "false"`.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not know; no broker that answers within `settings.request_timeout`.
+    pub fn connect(settings: &IngestSettings) -> Outcome<Self> {
+        let producer = config(settings)
+            .create_with_context(Deliveries::default())
+            .map_err(|e| refused_setting(&e))?;
+        let connected = Self {
+            producer,
+            brokers: settings.brokers.clone(),
+            request_timeout: settings.request_timeout,
+            sent: AtomicU64::new(0),
+        };
+        connected.topics()?;
+        Ok(connected)
+    }
+
+    /// The brokers' addresses, as set.
+    #[must_use]
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// The names of the cluster's topics. All are asked for, and not one by its name: a broker may create a topic
+    /// that it is asked for.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub fn topics(&self) -> Outcome<Vec<String>> {
+        let metadata = self
+            .producer
+            .client()
+            .fetch_metadata(None, self.request_timeout);
+        let metadata = metadata.map_err(|e| IngestError::BrokerUnreachable {
+            brokers: self.brokers.clone(),
+            detail: e.to_string(),
+        })?;
+        Ok(metadata
+            .topics()
+            .iter()
+            .map(|topic| topic.name().to_owned())
+            .collect())
+    }
+
+    /// Queues a message, which leaves some milliseconds later at most. While the queue is full (100,000 messages
+    /// or 64 MiB), the call waits; it ends because the queue's messages are delivered or given up.
+    ///
+    /// # Errors
+    /// A message that can never be sent: larger than `message.max.bytes`, or after a fatal error of the client.
+    pub fn send(&self, topic: &str, key: Option<&[u8]>, payload: &[u8]) -> Outcome<()> {
+        let mut record = BaseRecord::to(topic).payload(payload);
+        record.key = key;
+        loop {
+            record = match self.producer.send(record) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    unsent
+                }
+                Err((error, _)) => {
+                    return Err(Failure::failed(format!(
+                        "a message for topic '{topic}' cannot be sent: {error}"
+                    )));
+                }
+            };
+        }
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits until every message that was sent is acknowledged or given up.
+    ///
+    /// # Errors
+    /// Messages that were not delivered since the last call, with their number and the first one's cause; some
+    /// whose fate is unknown after `timeout`.
+    pub fn flush(&self, timeout: Duration) -> Outcome<()> {
+        // librdkafka's own flush is not used: through rdkafka it takes a tenth of a second at least.
+        let unsettled = self.deliveries().wait(&self.sent, timeout);
+        self.check()?;
+        if unsettled == 0 {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "{unsettled} messages were not acknowledged within {} s",
+            timeout.as_secs()
+        ))
+        .hint("are the brokers up, and is each partition led by one?"))
+    }
+
+    /// Whether every message whose fate is known was delivered.
+    ///
+    /// # Errors
+    /// As [`Self::flush`], and at once.
+    pub fn check(&self) -> Outcome<()> {
+        self.deliveries().take_failures()
+    }
+
+    /// Messages that were sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were acknowledged by every replica.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.deliveries().lock().delivered
+    }
+
+    fn deliveries(&self) -> &Deliveries {
+        self.producer.context()
+    }
+}
+
+fn config(settings: &IngestSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("enable.idempotence", "true");
+    config.set("compression.type", "lz4");
+    // The Java client's choice of a partition, so that a key has one partition, whoever sends it.
+    config.set("partitioner", "murmur2_random");
+    config.set("linger.ms", "5");
+    config.set("queue.buffering.max.messages", "100000");
+    config.set("queue.buffering.max.kbytes", "65536");
+    config.set("message.timeout.ms", "120000");
+    config.extend(
+        settings
+            .properties
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone())),
+    );
+    config.set("bootstrap.servers", &settings.brokers);
+    config.set("acks", "all");
+    let debug = settings.properties.contains_key("debug");
+    config.set_log_level(if debug {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Warning
+    });
+    config
+}
+
+fn refused_setting(error: &KafkaError) -> Failure {
+    match error {
+        KafkaError::ClientConfig(_, detail, key, _) => Failure::input(format!(
+            "millrace.toml: the Kafka property '{key}' is not accepted: {detail}"
+        ))
+        .hint("[kafka.properties] are librdkafka's"),
+        other => Failure::failed(format!("creating a Kafka producer: {other}")),
+    }
+}
+
+/// What became of messages. The producer's own thread writes it.
+#[derive(Default)]
+struct Deliveries {
+    settled: Mutex<Settled>,
+    all_settled: Condvar,
+}
+
+#[derive(Default)]
+struct Settled {
+    delivered: u64,
+    failed: u64,
+    /// Those that nobody was told of.
+    untold: u64,
+    first_untold: String,
+    /// To wake nobody is a system call too, and there is a delivery for each message.
+    waiting: usize,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, error: Option<&KafkaError>) {
+        let mut settled = self.lock();
+        match error {
+            None => settled.delivered += 1,
+            Some(error) => settled.fail(error),
+        }
+        if settled.waiting > 0 {
+            self.all_settled.notify_all();
+        }
+    }
+
+    /// Waits for as many messages as were sent; gives the number of those that are still on their way.
+    fn wait(&self, sent: &AtomicU64, timeout: Duration) -> u64 {
+        let on_their_way =
+            |settled: &Settled| sent.load(Ordering::Relaxed).saturating_sub(settled.total());
+        let mut settled = self.lock();
+        settled.waiting += 1;
+        let (mut settled, _) = self
+            .all_settled
+            .wait_timeout_while(settled, timeout, |settled| on_their_way(settled) > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        settled.waiting -= 1;
+        on_their_way(&settled)
+    }
+
+    fn take_failures(&self) -> Outcome<()> {
+        let mut settled = self.lock();
+        if settled.untold == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "{} messages were not delivered; the first: {}",
+            settled.untold, settled.first_untold
+        );
+        settled.untold = 0;
+        Err(Failure::failed(message))
+    }
+}
+
+impl Settled {
+    fn total(&self) -> u64 {
+        self.delivered + self.failed
+    }
+
+    fn fail(&mut self, error: &KafkaError) {
+        if self.untold == 0 {
+            self.first_untold = error.to_string();
+        }
+        self.failed += 1;
+        self.untold += 1;
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+                tracing::debug!(facility, message, "Kafka producer");
+            }
+            _ => tracing::warn!(facility, message, "Kafka producer"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "Kafka producer");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
+        self.settle(result.as_ref().err().map(|(error, _)| error));
+    }
+}

@@ -1,0 +1,90 @@
+//! The topic of scores: one JSON message an event, keyed by the event's id.
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::produce::RawProducer;
+use crate::scorer::Scores;
+use crate::times::rfc3339;
+use crate::workspace::ModelPlan;
+
+/// Sends scores.
+pub struct ScoreTopic {
+    producer: RawProducer,
+    topic: String,
+    plan: ModelPlan,
+}
+
+impl ScoreTopic {
+    /// Scores of `plan` to its topic.
+    #[must_use]
+    pub fn new(producer: RawProducer, plan: ModelPlan) -> Self {
+        Self {
+            producer,
+            topic: plan.settings.scores.clone(),
+            plan,
+        }
+    }
+
+    /// Sends the scores of a batch of events.
+    ///
+    /// # Errors
+    /// A broker that refuses, or takes too long.
+    pub fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()> {
+        let id_column = events.column(self.plan.event_id);
+        let options = FormatOptions::default();
+        let ids = ArrayFormatter::try_new(id_column, &options)
+            .map_err(|e| Failure::failed(e.to_string()))?;
+        for row in 0..events.num_rows() {
+            let id = ids.value(row).to_string();
+            let message = score_json(&self.plan, &id, events, scores, row);
+            self.producer.send(
+                &self.topic,
+                Some(id.as_bytes()),
+                message.to_string().as_bytes(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the broker has all of them.
+    ///
+    /// # Errors
+    /// A broker that refuses, or takes too long.
+    pub fn flush(&mut self) -> Outcome<()> {
+        self.producer.flush(std::time::Duration::from_secs(60))
+    }
+}
+
+/// One score, as it stands in the topic.
+#[must_use]
+pub fn score_json(
+    plan: &ModelPlan,
+    id: &str,
+    events: &RecordBatch,
+    scores: &Scores,
+    row: usize,
+) -> Value {
+    let stream = &plan.inputs.stream;
+    let time = events
+        .column(stream.time)
+        .as_primitive::<TimestampMicrosecondType>()
+        .value(row);
+    let inputs: Map<String, Value> = plan
+        .inputs
+        .names()
+        .zip(scores.row(row))
+        .map(|(name, value)| (name.to_owned(), json!(value.is_finite().then_some(*value))))
+        .collect();
+    let id_name = stream.schema.field(plan.event_id).name();
+    json!({
+        id_name: id,
+        "event_time": rfc3339(time),
+        "score": scores.probability(row),
+        "model_version": scores.version,
+        "inputs": inputs,
+    })
+}

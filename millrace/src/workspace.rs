@@ -1,0 +1,280 @@
+//! A project's folder, read and planned: settings, streams, feature views and the model's inputs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use millrace_feature_store::{RocksStore, StoreIdentity};
+use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
+
+use crate::failure::{Failure, Outcome};
+use crate::settings::{ModelSettings, Settings};
+
+/// A planned project with its settings.
+#[derive(Debug)]
+pub struct Workspace {
+    /// The project's folder.
+    pub folder: PathBuf,
+    /// `millrace.toml`.
+    pub settings: Settings,
+    /// The planned SQL.
+    pub project: Project,
+    /// The model's plan, where the project has one.
+    pub model: Option<ModelPlan>,
+}
+
+/// What the model sees, and where its labels come from.
+#[derive(Debug, Clone)]
+pub struct ModelPlan {
+    /// `[model]`
+    pub settings: ModelSettings,
+    /// The model's inputs.
+    pub inputs: Arc<InputView>,
+    /// The stream of labels.
+    pub labels: Arc<Stream>,
+    /// The label's column in it.
+    pub label_column: usize,
+    /// The column of the labels that names the scored event.
+    pub label_id: usize,
+    /// The column of the scored stream that names an event.
+    pub event_id: usize,
+}
+
+impl Workspace {
+    /// Reads and plans the project in `folder`.
+    ///
+    /// # Errors
+    /// Every mistake that was found, as [`Failure`] of kind input.
+    pub fn open(folder: &Path) -> Outcome<Self> {
+        let settings = Settings::read(folder)?;
+        let sources = read_sql(folder, "sources.sql")?;
+        let views = read_views(folder)?;
+        let inputs = folder
+            .join("inputs.sql")
+            .exists()
+            .then(|| read_sql(folder, "inputs.sql"));
+        let inputs = inputs.transpose()?;
+        let project = Project::plan(&sources, &views, inputs.as_ref())?;
+        let model = settings
+            .model
+            .as_ref()
+            .map(|model| ModelPlan::new(model, &project))
+            .transpose()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            settings,
+            project,
+            model,
+        })
+    }
+
+    /// A path of the settings, relative to the project's folder.
+    #[must_use]
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// Opens the project's store.
+    ///
+    /// # Errors
+    /// A store of another project, in use, damaged.
+    pub fn open_store(&self) -> Outcome<RocksStore> {
+        let settings = &self.settings.store;
+        Ok(RocksStore::open_with(
+            &self.path(&settings.path),
+            &self.identity(),
+            &settings.rocksdb,
+        )?)
+    }
+
+    /// Opens the project's store as it was last made durable, beside a process that writes to it.
+    ///
+    /// # Errors
+    /// A store of another project, damaged.
+    pub fn open_store_to_read(&self) -> Outcome<RocksStore> {
+        let settings = &self.settings.store;
+        Ok(RocksStore::open_read_only(
+            &self.path(&settings.path),
+            &self.identity(),
+            &settings.rocksdb,
+        )?)
+    }
+
+    fn identity(&self) -> StoreIdentity {
+        StoreIdentity {
+            project_fingerprint: self.fingerprint(),
+            description: self.folder.display().to_string(),
+        }
+    }
+
+    /// Names the layout of the state: two projects share a store exactly if this is equal.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        millrace_learner::inputs_hash(&[self.project.state_layout()])
+    }
+
+    /// The model's plan.
+    ///
+    /// # Errors
+    /// The project has none.
+    pub fn model(&self) -> Outcome<&ModelPlan> {
+        self.model.as_ref().ok_or_else(|| {
+            Failure::input("the project has no model: millrace.toml has no section [model]").hint(
+                "[model]\n        inputs = \"fraud_inputs\"\n        label = \"labels.is_fraud\"",
+            )
+        })
+    }
+}
+
+impl ModelPlan {
+    fn new(settings: &ModelSettings, project: &Project) -> Outcome<Self> {
+        let inputs = project.input_view(&settings.inputs).map_err(|hint| {
+            bad_model(format!(
+                "model.inputs: there is no view '{}' in inputs.sql",
+                settings.inputs
+            ))
+            .hint(hint)
+        })?;
+        let (stream, column) = settings.label.split_once('.').ok_or_else(|| {
+            bad_model(format!(
+                "model.label: '{}' is not stream.column",
+                settings.label
+            ))
+            .hint("label = \"labels.is_fraud\"")
+        })?;
+        let labels = project.stream(stream).map_err(|hint| {
+            bad_model(format!("model.label: there is no stream '{stream}'")).hint(hint)
+        })?;
+        let label_column = label_column(labels, column)?;
+        let event_id = inputs.stream.id.ok_or_else(|| {
+            let stream = &inputs.stream.name;
+            bad_model(format!(
+                "stream '{stream}' names no id, so no label can be joined to its scores"
+            ))
+            .hint("add 'id' 'tx_id' to its OPTIONS in sources.sql")
+        })?;
+        let id_name = inputs.stream.schema.field(event_id).name();
+        let label_id = labels.schema.index_of(id_name).map_err(|_| {
+            bad_model(format!("stream '{stream}' has no column '{id_name}'")).hint(format!(
+                "a label names the scored event by its id, '{id_name}'"
+            ))
+        })?;
+        check_same_type(inputs, event_id, labels, label_id)?;
+        Ok(Self {
+            settings: settings.clone(),
+            inputs: Arc::clone(inputs),
+            labels: Arc::clone(labels),
+            label_column,
+            label_id,
+            event_id,
+        })
+    }
+
+    /// Identifies what the inputs mean: a model that was trained on other inputs must not serve.
+    #[must_use]
+    pub fn inputs_hash(&self) -> String {
+        millrace_learner::inputs_hash(&[self.inputs.definition()])
+    }
+
+    /// Names of the inputs, in order.
+    #[must_use]
+    pub fn input_names(&self) -> Vec<String> {
+        self.inputs.names().map(str::to_owned).collect()
+    }
+}
+
+fn bad_model(message: impl Into<String>) -> Failure {
+    Failure::input(format!("millrace.toml: {}", message.into()))
+}
+
+fn label_column(labels: &Stream, column: &str) -> Outcome<usize> {
+    let index = labels.schema.index_of(column).map_err(|_| {
+        let names: Vec<&str> = labels
+            .schema
+            .fields()
+            .iter()
+            .map(|f| f.name().as_str())
+            .collect();
+        bad_model(format!(
+            "model.label: stream '{}' has no column '{column}'",
+            labels.name
+        ))
+        .hint(format!("its columns: {}", names.join(", ")))
+    })?;
+    let data_type = labels.schema.field(index).data_type();
+    if data_type == &DataType::Boolean || data_type.is_numeric() {
+        return Ok(index);
+    }
+    Err(
+        bad_model(format!("model.label: '{column}' is of type {data_type}"))
+            .hint("a label is BOOLEAN, or a number that is 1 for fraud and 0 otherwise"),
+    )
+}
+
+fn check_same_type(
+    inputs: &InputView,
+    event_id: usize,
+    labels: &Stream,
+    label_id: usize,
+) -> Outcome<()> {
+    let event = inputs.stream.schema.field(event_id);
+    let label = labels.schema.field(label_id);
+    if event.data_type() == label.data_type() {
+        return Ok(());
+    }
+    Err(bad_model(format!(
+        "'{}' is {} in stream '{}' and {} in stream '{}'",
+        event.name(),
+        event.data_type(),
+        inputs.stream.name,
+        label.data_type(),
+        labels.name
+    ))
+    .hint("declare both of the same type"))
+}
+
+fn read_sql(folder: &Path, name: &str) -> Outcome<SqlFile> {
+    let path = folder.join(name);
+    let text = std::fs::read_to_string(&path).map_err(|e| {
+        Failure::input(format!("{}: {e}", path.display()))
+            .hint("a project has millrace.toml, sources.sql, features/*.sql and inputs.sql")
+    })?;
+    Ok(SqlFile {
+        path: name.to_owned(),
+        text,
+    })
+}
+
+fn read_views(folder: &Path) -> Outcome<Vec<SqlFile>> {
+    let entries = match std::fs::read_dir(folder.join("features")) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => {
+            return Err(Failure::input(format!(
+                "{}/features: {e}",
+                folder.display()
+            )));
+        }
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".sql"))
+        .collect();
+    names.sort();
+    names
+        .iter()
+        .map(|name| read_sql(folder, &format!("features/{name}")))
+        .collect()
+}
+
+/// The problems of a project, where there are some; what `check` prints as JSON.
+#[must_use]
+pub fn problem_json(problem: &Problem) -> serde_json::Value {
+    serde_json::json!({
+        "file": problem.position.file,
+        "line": problem.position.line,
+        "column": problem.position.column,
+        "message": problem.message,
+        "hint": problem.hint,
+    })
+}

@@ -1,0 +1,255 @@
+//! What must be true of a finished run, by other means: DataFusion's batch windows over the same rows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use datafusion::common::ScalarValue;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use millrace::labels::examples_after;
+use millrace::state::Committed;
+use millrace_features::{FeatureView, Stream};
+use serde_json::Value;
+
+use crate::data::{Data, times};
+use crate::harness::{Scores, System, example};
+
+/// Every feature of every view, as of each event of its stream, against batch SQL: the view's own text, with its
+/// frames ended one microsecond earlier.
+pub fn check_views(system: &System, data: &Data) {
+    let workspace = system.workspace();
+    let store = workspace.open_store().unwrap();
+    for view in &workspace.project.views {
+        let events = events_of(&view.stream, data);
+        let keys: Vec<ArrayRef> = view
+            .entity
+            .iter()
+            .map(|c| Arc::clone(events.column(*c)))
+            .collect();
+        let answers = view
+            .answer(&Committed(&store), &keys, times(&events))
+            .unwrap();
+        let expected = batch_answers(view, data);
+        let rows = row_of_id(&events);
+        let mut compared = 0;
+        for row in 0..expected.num_rows() {
+            let mine = rows[expected.column(0).as_string::<i32>().value(row)];
+            for (column, name) in view.schema.fields().iter().map(|f| f.name()).enumerate() {
+                let wanted = ScalarValue::try_from_array(expected.column(column + 1), row).unwrap();
+                let got = ScalarValue::try_from_array(answers.column(column), mine).unwrap();
+                assert_close(
+                    &wanted,
+                    &got,
+                    &format!("{}.{name} of event {mine}", view.name),
+                );
+                compared += 1;
+            }
+        }
+        assert_eq!(expected.num_rows(), events.num_rows());
+        eprintln!("{}: {compared} values equal batch SQL", view.name);
+    }
+}
+
+/// What was scored must be what the inputs are over all events: a replay, or a topic that was read late, must not
+/// have hidden an earlier event.
+pub fn check_scored_inputs(system: &System, data: &Data, scores: &Scores) {
+    let workspace = system.workspace();
+    let store = workspace.open_store().unwrap();
+    let plan = workspace.model.as_ref().unwrap();
+    let events = events_of(&plan.inputs.stream, data);
+    let inputs = plan.inputs.evaluate(&Committed(&store), &events).unwrap();
+    let matrix = plan.inputs.matrix(&inputs).unwrap();
+    let names: Vec<&str> = plan.inputs.names().collect();
+    let ids = events.column(plan.event_id).as_string::<i32>();
+    let mut differing = 0;
+    for row in 0..events.num_rows() {
+        let scored = &scores[ids.value(row)]["inputs"];
+        for (name, value) in names.iter().zip(&matrix[row * names.len()..]) {
+            let scored = scored[name].as_f64();
+            let same = match scored {
+                Some(scored) => (scored - f64::from(*value)).abs() <= 1e-6 * scored.abs().max(1.0),
+                None => value.is_nan(),
+            };
+            if !same && differing < 5 {
+                eprintln!(
+                    "event {}: {name} was scored as {scored:?} and is {value}",
+                    ids.value(row)
+                );
+            }
+            differing += usize::from(!same);
+        }
+    }
+    assert_eq!(
+        differing,
+        0,
+        "of {} inputs",
+        events.num_rows() * names.len()
+    );
+}
+
+/// Average precision on payments that the scoring model had not seen, far above their fraud rate.
+pub fn check_model_beats_chance(data: &Data, scores: &Scores) {
+    let frauds = labels_by_id(data);
+    let mut scored: Vec<(f64, bool)> = scores
+        .iter()
+        .filter_map(|(id, score)| Some((score["score"].as_f64()?, *frauds.get(id)?)))
+        .collect();
+    assert!(
+        scored.len() > 10_000,
+        "{} payments have a score and a label",
+        scored.len()
+    );
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let base = scored.iter().filter(|(_, fraud)| *fraud).count() as f64 / scored.len() as f64;
+    let precision = average_precision(&scored);
+    eprintln!(
+        "average precision {precision:.3} over {} payments, of which {base:.4} are frauds",
+        scored.len()
+    );
+    assert!(
+        precision > 10.0 * base,
+        "average precision {precision} where chance is {base}"
+    );
+}
+
+fn average_precision(descending: &[(f64, bool)]) -> f64 {
+    let (mut frauds, mut sum) = (0.0, 0.0);
+    for (index, (_, fraud)) in descending.iter().enumerate() {
+        if *fraud {
+            frauds += 1.0;
+            sum += frauds / (index + 1) as f64;
+        }
+    }
+    sum / f64::max(frauds, 1.0)
+}
+
+/// One example a label, although the process was killed and read topics again.
+pub fn check_labels_are_learned_once(system: &System, data: &Data) {
+    let store = system.workspace().open_store().unwrap();
+    let (mut examples, mut frauds, mut last) = (0, 0, 0);
+    examples_after(&store, 0, &mut |number, example| {
+        assert_eq!(number, last + 1);
+        last = number;
+        examples += 1;
+        frauds += usize::from(example.fraud);
+        true
+    })
+    .unwrap();
+    let expected = labels_by_id(data);
+    assert_eq!(examples, expected.len());
+    assert_eq!(frauds, expected.values().filter(|fraud| **fraud).count());
+}
+
+/// What `millrace features get` printed, against a count and a mean by hand.
+pub fn check_look_ups(data: &Data, look_ups: &BTreeMap<String, Value>) {
+    let cards = data
+        .payments
+        .column_by_name("card_id")
+        .unwrap()
+        .as_string::<i32>();
+    let amounts = data.payments.column_by_name("amount").unwrap();
+    let amounts = amounts.as_primitive::<arrow::datatypes::Float64Type>();
+    let (times, now) = (times(&data.payments), data.last_payment_us());
+    for (card, answer) in look_ups {
+        let week = 7 * 86_400_000_000;
+        let within: Vec<f64> = (0..times.len())
+            .filter(|row| {
+                cards.value(*row) == card && now - week <= times[*row] && times[*row] < now
+            })
+            .map(|row| amounts.value(row))
+            .collect();
+        assert_eq!(
+            answer["tx_count_7d"].as_u64(),
+            Some(within.len() as u64),
+            "card {card}: {answer}"
+        );
+        let mean = within.iter().sum::<f64>() / within.len() as f64;
+        match answer["amount_avg_7d"].as_f64() {
+            Some(got) => assert!(
+                (got - mean).abs() < 1e-9 * mean,
+                "card {card}: {got} and {mean}"
+            ),
+            None => assert!(within.is_empty()),
+        }
+    }
+}
+
+fn labels_by_id(data: &Data) -> HashMap<String, bool> {
+    let ids = data
+        .labels
+        .column_by_name("tx_id")
+        .unwrap()
+        .as_string::<i32>();
+    let frauds = data.labels.column_by_name("is_fraud").unwrap().as_boolean();
+    (0..data.labels.num_rows())
+        .map(|row| (ids.value(row).to_owned(), frauds.value(row)))
+        .collect()
+}
+
+/// The rows of a stream, with the stream's columns.
+fn events_of(stream: &Stream, data: &Data) -> RecordBatch {
+    let rows = if stream.name == "labels" {
+        &data.labels
+    } else {
+        &data.payments
+    };
+    let columns = stream.schema.fields().iter().map(|field| {
+        let column = rows.column_by_name(field.name()).unwrap();
+        arrow::compute::cast(column, field.data_type()).unwrap()
+    });
+    RecordBatch::try_new(Arc::clone(&stream.schema), columns.collect()).unwrap()
+}
+
+fn row_of_id(events: &RecordBatch) -> HashMap<String, usize> {
+    let ids = events.column_by_name("tx_id").unwrap().as_string::<i32>();
+    ids.iter()
+        .enumerate()
+        .map(|(row, id)| (id.unwrap().to_owned(), row))
+        .collect()
+}
+
+fn batch_answers(view: &FeatureView, data: &Data) -> RecordBatch {
+    let text = view_text(&view.name);
+    let select = text.replace("CURRENT ROW", "INTERVAL '1 microsecond' PRECEDING");
+    let sql = format!(
+        "SELECT tx_id AS oracle_id, {}",
+        select.trim().strip_prefix("SELECT").unwrap()
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let context =
+            SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
+        for (name, batch) in [("transactions", &data.payments), ("labels", &data.labels)] {
+            let table = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]]).unwrap();
+            context.register_table(name, Arc::new(table)).unwrap();
+        }
+        let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
+        concat_batches(&batches[0].schema(), &batches).unwrap()
+    })
+}
+
+/// The SELECT of a view of the example project.
+fn view_text(name: &str) -> String {
+    for file in ["card", "terminal", "labels"] {
+        let text = std::fs::read_to_string(example().join(format!("features/{file}.sql"))).unwrap();
+        if let Some((_, rest)) = text.split_once(&format!("CREATE VIEW {name} AS")) {
+            return rest.split(';').next().unwrap().to_owned();
+        }
+    }
+    panic!("no view {name} in the example");
+}
+
+fn assert_close(wanted: &ScalarValue, got: &ScalarValue, context: &str) {
+    match (wanted, got) {
+        (ScalarValue::Float64(Some(a)), ScalarValue::Float64(Some(b))) => {
+            // Batch windows forget events by subtracting them: the difference is theirs.
+            assert!(
+                (a - b).abs() <= 1e-7 * a.abs().max(b.abs()).max(1.0),
+                "{context}: {a} in batch, {b} here"
+            );
+        }
+        _ => assert_eq!(wanted, got, "{context}"),
+    }
+}
