@@ -104,7 +104,7 @@ mod tests {
         "01",               // flag
         "00",               // missing
         "02000101",         // kinds: length, variant 0, variant 1 and its zigzag number
-        "0200fbff00",       // raw: length, two integers
+        "0200ff",           // raw: length, two bytes
     );
 
     fn hex(bytes: &[u8]) -> String {

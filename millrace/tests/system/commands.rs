@@ -91,7 +91,7 @@ fn mistakes_in_a_project_are_placed() {
         "features/card.sql",
         "max(amount)",
         "max(amuont)",
-        &["features/card.sql:6:", "amuont", "did you mean 'amount'?"],
+        &["features/card.sql:7:", "amuont", "did you mean 'amount'?"],
     );
     check(
         "features/card.sql",
