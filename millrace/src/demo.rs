@@ -242,7 +242,10 @@ impl Broker {
             let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
             let broker = crate::broker::EmbeddedBroker::start(any_port)?;
             let address = broker.address().to_string();
-            Ok(Self::Embedded { _broker: broker, address })
+            Ok(Self::Embedded {
+                _broker: broker,
+                address,
+            })
         }
         #[cfg(not(feature = "embedded-broker"))]
         Err(Failure::input("this build has no embedded broker")

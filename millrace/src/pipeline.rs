@@ -28,6 +28,21 @@ pub struct Pipeline {
     flushed: Instant,
 }
 
+/// Why a step was not applied.
+#[derive(Debug)]
+pub enum StepFailure {
+    /// The broker did not take the scores: it may later.
+    Scores(Failure),
+    /// The store or an expression failed.
+    Other(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for StepFailure {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
 /// Pause before Kafka is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -121,7 +136,7 @@ impl Pipeline {
                 );
             }
             if !step.positions.is_empty() {
-                self.apply(&step)?;
+                self.apply_until_taken(&step, stop)?;
                 // For lag tools alone: the store's offsets are the truth.
                 if let Err(error) = ingest.commit(&step.positions) {
                     warn!(
@@ -154,6 +169,22 @@ impl Pipeline {
         Ok(())
     }
 
+    /// A broker that takes no scores stops the way, and loses nothing: the step is applied again.
+    fn apply_until_taken(&mut self, step: &Step, stop: &AtomicBool) -> Outcome<()> {
+        loop {
+            match self.apply(step) {
+                Ok(()) => return Ok(()),
+                Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
+                    warn!(%failure, "the scores were not taken; the step is applied again");
+                    std::thread::sleep(RETRY);
+                }
+                Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
     /// Applies one step. The order is the promise:
     ///
     /// 1. the step's events become rows of state, in memory;
@@ -167,7 +198,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// A store or a broker that fails. Nothing of the step is visible then.
-    pub fn apply(&mut self, step: &Step) -> Outcome<()> {
+    pub fn apply(&mut self, step: &Step) -> Result<(), StepFailure> {
         let started = Instant::now();
         let mut pending = Pending::default();
         for batch in &step.batches {
@@ -195,7 +226,7 @@ impl Pipeline {
                 }
             }
             if let Some(topic) = &mut model.topic {
-                topic.flush()?;
+                topic.flush().map_err(StepFailure::Scores)?;
             }
             counts = join.finish(&mut model.join, &mut commit)?;
         }
@@ -309,7 +340,7 @@ impl ModelStage {
         state: &Overlay<'_>,
         events: &RecordBatch,
         join: &mut JoinStep<'_>,
-    ) -> Outcome<()> {
+    ) -> Result<(), StepFailure> {
         let plan = &self.scorer.plan;
         let started = Instant::now();
         let scores = self.scorer.score(state, events)?;
@@ -324,7 +355,7 @@ impl ModelStage {
             join.scored(id, record.answered(scores.probability(row), scores.version))?;
         }
         match &mut self.topic {
-            Some(topic) => topic.send(events, &scores),
+            Some(topic) => topic.send(events, &scores).map_err(StepFailure::Scores),
             None => Ok(()),
         }
     }

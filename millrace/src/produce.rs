@@ -12,7 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use indicatif::{ProgressBar, ProgressStyle};
 use millrace_features::Stream;
-use millrace_ingest::ensure_topics;
+use millrace_ingest::{IngestSettings, ensure_topics};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::files::{EventFile, json_text, nearest};
@@ -41,6 +41,9 @@ pub struct ProduceArgs {
     /// Create the topic if it is missing, with topics.partitions partitions
     #[arg(long)]
     pub create: bool,
+    /// Kafka's bootstrap servers, in place of kafka.brokers in millrace.toml
+    #[arg(long, value_name = "HOST:PORT,…")]
+    pub brokers: Option<String>,
 }
 
 impl ProduceArgs {
@@ -72,11 +75,16 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(150);
 pub fn produce(workspace: &Workspace, args: &ProduceArgs) -> Outcome<()> {
     let stream = find_stream(workspace, &args.topic)?;
     let file = EventFile::open(&args.file, &stream)?;
+    let mut kafka = workspace.settings.kafka.clone();
+    if let Some(brokers) = &args.brokers {
+        kafka.brokers.clone_from(brokers);
+    }
+    let partitions = workspace.settings.topics.partitions;
     if args.create {
-        create_topic(workspace, &stream)?;
+        create_topic(&kafka, &stream.topic, partitions)?;
     }
     let bar = progress_bar(file.rows());
-    let mut producer = EventProducer::new(workspace, &stream.name)?
+    let mut producer = EventProducer::connect(&kafka, stream, partitions)?
         .with_pace(args.pace())
         .with_progress(bar.clone());
     let started = Instant::now();
@@ -153,10 +161,9 @@ fn find_stream(workspace: &Workspace, name: &str) -> Outcome<Arc<Stream>> {
     })
 }
 
-fn create_topic(workspace: &Workspace, stream: &Stream) -> Outcome<()> {
-    let kafka = &workspace.settings.kafka;
-    let topic = (stream.topic.clone(), workspace.settings.topics.partitions);
-    let created = ensure_topics(&kafka.brokers, &kafka.properties, &[topic])?;
+fn create_topic(kafka: &IngestSettings, topic: &str, partitions: i32) -> Outcome<()> {
+    let topics = [(topic.to_owned(), partitions)];
+    let created = ensure_topics(&kafka.brokers, &kafka.properties, &topics)?;
     for topic in created {
         eprintln!("created topic '{topic}'");
     }
@@ -183,8 +190,13 @@ impl EventProducer {
     /// No such stream, no broker that answers, no such topic.
     pub fn new(workspace: &Workspace, stream: &str) -> Outcome<Self> {
         let stream = find_stream(workspace, stream)?;
-        let raw = RawProducer::connect(&workspace.settings.kafka)?;
-        check_topic(&raw, &stream.topic, workspace.settings.topics.partitions)?;
+        let settings = &workspace.settings;
+        Self::connect(&settings.kafka, stream, settings.topics.partitions)
+    }
+
+    fn connect(kafka: &IngestSettings, stream: Arc<Stream>, partitions: i32) -> Outcome<Self> {
+        let raw = RawProducer::connect(kafka)?;
+        check_topic(&raw, &stream.topic, partitions)?;
         Ok(Self {
             stream,
             raw,

@@ -205,19 +205,32 @@ impl Running {
             threads: Vec::new(),
             failure: Arc::new(Mutex::new(None)),
         };
+        match running.start_roles(roles) {
+            Ok(()) => Ok(running),
+            Err(failure) => {
+                // The roles that did start hold the store: it is closed before the process ends. What they say
+                // of being stopped is not what is wrong.
+                let _ = running.stop();
+                Err(failure)
+            }
+        }
+    }
+
+    fn start_roles(&mut self, roles: &[Role]) -> Outcome<()> {
         if roles.contains(&Role::Serve) {
-            running.start_server()?;
+            self.start_server()?;
         }
         if roles.contains(&Role::Ingest) {
-            running.start_ingest()?;
+            self.start_ingest()?;
         }
-        if roles.contains(&Role::Learn) && running.live.scorer.is_some() {
-            running.start_learner()?;
+        match (&self.live.scorer, roles.contains(&Role::Learn)) {
+            (Some(_), true) => self.start_learner(),
+            (Some(_), false) => {
+                self.follow_registry();
+                Ok(())
+            }
+            (None, _) => Ok(()),
         }
-        if !roles.contains(&Role::Learn) && running.live.scorer.is_some() {
-            running.follow_registry();
-        }
-        Ok(running)
     }
 
     fn start_server(&mut self) -> Outcome<()> {

@@ -144,7 +144,7 @@ fn min_labels() -> usize {
 }
 
 fn min_frauds() -> usize {
-    8
+    25
 }
 
 fn keep() -> usize {

@@ -1,6 +1,6 @@
 //! Messages to Kafka: keyed bytes in, and a count of those that the brokers have acknowledged.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -185,6 +185,8 @@ fn refused_setting(error: &KafkaError) -> Failure {
 struct Deliveries {
     settled: Mutex<Settled>,
     all_settled: Condvar,
+    /// Whether it was said that no broker answers, since the last message that one took.
+    unreachable: AtomicBool,
 }
 
 #[derive(Default)]
@@ -204,6 +206,9 @@ impl Deliveries {
     }
 
     fn settle(&self, error: Option<&KafkaError>) {
+        if error.is_none() {
+            self.unreachable.store(false, Ordering::Relaxed);
+        }
         let mut settled = self.lock();
         match error {
             None => settled.delivered += 1,
@@ -256,18 +261,30 @@ impl Settled {
     }
 }
 
+/// While no broker answers, librdkafka says so dozens of times a second: the screen needs it once.
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
                 tracing::debug!(facility, message, "Kafka producer");
             }
+            // A connection that failed; it comes as an error too.
+            _ if facility == "FAIL" => tracing::debug!(facility, message, "Kafka producer"),
             _ => tracing::warn!(facility, message, "Kafka producer"),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka producer");
+        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure};
+        match error.rdkafka_error_code() {
+            Some(AllBrokersDown) if !self.unreachable.swap(true, Ordering::Relaxed) => {
+                tracing::warn!("no Kafka broker answers; the producer goes on trying");
+            }
+            Some(AllBrokersDown | BrokerTransportFailure) => {
+                tracing::debug!(%error, reason, "Kafka producer");
+            }
+            _ => tracing::warn!(%error, reason, "Kafka producer"),
+        }
     }
 }
 

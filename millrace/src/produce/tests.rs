@@ -69,6 +69,7 @@ mod with_a_broker {
                 rate: None,
                 speed: None,
                 create: true,
+                brokers: None,
             }
         }
 
@@ -205,6 +206,9 @@ mod with_a_broker {
             Kind::Failed,
             &["no Kafka broker answered", "--brokers"],
         );
+        let other = EmbeddedBroker::start(([127, 0, 0, 1], 0).into()).unwrap();
+        let brokers = Some(other.address().to_string());
+        setting.produce(&ProduceArgs { brokers, ..args }).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! 50,000 payments with their labels: of the public stream where it is beside the clone, else generated.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +19,10 @@ pub const PAYMENTS: usize = 50_000;
 pub struct Data {
     _folder: TempDir,
     pub payments: RecordBatch,
+    /// The labels that are known when the last payment is made.
     pub labels: RecordBatch,
+    /// Whether a payment is fraud, by its id: all payments, known or not.
+    pub frauds: HashMap<String, bool>,
     pub first_half: PathBuf,
     pub second_half: PathBuf,
     pub labels_file: PathBuf,
@@ -27,7 +31,7 @@ pub struct Data {
 impl Data {
     pub fn load() -> Self {
         let public = repository().join("../shared/data");
-        let (payments, labels) = if public.join("transactions.parquet").exists() {
+        let (payments, all_labels) = if public.join("transactions.parquet").exists() {
             eprintln!("payments of the public stream in {}", public.display());
             public_payments(&public)
         } else {
@@ -35,6 +39,8 @@ impl Data {
             generated_payments()
         };
         assert_eq!(payments.num_rows(), PAYMENTS);
+        let last = times(&payments)[PAYMENTS - 1];
+        let labels = all_labels.slice(0, times(&all_labels).partition_point(|time| *time <= last));
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, batch: &RecordBatch| {
             let path = folder.path().join(name);
@@ -50,6 +56,7 @@ impl Data {
             second_half: write("second.parquet", &payments.slice(half, PAYMENTS - half)),
             labels_file: write("labels.parquet", &labels),
             _folder: folder,
+            frauds: frauds(&all_labels),
             payments,
             labels,
         }
@@ -62,6 +69,14 @@ impl Data {
     pub fn last_label_us(&self) -> i64 {
         *times(&self.labels).last().unwrap()
     }
+}
+
+fn frauds(labels: &RecordBatch) -> HashMap<String, bool> {
+    let ids = labels.column_by_name("tx_id").unwrap().as_string::<i32>();
+    let frauds = labels.column_by_name("is_fraud").unwrap().as_boolean();
+    (0..labels.num_rows())
+        .map(|row| (ids.value(row).to_owned(), frauds.value(row)))
+        .collect()
 }
 
 pub fn times(batch: &RecordBatch) -> &[i64] {
@@ -92,10 +107,8 @@ fn public_payments(folder: &Path) -> (RecordBatch, RecordBatch) {
              ORDER BY event_time, tx_id LIMIT {PAYMENTS}", time("event_time")
         ))
         .await;
-        let last = *times(&payments).last().unwrap();
         let labels = collect(format!(
-            "SELECT {columns}, is_fraud, {}, {} FROM labels WHERE CAST(card_id AS INT) % 10 = 0
-             AND event_time <= arrow_cast({last}, 'Timestamp(Microsecond, None)') ORDER BY event_time, tx_id",
+            "SELECT {columns}, is_fraud, {}, {} FROM labels WHERE CAST(card_id AS INT) % 10 = 0 ORDER BY event_time, tx_id",
             time("tx_time"), time("event_time")
         ))
         .await;
@@ -149,7 +162,5 @@ fn generated_payments() -> (RecordBatch, RecordBatch) {
         .unwrap()
         .slice(0, PAYMENTS);
     let labels = concat_batches(&labels[0].schema(), &labels).unwrap();
-    let last = *times(&payments).last().unwrap();
-    let known = times(&labels).partition_point(|time| *time <= last);
-    (as_strings(payments), as_strings(labels.slice(0, known)))
+    (as_strings(payments), as_strings(labels))
 }

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use millrace::workspace::Workspace;
+use millrace_learner::Registry;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
@@ -183,6 +184,39 @@ impl System {
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
             answer["complete_until"].as_str() == Some(last.as_str())
         });
+    }
+
+    /// Waits until the serving version knows the labels of all periods that have ended.
+    pub fn wait_for_learning(&mut self, data: &Data) {
+        let registry = Registry::open(self.folder.path().join("data/models")).unwrap();
+        let period = 12 * 3_600_000_000;
+        let learned = |registry: &Registry| {
+            let version = registry.champion().unwrap()?;
+            Some(registry.manifest(version).unwrap().trained_until_us)
+        };
+        self.wait("the last update", |_| {
+            learned(&registry).is_some_and(|until| until > data.last_label_us() - period)
+        });
+        // The server follows the registry within a second.
+        std::thread::sleep(Duration::from_millis(1_500));
+    }
+
+    /// What the server answers for the payments whose labels are not known yet.
+    pub fn score_unlabelled(&self, data: &Data) -> Vec<Value> {
+        let labelled = data.labels.num_rows();
+        let unlabelled = data.payments.slice(labelled, PAYMENTS - labelled);
+        let file = self.folder.path().join("unlabelled.jsonl");
+        std::fs::write(
+            &file,
+            millrace::files::write_json(&unlabelled).unwrap().join("\n"),
+        )
+        .unwrap();
+        let output = succeed(self.command(&["score", &file.display().to_string()]));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// What the command says of some cards, as of the last payment.

@@ -89,16 +89,16 @@ pub fn check_scored_inputs(system: &System, data: &Data, scores: &Scores) {
     );
 }
 
-/// Average precision on payments that the scoring model had not seen, far above their fraud rate.
-pub fn check_model_beats_chance(data: &Data, scores: &Scores) {
-    let frauds = labels_by_id(data);
-    let mut scored: Vec<(f64, bool)> = scores
-        .iter()
-        .filter_map(|(id, score)| Some((score["score"].as_f64()?, *frauds.get(id)?)))
-        .collect();
+/// Average precision on payments whose labels nobody had yet, far above their fraud rate.
+pub fn check_model_beats_chance(data: &Data, scores: &[Value]) {
+    let scored = scores.iter().map(|score| {
+        let id = score["id"].as_str().unwrap();
+        (score["score"].as_f64().unwrap(), data.frauds[id])
+    });
+    let mut scored: Vec<(f64, bool)> = scored.collect();
     assert!(
-        scored.len() > 10_000,
-        "{} payments have a score and a label",
+        scored.len() > 4_000,
+        "{} payments have no label yet",
         scored.len()
     );
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -182,9 +182,9 @@ fn labels_by_id(data: &Data) -> HashMap<String, bool> {
         .column_by_name("tx_id")
         .unwrap()
         .as_string::<i32>();
-    let frauds = data.labels.column_by_name("is_fraud").unwrap().as_boolean();
-    (0..data.labels.num_rows())
-        .map(|row| (ids.value(row).to_owned(), frauds.value(row)))
+    ids.iter()
+        .flatten()
+        .map(|id| (id.to_owned(), data.frauds[id]))
         .collect()
 }
 

@@ -84,7 +84,10 @@ fn dependencies_point_inward() {
             let is_for_tests = dependency["kind"] == "dev";
             let dependency = dependency["name"].as_str().unwrap();
             let is_forbidden = forbidden.contains(&dependency);
-            assert!(is_for_tests || !is_forbidden, "{name} must not know {dependency}");
+            assert!(
+                is_for_tests || !is_forbidden,
+                "{name} must not know {dependency}"
+            );
         }
     }
 }
