@@ -135,7 +135,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
     let project = arguments.project.as_path();
     init_logging(match arguments.command {
         Command::Demo(_) => "off",
-        Command::Run(_) => "info,nisshi=off",
+        Command::Run(_) => "info,nisshi=off,rama=off",
         _ => "warn",
     });
     match arguments.command {

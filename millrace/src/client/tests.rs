@@ -9,7 +9,7 @@ use crate::failure::Kind;
 use crate::serve::tests::{commit, live, payment, registry, start};
 
 fn events(lines: &[String]) -> impl Iterator<Item = Outcome<Event>> {
-    let lines = lines.to_vec().into_iter().enumerate();
+    let lines = lines.iter().cloned().enumerate();
     lines.map(|(index, json)| {
         Ok(Event {
             place: format!("line {}", index + 1),

@@ -22,7 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct System {
     folder: TempDir,
     brokers: String,
-    server: String,
     process: Option<Child>,
 }
 
@@ -47,7 +46,6 @@ impl System {
         Self {
             folder,
             brokers: broker.address(),
-            server: format!("127.0.0.1:{port}"),
             process: None,
         }
     }

@@ -1,7 +1,7 @@
 //! The whole system, as a user runs it: the command's own processes, a broker, real files, kill -9.
 //!
 //! The same story runs against the embedded broker and, where Java 17 and Maven are there, Apache Kafka.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod broker;
 mod commands;
