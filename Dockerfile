@@ -1,6 +1,6 @@
 # The `millrace` program in an image: `docker build -t millrace .`
 #
-# The first build compiles every dependency: about half an hour on two cores. BuildKit keeps what it compiled,
+# The first build compiles every dependency: about an hour on two cores. BuildKit keeps what it compiled,
 # so that the next build compiles Millrace alone.
 
 FROM rust:1.95-bookworm AS build

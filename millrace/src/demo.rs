@@ -200,7 +200,7 @@ fn open(folder: &Path, broker: &Broker) -> Outcome<Workspace> {
     let settings = settings.replace("127.0.0.1:9092", broker.brokers());
     // An hour of the story passes in a tenth of a second, so the updates are small.
     let settings = format!(
-        "{settings}keep = 10000\n\n[server]\nlisten = \"{}\"\n\n[kafka.properties]\n\
+        "{settings}keep = 10000\nmin_frauds = 8\n\n[server]\nlisten = \"{}\"\n\n[kafka.properties]\n\
          \"fetch.wait.max.ms\" = \"10\"\n\n[learner.training]\n\
          replay_frauds = 512\nreplay_negatives = 1536\nhidden = [64, 32]\n",
         free_address(7077)
