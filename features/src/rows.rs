@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::{cast, prep_null_mask_filter, take};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use datafusion::common::DataFusionError;
@@ -123,7 +123,7 @@ impl FeatureView {
         let passes = match &self.predicate {
             Some(predicate) => {
                 let passes = evaluate(predicate, events, &DataType::Boolean)?;
-                Some(prep_null_mask_filter(passes.as_boolean()))
+                Some(null_is_false(passes.as_boolean()))
             }
             None => None,
         };
@@ -151,6 +151,14 @@ impl FeatureView {
                 .map(|row| unique_of_place(origin.partitions[row], origin.offsets[row]))
                 .collect(),
         }
+    }
+}
+
+/// A filter that is null does not pass.
+fn null_is_false(passes: &BooleanArray) -> BooleanArray {
+    match passes.null_count() {
+        0 => passes.clone(),
+        _ => prep_null_mask_filter(passes),
     }
 }
 
