@@ -2,6 +2,7 @@
 # Installs what the build needs and this machine lacks. When nothing is missing it says nothing.
 #
 #   a C and a C++ compiler, make   librdkafka, RocksDB, AWS-LC and others are compiled from their sources
+#   clang++                        compiles RocksDB sooner than g++; a CXX of your own takes its place
 #   pkg-config, OpenSSL's headers  librdkafka talks TLS
 #   libclang with its headers      RocksDB's bindings are generated from its C header
 #   Rust                           the version that Cargo.toml asks for
@@ -41,6 +42,7 @@ look_for_tools() {
   packages=() missing=()
   have cc || lacks gcc 'a C compiler'
   have c++ || lacks g++ 'a C++ compiler'
+  have "${CXX:-clang++}" || lacks clang 'clang++'
   have make || lacks make 'make'
   have pkg-config || lacks pkg-config 'pkg-config'
   have_openssl || lacks libssl-dev "OpenSSL's headers"
