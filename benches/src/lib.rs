@@ -3,6 +3,10 @@
 //! A figure is a ratio against something that ran beside it, on the same work, in the same run: the machines that
 //! these run on are noisy, and a rate alone says little.
 
+mod kafka;
+
+pub use kafka::Kafka;
+
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};

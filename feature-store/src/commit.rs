@@ -1,4 +1,4 @@
-//! What is written: rows of four tables and the Kafka offsets that they reflect, as one unit.
+//! What is written: rows of five tables and the Kafka offsets that they reflect, as one unit.
 //!
 //! Rows are checked here, before any store sees them, so that every store refuses the same ones.
 
@@ -11,6 +11,8 @@ use crate::{StoreError, codec, keys};
 pub enum Table {
     /// Events by view, entity and time: keys as [`event_key`](crate::event_key) makes them.
     Events,
+    /// Partial aggregates of an entity's events: keys as [`tile_key`](crate::tile_key) makes them.
+    Tiles,
     /// What was scored, by the caller's key. A value starts with its time as
     /// [`time_bytes`](crate::time_bytes).
     Scored,
@@ -21,13 +23,25 @@ pub enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 4] = [Self::Events, Self::Scored, Self::Examples, Self::Meta];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Events,
+        Self::Tiles,
+        Self::Scored,
+        Self::Examples,
+        Self::Meta,
+    ];
+
+    /// Whether the keys start with the prefix of an entity.
+    pub(crate) const fn is_by_entity(self) -> bool {
+        matches!(self, Self::Events | Self::Tiles)
+    }
 
     /// The name in files, metrics and messages; part of the format on disk.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Events => "events",
+            Self::Tiles => "tiles",
             Self::Scored => "scored",
             Self::Examples => "examples",
             Self::Meta => "meta",
@@ -112,6 +126,7 @@ fn offset_key(offset: &Offset) -> Vec<u8> {
 fn check_row(table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
     let reason = match table {
         Table::Events if !keys::is_event_key(key) => "an event's key comes from event_key",
+        Table::Tiles if !keys::is_tile_key(key) => "a tile's key comes from tile_key",
         Table::Scored | Table::Examples if value.is_some_and(|value| value.len() < 8) => {
             "a value starts with its time, as time_bytes"
         }

@@ -17,7 +17,7 @@ pub struct Horizons {
 }
 
 impl Horizons {
-    /// Lets events of `view` with a time before `time_us` expire.
+    /// Lets events of `view` with a time before `time_us` expire, and tiles that start before it.
     pub fn set_view(&self, view: u32, time_us: i64) {
         self.change(|values| {
             values.views.insert(view, time_us);
@@ -65,12 +65,11 @@ pub(crate) struct HorizonValues {
 impl HorizonValues {
     /// Whether a row lies before its horizon. A row without a horizon or without a time is kept.
     pub(crate) fn is_old(&self, table: Table, key: &[u8], value: &[u8]) -> bool {
+        let of_view = || keys::view_of(key).and_then(|view| self.views.get(&view).copied());
         let (time_us, horizon_us) = match table {
-            Table::Events => {
-                let view = keys::view_of(key);
-                let horizon_us = view.and_then(|view| self.views.get(&view).copied());
-                (keys::event_time_us(key), horizon_us)
-            }
+            Table::Events => (keys::event_time_us(key), of_view()),
+            // Some of its events may be gone, so nobody may ask for it any more.
+            Table::Tiles => (keys::tile_of(key).map(|(_, start)| start), of_view()),
             Table::Scored => (keys::time_from_bytes(value), self.scored),
             Table::Examples => (keys::time_from_bytes(value), self.examples),
             Table::Meta => (None, None),

@@ -13,6 +13,9 @@
 //! them the events of entities such as `A` and `A\x80` would lie interleaved, and a scan that stops
 //! at the first foreign key, which is how RocksDB reads one prefix, would miss events. The order of
 //! entities is the order of their bytes.
+//!
+//! The keys of [`Table::Tiles`](crate::Table::Tiles) have the same prefix. After it stand the level (u8, all bits
+//! flipped, so that the highest level comes first) and the tile's first µs as the time of an event.
 
 use std::ops::Range;
 
@@ -20,6 +23,7 @@ const VIEW_BYTES: usize = 4;
 const TIME_BYTES: usize = 8;
 const UNIQUE_BYTES: usize = 16;
 pub(crate) const SUFFIX_BYTES: usize = TIME_BYTES + UNIQUE_BYTES;
+const TILE_SUFFIX_BYTES: usize = 1 + TIME_BYTES;
 const ESCAPED_ZERO: u8 = 0xFF;
 const END: u8 = 0x01;
 
@@ -65,6 +69,37 @@ pub fn event_range(view: u32, entity: &[u8], times_us: Range<i64>) -> (Vec<u8>, 
     from.extend_from_slice(&time_bytes(times_us.start));
     to.extend_from_slice(&time_bytes(times_us.end));
     (from, to)
+}
+
+/// The key of the tile of a level that starts at `start_us`.
+#[must_use]
+pub fn tile_key(view: u32, entity: &[u8], level: u8, start_us: i64) -> Vec<u8> {
+    let mut key = entity_prefix(view, entity);
+    key.push(!level);
+    key.extend_from_slice(&time_bytes(start_us));
+    key
+}
+
+/// The bounds, first and past the last, of one entity's tiles of a level with
+/// `starts_us.start <= start < starts_us.end`.
+#[must_use]
+pub fn tile_range(
+    view: u32,
+    entity: &[u8],
+    level: u8,
+    starts_us: Range<i64>,
+) -> (Vec<u8>, Vec<u8>) {
+    let key = |start_us| tile_key(view, entity, level, start_us);
+    (key(starts_us.start), key(starts_us.end))
+}
+
+/// The level and the first µs of a tile, from its key.
+#[must_use]
+pub fn tile_of(key: &[u8]) -> Option<(u8, i64)> {
+    let (level, start) = key
+        .get(key.len().checked_sub(TILE_SUFFIX_BYTES)?..)?
+        .split_first()?;
+    Some((!level, time_from_bytes(start)?))
 }
 
 /// An event's key, taken apart.
@@ -122,6 +157,11 @@ pub(crate) fn view_of(key: &[u8]) -> Option<u32> {
 /// Whether [`event_key`] could have made `key`.
 pub(crate) fn is_event_key(key: &[u8]) -> bool {
     prefix_len(key).is_some_and(|length| key.len() == length + SUFFIX_BYTES)
+}
+
+/// Whether [`tile_key`] could have made `key`.
+pub(crate) fn is_tile_key(key: &[u8]) -> bool {
+    prefix_len(key).is_some_and(|length| key.len() == length + TILE_SUFFIX_BYTES)
 }
 
 /// The length of the entity's prefix in `key`, which may be a whole key or a bound; none where it
@@ -254,5 +294,15 @@ mod tests {
         expected.extend([0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
         expected.extend([0xAB; 16]);
         assert_eq!(key, expected);
+
+        let key = tile_key(2, b"a\0b", 3, -1);
+        let mut expected = vec![0, 0, 0, 2, b'a', 0x00, 0xFF, b'b', 0x00, 0x01, 0xFC];
+        expected.extend([0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(key, expected);
+        assert_eq!(tile_of(&key), Some((3, -1)));
+        assert!(is_tile_key(&key) && !is_event_key(&key));
+        // The highest level comes first, then time.
+        assert!(tile_key(2, b"x", 4, 9) < tile_key(2, b"x", 3, -9));
+        assert!(tile_key(2, b"x", 3, -9) < tile_key(2, b"x", 3, 9));
     }
 }

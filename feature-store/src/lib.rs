@@ -35,8 +35,8 @@ pub use error::StoreError;
 pub use horizons::Horizons;
 pub use identity::{STORE_FORMAT, StoreIdentity};
 pub use keys::{
-    EventKey, entity_prefix, entity_range, event_key, event_range, event_time_us, time_bytes,
-    time_from_bytes,
+    EventKey, entity_prefix, entity_range, event_key, event_range, event_time_us, tile_key,
+    tile_of, tile_range, time_bytes, time_from_bytes,
 };
 pub use memory_store::MemoryStore;
 pub use rocks_options::StoreSettings;

@@ -71,7 +71,7 @@ pub(crate) fn family(
     options.set_max_bytes_for_level_base(8 * settings.write_buffer_bytes as u64);
     options.set_block_based_table_factory(&blocks(table, cache));
     match table {
-        Table::Events => {
+        Table::Events | Table::Tiles => {
             options.set_prefix_extractor(entity_extractor());
             options.set_memtable_prefix_bloom_ratio(0.1);
             expire(&mut options, table, settings, horizons);
@@ -91,7 +91,7 @@ fn blocks(table: Table, cache: &Cache) -> BlockBasedOptions {
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks.set_bloom_filter(10.0, false);
     // Events are read by entity; one filter entry for each entity is enough, and far smaller.
-    blocks.set_whole_key_filtering(table != Table::Events);
+    blocks.set_whole_key_filtering(!table.is_by_entity());
     blocks
 }
 

@@ -233,7 +233,7 @@ fn descriptors(
 
 /// The prefix of the one entity that all keys in `from..to_exclusive` have, if there is one.
 fn entity_of_range<'a>(table: Table, from: &'a [u8], to_exclusive: &[u8]) -> Option<&'a [u8]> {
-    if table != Table::Events || to_exclusive.is_empty() {
+    if !table.is_by_entity() || to_exclusive.is_empty() {
         return None;
     }
     let prefix = from.get(..keys::prefix_len(from)?)?;

@@ -3,21 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter;
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use datafusion::common::{DataFusionError, ScalarValue};
 
 use crate::FeatureError;
+use crate::decay::decayed_to;
+use crate::history::History;
 use crate::packed;
 use crate::rows::evaluate;
 use crate::state::StateReader;
-use crate::view::{FeatureView, Operand, Slot};
-
-/// The events of one entity, in the order of their keys.
-struct History {
-    times: Vec<i64>,
-    operands: Vec<ArrayRef>,
-}
+use crate::tile::Tile;
+use crate::view::FeatureView;
 
 impl FeatureView {
     /// What the view says of each row's entity as of the row's time.
@@ -35,21 +31,68 @@ impl FeatureView {
         entity: &[ArrayRef],
         as_of: &[i64],
     ) -> Result<RecordBatch, FeatureError> {
+        self.answer_and_sum_up(state, entity, as_of, &mut |_| ())
+    }
+
+    /// As [`answer`](Self::answer); `tiles` gets the partial aggregates that were made on the way. Stored, they
+    /// spare later answers the work. One is worth storing when all events of its span are known, and stale as
+    /// soon as another event of its span comes.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub fn answer_and_sum_up(
+        &self,
+        state: &dyn StateReader,
+        entity: &[ArrayRef],
+        as_of: &[i64],
+        tiles: &mut dyn FnMut(Tile),
+    ) -> Result<RecordBatch, FeatureError> {
         self.check_entity_columns(entity, as_of.len())?;
         let keys = packed::pack(entity, as_of.len());
         let mut values = vec![vec![ScalarValue::Null; as_of.len()]; self.slots.len()];
+        let mut asked = Vec::new();
         for (key, rows) in group(&keys) {
-            let history = self.history(state, key, &rows, as_of)?;
+            asked.clear();
+            asked.extend(rows.iter().map(|row| as_of[*row]));
+            let mut history = History::load(self, state, key, &asked)?;
             for row in rows {
-                self.answer_row(&history, as_of[row], |slot, value| {
+                self.answer_row(&mut history, as_of[row], |slot, value| {
                     values[slot][row] = value
                 })?;
             }
+            self.hand_out(key, &mut history, tiles)?;
         }
-        self.project(entity, values, as_of.len())
+        self.project(entity, values, as_of)
     }
 
-    fn check_entity_columns(&self, entity: &[ArrayRef], rows: usize) -> Result<(), FeatureError> {
+    fn hand_out(
+        &self,
+        entity: &[u8],
+        history: &mut History<'_>,
+        tiles: &mut dyn FnMut(Tile),
+    ) -> Result<(), FeatureError> {
+        let Some(codec) = &self.tiles else {
+            return Ok(());
+        };
+        for (span, node) in history.take_made() {
+            let value = codec.encode(&node).map_err(|e| {
+                FeatureError::evaluate(format!("a tile of view '{}'", self.name))(e.into())
+            })?;
+            tiles(Tile {
+                view: self.id,
+                entity: entity.to_vec(),
+                span,
+                value,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_entity_columns(
+        &self,
+        entity: &[ArrayRef],
+        rows: usize,
+    ) -> Result<(), FeatureError> {
         let expected = self
             .entity
             .iter()
@@ -70,77 +113,46 @@ impl FeatureView {
         )))
     }
 
-    /// The events that any of `rows` may count.
-    fn history(
+    pub(crate) fn answer_row(
         &self,
-        state: &dyn StateReader,
-        entity: &[u8],
-        rows: &[usize],
-        as_of: &[i64],
-    ) -> Result<History, FeatureError> {
-        let asked = rows.iter().map(|row| as_of[*row]);
-        let newest = asked.clone().max().unwrap_or(i64::MIN);
-        let oldest = asked.min().unwrap_or(i64::MAX);
-        let from = self
-            .reach_us()
-            .map_or(i64::MIN, |reach| oldest.saturating_sub(reach));
-        let mut times = Vec::new();
-        let mut bytes = Vec::new();
-        let mut ends = Vec::new();
-        state.scan(self.id, entity, from..newest, &mut |time, value| {
-            times.push(time);
-            bytes.extend_from_slice(value);
-            ends.push(bytes.len());
-            true
-        })?;
-        let starts = [0].into_iter().chain(ends.iter().copied());
-        let packed: Vec<&[u8]> = starts
-            .zip(&ends)
-            .map(|(start, end)| &bytes[start..*end])
-            .collect();
-        let operands = packed::unpack(&self.operand_types, &packed).map_err(|detail| {
-            FeatureError::Damaged {
-                view: self.name.clone(),
-                detail,
-            }
-        })?;
-        Ok(History { times, operands })
-    }
-
-    fn answer_row(
-        &self,
-        history: &History,
+        history: &mut History<'_>,
         as_of: i64,
         mut set: impl FnMut(usize, ScalarValue),
     ) -> Result<(), FeatureError> {
-        let covers: Vec<_> = self
-            .frames
-            .iter()
-            .map(|frame| frame.cover(&history.times, as_of))
-            .collect();
+        let context = |e| FeatureError::evaluate(format!("view '{}'", self.name))(e);
+        let mut items = Vec::with_capacity(self.frames.len());
+        for frame in &self.frames {
+            items.push(history.items(frame, as_of).map_err(context)?);
+        }
         for (index, slot) in self.slots.iter().enumerate() {
-            let cover = &covers[slot.frame];
-            let value = slot
-                .aggregate_over(history, cover.start, cover.len())
-                .map_err(FeatureError::evaluate(format!("view '{}'", self.name)))?;
+            let measure = &self.measures[slot.measure];
+            let value = history
+                .accumulate(measure, &items[slot.frame])
+                .and_then(|mut accumulator| match measure.half_life_us {
+                    Some(half_life) => decayed_to(as_of, half_life, &accumulator.state()?),
+                    None => accumulator.evaluate(),
+                })
+                .map_err(context)?;
             set(index, value);
         }
         Ok(())
     }
 
-    fn project(
+    pub(crate) fn project(
         &self,
         entity: &[ArrayRef],
         values: Vec<Vec<ScalarValue>>,
-        rows: usize,
+        as_of: &[i64],
     ) -> Result<RecordBatch, FeatureError> {
+        let rows = as_of.len();
         if rows == 0 {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
         let context = || FeatureError::evaluate(format!("view '{}'", self.name));
         let slots = values.into_iter().map(ScalarValue::iter_to_array);
         let slots = slots.collect::<Result<Vec<_>, _>>().map_err(context())?;
-        let columns = entity.iter().cloned().chain(slots).collect();
+        let as_of: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_of.to_vec()));
+        let columns = entity.iter().cloned().chain(slots).chain([as_of]).collect();
         let row = batch(&self.row_schema, columns, rows).map_err(context())?;
         let outputs = self
             .outputs
@@ -150,60 +162,6 @@ impl FeatureView {
             .collect::<Result<Vec<_>, _>>()
             .map_err(context())?;
         batch(&self.schema, outputs, rows).map_err(context())
-    }
-}
-
-impl Slot {
-    fn aggregate_over(
-        &self,
-        history: &History,
-        start: usize,
-        length: usize,
-    ) -> Result<ScalarValue, DataFusionError> {
-        let keep = self
-            .filter
-            .as_ref()
-            .map(|f| f.values(history, start, length))
-            .transpose()?;
-        let keep = keep.as_ref().map(|keep| keep.as_boolean());
-        let arguments = self
-            .arguments
-            .iter()
-            .map(|argument| argument.filtered(history, start, length, keep))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut accumulator = self.aggregate.create_accumulator()?;
-        if arguments.first().is_some_and(|first| !first.is_empty()) {
-            accumulator.update_batch(&arguments)?;
-        }
-        accumulator.evaluate()
-    }
-}
-
-impl Operand {
-    fn values(
-        &self,
-        history: &History,
-        start: usize,
-        length: usize,
-    ) -> Result<ArrayRef, DataFusionError> {
-        match self {
-            Self::Kept(index) => Ok(history.operands[*index].slice(start, length)),
-            Self::Literal(value) => value.to_array_of_size(length),
-        }
-    }
-
-    fn filtered(
-        &self,
-        history: &History,
-        start: usize,
-        length: usize,
-        keep: Option<&BooleanArray>,
-    ) -> Result<ArrayRef, DataFusionError> {
-        let values = self.values(history, start, length)?;
-        Ok(match keep {
-            Some(keep) => filter(&values, keep)?,
-            None => values,
-        })
     }
 }
 

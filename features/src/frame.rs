@@ -43,16 +43,10 @@ impl Frame {
     pub(crate) fn cover(&self, times: &[i64], t: i64) -> Range<usize> {
         let earlier = times.partition_point(|time| *time < t);
         let (start, end) = match *self {
-            Self::Range { start_us, end_us } => {
-                let start = start_us.map_or(0, |width| {
-                    let edge = t.saturating_sub(width);
-                    times.partition_point(|time| *time < edge)
-                });
-                let end = end_us.map_or(earlier, |width| {
-                    let edge = t.saturating_sub(width);
-                    times.partition_point(|time| *time <= edge)
-                });
-                (start, end)
+            Self::Range { .. } => {
+                let covered = self.times(t).unwrap_or_default();
+                let before = |edge: i64| times.partition_point(|time| *time < edge);
+                (before(covered.start), before(covered.end))
             }
             Self::Rows { start, end } => {
                 let back =
@@ -61,6 +55,16 @@ impl Frame {
             }
         };
         start.min(end)..end
+    }
+
+    /// The times that a RANGE frame covers as of `t`; none for a ROWS frame.
+    pub(crate) fn times(&self, t: i64) -> Option<Range<i64>> {
+        let Self::Range { start_us, end_us } = *self else {
+            return None;
+        };
+        let start = start_us.map_or(i64::MIN, |width| t.saturating_sub(width));
+        let end = end_us.map_or(t, |width| t.saturating_sub(width).saturating_add(1));
+        Some(start..end)
     }
 
     /// How far before t the frame reaches, in µs; `None` when time does not bound it.
@@ -144,7 +148,7 @@ fn row_count(value: &ScalarValue) -> Checked<u64> {
     }
 }
 
-fn microseconds(value: &ScalarValue) -> Checked<i64> {
+pub(crate) fn microseconds(value: &ScalarValue) -> Checked<i64> {
     let interval = DataType::Interval(IntervalUnit::MonthDayNano);
     let Ok(ScalarValue::IntervalMonthDayNano(Some(interval))) = value.cast_to(&interval) else {
         return Err(
@@ -223,6 +227,10 @@ mod tests {
                     .collect();
                 let got: Vec<usize> = frame.cover(&times, t).collect();
                 assert_eq!(got, expected, "{frame:?} as of {t}");
+                if let Some(range) = frame.times(t) {
+                    let by_time = (0..times.len()).filter(|i| range.contains(&times[*i]));
+                    assert_eq!(by_time.collect::<Vec<_>>(), expected, "{frame:?} as of {t}");
+                }
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::problem::{Checked, Complaint};
 use crate::rows::evaluate;
 use crate::state::StateReader;
 use crate::stream::Stream;
+use crate::tile::Tile;
 use crate::view::{FeatureView, nullable};
 
 /// A planned view of a model's inputs.
@@ -84,6 +85,19 @@ impl InputView {
         state: &dyn StateReader,
         events: &RecordBatch,
     ) -> Result<RecordBatch, FeatureError> {
+        self.evaluate_and_sum_up(state, events, &mut |_| ())
+    }
+
+    /// As [`evaluate`](Self::evaluate), with the tiles of [`FeatureView::answer_and_sum_up`].
+    ///
+    /// # Errors
+    /// As [`FeatureView::answer`].
+    pub fn evaluate_and_sum_up(
+        &self,
+        state: &dyn StateReader,
+        events: &RecordBatch,
+        tiles: &mut dyn FnMut(Tile),
+    ) -> Result<RecordBatch, FeatureError> {
         let times = events
             .column(self.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
@@ -96,7 +110,8 @@ impl InputView {
                     .iter()
                     .map(|column| Arc::clone(events.column(*column)))
                     .collect();
-                join.view.answer(state, &keys, times.values())
+                join.view
+                    .answer_and_sum_up(state, &keys, times.values(), tiles)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let columns = self.columns.iter().map(|source| match *source {

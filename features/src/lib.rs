@@ -8,10 +8,14 @@
 //! - [`Project`] plans `sources.sql`, `features/*.sql` and `inputs.sql`.
 //! - [`FeatureView::state_rows`] turns a batch of events into rows of state.
 //! - [`FeatureView::answer`] reads those rows as of a time.
+//! - [`EventTable`] answers for many events at once, in memory: training sets and back-tests.
 //! - [`InputView::evaluate`] joins an event with the answers of its views.
 
 mod answer;
+mod call;
+mod decay;
 mod frame;
+mod history;
 mod inputs;
 mod key;
 #[cfg(test)]
@@ -23,6 +27,8 @@ mod project;
 mod rows;
 mod state;
 mod stream;
+mod table;
+mod tile;
 mod view;
 
 pub use frame::Frame;
@@ -32,6 +38,8 @@ pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
 pub use state::{MemoryState, StateError, StateReader, StateRow, StateWriter};
 pub use stream::Stream;
+pub use table::EventTable;
+pub use tile::{Span, Tile, tile_width_us};
 pub use view::{FeatureView, Origin};
 
 /// Errors of evaluating a plan: on a planned project these are bugs or damaged state, never a user's mistake.

@@ -14,7 +14,7 @@ use datafusion::prelude::SessionContext;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
-use crate::{MemoryState, Origin, Project, SqlFile};
+use crate::{EventTable, FeatureView, MemoryState, Origin, Project, SqlFile};
 
 const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
   tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, shop INT, amount DOUBLE, units BIGINT, approved BOOLEAN,
@@ -145,8 +145,9 @@ fn assert_equal(expected: &ScalarValue, got: &ScalarValue, context: &str) {
     }
 }
 
-/// Writes the events in random batches, some of them twice, in a random order; asks for each as of its time.
-fn check(seed: u64, entity: &str, filter: &str) {
+/// Writes the events in random batches, some of them twice, in a random order; asks for each as of its time. The
+/// number of tiles that were made.
+fn check(seed: u64, entity: &str, filter: &str) -> usize {
     let mut random = Pcg64::seed_from_u64(seed);
     let view_sql = view("v", entity, filter);
     let project = Project::plan(
@@ -162,7 +163,7 @@ fn check(seed: u64, entity: &str, filter: &str) {
     )
     .unwrap_or_else(|problems| panic!("{problems:?}"));
     let view = &project.views[0];
-    let events = events(&mut random, &project.streams[0].schema, 200);
+    let events = events(&mut random, &project.streams[0].schema, 400);
     let mut state = MemoryState::default();
     for _ in 0..40 {
         let from = random.random_range(0..events.num_rows());
@@ -181,6 +182,8 @@ fn check(seed: u64, entity: &str, filter: &str) {
         .map(|c| Arc::clone(events.column(*c)))
         .collect();
     let answers = view.answer(&state, &keys, times).unwrap();
+    let tiles = same_with_tiles(view, &mut state, &keys, times, &answers);
+    same_in_a_table(view, &events, &keys, times, &answers);
     let expected = batch_answers(&view_sql, &events);
     let ids = expected.column(0).as_string::<i32>();
     assert!(
@@ -196,6 +199,76 @@ fn check(seed: u64, entity: &str, filter: &str) {
             assert_equal(&wanted, &got, &format!("seed {seed}, event {mine}, {name}"));
         }
     }
+    tiles
+}
+
+/// Asks for each row alone while tiles are being kept, and again over the tiles: the same bits.
+fn same_with_tiles(
+    view: &FeatureView,
+    state: &mut MemoryState,
+    keys: &[ArrayRef],
+    times: &[i64],
+    expected: &RecordBatch,
+) -> usize {
+    let mut made_at_first = 0;
+    for round in 0..2 {
+        let mut made = 0;
+        for (row, time) in times.iter().enumerate() {
+            let key: Vec<ArrayRef> = keys.iter().map(|column| column.slice(row, 1)).collect();
+            let mut tiles = Vec::new();
+            let keep = &mut |tile| tiles.push(tile);
+            let got = view.answer_and_sum_up(state, &key, &[*time], keep).unwrap();
+            assert_eq!(
+                bits(&got),
+                bits(&expected.slice(row, 1)),
+                "event {row}, round {round}"
+            );
+            made += tiles.len();
+            tiles.into_iter().for_each(|tile| state.put_tile(tile));
+        }
+        assert!(round == 0 || made == 0, "what was kept is not made again");
+        made_at_first += made;
+    }
+    assert_eq!(
+        bits(&view.answer(state, keys, times).unwrap()),
+        bits(expected)
+    );
+    made_at_first
+}
+
+/// The same rows answered from columns in memory: the same bits.
+fn same_in_a_table(
+    view: &FeatureView,
+    events: &RecordBatch,
+    keys: &[ArrayRef],
+    times: &[i64],
+    expected: &RecordBatch,
+) {
+    let rows = events.num_rows();
+    let kept: Vec<RecordBatch> = [0..rows / 3, rows / 4..rows, 0..rows / 2]
+        .into_iter()
+        .map(|part| {
+            let (places, offsets) = (vec![0; part.len()], vec![0; part.len()]);
+            let origin = Origin {
+                partitions: &places,
+                offsets: &offsets,
+            };
+            view.kept_of(&events.slice(part.start, part.len()), origin)
+                .unwrap()
+                .0
+        })
+        .collect();
+    let table = EventTable::new(view, &kept).unwrap();
+    assert_eq!(bits(&table.answer(keys, times).unwrap()), bits(expected));
+}
+
+/// Values as they are, floating point to the bit.
+fn bits(batch: &RecordBatch) -> Vec<Vec<u8>> {
+    let column = |column: &ArrayRef| {
+        let one = crate::pack_rows(&[Arc::clone(column)]);
+        one.concat()
+    };
+    batch.columns().iter().map(column).collect()
 }
 
 fn write(view: &crate::FeatureView, events: &RecordBatch, state: &mut MemoryState) {
@@ -211,9 +284,57 @@ fn write(view: &crate::FeatureView, events: &RecordBatch, state: &mut MemoryStat
 #[test]
 fn answers_are_those_of_batch_sql() {
     for seed in 0..6 {
-        check(seed, "card_id", "");
+        assert!(check(seed, "card_id", "") > 0, "tiles are tested");
         check(seed, "card_id", "WHERE amount > 5 AND approved");
         check(seed, "shop, card_id", "WHERE shop IS NOT NULL");
+    }
+}
+
+#[test]
+fn a_late_event_counts_over_tiles() {
+    for seed in 10..14 {
+        let mut random = Pcg64::seed_from_u64(seed);
+        let project = Project::plan(
+            &SqlFile {
+                path: "sources.sql".into(),
+                text: SOURCES.into(),
+            },
+            &[SqlFile {
+                path: "v.sql".into(),
+                text: view("v", "card_id", ""),
+            }],
+            None,
+        )
+        .unwrap();
+        let view = &project.views[0];
+        let events = events(&mut random, &project.streams[0].schema, 1_000);
+        let times = events
+            .column(6)
+            .as_primitive::<TimestampMicrosecondType>()
+            .values();
+        let keys = [Arc::clone(events.column(1))];
+        let mut whole = MemoryState::default();
+        write(view, &events, &mut whole);
+        let expected = view.answer(&whole, &keys, times).unwrap();
+        // Some of the events come after look-ups have left their tiles, and make some of those stale.
+        let late: Vec<usize> = (0..1_000).filter(|row| row % 100 == 55).collect();
+        let mut state = MemoryState::default();
+        for row in (0..1_000).filter(|row| !late.contains(row)) {
+            write(view, &events.slice(row, 1), &mut state);
+        }
+        let mut tiles = Vec::new();
+        view.answer_and_sum_up(&state, &keys, times, &mut |tile| tiles.push(tile))
+            .unwrap();
+        let made = tiles.len();
+        tiles.into_iter().for_each(|tile| state.put_tile(tile));
+        for row in late {
+            write(view, &events.slice(row, 1), &mut state);
+        }
+        assert!(0 < state.tiles_len() && state.tiles_len() < made);
+        assert_eq!(
+            bits(&view.answer(&state, &keys, times).unwrap()),
+            bits(&expected)
+        );
     }
 }
 

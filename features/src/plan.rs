@@ -12,6 +12,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
+use crate::decay;
 use crate::problem::{Checked, Complaint};
 
 /// Plans statements against the streams and views that are known so far.
@@ -25,8 +26,12 @@ impl Planner {
         let config = SessionConfig::new()
             .set_bool("datafusion.sql_parser.collect_spans", true)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+        let context = SessionContext::new_with_config(config);
+        decay::functions()
+            .into_iter()
+            .for_each(|function| context.register_udaf(function));
         Self {
-            context: SessionContext::new_with_config(config),
+            context,
             names: Vec::new(),
         }
     }

@@ -14,6 +14,14 @@ use crate::packed;
 use crate::state::{StateRow, StateWriter};
 use crate::view::{FeatureView, Origin};
 
+/// What a view keeps of some events: one value a row each.
+pub(crate) struct Kept {
+    pub(crate) entities: Vec<Vec<u8>>,
+    pub(crate) times: Vec<i64>,
+    pub(crate) uniques: Vec<[u8; 16]>,
+    pub(crate) operands: Vec<ArrayRef>,
+}
+
 impl FeatureView {
     /// Writes the view's rows of a batch of its stream's events to `state`. Writing the same events again
     /// changes nothing.
@@ -33,24 +41,18 @@ impl FeatureView {
         state: &mut dyn StateWriter,
     ) -> Result<Vec<(usize, String)>, FeatureError> {
         self.check_batch(events, origin)?;
-        if self.write(events, origin, state).is_ok() {
-            return Ok(Vec::new());
-        }
-        // One event or more cannot be evaluated: one at a time finds out which.
-        let mut failed = Vec::new();
-        for row in 0..events.num_rows() {
-            let place = Origin {
-                partitions: &origin.partitions[row..=row],
-                offsets: &origin.offsets[row..=row],
-            };
-            if let Err(error) = self.write(&events.slice(row, 1), place, state) {
-                failed.push((row, error.strip_backtrace()));
-            }
-        }
-        Ok(failed)
+        Ok(one_by_one_where_it_fails(
+            events,
+            origin,
+            &mut |events, origin| self.write(events, origin, state),
+        ))
     }
 
-    fn check_batch(&self, events: &RecordBatch, origin: Origin<'_>) -> Result<(), FeatureError> {
+    pub(crate) fn check_batch(
+        &self,
+        events: &RecordBatch,
+        origin: Origin<'_>,
+    ) -> Result<(), FeatureError> {
         let types = |schema: &arrow::datatypes::Schema| -> Vec<DataType> {
             schema
                 .fields()
@@ -81,10 +83,28 @@ impl FeatureView {
         origin: Origin<'_>,
         state: &mut dyn StateWriter,
     ) -> Result<(), DataFusionError> {
-        let rows = self.counted_rows(events)?;
-        if rows.is_empty() {
-            return Ok(());
+        let kept = self.keep(events, origin)?;
+        let values = packed::pack(&kept.operands, kept.times.len());
+        let rows = kept.entities.into_iter().zip(values).zip(kept.uniques);
+        for (((entity, value), unique), time_us) in rows.zip(kept.times) {
+            state.put(StateRow {
+                view: self.id,
+                entity,
+                time_us,
+                unique,
+                value,
+            });
         }
+        Ok(())
+    }
+
+    /// What the view keeps of a batch of its stream's events, in columns.
+    pub(crate) fn keep(
+        &self,
+        events: &RecordBatch,
+        origin: Origin<'_>,
+    ) -> Result<Kept, DataFusionError> {
+        let rows = self.counted_rows(events)?;
         let counted = select(events, &rows)?;
         let count = counted.num_rows();
         let entity: Vec<ArrayRef> = self
@@ -98,24 +118,15 @@ impl FeatureView {
             .zip(&self.operand_types)
             .map(|(expr, data_type)| evaluate(expr, &counted, data_type))
             .collect::<Result<Vec<_>, _>>()?;
-        let keys = packed::pack(&entity, count);
-        let values = packed::pack(&operands, count);
-        let uniques = self.uniques(&counted, &rows, origin);
         let times = counted
             .column(self.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
-        for (row, ((entity, value), unique)) in
-            keys.into_iter().zip(values).zip(uniques).enumerate()
-        {
-            state.put(StateRow {
-                view: self.id,
-                entity,
-                time_us: times.value(row),
-                unique,
-                value,
-            });
-        }
-        Ok(())
+        Ok(Kept {
+            entities: packed::pack(&entity, count),
+            times: times.values().to_vec(),
+            uniques: self.uniques(&counted, &rows, origin),
+            operands,
+        })
     }
 
     /// Rows that pass WHERE and have an entity and a time.
@@ -152,6 +163,29 @@ impl FeatureView {
                 .collect(),
         }
     }
+}
+
+/// Does all events at once, and where one or more cannot be evaluated, one at a time to find out which: their row
+/// numbers and the reasons.
+pub(crate) fn one_by_one_where_it_fails(
+    events: &RecordBatch,
+    origin: Origin<'_>,
+    work: &mut dyn FnMut(&RecordBatch, Origin<'_>) -> Result<(), DataFusionError>,
+) -> Vec<(usize, String)> {
+    if work(events, origin).is_ok() {
+        return Vec::new();
+    }
+    let mut failed = Vec::new();
+    for row in 0..events.num_rows() {
+        let place = Origin {
+            partitions: &origin.partitions[row..=row],
+            offsets: &origin.offsets[row..=row],
+        };
+        if let Err(error) = work(&events.slice(row, 1), place) {
+            failed.push((row, error.strip_backtrace()));
+        }
+    }
+    failed
 }
 
 /// A filter that is null does not pass.

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::tile::{LEVELS, Span, Tile};
+
 /// The store failed: an I/O error, a closed database. The text is the store's own.
 #[derive(Debug, thiserror::Error)]
 #[error("the state could not be read: {0}")]
@@ -40,22 +42,58 @@ pub trait StateReader {
         times: Range<i64>,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError>;
+
+    /// As [`scan`](Self::scan), of all rows with time < `before`, newest first.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    fn scan_back(
+        &self,
+        view: u32,
+        entity: &[u8],
+        before: i64,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError>;
+
+    /// Calls `visit` with the start and the value of each of an entity's tiles of a level with `starts.start <=
+    /// start < starts.end`, in order.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    fn tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), StateError>;
+
+    /// The highest level of which an entity may have a tile. An answer that is too high costs time alone.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError>;
 }
 
 /// Where a view puts its rows. A row that is put again under its view, entity, time and unique part replaces
 /// itself, so a replay changes nothing.
+///
+/// Whoever keeps [`Tile`]s drops those whose span holds the row's time before the row can be seen.
 pub trait StateWriter {
     /// Puts one row.
     fn put(&mut self, row: StateRow);
 }
 
-/// State in an ordered map.
+/// State in ordered maps.
 #[derive(Debug, Default, Clone)]
 pub struct MemoryState {
     rows: BTreeMap<MemoryKey, Vec<u8>>,
+    tiles: BTreeMap<TileKey, Vec<u8>>,
 }
 
 type MemoryKey = (u32, Vec<u8>, i64, [u8; 16]);
+type TileKey = (u32, Vec<u8>, u8, i64);
 
 impl MemoryState {
     /// Number of rows.
@@ -69,10 +107,29 @@ impl MemoryState {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
+
+    /// Keeps a tile for look-ups to come.
+    pub fn put_tile(&mut self, tile: Tile) {
+        let key = (tile.view, tile.entity, tile.span.level, tile.span.start_us);
+        self.tiles.insert(key, tile.value);
+    }
+
+    /// Number of tiles.
+    #[must_use]
+    pub fn tiles_len(&self) -> usize {
+        self.tiles.len()
+    }
 }
 
 impl StateWriter for MemoryState {
     fn put(&mut self, row: StateRow) {
+        if !self.tiles.is_empty() {
+            for level in 0..LEVELS {
+                let start = Span::of(level, row.time_us).start_us;
+                self.tiles
+                    .remove(&(row.view, row.entity.clone(), level, start));
+            }
+        }
         self.rows
             .insert((row.view, row.entity, row.time_us, row.unique), row.value);
     }
@@ -96,5 +153,45 @@ impl StateReader for MemoryState {
             }
         }
         Ok(())
+    }
+
+    fn scan_back(
+        &self,
+        view: u32,
+        entity: &[u8],
+        before: i64,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        let key = |time: i64| (view, entity.to_vec(), time, [0; 16]);
+        for ((_, _, time, _), value) in self.rows.range(key(i64::MIN)..key(before)).rev() {
+            if !visit(*time, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), StateError> {
+        if starts.is_empty() {
+            return Ok(());
+        }
+        let key = |start: i64| (view, entity.to_vec(), level, start);
+        for ((_, _, _, start), value) in self.tiles.range(key(starts.start)..key(starts.end)) {
+            visit(*start, value);
+        }
+        Ok(())
+    }
+
+    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError> {
+        let key = |level: u8, start: i64| (view, entity.to_vec(), level, start);
+        let mut all = self.tiles.range(key(0, i64::MIN)..=key(LEVELS, i64::MAX));
+        Ok(all.next_back().map(|((_, _, level, _), _)| *level))
     }
 }

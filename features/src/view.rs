@@ -5,24 +5,29 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, ScalarValue, TableReference};
-use datafusion::functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
+use datafusion::common::{
+    Column, DFSchema, DFSchemaRef, DataFusionError, ScalarValue, TableReference,
+};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, WindowFunctionDefinition};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::Literal;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::call::Call;
+use crate::decay;
 use crate::frame::Frame;
 use crate::packed;
 use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint};
 use crate::stream::Stream;
+use crate::tile::{Node, TileCodec, top_level};
 
 /// A planned feature view.
 #[derive(Debug)]
@@ -44,8 +49,13 @@ pub struct FeatureView {
     pub(crate) operands: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) operand_types: Vec<DataType>,
     pub(crate) frames: Vec<Frame>,
+    pub(crate) measures: Vec<Measure>,
     pub(crate) slots: Vec<Slot>,
-    /// Entity columns, then one column a slot: what `outputs` are evaluated on.
+    /// How nodes become tiles; none where a state cannot be stored, and rows answer alone.
+    pub(crate) tiles: Option<TileCodec>,
+    /// From how many events on a span is a node.
+    pub(crate) dense: u64,
+    /// Entity columns, one column a slot, the time asked for: what `outputs` are evaluated on.
     pub(crate) row_schema: SchemaRef,
     pub(crate) outputs: Vec<Arc<dyn PhysicalExpr>>,
 }
@@ -59,12 +69,23 @@ pub struct Origin<'a> {
     pub offsets: &'a [i64],
 }
 
-/// One aggregate over one frame.
+/// An aggregate, whatever the frame.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Measure {
     pub(crate) aggregate: AggregateFunctionExpr,
     pub(crate) arguments: Vec<Operand>,
     pub(crate) filter: Option<Operand>,
+    /// For a decayed aggregate: it loses half its value in that time.
+    pub(crate) half_life_us: Option<i64>,
+    /// Which columns of a node's state are its own.
+    pub(crate) state: Range<usize>,
+}
+
+/// An aggregate over a frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// Index into the view's measures.
+    pub(crate) measure: usize,
     /// Index into the view's frames.
     pub(crate) frame: usize,
 }
@@ -86,6 +107,16 @@ impl FeatureView {
             .iter()
             .map(Frame::reach_us)
             .try_fold(0, |longest, reach| Some(longest.max(reach?)))
+    }
+
+    /// The highest level of the view's tiles; none where it has none.
+    #[must_use]
+    pub fn top_tile_level(&self) -> Option<u8> {
+        self.tiles.as_ref()?;
+        // What a frame covers as of the end of time is as wide as it is at any time.
+        let times = self.frames.iter().filter_map(|frame| frame.times(i64::MAX));
+        let widths = times.map(|times| times.end.saturating_sub(times.start));
+        widths.filter_map(top_level).max()
     }
 
     /// Names of the features: the columns of an answer that are not the entity's.
@@ -137,9 +168,13 @@ impl FeatureView {
             slots.add(window).map_err(|c| c.item(culprit))?;
         }
         let entity = slots.entity.clone().unwrap_or_default();
-        let row = query.row_schema(&entity)?;
+        let row = query.row_schema(&entity, stream.time)?;
         let outputs = Outputs::plan(&query, &row, &entity, stream, planner)?;
         let predicate = query.predicate(planner)?;
+        let codec = slots.tile_codec().map_err(|e| planner.complaint(&e))?;
+        let dense = slots
+            .dense(codec.as_ref())
+            .map_err(|e| planner.complaint(&e))?;
         let mut view = Self {
             name: name.to_owned(),
             id: 0,
@@ -151,7 +186,10 @@ impl FeatureView {
             operands: slots.operands,
             operand_types: slots.operand_types,
             frames: slots.frames,
+            measures: slots.measures,
             slots: slots.slots,
+            tiles: codec,
+            dense,
             row_schema: engine_schema(row.as_arrow()),
             outputs: outputs.exprs,
         };
@@ -160,19 +198,12 @@ impl FeatureView {
     }
 
     /// What the view means, as text: its state and all that is computed from it.
-    pub(crate) fn definition(&self) -> String {
+    #[must_use]
+    pub fn definition(&self) -> String {
         let mut text = self.layout();
         for slot in &self.slots {
-            let (aggregate, frame) = (&slot.aggregate, self.frames[slot.frame]);
-            let _ = write!(
-                text,
-                "|{} distinct {} ignore nulls {} {:?} {:?} {frame:?}",
-                aggregate.fun().name(),
-                aggregate.is_distinct(),
-                aggregate.ignore_nulls(),
-                slot.arguments,
-                slot.filter,
-            );
+            let (measure, frame) = (&self.measures[slot.measure], self.frames[slot.frame]);
+            let _ = write!(text, "|{} {frame:?}", measure.definition());
         }
         for (output, field) in self.outputs.iter().zip(self.schema.fields()) {
             let _ = write!(text, "|{} = {output}", field.name());
@@ -199,6 +230,21 @@ impl FeatureView {
             let _ = write!(text, "|{operand}:{data_type}");
         }
         text
+    }
+}
+
+impl Measure {
+    /// What decides its state, given what is kept of the events.
+    fn definition(&self) -> String {
+        let aggregate = &self.aggregate;
+        format!(
+            "{} distinct {} ignore nulls {} {:?} {:?}",
+            aggregate.fun().name(),
+            aggregate.is_distinct(),
+            aggregate.ignore_nulls(),
+            self.arguments,
+            self.filter,
+        )
     }
 }
 
@@ -278,14 +324,19 @@ impl<'a> Query<'a> {
             .transpose()
     }
 
-    /// Entity columns, then windows.
-    fn row_schema(&self, entity: &[usize]) -> Checked<DFSchema> {
-        let entity = entity.iter().map(|index| {
+    /// Entity columns, then windows, then the event time: in an answer, the time asked for.
+    fn row_schema(&self, entity: &[usize], time: usize) -> Checked<DFSchema> {
+        let column = |index: &usize| {
             let (qualifier, field) = self.source.qualified_field(*index);
             (qualifier.cloned(), Arc::clone(field))
-        });
+        };
         let windows = self.windows.iter().map(|(field, _)| field.clone());
-        let fields = entity.chain(windows).map(|(qualifier, field)| {
+        let fields = entity
+            .iter()
+            .map(column)
+            .chain(windows)
+            .chain([column(&time)]);
+        let fields = fields.map(|(qualifier, field)| {
             (
                 qualifier,
                 Arc::new(field.as_ref().clone().with_nullable(true)),
@@ -363,6 +414,7 @@ struct Slots<'a> {
     operands: Vec<Arc<dyn PhysicalExpr>>,
     operand_types: Vec<DataType>,
     frames: Vec<Frame>,
+    measures: Vec<Measure>,
     slots: Vec<Slot>,
 }
 
@@ -376,39 +428,95 @@ impl<'a> Slots<'a> {
             operands: Vec::new(),
             operand_types: Vec::new(),
             frames: Vec::new(),
+            measures: Vec::new(),
             slots: Vec::new(),
         }
     }
 
     fn add(&mut self, window: &WindowFunction) -> Checked<()> {
-        let params = &window.params;
-        let function = aggregate_function(&window.fun)?;
-        self.check_entity(params)?;
-        self.check_order(params)?;
-        let frame = Frame::from_sql(&params.window_frame)?;
-        let expressions = params
-            .args
+        self.check_entity(&window.params)?;
+        self.check_order(&window.params)?;
+        let call = Call::read(window)?;
+        let mut expressions = call
+            .arguments
             .iter()
             .map(|arg| self.planner.physical(arg, self.source))
             .collect::<Checked<Vec<_>>>()?;
+        let half_life_us = match decay::half_life_us(&call.function, &call.arguments)? {
+            // Decay is from the event's time on.
+            Some(half_life) => {
+                let time =
+                    Expr::Column(Column::from(self.source.qualified_field(self.stream.time)));
+                expressions.push(self.planner.physical(&time, self.source)?);
+                Some(half_life)
+            }
+            None => None,
+        };
         let arguments = expressions
             .iter()
             .map(|e| self.operand(e))
             .collect::<Checked<Vec<_>>>()?;
-        let filter = params
+        let filter = window
+            .params
             .filter
             .as_deref()
             .map(|f| self.planner.physical(f, self.source));
         let filter = filter.transpose()?.map(|f| self.operand(&f)).transpose()?;
-        let aggregate = self.aggregate(function, expressions, params)?;
-        let frame = self.frame(frame);
-        self.slots.push(Slot {
+        let aggregate = self.aggregate(call.function, expressions, &window.params)?;
+        let fields = aggregate
+            .state_fields()
+            .map_err(|e| self.planner.complaint(&e))?;
+        let first = self.measures.last().map_or(0, |last| last.state.end);
+        let measure = Measure {
             aggregate,
             arguments,
             filter,
-            frame,
-        });
+            half_life_us,
+            state: first..first + fields.len(),
+        };
+        let slot = Slot {
+            measure: self.measure(measure),
+            frame: self.frame(call.frame),
+        };
+        self.slots.push(slot);
         Ok(())
+    }
+
+    fn measure(&mut self, measure: Measure) -> usize {
+        let definition = measure.definition();
+        let known = self
+            .measures
+            .iter()
+            .position(|m| m.definition() == definition);
+        known.unwrap_or_else(|| {
+            self.measures.push(measure);
+            self.measures.len() - 1
+        })
+    }
+
+    /// How the states of all measures become bytes.
+    fn tile_codec(&self) -> Result<Option<TileCodec>, DataFusionError> {
+        let mut types = Vec::new();
+        let mut definition = String::new();
+        for measure in &self.measures {
+            let fields = measure.aggregate.state_fields()?;
+            types.extend(fields.iter().map(|field| field.data_type().clone()));
+            let _ = write!(definition, "|{}", measure.definition());
+        }
+        Ok(TileCodec::new(&definition, types))
+    }
+
+    /// A node pays when its state is smaller than what it sums up: a HyperLogLog of 16 KB takes a thousand events.
+    fn dense(&self, codec: Option<&TileCodec>) -> Result<u64, DataFusionError> {
+        let Some(codec) = codec else {
+            return Ok(u64::MAX);
+        };
+        let mut state = Vec::new();
+        for measure in &self.measures {
+            state.extend(measure.aggregate.create_accumulator()?.state()?);
+        }
+        let bytes = codec.encode(&Node::new(0, state)?)?.len();
+        Ok((bytes as u64 / EVENT_BYTES).max(LEAST_DENSE))
     }
 
     fn aggregate(
@@ -511,19 +619,10 @@ impl<'a> Slots<'a> {
     }
 }
 
-fn aggregate_function(definition: &WindowFunctionDefinition) -> Checked<Arc<AggregateUDF>> {
-    match definition {
-        WindowFunctionDefinition::AggregateUDF(function) => Ok(Arc::clone(function)),
-        WindowFunctionDefinition::WindowUDF(function) => match function.name() {
-            "first_value" => Ok(first_value_udaf()),
-            "last_value" => Ok(last_value_udaf()),
-            name => Err(Complaint::new(format!("{name}() is not kept up")).hint(
-                "use an aggregate: count, sum, avg, min, max, first_value, last_value, \
-                 approx_distinct, …",
-            )),
-        },
-    }
-}
+/// What a row of state takes, roughly.
+const EVENT_BYTES: u64 = 16;
+/// Fewer events are read as fast as the node that would stand for them.
+const LEAST_DENSE: u64 = 32;
 
 /// The columns that a view gives.
 struct Outputs {

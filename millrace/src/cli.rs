@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::backfill::BackfillArgs;
 use crate::demo::DemoArgs;
 use crate::failure::{Failure, Outcome};
 use crate::generate::GenerateArgs;
 use crate::produce::ProduceArgs;
 use crate::run::RunArgs;
+use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
-use crate::{check, client, demo, generate, produce, run};
+use crate::{backfill, check, client, demo, generate, produce, run, training_set};
 
 /// Real-time features and online learning for teams that stop fraud.
 ///
@@ -47,6 +49,15 @@ enum Command {
     Features(FeaturesCommand),
     /// Score events of a file through the server; prints JSON lines.
     Score(ScoreArgs),
+    /// What live look-ups would have answered for the rows of a file, each as of its own time.
+    ///
+    /// Example: millrace training-set --events transactions=tx.parquet labels=labels.parquet --spine rows.parquet
+    /// --output training.parquet
+    TrainingSet(TrainingSetArgs),
+    /// Fill the online store from files, as if their rows had come through Kafka.
+    ///
+    /// Example: millrace backfill --events transactions=tx.parquet labels=labels.parquet
+    Backfill(BackfillArgs),
     /// The versions of the model.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -163,6 +174,8 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             let server = args.server.address(project)?;
             runtime()?.block_on(client::score(&server, &args.file, args.inputs))
         }
+        Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
+        Command::Backfill(args) => backfill::backfill(&Workspace::open(project)?, &args),
         Command::Models(ModelsCommand::List { json }) => {
             let workspace = Workspace::open(project)?;
             client::models_list(&workspace.path(&workspace.model()?.settings.registry), json)

@@ -19,10 +19,15 @@ mod csv_file;
 mod json_lines;
 mod json_rows;
 mod parquet_file;
+mod rows_file;
+mod table_file;
 
 pub(crate) use columns::nearest;
+pub(crate) use columns::{column_as, lost_row};
 pub(crate) use json_rows::json_text;
 pub use json_rows::write_json;
+pub(crate) use rows_file::RowsFile;
+pub(crate) use table_file::{TableFile, WriteError, discard, publish};
 
 /// Rows of a batch, at most. With it, memory does not grow with the file.
 pub const BATCH_ROWS: usize = 8_192;
@@ -90,24 +95,30 @@ impl Iterator for EventFile {
     }
 }
 
-enum Format {
+/// The format of a file, which its ending names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
     Parquet,
     JsonLines,
     Csv,
 }
 
 impl Format {
-    fn of(path: &Path) -> Outcome<Self> {
-        let ending = path.extension().unwrap_or_default().to_string_lossy();
+    pub(crate) fn of_ending(ending: &str) -> Option<Self> {
         match ending.to_ascii_lowercase().as_str() {
-            "parquet" => Ok(Self::Parquet),
-            "jsonl" | "ndjson" | "json" => Ok(Self::JsonLines),
-            "csv" => Ok(Self::Csv),
-            _ => Err(
-                Failure::input(format!("{}: its ending names no format", path.display()))
-                    .hint("events are read from .parquet, .jsonl (.ndjson, .json) and .csv"),
-            ),
+            "parquet" => Some(Self::Parquet),
+            "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
+            "csv" => Some(Self::Csv),
+            _ => None,
         }
+    }
+
+    pub(crate) fn of(path: &Path) -> Outcome<Self> {
+        let ending = path.extension().unwrap_or_default().to_string_lossy();
+        Self::of_ending(&ending).ok_or_else(|| {
+            Failure::input(format!("{}: its ending names no format", path.display()))
+                .hint("a table is a file that ends in .parquet, .jsonl (.ndjson, .json) or .csv")
+        })
     }
 }
 

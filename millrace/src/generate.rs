@@ -35,7 +35,8 @@ pub use output::OutputFiles;
 pub use simulation::{Day, Payment, Simulation, SimulationSettings};
 pub use tables::{DayTables, labels_schema, transactions_schema};
 
-use output::{TableFile, discard_pair, publish};
+use crate::files::TableFile;
+use output::{create_pair, discard_pair, publish_pair};
 
 /// Days that may wait for each of the two writers. They bound the memory: at this bound the simulation waits.
 const DAYS_WAITING: usize = 2;
@@ -201,9 +202,9 @@ pub fn generate_files(
     progress: impl FnMut(Progress),
 ) -> Result<Generated, GenerateError> {
     let simulation = Simulation::new(settings)?;
-    let pair = TableFile::create_pair(&files, transactions_schema(), labels_schema())?;
+    let pair = create_pair(&files, transactions_schema(), labels_schema())?;
     match write_days(&simulation, pair, progress)
-        .and_then(|payments| publish(&files).map(|()| payments))
+        .and_then(|payments| publish_pair(&files).map(|()| payments))
     {
         Ok(payments) => Ok(Generated { files, payments }),
         Err(e) => {
@@ -263,7 +264,7 @@ fn write_table(mut file: TableFile, batches: Receiver<RecordBatch>) -> Result<()
     for batch in batches {
         file.write(&batch)?;
     }
-    file.finish()
+    Ok(file.finish()?)
 }
 
 fn join(writer: ScopedJoinHandle<'_, Result<(), GenerateError>>) -> Result<(), GenerateError> {

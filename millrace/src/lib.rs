@@ -2,6 +2,7 @@
 //!
 //! This is the only crate that knows them all, and the only one with a clock, a runtime and a terminal.
 
+pub mod backfill;
 #[cfg(feature = "embedded-broker")]
 pub mod broker;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod generate;
 pub mod labels;
 pub mod learning;
 pub mod live;
+pub mod marks;
 pub mod pipeline;
 pub mod produce;
 pub mod run;
@@ -23,4 +25,5 @@ pub mod serve;
 pub mod settings;
 pub mod state;
 pub mod times;
+pub mod training_set;
 pub mod workspace;

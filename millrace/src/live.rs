@@ -1,11 +1,13 @@
 //! What a running process shares between its roles: the store, the scorer, the registry, and how far it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::ArrayRef;
 use hdrhistogram::Histogram;
 use millrace_feature_store::Store;
+use millrace_features::FeatureView;
 use millrace_learner::Registry;
 
 use crate::scorer::Scorer;
@@ -24,6 +26,44 @@ pub struct Live {
     pub registry: Option<Arc<Registry>>,
     /// How far the process is.
     pub progress: Arc<Progress>,
+    /// Look-ups that would have been faster with a tile.
+    pub misses: Arc<Misses>,
+}
+
+/// A look-up that had to sum up many events.
+#[derive(Debug)]
+pub struct Miss {
+    /// What was asked.
+    pub view: Arc<FeatureView>,
+    /// The entity: one value a column.
+    pub entity: Vec<ArrayRef>,
+    /// As of when, µs.
+    pub as_of_us: i64,
+}
+
+/// A short queue of misses, from the servers to the one thread that writes the store.
+#[derive(Debug, Default)]
+pub struct Misses(Mutex<VecDeque<Miss>>);
+
+impl Misses {
+    /// More are forgotten: whoever asks again misses again.
+    const MOST: usize = 256;
+
+    /// Notes a miss.
+    pub fn note(&self, miss: Miss) {
+        let mut misses = lock(&self.0);
+        if misses.len() < Self::MOST {
+            misses.push_back(miss);
+        }
+    }
+
+    /// Takes the oldest misses, at most `most`.
+    #[must_use]
+    pub fn take(&self, most: usize) -> Vec<Miss> {
+        let mut misses = lock(&self.0);
+        let most = most.min(misses.len());
+        misses.drain(..most).collect()
+    }
 }
 
 /// Counters of a process. The screen, the metrics endpoint and look-ups read them.

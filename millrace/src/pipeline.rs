@@ -8,13 +8,14 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
-use millrace_features::{Origin, pack_rows};
+use millrace_features::{Origin, Tile, pack_rows};
 use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::Live;
+use crate::marks::Marks;
 use crate::score_topic::ScoreTopic;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
@@ -25,6 +26,7 @@ use crate::workspace::{ModelPlan, Workspace};
 pub struct Pipeline {
     live: Live,
     model: Option<ModelStage>,
+    marks: Marks,
     flushed: Instant,
 }
 
@@ -42,6 +44,9 @@ impl<E: Into<Failure>> From<E> for StepFailure {
         Self::Other(error.into())
     }
 }
+
+/// Look-ups whose tiles are made between two steps, at most.
+const MISSES_AT_ONCE: usize = 16;
 
 /// Pause before Kafka is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -100,11 +105,17 @@ impl Pipeline {
             })
         };
         let model = live.scorer.as_ref().map(stage).transpose()?;
-        Ok(Self {
+        let pipeline = Self {
+            marks: Marks::open(live.store.as_ref())?,
             live,
             model,
             flushed: Instant::now(),
-        })
+        };
+        for (stream, newest) in pipeline.marks.all() {
+            pipeline.live.progress.reflect(stream, newest);
+        }
+        pipeline.expire();
+        Ok(pipeline)
     }
 
     /// Reads and applies until `stop` is set, then makes everything durable.
@@ -145,6 +156,7 @@ impl Pipeline {
                     );
                 }
             }
+            self.sum_up_asked()?;
             let lag = ingest.lag();
             self.live.progress.lag.store(lag, Ordering::Relaxed);
             self.live
@@ -200,10 +212,17 @@ impl Pipeline {
     /// A store or a broker that fails. Nothing of the step is visible then.
     pub fn apply(&mut self, step: &Step) -> Result<(), StepFailure> {
         let started = Instant::now();
-        let mut pending = Pending::default();
+        let project = &self.live.workspace.project;
+        let mut pending = Pending::over(self.marks.seals(project));
+        let mut marks = self.marks.clone();
         for batch in &step.batches {
+            let stream = &project.streams[batch.stream];
+            if let Some(newest) = newest(&batch.batch, stream.time) {
+                marks.advance(&stream.name, newest);
+            }
             self.write_state(batch, &mut pending)?;
         }
+        let mut tiles = Vec::new();
         let mut commit = Commit::default();
         let mut counts = LabelCounts::default();
         let mut scored = 0;
@@ -217,7 +236,7 @@ impl Pipeline {
             for batch in &step.batches {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
-                    model.score(&state, &batch.batch, &mut join)?;
+                    model.score(&state, &batch.batch, &mut join, &mut tiles)?;
                 }
             }
             for batch in &step.batches {
@@ -230,14 +249,52 @@ impl Pipeline {
             }
             counts = join.finish(&mut model.join, &mut commit)?;
         }
+        self.keep_tiles(tiles, &marks, &mut pending);
         pending.drain_into(&mut commit);
+        marks.write(&mut commit);
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);
         }
         self.live.store.commit(commit)?;
+        self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);
         Ok(())
+    }
+
+    /// Puts those of the tiles that are worth it.
+    fn keep_tiles(&self, tiles: Vec<Tile>, marks: &Marks, pending: &mut Pending) {
+        let workspace = &self.live.workspace;
+        for tile in tiles {
+            let view = workspace
+                .project
+                .views
+                .iter()
+                .find(|view| view.id == tile.view);
+            if view.is_some_and(|view| marks.is_whole(view, &workspace.settings.store, &tile)) {
+                metrics::counter!("millrace_tiles_written_total").increment(1);
+                pending.put_tile(tile);
+            }
+        }
+    }
+
+    /// Makes the tiles that look-ups have missed. Only here are they safe to write: no event comes in between.
+    fn sum_up_asked(&self) -> Outcome<()> {
+        let state = Committed(self.live.store.as_ref());
+        let mut tiles = Vec::new();
+        for miss in self.live.misses.take(MISSES_AT_ONCE) {
+            let keep = &mut |tile| tiles.push(tile);
+            miss.view
+                .answer_and_sum_up(&state, &miss.entity, &[miss.as_of_us], keep)?;
+        }
+        if tiles.is_empty() {
+            return Ok(());
+        }
+        let mut pending = Pending::default();
+        self.keep_tiles(tiles, &self.marks, &mut pending);
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        Ok(self.live.store.commit(commit)?)
     }
 
     fn write_state(&self, batch: &StreamBatch, pending: &mut Pending) -> Outcome<()> {
@@ -281,7 +338,6 @@ impl Pipeline {
                 .increment(rows);
             if let Some(newest) = newest(&batch.batch, stream.time) {
                 progress.reflect(&stream.name, newest);
-                self.expire(&stream.name, newest);
             }
             for produced_ms in batch.kafka_ts.iter().filter(|ms| **ms >= 0) {
                 let age_us = now_ms.saturating_sub(*produced_ms).max(0) as u64 * 1_000;
@@ -289,6 +345,7 @@ impl Pipeline {
                 metrics::histogram!("millrace_freshness_seconds").record(age_us as f64 / 1e6);
             }
         }
+        self.expire();
         progress.scores.fetch_add(scored, Ordering::Relaxed);
         progress.labels.fetch_add(labels.joined, Ordering::Relaxed);
         metrics::counter!("millrace_scores_total").increment(scored);
@@ -303,32 +360,22 @@ impl Pipeline {
     }
 
     /// Lets go of what no window, no label and no replay will ask for.
-    fn expire(&self, stream: &str, newest_us: i64) {
-        let settings = &self.live.workspace.settings.store;
-        let kept = |extra: i64| {
-            newest_us
-                .saturating_sub(micros(settings.history))
-                .saturating_sub(extra)
-        };
-        for view in self
-            .live
-            .workspace
-            .project
-            .views
-            .iter()
-            .filter(|v| v.stream.name == stream)
-        {
-            if let Some(reach) = view.reach_us() {
-                self.live.store.set_horizon(view.id, kept(reach));
+    fn expire(&self) {
+        let workspace = &self.live.workspace;
+        let settings = &workspace.settings.store;
+        for view in &workspace.project.views {
+            if let Some(horizon) = self.marks.horizon(view, settings) {
+                self.live.store.set_horizon(view.id, horizon);
             }
         }
         if let Some(model) = &self.model {
             let horizons = self.live.store.horizons();
-            if model.scorer.plan.inputs.stream.name == stream {
-                horizons.set_scored(newest_us.saturating_sub(micros(settings.label_wait)));
+            let plan = &model.scorer.plan;
+            if let Some(newest) = self.marks.newest(&plan.inputs.stream.name) {
+                horizons.set_scored(newest.saturating_sub(micros(settings.label_wait)));
             }
-            if model.scorer.plan.labels.name == stream {
-                horizons.set_examples(newest_us.saturating_sub(micros(settings.examples)));
+            if let Some(newest) = self.marks.newest(&plan.labels.name) {
+                horizons.set_examples(newest.saturating_sub(micros(settings.examples)));
             }
         }
     }
@@ -340,10 +387,12 @@ impl ModelStage {
         state: &Overlay<'_>,
         events: &RecordBatch,
         join: &mut JoinStep<'_>,
+        tiles: &mut Vec<Tile>,
     ) -> Result<(), StepFailure> {
         let plan = &self.scorer.plan;
         let started = Instant::now();
-        let scores = self.scorer.score(state, events)?;
+        let keep = &mut |tile| tiles.push(tile);
+        let scores = self.scorer.score_and_sum_up(state, events, keep)?;
         metrics::histogram!("millrace_scoring_seconds")
             .record(started.elapsed().as_secs_f64() / events.num_rows().max(1) as f64);
         let ids = pack_rows(&[Arc::clone(events.column(plan.event_id))]);

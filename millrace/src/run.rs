@@ -406,6 +406,7 @@ fn open_live(workspace: &Arc<Workspace>) -> Outcome<Live> {
         scorer,
         registry,
         progress,
+        misses: Arc::default(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use arrow::array::RecordBatch;
-use millrace_features::StateReader;
+use millrace_features::{StateReader, Tile};
 use millrace_learner::{LearnerError, Manifest, Model, Registry};
 
 use crate::failure::{Failure, Outcome, with_causes};
@@ -97,7 +97,20 @@ impl Scorer {
     /// # Errors
     /// A state that cannot be read, or an expression of the inputs that fails.
     pub fn score(&self, state: &dyn StateReader, events: &RecordBatch) -> Outcome<Scores> {
-        let inputs = self.plan.inputs.evaluate(state, events)?;
+        self.score_and_sum_up(state, events, &mut |_| ())
+    }
+
+    /// As [`score`](Self::score); `tiles` gets the partial aggregates that were made on the way.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub fn score_and_sum_up(
+        &self,
+        state: &dyn StateReader,
+        events: &RecordBatch,
+        tiles: &mut dyn FnMut(Tile),
+    ) -> Outcome<Scores> {
+        let inputs = self.plan.inputs.evaluate_and_sum_up(state, events, tiles)?;
         let matrix = self.plan.inputs.matrix(&inputs)?;
         let serving = self.serving.load();
         let (version, probabilities) = match serving.as_ref() {

@@ -1,10 +1,13 @@
 //! Between the features' view of state (rows by view, entity and time) and the store's (tables and commits).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
 
-use millrace_feature_store::{Commit, Store, Table, event_key, event_range, event_time_us};
-use millrace_features::{StateError, StateReader, StateRow, StateWriter};
+use millrace_feature_store::{
+    Commit, Store, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
+    tile_range,
+};
+use millrace_features::{Span, StateError, StateReader, StateRow, StateWriter, Tile};
 
 use crate::failure::with_causes;
 
@@ -19,16 +22,59 @@ impl StateReader for Committed<'_> {
         times: Range<i64>,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        let (from, to) = event_range(view, entity, times);
-        self.rows(&from, &to, &mut |key, value| visit(time_of(key), value))
+        let range = event_range(view, entity, times);
+        self.rows(Table::Events, &range, false, &mut |key, value| {
+            visit(time_of(key), value)
+        })
+    }
+
+    fn scan_back(
+        &self,
+        view: u32,
+        entity: &[u8],
+        before: i64,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        let range = event_range(view, entity, i64::MIN..before);
+        self.rows(Table::Events, &range, true, &mut |key, value| {
+            visit(time_of(key), value)
+        })
+    }
+
+    fn tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), StateError> {
+        let range = tile_range(view, entity, level, starts);
+        self.rows(Table::Tiles, &range, false, &mut |key, value| {
+            visit(start_of(key), value);
+            true
+        })
+    }
+
+    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError> {
+        let mut top = None;
+        let range = entity_range(view, entity);
+        self.rows(Table::Tiles, &range, false, &mut |key, _| {
+            top = tile_of(key).map(|(level, _)| level);
+            false
+        })?;
+        Ok(top)
     }
 }
+
+type Keys = (Vec<u8>, Vec<u8>);
 
 impl Committed<'_> {
     fn rows(
         &self,
-        from: &[u8],
-        to: &[u8],
+        table: Table,
+        (from, to): &Keys,
+        reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StateError> {
         if from >= to {
@@ -39,7 +85,7 @@ impl Committed<'_> {
             false => ControlFlow::Break(()),
         };
         self.0
-            .scan(Table::Events, from, to, false, &mut visit)
+            .scan(table, from, to, reverse, &mut visit)
             .map_err(|e| StateError(with_causes(&e)))
     }
 }
@@ -49,28 +95,73 @@ fn time_of(key: &[u8]) -> i64 {
     event_time_us(key).unwrap_or(i64::MIN)
 }
 
+fn start_of(key: &[u8]) -> i64 {
+    tile_of(key).map_or(i64::MIN, |(_, start)| start)
+}
+
+/// From when on a view has no tiles, and how high they go: an event before that may make some stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seal {
+    /// All tiles end at or before this, µs.
+    pub until_us: i64,
+    /// The highest level of the view's tiles.
+    pub top_level: u8,
+}
+
 /// The rows of a step that is not committed yet. What is scored in a step sees the step's own events, and all
 /// of it is one commit with the offsets.
 #[derive(Debug, Default)]
 pub struct Pending {
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// None where a tile is dropped.
+    tiles: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    seals: HashMap<u32, Seal>,
 }
 
 impl StateWriter for Pending {
     fn put(&mut self, row: StateRow) {
+        if let Some(seal) = self.seals.get(&row.view)
+            && row.time_us < seal.until_us
+        {
+            for level in 0..=seal.top_level {
+                let start = Span::of(level, row.time_us).start_us;
+                let key = tile_key(row.view, &row.entity, level, start);
+                self.tiles.insert(key, None);
+            }
+        }
         let key = event_key(row.view, &row.entity, row.time_us, &row.unique);
         self.rows.insert(key, row.value);
     }
 }
 
 impl Pending {
-    /// Moves the rows into a commit.
+    /// Nothing yet, over a store whose views are sealed so.
+    #[must_use]
+    pub fn over(seals: HashMap<u32, Seal>) -> Self {
+        Self {
+            seals,
+            ..Self::default()
+        }
+    }
+
+    /// Keeps a tile. It holds all events of its span, those of this step too.
+    pub fn put_tile(&mut self, tile: Tile) {
+        let key = tile_key(tile.view, &tile.entity, tile.span.level, tile.span.start_us);
+        self.tiles.insert(key, Some(tile.value));
+    }
+
+    /// Moves the rows and the tiles into a commit.
     pub fn drain_into(self, commit: &mut Commit) {
-        commit.puts.extend(
-            self.rows
-                .into_iter()
-                .map(|(key, value)| (Table::Events, key, value)),
-        );
+        let rows = self.rows.into_iter();
+        commit
+            .puts
+            .extend(rows.map(|(key, value)| (Table::Events, key, value)));
+        for (key, value) in self.tiles {
+            match value {
+                Some(value) => commit.put(Table::Tiles, key, value),
+                None => commit.delete(Table::Tiles, key),
+            }
+        }
     }
 }
 
@@ -83,7 +174,6 @@ pub struct Overlay<'a> {
 }
 
 impl StateReader for Overlay<'_> {
-    /// Merges two ordered sequences.
     fn scan(
         &self,
         view: u32,
@@ -91,27 +181,114 @@ impl StateReader for Overlay<'_> {
         times: Range<i64>,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        let (from, to) = event_range(view, entity, times);
+        self.merge(&event_range(view, entity, times), false, visit)
+    }
+
+    fn scan_back(
+        &self,
+        view: u32,
+        entity: &[u8],
+        before: i64,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        self.merge(&event_range(view, entity, i64::MIN..before), true, visit)
+    }
+
+    fn tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), StateError> {
+        let (from, to) = tile_range(view, entity, level, starts.clone());
         if from >= to {
             return Ok(());
         }
-        let mut pending = self.pending.rows.range(from.clone()..to.clone()).peekable();
+        let mut pending = self.pending.tiles.range(from..to).peekable();
+        if pending.peek().is_none() {
+            return self.committed.tiles(view, entity, level, starts, visit);
+        }
+        let mut tiles = BTreeMap::new();
+        self.committed
+            .tiles(view, entity, level, starts, &mut |start, value| {
+                tiles.insert(start, value.to_vec());
+            })?;
+        for (key, value) in pending {
+            match value {
+                Some(value) => tiles.insert(start_of(key), value.clone()),
+                None => tiles.remove(&start_of(key)),
+            };
+        }
+        tiles.iter().for_each(|(start, value)| visit(*start, value));
+        Ok(())
+    }
+
+    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError> {
+        let (from, to) = entity_range(view, entity);
+        let mut pending = self.pending.tiles.range(from..to);
+        let pending = pending.find_map(|(key, value)| value.as_ref().and_then(|_| tile_of(key)));
+        let pending = pending.map(|(level, _)| level);
+        Ok(self.committed.top_tile_level(view, entity)?.max(pending))
+    }
+}
+
+impl Overlay<'_> {
+    /// Merges two ordered sequences.
+    fn merge(
+        &self,
+        range: &Keys,
+        reverse: bool,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        if range.0 >= range.1 {
+            return Ok(());
+        }
+        let mut pending = Directed {
+            rows: self.pending.rows.range(range.0.clone()..range.1.clone()),
+            reverse,
+        }
+        .peekable();
+        let comes_first =
+            |other: &[u8], key: &[u8]| if reverse { other > key } else { other < key };
         let mut go_on = true;
-        self.committed.rows(&from, &to, &mut |key, value| {
-            while go_on
-                && let Some((key, value)) = pending.next_if(|(other, _)| other.as_slice() < key)
-            {
-                go_on = visit(time_of(key), value);
-            }
-            // An event that is read again stands in both places, and is the same in both.
-            pending.next_if(|(other, _)| other.as_slice() == key);
-            go_on = go_on && visit(time_of(key), value);
-            go_on
-        })?;
+        self.committed
+            .rows(Table::Events, range, reverse, &mut |key, value| {
+                while go_on
+                    && let Some((key, value)) =
+                        pending.next_if(|(other, _)| comes_first(other, key))
+                {
+                    go_on = visit(time_of(key), value);
+                }
+                // An event that is read again stands in both places, and the newer delivery is what will be kept.
+                match pending.next_if(|(other, _)| other.as_slice() == key) {
+                    Some((key, value)) => go_on = go_on && visit(time_of(key), value),
+                    None => go_on = go_on && visit(time_of(key), value),
+                }
+                go_on
+            })?;
         while go_on && let Some((key, value)) = pending.next() {
             go_on = visit(time_of(key), value);
         }
         Ok(())
+    }
+}
+
+/// A range from its start or from its end.
+struct Directed<'a> {
+    rows: std::collections::btree_map::Range<'a, Vec<u8>, Vec<u8>>,
+    reverse: bool,
+}
+
+impl<'a> Iterator for Directed<'a> {
+    type Item = (&'a Vec<u8>, &'a Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.reverse {
+            true => self.rows.next_back(),
+            false => self.rows.next(),
+        }
     }
 }
 
@@ -132,17 +309,80 @@ mod tests {
         }
     }
 
-    /// The times that a scan shows, at most `limit`.
-    fn scan(state: &dyn StateReader, limit: usize) -> Vec<i64> {
-        let mut seen = Vec::new();
+    /// The times that scans show, forth and back, at most `limit`.
+    fn scan(state: &dyn StateReader, limit: usize) -> (Vec<i64>, Vec<i64>) {
+        let (mut forth, mut back) = (Vec::new(), Vec::new());
         state
             .scan(1, b"card\0", -2..5, &mut |time, value| {
                 assert_eq!(value, time.to_be_bytes());
-                seen.push(time);
-                seen.len() < limit
+                forth.push(time);
+                forth.len() < limit
             })
             .unwrap();
-        seen
+        state
+            .scan_back(1, b"card\0", 4, &mut |time, value| {
+                assert_eq!(value, time.to_be_bytes());
+                back.push(time);
+                back.len() < limit
+            })
+            .unwrap();
+        (forth, back)
+    }
+
+    fn starts(state: &dyn StateReader) -> Vec<i64> {
+        let mut starts = Vec::new();
+        let all = i64::MIN..i64::MAX;
+        state
+            .tiles(1, b"card\0", 0, all, &mut |start, _| starts.push(start))
+            .unwrap();
+        starts
+    }
+
+    #[test]
+    fn a_late_event_drops_the_tiles_that_lack_it() {
+        let tile = |level: u8, time: i64| Tile {
+            view: 1,
+            entity: b"card\0".to_vec(),
+            span: Span::of(level, time),
+            value: vec![1],
+        };
+        let second = millrace_features::tile_width_us(0);
+        let store = MemoryStore::default();
+        let mut first = Pending::default();
+        for (level, time) in [(0, 0), (0, second), (0, 2 * second), (1, 0)] {
+            first.put_tile(tile(level, time));
+        }
+        let mut commit = Commit::default();
+        first.drain_into(&mut commit);
+        store.commit(commit).unwrap();
+        assert_eq!(starts(&Committed(&store)), [0, second, 2 * second]);
+        assert_eq!(
+            Committed(&store).top_tile_level(1, b"card\0").unwrap(),
+            Some(1)
+        );
+        assert_eq!(Committed(&store).top_tile_level(1, b"card").unwrap(), None);
+
+        let seal = Seal {
+            until_us: 3 * second,
+            top_level: 1,
+        };
+        let mut pending = Pending::over(HashMap::from([(1, seal)]));
+        pending.put(row(second + 5));
+        pending.put(row(3 * second));
+        let overlay = Overlay {
+            committed: Committed(&store),
+            pending: &pending,
+        };
+        assert_eq!(starts(&overlay), [0, 2 * second]);
+        pending.put_tile(tile(0, second));
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        store.commit(commit).unwrap();
+        assert_eq!(starts(&Committed(&store)), [0, second, 2 * second]);
+        assert_eq!(
+            Committed(&store).top_tile_level(1, b"card\0").unwrap(),
+            Some(0)
+        );
     }
 
     #[test]
@@ -173,11 +413,10 @@ mod tests {
                 pending: &pending,
             };
             for limit in [1, 3, 100] {
-                assert_eq!(
-                    scan(&overlay, limit),
-                    scan(&Committed(&after), limit),
-                    "pattern {pattern}"
-                );
+                let (forth, back) = scan(&overlay, limit);
+                let (expected_forth, expected_back) = scan(&Committed(&after), limit);
+                assert_eq!(forth, expected_forth, "pattern {pattern}");
+                assert_eq!(back, expected_back, "pattern {pattern}");
             }
         }
     }

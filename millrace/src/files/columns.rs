@@ -127,7 +127,7 @@ impl Columns {
             return Ok(new_null_array(field.data_type(), batch.num_rows()));
         };
         let values =
-            cast(source, field.data_type()).map_err(|e| super::unreadable(&self.path, &e))?;
+            column_as(source, field.data_type()).map_err(|e| super::unreadable(&self.path, &e))?;
         if let Some(row) = lost_row(source, &values) {
             return Err(self.bad_value(index, row, source));
         }
@@ -224,7 +224,8 @@ pub(crate) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> 
     Some(near.to_owned())
 }
 
-fn cast(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+/// A column's values as another type, by the rules above; null where one does not fit: [`lost_row`] finds it.
+pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     let from = source.data_type();
     if from == to {
         return Ok(Arc::clone(source));
@@ -276,7 +277,7 @@ fn time_of(text: &str) -> Option<i64> {
 }
 
 /// The first row that had a value and has none any more.
-fn lost_row(source: &ArrayRef, values: &ArrayRef) -> Option<usize> {
+pub(crate) fn lost_row(source: &ArrayRef, values: &ArrayRef) -> Option<usize> {
     let had = source.logical_nulls();
     let had_value = |row: &usize| had.as_ref().is_none_or(|nulls| nulls.is_valid(*row));
     let nulls = values.nulls()?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use millrace_features::FeatureView;
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use millrace_features::{FeatureView, pack_rows};
 use millrace_proto::v1::feature_service_server::FeatureService;
 use millrace_proto::v1::{
     Column, GetFeaturesRequest, GetFeaturesResponse, ListViewsRequest, ListViewsResponse, Row, View,
@@ -16,7 +16,7 @@ use super::answered;
 use super::keys::entity_columns;
 use super::refusal::{Refusal, check_count};
 use super::values::{column_values, time_us, timestamp};
-use crate::live::Live;
+use crate::live::{Live, Miss};
 use crate::pipeline::now_us;
 use crate::state::Committed;
 
@@ -47,7 +47,14 @@ impl Features {
         // Read before the state, so that the answer reflects at least this much.
         let complete_until = self.live.progress.newest(&view.stream.name);
         let state = Committed(self.live.store.as_ref());
-        let answer = view.answer(&state, &keys, &vec![as_of; request.entities.len()])?;
+        let times = vec![as_of; request.entities.len()];
+        let mut misses = Vec::new();
+        let answer = view.answer_and_sum_up(&state, &keys, &times, &mut |tile| {
+            if complete_until.is_some_and(|until| tile.span.end_us() <= until) {
+                misses.push(tile.entity);
+            }
+        })?;
+        self.note_misses(view, &keys, as_of, misses);
         let response = GetFeaturesResponse {
             columns: names(&answer),
             rows: rows(&answer)?,
@@ -57,6 +64,29 @@ impl Features {
         metrics::histogram!("millrace_lookup_seconds", "view" => view.name.clone())
             .record(started.elapsed());
         Ok(response)
+    }
+
+    /// Asks for the tiles that would have spared this look-up work.
+    fn note_misses(
+        &self,
+        view: &Arc<FeatureView>,
+        keys: &[ArrayRef],
+        as_of_us: i64,
+        mut entities: Vec<Vec<u8>>,
+    ) {
+        if entities.is_empty() {
+            return;
+        }
+        entities.dedup();
+        for (row, packed) in pack_rows(keys).iter().enumerate() {
+            if entities.contains(packed) {
+                self.live.misses.note(Miss {
+                    view: Arc::clone(view),
+                    entity: keys.iter().map(|column| column.slice(row, 1)).collect(),
+                    as_of_us,
+                });
+            }
+        }
     }
 
     fn view(&self, name: &str) -> Result<&Arc<FeatureView>, Refusal> {

@@ -51,6 +51,7 @@ pub(crate) fn live() -> Live {
         scorer: Some(Arc::new(Scorer::new(plan))),
         registry: None,
         progress: Arc::default(),
+        misses: Arc::default(),
     }
 }
 

@@ -1,0 +1,415 @@
+//! The events of one entity, as far as some look-ups need them: rows at the edges of their frames, tiles between.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::rc::Rc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::compute::filter;
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::Accumulator;
+
+use crate::FeatureError;
+use crate::frame::Frame;
+use crate::packed;
+use crate::state::StateReader;
+use crate::tile::{Node, Span, TileCodec, inner, top_level};
+use crate::view::{FeatureView, Measure, Operand};
+
+/// What look-ups of one entity read.
+pub(crate) struct History<'a> {
+    view: &'a FeatureView,
+    /// Event times, ascending: all events that no tile of the same frame sums up.
+    times: Vec<i64>,
+    /// What the view keeps of each, one array an operand.
+    operands: Vec<ArrayRef>,
+    /// Tiles that were read, by start and level.
+    stored: BTreeMap<(i64, u8), Rc<Node>>,
+    /// Spans that were looked at: their node, or none where they are not dense.
+    nodes: HashMap<Span, Option<Rc<Node>>>,
+    /// Nodes that were made here, to be stored.
+    made: Vec<Span>,
+}
+
+/// A stretch of a frame, in the order of time.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    /// Indexes of rows.
+    Rows(Range<usize>),
+    Node(Rc<Node>),
+}
+
+impl<'a> History<'a> {
+    /// A history of all events that matter: `times` ascending, one array an operand.
+    pub(crate) fn of_events(
+        view: &'a FeatureView,
+        times: Vec<i64>,
+        operands: Vec<ArrayRef>,
+    ) -> Self {
+        Self {
+            view,
+            times,
+            operands,
+            stored: BTreeMap::new(),
+            nodes: HashMap::new(),
+            made: Vec::new(),
+        }
+    }
+
+    /// Reads what look-ups as of `asked` (not empty) need.
+    pub(crate) fn load(
+        view: &'a FeatureView,
+        state: &dyn StateReader,
+        entity: &[u8],
+        asked: &[i64],
+    ) -> Result<Self, FeatureError> {
+        let mut plan = Plan {
+            view,
+            state,
+            entity,
+            top: view
+                .tiles
+                .as_ref()
+                .map_or(Ok(None), |_| state.top_tile_level(view.id, entity))?,
+            rows: Vec::new(),
+            tiles: BTreeMap::new(),
+        };
+        let oldest = asked.iter().copied().min().unwrap_or(i64::MIN);
+        let newest = asked.iter().copied().max().unwrap_or(i64::MAX);
+        for frame in &view.frames {
+            plan.frame(frame, oldest, newest)?;
+        }
+        plan.read()
+    }
+
+    /// Takes the nodes that were made here: worth storing where no event of their span is missing.
+    pub(crate) fn take_made(&mut self) -> Vec<(Span, Rc<Node>)> {
+        let made = std::mem::take(&mut self.made);
+        made.into_iter()
+            .filter_map(|span| Some((span, self.nodes.get(&span)?.clone()?)))
+            .collect()
+    }
+
+    /// What a frame covers as of `t`.
+    pub(crate) fn items(&mut self, frame: &Frame, t: i64) -> Result<Vec<Item>, DataFusionError> {
+        let mut items = Vec::new();
+        match frame.times(t) {
+            Some(times) if self.view.tiles.is_some() => {
+                let width = times.end.saturating_sub(times.start);
+                self.collect(top_level(width), times, &mut items)?;
+            }
+            _ => push_rows(&mut items, frame.cover(&self.times, t)),
+        }
+        Ok(items)
+    }
+
+    fn rows(&self, times: &Range<i64>) -> Range<usize> {
+        let start = self.times.partition_point(|time| *time < times.start);
+        let end = start + self.times[start..].partition_point(|time| *time < times.end);
+        start..end
+    }
+
+    fn has_tile(&self, times: &Range<i64>) -> bool {
+        let starts = (times.start, 0)..(times.end, 0);
+        let mut tiles = self.stored.range(starts);
+        tiles.any(|((start, level), _)| Span::of(*level, *start).end_us() <= times.end)
+    }
+
+    /// Largest nodes inside `times`, and the rows between them.
+    fn collect(
+        &mut self,
+        level: Option<u8>,
+        times: Range<i64>,
+        items: &mut Vec<Item>,
+    ) -> Result<(), DataFusionError> {
+        let rows = self.rows(&times);
+        let dense = rows.len() as u64 >= self.view.dense || self.has_tile(&times);
+        let Some(level) = level.filter(|_| dense) else {
+            push_rows(items, rows);
+            return Ok(());
+        };
+        let below = level.checked_sub(1);
+        let whole = inner(level, &times);
+        if whole.is_empty() {
+            return self.collect(below, times, items);
+        }
+        self.collect(below, times.start..whole.start, items)?;
+        self.spans(level, &whole, items)?;
+        self.collect(below, whole.end..times.end, items)
+    }
+
+    /// The spans of a level in `times`, which they fill: nodes, or their rows where they are none.
+    fn spans(
+        &mut self,
+        level: u8,
+        times: &Range<i64>,
+        items: &mut Vec<Item>,
+    ) -> Result<(), DataFusionError> {
+        let mut from = times.start;
+        while let Some(time) = self.next_occupied(from..times.end) {
+            let span = Span::of(level, time);
+            match self.node(span)? {
+                Some(node) => items.push(Item::Node(node)),
+                None => push_rows(items, self.rows(&span.times())),
+            }
+            from = span.end_us();
+        }
+        Ok(())
+    }
+
+    fn next_occupied(&self, times: Range<i64>) -> Option<i64> {
+        if times.is_empty() {
+            return None;
+        }
+        let row = self.times.partition_point(|time| *time < times.start);
+        let row = self.times.get(row).copied();
+        let tile = self
+            .stored
+            .range((times.start, 0)..)
+            .next()
+            .map(|((start, _), _)| *start);
+        row.into_iter()
+            .chain(tile)
+            .min()
+            .filter(|time| *time < times.end)
+    }
+
+    /// The node of a span; none where it holds too few events to be one.
+    fn node(&mut self, span: Span) -> Result<Option<Rc<Node>>, DataFusionError> {
+        if let Some(known) = self.nodes.get(&span) {
+            return Ok(known.clone());
+        }
+        if let Some(stored) = self.stored.get(&(span.start_us, span.level)) {
+            return Ok(Some(Rc::clone(stored)));
+        }
+        let rows = self.rows(&span.times());
+        let node = if rows.len() as u64 >= self.view.dense || self.has_tile(&span.times()) {
+            let mut items = Vec::new();
+            match span.level.checked_sub(1) {
+                Some(below) => self.spans(below, &span.times(), &mut items)?,
+                None => push_rows(&mut items, rows),
+            }
+            self.made.push(span);
+            Some(Rc::new(self.sum_up(&items)?))
+        } else {
+            None
+        };
+        self.nodes.insert(span, node.clone());
+        Ok(node)
+    }
+
+    fn sum_up(&self, items: &[Item]) -> Result<Node, DataFusionError> {
+        let events = items.iter().map(|item| match item {
+            Item::Rows(rows) => rows.len() as u64,
+            Item::Node(node) => node.events,
+        });
+        let mut state = Vec::new();
+        for measure in &self.view.measures {
+            state.extend(self.accumulate(measure, items)?.state()?);
+        }
+        Node::new(events.sum(), state)
+    }
+
+    /// A measure over a frame's items.
+    pub(crate) fn accumulate(
+        &self,
+        measure: &Measure,
+        items: &[Item],
+    ) -> Result<Box<dyn Accumulator>, DataFusionError> {
+        let mut accumulator = measure.aggregate.create_accumulator()?;
+        for item in items {
+            match item {
+                Item::Rows(rows) => {
+                    let arguments = self.arguments(measure, rows)?;
+                    if arguments.first().is_some_and(|first| !first.is_empty()) {
+                        accumulator.update_batch(&arguments)?;
+                    }
+                }
+                Item::Node(node) => accumulator.merge_batch(&node.state[measure.state.clone()])?,
+            }
+        }
+        Ok(accumulator)
+    }
+
+    fn arguments(
+        &self,
+        measure: &Measure,
+        rows: &Range<usize>,
+    ) -> Result<Vec<ArrayRef>, DataFusionError> {
+        let keep = measure
+            .filter
+            .as_ref()
+            .map(|filter| self.values(filter, rows))
+            .transpose()?;
+        let keep = keep.as_ref().map(|keep| keep.as_boolean());
+        let kept = |argument: &Operand| -> Result<ArrayRef, DataFusionError> {
+            let values = self.values(argument, rows)?;
+            Ok(match keep {
+                Some(keep) => filter(&values, keep as &BooleanArray)?,
+                None => values,
+            })
+        };
+        measure.arguments.iter().map(kept).collect()
+    }
+
+    fn values(&self, operand: &Operand, rows: &Range<usize>) -> Result<ArrayRef, DataFusionError> {
+        match operand {
+            Operand::Kept(index) => Ok(self.operands[*index].slice(rows.start, rows.len())),
+            Operand::Literal(value) => value.to_array_of_size(rows.len()),
+        }
+    }
+}
+
+/// Rows that follow each other are one stretch.
+fn push_rows(items: &mut Vec<Item>, rows: Range<usize>) {
+    match items.last_mut() {
+        _ if rows.is_empty() => {}
+        Some(Item::Rows(last)) if last.end == rows.start => last.end = rows.end,
+        _ => items.push(Item::Rows(rows)),
+    }
+}
+
+/// What to read for some look-ups.
+struct Plan<'a, 'b> {
+    view: &'a FeatureView,
+    state: &'b dyn StateReader,
+    entity: &'b [u8],
+    top: Option<u8>,
+    /// Times whose rows are needed.
+    rows: Vec<Range<i64>>,
+    tiles: BTreeMap<(i64, u8), Vec<u8>>,
+}
+
+impl<'a> Plan<'a, '_> {
+    fn frame(&mut self, frame: &Frame, oldest: i64, newest: i64) -> Result<(), FeatureError> {
+        let (Some(first), Some(last)) = (frame.times(oldest), frame.times(newest)) else {
+            let start = self.rows_start(frame, oldest, newest)?;
+            self.rows.push(start..newest);
+            return Ok(());
+        };
+        // What every look-up covers is read as tiles; what only some of them cover, as rows.
+        let core = last.start..first.end;
+        match (core.is_empty(), self.view.tiles.as_ref()) {
+            (false, Some(codec)) => {
+                self.rows.push(first.start..core.start);
+                self.rows.push(core.end..last.end);
+                self.core(codec, core)
+            }
+            _ => {
+                self.rows.push(first.start..last.end);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tiles inside `times`, the largest first, and rows where there are none.
+    fn core(&mut self, codec: &TileCodec, times: Range<i64>) -> Result<(), FeatureError> {
+        let fits = top_level(times.end.saturating_sub(times.start));
+        let top = self.top.zip(fits).map(|(has, fits)| has.min(fits));
+        let mut open = vec![times];
+        for level in (0..=top.unwrap_or_default())
+            .rev()
+            .filter(|_| top.is_some())
+        {
+            let mut gaps = Vec::new();
+            for times in open {
+                let whole = inner(level, &times);
+                if whole.is_empty() {
+                    push_times(&mut gaps, times);
+                    continue;
+                }
+                let mut from = times.start;
+                let tiles = &mut self.tiles;
+                self.state.tiles(
+                    self.view.id,
+                    self.entity,
+                    level,
+                    whole,
+                    &mut |start, value| {
+                        if codec.is_current(value) {
+                            push_times(&mut gaps, from..start);
+                            from = Span::of(level, start).end_us();
+                            tiles.insert((start, level), value.to_vec());
+                        }
+                    },
+                )?;
+                push_times(&mut gaps, from..times.end);
+            }
+            open = gaps;
+        }
+        self.rows.extend(open);
+        Ok(())
+    }
+
+    /// From when on a ROWS frame needs rows.
+    fn rows_start(&self, frame: &Frame, oldest: i64, newest: i64) -> Result<i64, FeatureError> {
+        let Frame::Rows {
+            start: Some(rows), ..
+        } = *frame
+        else {
+            return Ok(i64::MIN);
+        };
+        let mut start = i64::MIN;
+        let mut left = rows;
+        self.state
+            .scan_back(self.view.id, self.entity, newest, &mut |time, _| {
+                start = time;
+                left -= u64::from(time < oldest);
+                left > 0
+            })?;
+        Ok(if left > 0 { i64::MIN } else { start })
+    }
+
+    fn read(mut self) -> Result<History<'a>, FeatureError> {
+        self.rows.retain(|times| !times.is_empty());
+        self.rows.sort_unstable_by_key(|times| times.start);
+        let mut merged: Vec<Range<i64>> = Vec::new();
+        for times in std::mem::take(&mut self.rows) {
+            match merged.last_mut() {
+                Some(last) if times.start <= last.end => last.end = last.end.max(times.end),
+                _ => merged.push(times),
+            }
+        }
+        let mut times = Vec::new();
+        let mut bytes = Vec::new();
+        let mut ends = Vec::new();
+        for range in merged {
+            self.state
+                .scan(self.view.id, self.entity, range, &mut |time, value| {
+                    times.push(time);
+                    bytes.extend_from_slice(value);
+                    ends.push(bytes.len());
+                    true
+                })?;
+        }
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        let packed: Vec<&[u8]> = starts
+            .zip(&ends)
+            .map(|(start, end)| &bytes[start..*end])
+            .collect();
+        let damaged = |detail| FeatureError::Damaged {
+            view: self.view.name.clone(),
+            detail,
+        };
+        let operands = packed::unpack(&self.view.operand_types, &packed).map_err(damaged)?;
+        let mut history = History::of_events(self.view, times, operands);
+        if let Some(codec) = self.view.tiles.as_ref().filter(|_| !self.tiles.is_empty()) {
+            let (keys, values): (Vec<_>, Vec<_>) = self.tiles.into_iter().unzip();
+            let nodes = codec.decode(&values).map_err(damaged)?;
+            history.stored = keys
+                .into_iter()
+                .zip(nodes.into_iter().map(Rc::new))
+                .collect();
+        }
+        Ok(history)
+    }
+}
+
+/// Times that follow each other are one range.
+fn push_times(ranges: &mut Vec<Range<i64>>, times: Range<i64>) {
+    match ranges.last_mut() {
+        _ if times.is_empty() => {}
+        Some(last) if last.end == times.start => last.end = times.end,
+        _ => ranges.push(times),
+    }
+}

@@ -1,0 +1,231 @@
+//! `millrace backfill`: the rows of files into the online store, as if they had come through their topics.
+//!
+//! Each batch is one commit, with how far its file was read: a run that was stopped goes on where it stood, and a
+//! file that was read to its end is not read again. The store has one writer, so no `millrace run` may have it open.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::{Instant, UNIX_EPOCH};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use indicatif::{ProgressBar, ProgressStyle};
+use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
+use millrace_features::{Origin, Stream};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::failure::{Failure, Outcome};
+use crate::files::EventFile;
+use crate::marks::Marks;
+use crate::state::Pending;
+use crate::workspace::Workspace;
+
+/// What `millrace backfill` takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BackfillArgs {
+    /// A stream and a file of its events: transactions=events.parquet; as often as there are files
+    #[arg(long, required = true, num_args = 1.., value_name = "STREAM=FILE")]
+    pub events: Vec<String>,
+}
+
+/// Batches that are read ahead of the writer.
+const AHEAD: usize = 4;
+
+/// A file, as it was when it was read.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Reading {
+    bytes: u64,
+    modified_ns: u64,
+    /// Rows that are in the store.
+    rows: u64,
+    is_done: bool,
+}
+
+/// Fills the store.
+///
+/// # Errors
+/// Of kind input: a stream that is not there, a mistake in a file (what stands before it is in the store). Else a
+/// store that is in use or fails.
+pub fn backfill(workspace: &Workspace, args: &BackfillArgs) -> Outcome<()> {
+    let files = event_files(workspace, &args.events)?;
+    let store = workspace.open_store()?;
+    let mut marks = Marks::open(&store)?;
+    for (stream, path) in files {
+        fill(workspace, &store, &mut marks, stream, &path)?;
+    }
+    Ok(store.flush()?)
+}
+
+/// The streams and files of `--events`, whose columns were found.
+pub(crate) fn event_files<'a>(
+    workspace: &'a Workspace,
+    events: &[String],
+) -> Outcome<Vec<(&'a Stream, PathBuf)>> {
+    let file = |text: &String| {
+        let Some((name, path)) = text.split_once('=') else {
+            return Err(
+                Failure::input(format!("--events {text}: this names no stream"))
+                    .hint("write --events transactions=events.parquet"),
+            );
+        };
+        let stream = workspace.project.stream(name).map_err(|hint| {
+            Failure::input(format!("--events {text}: there is no stream '{name}'")).hint(hint)
+        })?;
+        let path = PathBuf::from(path);
+        EventFile::open(&path, stream)?;
+        Ok((stream.as_ref(), path))
+    };
+    events.iter().map(file).collect()
+}
+
+fn fill(
+    workspace: &Workspace,
+    store: &RocksStore,
+    marks: &mut Marks,
+    stream: &Stream,
+    path: &Path,
+) -> Outcome<()> {
+    let started = Instant::now();
+    let path = path
+        .canonicalize()
+        .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+    let key = format!("backfill/{}/{}", stream.name, path.display());
+    let mut reading = Reading::of(&path)?;
+    if let Some(known) = store.get(Table::Meta, key.as_bytes())? {
+        let known: Reading = decode(&known)?;
+        if (known.bytes, known.modified_ns) == (reading.bytes, reading.modified_ns) {
+            reading = known;
+        }
+    }
+    if reading.is_done {
+        eprintln!(
+            "{}: its {} rows are in the store already",
+            path.display(),
+            reading.rows
+        );
+        return Ok(());
+    }
+    if stream.id.is_none() {
+        warn!(
+            stream = stream.name,
+            "the stream names no id: an event that Kafka gives too counts twice"
+        );
+    }
+    let before = reading.rows;
+    let bar = bar(&stream.name);
+    let (send, batches) = sync_channel(AHEAD);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| -> Outcome<()> {
+            let mut skip = before as usize;
+            for batch in EventFile::open(&path, stream)? {
+                let batch = batch?;
+                let skipped = skip.min(batch.num_rows());
+                skip -= skipped;
+                let rest = batch.slice(skipped, batch.num_rows() - skipped);
+                // The writer has failed, and says why.
+                if rest.num_rows() > 0 && send.send(rest).is_err() {
+                    break;
+                }
+            }
+            drop(send);
+            Ok(())
+        });
+        for batch in batches {
+            let mut commit = Commit::default();
+            write(
+                workspace,
+                stream,
+                &path,
+                &batch,
+                reading.rows,
+                marks,
+                &mut commit,
+            )?;
+            reading.rows += batch.num_rows() as u64;
+            commit.put(Table::Meta, key.as_bytes(), encode(&reading)?);
+            store.commit(commit)?;
+            bar.set_message(format!("{} events of {}", reading.rows, stream.name));
+        }
+        reader
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    reading.is_done = true;
+    let mut commit = Commit::default();
+    commit.put(Table::Meta, key.as_bytes(), encode(&reading)?);
+    store.commit(commit)?;
+    bar.finish_and_clear();
+    let (rows, seconds) = (reading.rows - before, started.elapsed().as_secs_f64());
+    eprintln!(
+        "{}: {rows} events of {} in {seconds:.1} s ({:.0} a second)",
+        path.display(),
+        stream.name,
+        rows as f64 / seconds.max(1e-9)
+    );
+    Ok(())
+}
+
+fn write(
+    workspace: &Workspace,
+    stream: &Stream,
+    path: &Path,
+    batch: &RecordBatch,
+    rows_before: u64,
+    marks: &mut Marks,
+    commit: &mut Commit,
+) -> Outcome<()> {
+    let mut pending = Pending::over(marks.seals(&workspace.project));
+    // Kafka has no partitions below 0, so a place in a file is no place in a topic.
+    let places = vec![-1; batch.num_rows()];
+    let offsets: Vec<i64> = (rows_before as i64..).take(batch.num_rows()).collect();
+    let origin = Origin {
+        partitions: &places,
+        offsets: &offsets,
+    };
+    for view in workspace
+        .project
+        .views
+        .iter()
+        .filter(|view| view.stream.name == stream.name)
+    {
+        for (row, reason) in view.state_rows(batch, origin, &mut pending)? {
+            warn!(view = view.name, file = %path.display(), row = offsets[row] + 1, reason,
+                "an event does not count in a view, which cannot be evaluated on it");
+        }
+    }
+    let times = batch
+        .column(stream.time)
+        .as_primitive::<TimestampMicrosecondType>();
+    if let Some(newest) = arrow::compute::max(times) {
+        marks.advance(&stream.name, newest);
+    }
+    pending.drain_into(commit);
+    marks.write(commit);
+    Ok(())
+}
+
+impl Reading {
+    fn of(path: &Path) -> Outcome<Self> {
+        let metadata = std::fs::metadata(path)
+            .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(Self {
+            bytes: metadata.len(),
+            modified_ns: modified.map_or(0, |since| since.as_nanos() as u64),
+            rows: 0,
+            is_done: false,
+        })
+    }
+}
+
+fn bar(stream: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg}");
+    let bar = ProgressBar::new_spinner().with_message(format!("reading {stream}"));
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,85 @@
+//! A file of rows whose columns are its own: the spine of a training set.
+
+use std::io::{BufReader, Seek};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::csv::reader::Format as CsvFormat;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::{BATCH_ROWS, Format, open_file, unreadable};
+use crate::failure::Outcome;
+
+/// A file of rows: an iterator over its batches, in order, with all of its columns.
+pub(crate) struct RowsFile {
+    pub(crate) schema: SchemaRef,
+    batches: Box<dyn Iterator<Item = Outcome<RecordBatch>> + Send>,
+}
+
+impl RowsFile {
+    /// Opens a file; its ending names the format. The types of JSON lines and CSV are inferred from all of it.
+    pub(crate) fn open(path: &Path) -> Outcome<Self> {
+        let mut file = open_file(path)?;
+        let owned = path.to_owned();
+        match Format::of(path)? {
+            Format::Parquet => {
+                let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+                    .and_then(|builder| {
+                        let schema = Arc::clone(builder.schema());
+                        Ok((schema, builder.with_batch_size(BATCH_ROWS).build()?))
+                    })
+                    .map_err(|e| unreadable(path, &e))?;
+                let (schema, reader) = reader;
+                let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)));
+                Ok(Self {
+                    schema,
+                    batches: Box::new(batches),
+                })
+            }
+            Format::JsonLines => {
+                let (schema, _) =
+                    arrow::json::reader::infer_json_schema(BufReader::new(&file), None)
+                        .map_err(|e| unreadable(path, &e))?;
+                let schema = Arc::new(schema);
+                file.rewind().map_err(|e| unreadable(path, &e))?;
+                let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema))
+                    .with_batch_size(BATCH_ROWS)
+                    .build(BufReader::new(file))
+                    .map_err(|e| unreadable(path, &e))?;
+                let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)));
+                Ok(Self {
+                    schema,
+                    batches: Box::new(batches),
+                })
+            }
+            Format::Csv => {
+                let (schema, _) = CsvFormat::default()
+                    .with_header(true)
+                    .infer_schema(&mut file, None)
+                    .map_err(|e| unreadable(path, &e))?;
+                let schema = Arc::new(schema);
+                file.rewind().map_err(|e| unreadable(path, &e))?;
+                let reader = arrow::csv::ReaderBuilder::new(Arc::clone(&schema))
+                    .with_header(true)
+                    .with_batch_size(BATCH_ROWS)
+                    .build(file)
+                    .map_err(|e| unreadable(path, &e))?;
+                let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)));
+                Ok(Self {
+                    schema,
+                    batches: Box::new(batches),
+                })
+            }
+        }
+    }
+}
+
+impl Iterator for RowsFile {
+    type Item = Outcome<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
+    }
+}

@@ -1,0 +1,133 @@
+//! Rows set aside in files, split by entity, so that a part fits in memory whatever the whole takes.
+
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+
+use arrow::array::{BinaryArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::FileWriter;
+
+use crate::failure::{Failure, Outcome};
+
+/// Rows of a part that collect before they are written.
+const ROWS_AT_ONCE: usize = 8_192;
+
+/// One file a part, all of one schema.
+pub(super) struct Spill {
+    schema: SchemaRef,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    path: PathBuf,
+    writer: FileWriter<BufWriter<File>>,
+    waiting: Vec<RecordBatch>,
+    rows: usize,
+}
+
+impl Spill {
+    pub(super) fn create(paths: Vec<PathBuf>, schema: &SchemaRef) -> Outcome<Self> {
+        let part = |path: PathBuf| {
+            let writer = File::create(&path)
+                .map_err(ArrowError::from)
+                .and_then(|file| FileWriter::try_new(BufWriter::new(file), schema))
+                .map_err(|e| broken(&path, &e))?;
+            Ok(Part {
+                path,
+                writer,
+                waiting: Vec::new(),
+                rows: 0,
+            })
+        };
+        Ok(Self {
+            schema: SchemaRef::clone(schema),
+            parts: paths.into_iter().map(part).collect::<Outcome<_>>()?,
+        })
+    }
+
+    /// Adds rows, each to the part of its entity.
+    pub(super) fn add(&mut self, entities: &BinaryArray, rows: &RecordBatch) -> Outcome<()> {
+        let mut indexes = vec![Vec::new(); self.parts.len()];
+        for row in 0..rows.num_rows() {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(entities.value(row));
+            let part = hasher.finish() % self.parts.len() as u64;
+            indexes[part as usize].push(row as u32);
+        }
+        for (part, indexes) in self.parts.iter_mut().zip(indexes) {
+            if !indexes.is_empty() {
+                part.add(&self.schema, rows, indexes)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Outcome<()> {
+        for mut part in self.parts {
+            part.write(&self.schema)?;
+            part.writer.finish().map_err(|e| broken(&part.path, &e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn add(&mut self, schema: &SchemaRef, rows: &RecordBatch, indexes: Vec<u32>) -> Outcome<()> {
+        self.rows += indexes.len();
+        let rows = take_record_batch(rows, &UInt32Array::from(indexes));
+        self.waiting.push(rows.map_err(|e| broken(&self.path, &e))?);
+        if self.rows < ROWS_AT_ONCE {
+            return Ok(());
+        }
+        self.write(schema)
+    }
+
+    fn write(&mut self, schema: &SchemaRef) -> Outcome<()> {
+        self.rows = 0;
+        let waiting = std::mem::take(&mut self.waiting);
+        concat_batches(schema, &waiting)
+            .and_then(|rows| self.writer.write(&rows))
+            .map_err(|e| broken(&self.path, &e))
+    }
+}
+
+/// All rows of a part.
+pub(super) fn read(path: &Path) -> Outcome<Vec<RecordBatch>> {
+    batches(path)?.collect()
+}
+
+/// The batches of a part.
+pub(super) fn batches(path: &Path) -> Outcome<impl Iterator<Item = Outcome<RecordBatch>> + use<>> {
+    let reader = File::open(path)
+        .map_err(ArrowError::from)
+        .and_then(|file| FileReader::try_new(BufReader::new(file), None))
+        .map_err(|e| broken(path, &e))?;
+    let path = path.to_owned();
+    Ok(reader.map(move |batch| batch.map_err(|e| broken(&path, &e))))
+}
+
+/// Writes a part as a whole: after a crash it is there in full or not at all.
+pub(super) fn write(path: &Path, rows: &RecordBatch) -> Outcome<()> {
+    let partial = path.with_extension("partial");
+    File::create(&partial)
+        .map_err(ArrowError::from)
+        .and_then(|file| {
+            let mut writer = FileWriter::try_new(BufWriter::new(file), &rows.schema())?;
+            for start in (0..rows.num_rows()).step_by(ROWS_AT_ONCE) {
+                writer.write(&rows.slice(start, ROWS_AT_ONCE.min(rows.num_rows() - start)))?;
+            }
+            writer.finish()?;
+            Ok(std::fs::rename(&partial, path)?)
+        })
+        .map_err(|e| broken(path, &e))
+}
+
+fn broken(path: &Path, error: &ArrowError) -> Failure {
+    Failure::failed(format!("{}: {error}", path.display()))
+        .hint("is the disk full? What is needed is about the size of the events, uncompressed")
+}
