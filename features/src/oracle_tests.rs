@@ -23,7 +23,7 @@ const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
 
 /// Aggregates that each view takes over its windows; `$W` is the window. DataFusion's batch windows can slide
 /// only aggregates that take a row back, so those that cannot (approx_distinct, bool_or) are not among them.
-const AGGREGATES: [&str; 16] = [
+const AGGREGATES: [&str; 17] = [
     "count(*) OVER $W",
     "count(amount) OVER $W",
     "sum(amount) OVER $W",
@@ -39,6 +39,7 @@ const AGGREGATES: [&str; 16] = [
     "count(*) FILTER (WHERE NOT approved) OVER $W",
     "sum(amount * 2 + 1) FILTER (WHERE units > 3) OVER $W",
     "sum(amount) OVER $W / nullif(count(*) OVER $W, 0)",
+    "coalesce(sum(amount) OVER $W, -1) / 4",
     "CASE WHEN max(amount) OVER $W > 20 THEN 'high' ELSE 'low' END",
 ];
 

@@ -7,7 +7,9 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
@@ -73,9 +75,20 @@ impl Planner {
         schema: &DFSchema,
     ) -> Checked<Arc<dyn PhysicalExpr>> {
         deterministic(expr)?;
-        self.state()
-            .create_physical_expr(expr.clone(), schema)
+        self.simplified(expr, schema)
+            .and_then(|expr| self.state().create_physical_expr(expr, schema))
             .map_err(|e| self.complaint(&e))
+    }
+
+    /// Some of DataFusion's functions (coalesce, for one) are evaluated only in the simpler form that its optimizer
+    /// gives them.
+    fn simplified(&self, expr: &Expr, schema: &DFSchema) -> Result<Expr, DataFusionError> {
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(schema.clone()))
+            .with_config_options(Arc::clone(self.state().config_options()))
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)
     }
 
     pub(crate) fn complaint(&self, error: &DataFusionError) -> Complaint {
