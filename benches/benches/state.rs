@@ -30,6 +30,10 @@ const EVENTS: usize = 400_000;
 const BATCH: usize = 8_192;
 const LOOK_UPS: usize = 20_000;
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let project = Project::plan(
         &file("sources.sql", SOURCES),

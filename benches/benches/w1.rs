@@ -3,6 +3,7 @@
 //!
 //! `W1_EVENTS` names a file of JSON lines with the columns below; without it, events are generated.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -10,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use millrace::marks::Marks;
 use millrace::pipeline::{now_us, start_offsets, stream_specs};
 use millrace::produce::RawProducer;
+use millrace::recent::{Cached, Recent};
 use millrace::state::{Committed, Overlay, Pending};
 use millrace::training_set::{TrainingSetArgs, training_set};
 use millrace::workspace::Workspace;
@@ -46,6 +48,10 @@ const PARTITIONS: i32 = 4;
 const GENERATED: usize = 500_000;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -212,6 +218,7 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
     let mut ingest = Ingest::start(settings, stream_specs(&workspace), offsets)?;
     let (mut seen, mut started, mut sums) = (0, None, Sums::default());
     let mut marks = Marks::default();
+    let recent = RefCell::new(Recent::new(workspace.settings.store.scoring_cache_bytes));
     while seen < count {
         let step = ingest.poll(now_us(), Duration::from_millis(50))?;
         if step.positions.is_empty() {
@@ -239,8 +246,12 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
                 marks.advance("tx", newest);
             }
             if answers {
+                let committed = Cached {
+                    store: Committed(store.as_ref()),
+                    recent: &recent,
+                };
                 let state = Overlay {
-                    committed: Committed(store.as_ref()),
+                    committed: &committed,
                     pending: &pending,
                 };
                 let keys: Vec<ArrayRef> = vec![Arc::clone(batch.batch.column(1))];
@@ -253,6 +264,7 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
             .into_iter()
             .filter(is_whole)
             .for_each(|tile| pending.put_tile(tile));
+        recent.borrow_mut().put_all(&pending);
         pending.drain_into(&mut commit);
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);

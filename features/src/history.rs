@@ -12,7 +12,7 @@ use datafusion::logical_expr::Accumulator;
 use crate::FeatureError;
 use crate::frame::Frame;
 use crate::packed;
-use crate::state::StateReader;
+use crate::state::{BestRead, StateReader};
 use crate::tile::{Node, Span, TileCodec, inner, top_level};
 use crate::view::{FeatureView, Measure, Operand};
 
@@ -29,6 +29,7 @@ pub(crate) struct History<'a> {
     nodes: HashMap<Span, Option<Rc<Node>>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
+    keeps_nodes: bool,
 }
 
 /// A stretch of a frame, in the order of time.
@@ -53,6 +54,7 @@ impl<'a> History<'a> {
             stored: BTreeMap::new(),
             nodes: HashMap::new(),
             made: Vec::new(),
+            keeps_nodes: false,
         }
     }
 
@@ -63,19 +65,23 @@ impl<'a> History<'a> {
         entity: &[u8],
         asked: &[i64],
     ) -> Result<Self, FeatureError> {
+        let oldest = asked.iter().copied().min().unwrap_or(i64::MIN);
+        let newest = asked.iter().copied().max().unwrap_or(i64::MAX);
+        let from = view
+            .reach_us()
+            .map_or(i64::MIN, |reach| oldest.saturating_sub(reach));
+        let read = match view.tiles {
+            Some(_) => state.best_read(view.id, entity, from)?,
+            None => BestRead::Rows,
+        };
         let mut plan = Plan {
             view,
             state,
             entity,
-            top: view
-                .tiles
-                .as_ref()
-                .map_or(Ok(None), |_| state.top_tile_level(view.id, entity))?,
+            read,
             rows: Vec::new(),
             tiles: BTreeMap::new(),
         };
-        let oldest = asked.iter().copied().min().unwrap_or(i64::MIN);
-        let newest = asked.iter().copied().max().unwrap_or(i64::MAX);
         for frame in &view.frames {
             plan.frame(frame, oldest, newest)?;
         }
@@ -189,7 +195,9 @@ impl<'a> History<'a> {
                 Some(below) => self.spans(below, &span.times(), &mut items)?,
                 None => push_rows(&mut items, rows),
             }
-            self.made.push(span);
+            if self.keeps_nodes {
+                self.made.push(span);
+            }
             Some(Rc::new(self.sum_up(&items)?))
         } else {
             None
@@ -274,7 +282,7 @@ struct Plan<'a, 'b> {
     view: &'a FeatureView,
     state: &'b dyn StateReader,
     entity: &'b [u8],
-    top: Option<u8>,
+    read: BestRead,
     /// Times whose rows are needed.
     rows: Vec<Range<i64>>,
     tiles: BTreeMap<(i64, u8), Vec<u8>>,
@@ -289,11 +297,11 @@ impl<'a> Plan<'a, '_> {
         };
         // What every look-up covers is read as tiles; what only some of them cover, as rows.
         let core = last.start..first.end;
-        match (core.is_empty(), self.view.tiles.as_ref()) {
-            (false, Some(codec)) => {
+        match (self.view.tiles.as_ref(), self.read) {
+            (Some(codec), BestRead::Tiles(Some(top))) if !core.is_empty() => {
                 self.rows.push(first.start..core.start);
                 self.rows.push(core.end..last.end);
-                self.core(codec, core)
+                self.core(codec, top, core)
             }
             _ => {
                 self.rows.push(first.start..last.end);
@@ -303,14 +311,9 @@ impl<'a> Plan<'a, '_> {
     }
 
     /// Tiles inside `times`, the largest first, and rows where there are none.
-    fn core(&mut self, codec: &TileCodec, times: Range<i64>) -> Result<(), FeatureError> {
-        let fits = top_level(times.end.saturating_sub(times.start));
-        let top = self.top.zip(fits).map(|(has, fits)| has.min(fits));
+    fn core(&mut self, codec: &TileCodec, top: u8, times: Range<i64>) -> Result<(), FeatureError> {
         let mut open = vec![times];
-        for level in (0..=top.unwrap_or_default())
-            .rev()
-            .filter(|_| top.is_some())
-        {
+        for level in (0..=top).rev() {
             let mut gaps = Vec::new();
             for times in open {
                 let whole = inner(level, &times);
@@ -393,6 +396,7 @@ impl<'a> Plan<'a, '_> {
         };
         let operands = packed::unpack(&self.view.operand_types, &packed).map_err(damaged)?;
         let mut history = History::of_events(self.view, times, operands);
+        history.keeps_nodes = self.read != BestRead::Rows;
         if let Some(codec) = self.view.tiles.as_ref().filter(|_| !self.tiles.is_empty()) {
             let (keys, values): (Vec<_>, Vec<_>) = self.tiles.into_iter().unzip();
             let nodes = codec.decode(&values).map_err(damaged)?;

@@ -36,7 +36,7 @@ pub use inputs::InputView;
 pub use packed::pack_rows;
 pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
-pub use state::{MemoryState, StateError, StateReader, StateRow, StateWriter};
+pub use state::{BestRead, MemoryState, StateError, StateReader, StateRow, StateWriter};
 pub use stream::Stream;
 pub use table::EventTable;
 pub use tile::{Span, Tile, tile_width_us};

@@ -392,6 +392,92 @@ fn a_quiet_entity_falls_to_zero_and_an_unknown_one_is_empty() {
     );
 }
 
+/// The amounts of a card: 40 at 100 s, 30 at 70 s, 20 at 40 s, 10 at 10 s.
+#[test]
+fn functions_of_order_and_decay() {
+    let sql = "CREATE VIEW v AS SELECT card_id,
+            lag(amount) OVER o AS newest, lag(amount, 3) OVER o AS third, lag(amount, 5) OVER o AS fifth,
+            nth_value(amount, 2) OVER w AS second_of_window, first_value(amount) OVER w AS first,
+            decayed_count(INTERVAL '30 seconds') OVER w AS n, decayed_sum(amount, INTERVAL '30 seconds') OVER w AS s,
+            date_part('epoch', event_time) - date_part('epoch', max(event_time) OVER w) AS idle,
+            avg(amount) OVER r AS last_two
+        FROM tx
+        WINDOW o AS (PARTITION BY card_id ORDER BY event_time),
+            r AS (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 2 PRECEDING AND CURRENT ROW),
+            w AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '70 seconds' PRECEDING AND CURRENT ROW)";
+    let project = Project::plan(
+        &SqlFile {
+            path: "sources.sql".into(),
+            text: SOURCES.into(),
+        },
+        &[SqlFile {
+            path: "v.sql".into(),
+            text: sql.into(),
+        }],
+        None,
+    )
+    .unwrap_or_else(|problems| panic!("{problems:?}"));
+    let view = &project.views[0];
+    let second = 1_000_000;
+    let schema = &project.streams[0].schema;
+    let events = RecordBatch::try_new(
+        Arc::clone(schema),
+        vec![
+            Arc::new(StringArray::from(vec!["a", "b", "c", "d"])),
+            Arc::new(StringArray::from(vec!["card"; 4])),
+            Arc::new(Int32Array::from(vec![None; 4])),
+            Arc::new(Float64Array::from(vec![10.0, 20.0, 30.0, 40.0])),
+            Arc::new(Int64Array::from(vec![None; 4])),
+            Arc::new(BooleanArray::from(vec![None; 4])),
+            Arc::new(TimestampMicrosecondArray::from(vec![
+                10 * second,
+                40 * second,
+                70 * second,
+                100 * second,
+            ])),
+        ],
+    )
+    .unwrap();
+    let mut state = MemoryState::default();
+    write(view, &events, &mut state);
+    let asked = [100 * second, 100 * second + 1, 130 * second, 1_000 * second];
+    let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec!["card"; 4]))];
+    let answer = view.answer(&state, &keys, &asked).unwrap();
+    let column = |name: &str| -> Vec<Option<f64>> {
+        let column =
+            arrow::compute::cast(answer.column_by_name(name).unwrap(), &DataType::Float64).unwrap();
+        column
+            .as_primitive::<arrow::datatypes::Float64Type>()
+            .iter()
+            .collect()
+    };
+    let some = |values: [f64; 4]| values.map(Some).to_vec();
+    assert_eq!(column("newest"), some([30.0, 40.0, 40.0, 40.0]));
+    assert_eq!(column("third"), some([10.0, 20.0, 20.0, 20.0]));
+    assert_eq!(column("fifth"), [None; 4]);
+    assert_eq!(column("last_two"), some([25.0, 35.0, 35.0, 35.0]));
+    assert_eq!(
+        column("second_of_window"),
+        [Some(30.0), Some(30.0), Some(40.0), None]
+    );
+    assert_eq!(column("first"), [Some(20.0), Some(20.0), Some(30.0), None]);
+    let close = |name: &str, expected: [Option<f64>; 4]| {
+        for (got, expected) in column(name).into_iter().zip(expected) {
+            match (got, expected) {
+                (Some(got), Some(expected)) => assert!(
+                    (got - expected).abs() < 1e-5,
+                    "{name}: {got}, not {expected}"
+                ),
+                (got, expected) => assert_eq!(got, expected, "{name}"),
+            }
+        }
+    };
+    // As of 100 s: 30 at one half-life, 20 at two; as of 130 s: 40 at one, 30 at two.
+    close("n", [Some(0.75), Some(1.75), Some(0.75), Some(0.0)]);
+    close("s", [Some(20.0), Some(60.0), Some(27.5), None]);
+    close("idle", [Some(30.0), Some(0.000_001), Some(30.0), None]);
+}
+
 #[test]
 fn an_event_that_cannot_be_evaluated_is_left_out_alone() {
     let sql = "CREATE VIEW v AS SELECT card_id, sum(10 / units) OVER w AS s FROM tx

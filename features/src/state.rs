@@ -28,6 +28,15 @@ pub struct StateRow {
     pub value: Vec<u8>,
 }
 
+/// How an entity is best read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BestRead {
+    /// All its rows are at hand: tiles are neither read nor worth making.
+    Rows,
+    /// Through tiles, of this level at most; none where it has no tile yet. A level that is too high costs time alone.
+    Tiles(Option<u8>),
+}
+
 /// Ordered reads of the rows that views have written.
 pub trait StateReader {
     /// Calls `visit` with the time and the value of each of an entity's rows with `times.start <= time <
@@ -69,11 +78,11 @@ pub trait StateReader {
         visit: &mut dyn FnMut(i64, &[u8]),
     ) -> Result<(), StateError>;
 
-    /// The highest level of which an entity may have a tile. An answer that is too high costs time alone.
+    /// How look-ups that need an entity's events from `from` on are best read.
     ///
     /// # Errors
     /// [`StateError`] when the store fails.
-    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError>;
+    fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError>;
 }
 
 /// Where a view puts its rows. A row that is put again under its view, entity, time and unique part replaces
@@ -189,9 +198,11 @@ impl StateReader for MemoryState {
         Ok(())
     }
 
-    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError> {
+    fn best_read(&self, view: u32, entity: &[u8], _from: i64) -> Result<BestRead, StateError> {
         let key = |level: u8, start: i64| (view, entity.to_vec(), level, start);
         let mut all = self.tiles.range(key(0, i64::MIN)..=key(LEVELS, i64::MAX));
-        Ok(all.next_back().map(|((_, _, level, _), _)| *level))
+        Ok(BestRead::Tiles(
+            all.next_back().map(|((_, _, level, _), _)| *level),
+        ))
     }
 }

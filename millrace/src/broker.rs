@@ -7,6 +7,7 @@
 //!
 //! Its log lines have the targets `nisshi_…` (one for each of its crates) and `rama…`.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
@@ -64,6 +65,11 @@ impl EmbeddedBroker {
     }
 
     fn start_at(listen: SocketAddr) -> Result<Self, String> {
+        // Whoever holds the port might answer in this broker's stead, before this one has found the port taken.
+        drop(TcpListener::bind(listen).map_err(|e| match e.kind() {
+            ErrorKind::AddrInUse => IN_USE.to_owned(),
+            _ => e.to_string(),
+        })?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("broker")
@@ -100,6 +106,8 @@ impl Drop for EmbeddedBroker {
         }
     }
 }
+
+const IN_USE: &str = "the port is in use";
 
 /// Serves until it fails; gives the reason.
 async fn serve(listen: SocketAddr, address: SocketAddr) -> String {
@@ -138,7 +146,7 @@ async fn serve(listen: SocketAddr, address: SocketAddr) -> String {
     };
     match ended {
         Ok(()) => "it stopped".to_owned(),
-        Err(nisshi_broker::Error::ListenerInUse { .. }) => "the port is in use".to_owned(),
+        Err(nisshi_broker::Error::ListenerInUse { .. }) => IN_USE.to_owned(),
         Err(error) => error.to_string(),
     }
 }

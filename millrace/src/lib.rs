@@ -18,6 +18,7 @@ pub mod live;
 pub mod marks;
 pub mod pipeline;
 pub mod produce;
+pub mod recent;
 pub mod run;
 pub mod score_topic;
 pub mod scorer;

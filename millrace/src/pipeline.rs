@@ -1,5 +1,6 @@
 //! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ use crate::failure::{Failure, Outcome, with_causes};
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::Live;
 use crate::marks::Marks;
+use crate::recent::{Cached, Recent};
 use crate::score_topic::ScoreTopic;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
@@ -27,6 +29,7 @@ pub struct Pipeline {
     live: Live,
     model: Option<ModelStage>,
     marks: Marks,
+    recent: RefCell<Recent>,
     flushed: Instant,
 }
 
@@ -107,6 +110,9 @@ impl Pipeline {
         let model = live.scorer.as_ref().map(stage).transpose()?;
         let pipeline = Self {
             marks: Marks::open(live.store.as_ref())?,
+            recent: RefCell::new(Recent::new(
+                live.workspace.settings.store.scoring_cache_bytes,
+            )),
             live,
             model,
             flushed: Instant::now(),
@@ -228,8 +234,12 @@ impl Pipeline {
         let mut scored = 0;
         if let Some(model) = &mut self.model {
             let mut join = model.join.begin(self.live.store.as_ref());
+            let committed = Cached {
+                store: Committed(self.live.store.as_ref()),
+                recent: &self.recent,
+            };
             let state = Overlay {
-                committed: Committed(self.live.store.as_ref()),
+                committed: &committed,
                 pending: &pending,
             };
             let streams = &self.live.workspace.project.streams;
@@ -250,12 +260,17 @@ impl Pipeline {
             counts = join.finish(&mut model.join, &mut commit)?;
         }
         self.keep_tiles(tiles, &marks, &mut pending);
+        self.recent.get_mut().put_all(&pending);
         pending.drain_into(&mut commit);
         marks.write(&mut commit);
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);
         }
-        self.live.store.commit(commit)?;
+        if let Err(error) = self.live.store.commit(commit) {
+            // It has rows that the store has not.
+            self.recent.get_mut().clear();
+            return Err(error.into());
+        }
         self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);

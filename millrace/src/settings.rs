@@ -61,6 +61,8 @@ pub struct StoreSection {
     /// How often what was committed is made durable. Bounds what is read again after a crash.
     #[serde(deserialize_with = "duration")]
     pub flush_every: Duration,
+    /// Bytes of memory for the events of entities that were scored lately.
+    pub scoring_cache_bytes: usize,
     /// RocksDB.
     pub rocksdb: StoreSettings,
 }
@@ -75,6 +77,7 @@ impl Default for StoreSection {
             label_wait: 60 * DAY,
             examples: 60 * DAY,
             flush_every: Duration::from_secs(10),
+            scoring_cache_bytes: 128 << 20,
             rocksdb: StoreSettings::default(),
         }
     }

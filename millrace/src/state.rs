@@ -7,7 +7,7 @@ use millrace_feature_store::{
     Commit, Store, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
     tile_range,
 };
-use millrace_features::{Span, StateError, StateReader, StateRow, StateWriter, Tile};
+use millrace_features::{BestRead, Span, StateError, StateReader, StateRow, StateWriter, Tile};
 
 use crate::failure::with_causes;
 
@@ -56,15 +56,55 @@ impl StateReader for Committed<'_> {
         })
     }
 
-    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError> {
+    fn best_read(&self, view: u32, entity: &[u8], _from: i64) -> Result<BestRead, StateError> {
         let mut top = None;
         let range = entity_range(view, entity);
         self.rows(Table::Tiles, &range, false, &mut |key, _| {
             top = tile_of(key).map(|(level, _)| level);
             false
         })?;
-        Ok(top)
+        Ok(BestRead::Tiles(top))
     }
+}
+
+/// What an [`Overlay`] lies over.
+pub trait Base: StateReader {
+    /// As [`StateReader::scan`], in either direction, with what tells apart events of one microsecond.
+    ///
+    /// # Errors
+    /// As there.
+    fn each(
+        &self,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
+        reverse: bool,
+        visit: &mut dyn FnMut(EventPlace, &[u8]) -> bool,
+    ) -> Result<(), StateError>;
+}
+
+/// The order of an entity's events: time, then what tells apart those of one microsecond.
+pub type EventPlace = (i64, [u8; 16]);
+
+impl Base for Committed<'_> {
+    fn each(
+        &self,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
+        reverse: bool,
+        visit: &mut dyn FnMut(EventPlace, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        let range = event_range(view, entity, times);
+        self.rows(Table::Events, &range, reverse, &mut |key, value| {
+            visit(place_of(key), value)
+        })
+    }
+}
+
+/// The store admits no other keys than those with a place.
+pub(crate) fn place_of(key: &[u8]) -> EventPlace {
+    (time_of(key), key.last_chunk().copied().unwrap_or_default())
 }
 
 type Keys = (Vec<u8>, Vec<u8>);
@@ -150,6 +190,13 @@ impl Pending {
         self.tiles.insert(key, Some(tile.value));
     }
 
+    /// The rows: keys and values.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.rows
+            .iter()
+            .map(|(key, value)| (key.as_slice(), value.as_slice()))
+    }
+
     /// Moves the rows and the tiles into a commit.
     pub fn drain_into(self, commit: &mut Commit) {
         let rows = self.rows.into_iter();
@@ -168,7 +215,7 @@ impl Pending {
 /// Committed events with pending ones over them.
 pub struct Overlay<'a> {
     /// What the store has.
-    pub committed: Committed<'a>,
+    pub committed: &'a dyn Base,
     /// What the step adds.
     pub pending: &'a Pending,
 }
@@ -181,7 +228,7 @@ impl StateReader for Overlay<'_> {
         times: Range<i64>,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        self.merge(&event_range(view, entity, times), false, visit)
+        self.merge(view, entity, times, false, visit)
     }
 
     fn scan_back(
@@ -191,7 +238,7 @@ impl StateReader for Overlay<'_> {
         before: i64,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        self.merge(&event_range(view, entity, i64::MIN..before), true, visit)
+        self.merge(view, entity, i64::MIN..before, true, visit)
     }
 
     fn tiles(
@@ -225,12 +272,16 @@ impl StateReader for Overlay<'_> {
         Ok(())
     }
 
-    fn top_tile_level(&self, view: u32, entity: &[u8]) -> Result<Option<u8>, StateError> {
+    fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError> {
+        let BestRead::Tiles(committed) = self.committed.best_read(view, entity, from)? else {
+            return Ok(BestRead::Rows);
+        };
         let (from, to) = entity_range(view, entity);
         let mut pending = self.pending.tiles.range(from..to);
         let pending = pending.find_map(|(key, value)| value.as_ref().and_then(|_| tile_of(key)));
-        let pending = pending.map(|(level, _)| level);
-        Ok(self.committed.top_tile_level(view, entity)?.max(pending))
+        Ok(BestRead::Tiles(
+            committed.max(pending.map(|(level, _)| level)),
+        ))
     }
 }
 
@@ -238,38 +289,40 @@ impl Overlay<'_> {
     /// Merges two ordered sequences.
     fn merge(
         &self,
-        range: &Keys,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
         reverse: bool,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        if range.0 >= range.1 {
+        let (from, to) = event_range(view, entity, times.clone());
+        if from >= to {
             return Ok(());
         }
-        let mut pending = Directed {
-            rows: self.pending.rows.range(range.0.clone()..range.1.clone()),
-            reverse,
-        }
-        .peekable();
-        let comes_first =
-            |other: &[u8], key: &[u8]| if reverse { other > key } else { other < key };
+        let rows = self.pending.rows.range(from..to);
+        let rows = Directed { rows, reverse }.map(|(key, value)| (place_of(key), value));
+        let mut pending = rows.peekable();
+        let comes_first = |other: EventPlace, place: EventPlace| match reverse {
+            true => other > place,
+            false => other < place,
+        };
         let mut go_on = true;
+        let mut merge = |place: EventPlace, value: &[u8]| {
+            while go_on
+                && let Some((other, value)) =
+                    pending.next_if(|(other, _)| comes_first(*other, place))
+            {
+                go_on = visit(other.0, value);
+            }
+            // An event that is read again stands in both places, and the newer delivery is what will be kept.
+            let newer = pending.next_if(|(other, _)| *other == place);
+            go_on = go_on && visit(place.0, newer.map_or(value, |(_, value)| value));
+            go_on
+        };
         self.committed
-            .rows(Table::Events, range, reverse, &mut |key, value| {
-                while go_on
-                    && let Some((key, value)) =
-                        pending.next_if(|(other, _)| comes_first(other, key))
-                {
-                    go_on = visit(time_of(key), value);
-                }
-                // An event that is read again stands in both places, and the newer delivery is what will be kept.
-                match pending.next_if(|(other, _)| other.as_slice() == key) {
-                    Some((key, value)) => go_on = go_on && visit(time_of(key), value),
-                    None => go_on = go_on && visit(time_of(key), value),
-                }
-                go_on
-            })?;
-        while go_on && let Some((key, value)) = pending.next() {
-            go_on = visit(time_of(key), value);
+            .each(view, entity, times, reverse, &mut merge)?;
+        while go_on && let Some((place, value)) = pending.next() {
+            go_on = visit(place.0, value);
         }
         Ok(())
     }
@@ -357,10 +410,13 @@ mod tests {
         store.commit(commit).unwrap();
         assert_eq!(starts(&Committed(&store)), [0, second, 2 * second]);
         assert_eq!(
-            Committed(&store).top_tile_level(1, b"card\0").unwrap(),
-            Some(1)
+            Committed(&store).best_read(1, b"card\0", 0).unwrap(),
+            BestRead::Tiles(Some(1))
         );
-        assert_eq!(Committed(&store).top_tile_level(1, b"card").unwrap(), None);
+        assert_eq!(
+            Committed(&store).best_read(1, b"card", 0).unwrap(),
+            BestRead::Tiles(None)
+        );
 
         let seal = Seal {
             until_us: 3 * second,
@@ -370,7 +426,7 @@ mod tests {
         pending.put(row(second + 5));
         pending.put(row(3 * second));
         let overlay = Overlay {
-            committed: Committed(&store),
+            committed: &Committed(&store),
             pending: &pending,
         };
         assert_eq!(starts(&overlay), [0, 2 * second]);
@@ -380,8 +436,8 @@ mod tests {
         store.commit(commit).unwrap();
         assert_eq!(starts(&Committed(&store)), [0, second, 2 * second]);
         assert_eq!(
-            Committed(&store).top_tile_level(1, b"card\0").unwrap(),
-            Some(0)
+            Committed(&store).best_read(1, b"card\0", 0).unwrap(),
+            BestRead::Tiles(Some(0))
         );
     }
 
@@ -409,7 +465,7 @@ mod tests {
                 store.commit(commit).unwrap();
             }
             let overlay = Overlay {
-                committed: Committed(&before),
+                committed: &Committed(&before),
                 pending: &pending,
             };
             for limit in [1, 3, 100] {

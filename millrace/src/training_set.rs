@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -60,6 +61,8 @@ const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 /// Events of a part, about: with what a view keeps of each they take some tens of MB.
 const PART_EVENTS: u64 = 250_000;
 const MOST_PARTS: u64 = 128;
+/// Batches that wait for the writer.
+const AHEAD: usize = 4;
 
 /// Writes a training set.
 ///
@@ -122,7 +125,7 @@ impl Job {
         for (stream, path) in event_files(workspace, &args.events)? {
             files.entry(stream.name.clone()).or_default().push(path);
         }
-        let spine = RowsFile::open(&args.spine)?;
+        let spine = RowsFile::open(&args.spine, None)?;
         let views = choose_views(workspace, args, &spine.schema, &files)?;
         check_names(&views, &spine.schema, &args.spine)?;
         let used = |name: &String| views.iter().any(|view| view.stream.name == *name);
@@ -239,9 +242,12 @@ impl Job {
             let spill = Spill::create(self.paths(index, "spine"), &asked_schema(view))?;
             spills.push((view, spill));
         }
+        // Set aside as well, so that it is parsed once.
+        let mut whole = spill::Whole::create(self.spine_path(), &self.spine_schema)?;
         let mut rows = 0;
-        for batch in RowsFile::open(&self.spine)? {
+        for batch in RowsFile::open(&self.spine, Some(Arc::clone(&self.spine_schema)))? {
             let batch = batch?;
+            whole.write(&batch)?;
             let time = self.spine_column(&batch, TIME, &TIMESTAMP, rows)?;
             if let Some(row) = (0..time.len()).find(|row| time.is_null(*row)) {
                 return Err(self.spine_mistake(rows, row, format!("'{TIME}' is null")));
@@ -266,7 +272,12 @@ impl Job {
             }
             rows += batch.num_rows() as u64;
         }
+        whole.finish()?;
         spills.into_iter().try_for_each(|(_, spill)| spill.finish())
+    }
+
+    fn spine_path(&self) -> PathBuf {
+        self.work.join("spine.arrow")
     }
 
     fn spine_column(
@@ -378,18 +389,35 @@ impl Job {
             .map(|view| Answers::open(self.paths(view, "answers"), self.answers_schema(view)))
             .collect::<Outcome<Vec<_>>>()?;
         let mut rows = 0;
-        for batch in RowsFile::open(&self.spine)? {
-            let batch = batch?;
-            rows += batch.num_rows() as u64;
-            let mut columns = batch.columns().to_vec();
-            for answers in &mut answers {
-                columns.extend(answers.until(rows)?.columns()[1..].iter().cloned());
+        std::thread::scope(|scope| {
+            let (send, merged) = sync_channel::<RecordBatch>(AHEAD);
+            // Compression takes as long as all the rest.
+            let writer = scope.spawn(move || {
+                for batch in merged {
+                    output.write(&batch)?;
+                }
+                output.finish()
+            });
+            for batch in spill::batches(&self.spine_path())? {
+                let batch = batch?;
+                rows += batch.num_rows() as u64;
+                let mut columns = batch.columns().to_vec();
+                for answers in &mut answers {
+                    columns.extend(answers.until(rows)?.columns()[1..].iter().cloned());
+                }
+                let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(bug)?;
+                if send.send(batch).is_err() {
+                    // The writer has failed, and says why.
+                    break;
+                }
+                bar.set_message(format!("{rows} rows written"));
             }
-            let merged = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(bug)?;
-            output.write(&merged)?;
-            bar.set_message(format!("{rows} rows written"));
-        }
-        output.finish()?;
+            drop(send);
+            let written = writer
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<(), Failure>(written?)
+        })?;
         publish(&self.output)?;
         Ok(rows)
     }
@@ -610,3 +638,6 @@ fn joined(thread: std::thread::ScopedJoinHandle<'_, Outcome<()>>) -> Outcome<()>
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,26 @@ fn mistakes_in_views_have_a_place_and_a_hint() {
         "row_number() is not kept up",
     );
     check(
+        "CREATE VIEW v AS SELECT card_id, lag(amount, 0) OVER $W AS n FROM tx",
+        "looks back a fixed number of events",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, lag(amount, 2, 0.0) OVER $W AS n FROM tx",
+        "takes no default here | wrap it: coalesce(lag(",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, nth_value(amount, -1) OVER $W AS n FROM tx",
+        "counts from the frame's first event",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, decayed_sum(amount) OVER $W AS n FROM tx",
+        "needs a fixed half-life | decayed_sum(amount, INTERVAL '1 hour')",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, decayed_sum(card_id, INTERVAL '1 hour') OVER $W AS n FROM tx",
+        "takes a number and an interval",
+    );
+    check(
         "CREATE VIEW v AS SELECT card_id, count(*) OVER (PARTITION BY card_id ORDER BY amount) AS n FROM tx",
         "ordered by",
     );

@@ -1,5 +1,6 @@
 //! A file of rows whose columns are its own: the spine of a training set.
 
+use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ pub(crate) struct RowsFile {
 }
 
 impl RowsFile {
-    /// Opens a file; its ending names the format. The types of JSON lines and CSV are inferred from all of it.
-    pub(crate) fn open(path: &Path) -> Outcome<Self> {
+    /// Opens a file; its ending names the format. The types of JSON lines and CSV are inferred from all of it, unless
+    /// they are `known`.
+    pub(crate) fn open(path: &Path, known: Option<SchemaRef>) -> Outcome<Self> {
         let mut file = open_file(path)?;
         let owned = path.to_owned();
         match Format::of(path)? {
@@ -39,11 +41,7 @@ impl RowsFile {
                 })
             }
             Format::JsonLines => {
-                let (schema, _) =
-                    arrow::json::reader::infer_json_schema(BufReader::new(&file), None)
-                        .map_err(|e| unreadable(path, &e))?;
-                let schema = Arc::new(schema);
-                file.rewind().map_err(|e| unreadable(path, &e))?;
+                let schema = known.map_or_else(|| json_schema(path, &mut file), Ok)?;
                 let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema))
                     .with_batch_size(BATCH_ROWS)
                     .build(BufReader::new(file))
@@ -55,12 +53,7 @@ impl RowsFile {
                 })
             }
             Format::Csv => {
-                let (schema, _) = CsvFormat::default()
-                    .with_header(true)
-                    .infer_schema(&mut file, None)
-                    .map_err(|e| unreadable(path, &e))?;
-                let schema = Arc::new(schema);
-                file.rewind().map_err(|e| unreadable(path, &e))?;
+                let schema = known.map_or_else(|| csv_schema(path, &mut file), Ok)?;
                 let reader = arrow::csv::ReaderBuilder::new(Arc::clone(&schema))
                     .with_header(true)
                     .with_batch_size(BATCH_ROWS)
@@ -74,6 +67,22 @@ impl RowsFile {
             }
         }
     }
+}
+
+fn json_schema(path: &Path, file: &mut File) -> Outcome<SchemaRef> {
+    let (schema, _) = arrow::json::reader::infer_json_schema(BufReader::new(&*file), None)
+        .map_err(|e| unreadable(path, &e))?;
+    file.rewind().map_err(|e| unreadable(path, &e))?;
+    Ok(Arc::new(schema))
+}
+
+fn csv_schema(path: &Path, file: &mut File) -> Outcome<SchemaRef> {
+    let (schema, _) = CsvFormat::default()
+        .with_header(true)
+        .infer_schema(&mut *file, None)
+        .map_err(|e| unreadable(path, &e))?;
+    file.rewind().map_err(|e| unreadable(path, &e))?;
+    Ok(Arc::new(schema))
 }
 
 impl Iterator for RowsFile {

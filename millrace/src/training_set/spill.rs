@@ -24,8 +24,7 @@ pub(super) struct Spill {
 }
 
 struct Part {
-    path: PathBuf,
-    writer: FileWriter<BufWriter<File>>,
+    file: Whole,
     waiting: Vec<RecordBatch>,
     rows: usize,
 }
@@ -33,13 +32,8 @@ struct Part {
 impl Spill {
     pub(super) fn create(paths: Vec<PathBuf>, schema: &SchemaRef) -> Outcome<Self> {
         let part = |path: PathBuf| {
-            let writer = File::create(&path)
-                .map_err(ArrowError::from)
-                .and_then(|file| FileWriter::try_new(BufWriter::new(file), schema))
-                .map_err(|e| broken(&path, &e))?;
             Ok(Part {
-                path,
-                writer,
+                file: Whole::create(path, schema)?,
                 waiting: Vec::new(),
                 rows: 0,
             })
@@ -70,7 +64,7 @@ impl Spill {
     pub(super) fn finish(self) -> Outcome<()> {
         for mut part in self.parts {
             part.write(&self.schema)?;
-            part.writer.finish().map_err(|e| broken(&part.path, &e))?;
+            part.file.finish()?;
         }
         Ok(())
     }
@@ -80,7 +74,8 @@ impl Part {
     fn add(&mut self, schema: &SchemaRef, rows: &RecordBatch, indexes: Vec<u32>) -> Outcome<()> {
         self.rows += indexes.len();
         let rows = take_record_batch(rows, &UInt32Array::from(indexes));
-        self.waiting.push(rows.map_err(|e| broken(&self.path, &e))?);
+        self.waiting
+            .push(rows.map_err(|e| broken(&self.file.path, &e))?);
         if self.rows < ROWS_AT_ONCE {
             return Ok(());
         }
@@ -90,9 +85,32 @@ impl Part {
     fn write(&mut self, schema: &SchemaRef) -> Outcome<()> {
         self.rows = 0;
         let waiting = std::mem::take(&mut self.waiting);
-        concat_batches(schema, &waiting)
-            .and_then(|rows| self.writer.write(&rows))
-            .map_err(|e| broken(&self.path, &e))
+        let rows = concat_batches(schema, &waiting).map_err(|e| broken(&self.file.path, &e))?;
+        self.file.write(&rows)
+    }
+}
+
+/// A file that is not split.
+pub(super) struct Whole {
+    path: PathBuf,
+    writer: FileWriter<BufWriter<File>>,
+}
+
+impl Whole {
+    pub(super) fn create(path: PathBuf, schema: &SchemaRef) -> Outcome<Self> {
+        let writer = File::create(&path)
+            .map_err(ArrowError::from)
+            .and_then(|file| FileWriter::try_new(BufWriter::new(file), schema))
+            .map_err(|e| broken(&path, &e))?;
+        Ok(Self { path, writer })
+    }
+
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Outcome<()> {
+        self.writer.write(rows).map_err(|e| broken(&self.path, &e))
+    }
+
+    pub(super) fn finish(mut self) -> Outcome<()> {
+        self.writer.finish().map_err(|e| broken(&self.path, &e))
     }
 }
 

@@ -1,0 +1,221 @@
+//! A training set is what look-ups answer, and a stopped run goes on.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use arrow::datatypes::Int64Type;
+use millrace_features::pack_rows;
+use tempfile::TempDir;
+
+use super::*;
+use crate::backfill::{BackfillArgs, backfill};
+use crate::failure::Kind;
+use crate::generate::{GenerateArgs, OutputFiles, generate_files};
+use crate::state::Committed;
+
+struct Data {
+    folder: TempDir,
+    workspace: Workspace,
+}
+
+impl Data {
+    /// The example project, and forty days of a few cards' payments.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/fraud");
+        std::fs::create_dir(folder.path().join("features")).unwrap();
+        for file in ["sources.sql", "inputs.sql"] {
+            std::fs::copy(project.join(file), folder.path().join(file)).unwrap();
+        }
+        for file in std::fs::read_dir(project.join("features")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(
+                file.path(),
+                folder.path().join("features").join(file.file_name()),
+            )
+            .unwrap();
+        }
+        std::fs::write(
+            folder.path().join("millrace.toml"),
+            "[store]\nhistory = \"100d\"\n",
+        )
+        .unwrap();
+        let arguments = [
+            "generate",
+            "--output",
+            "x",
+            "--customers",
+            "60",
+            "--terminals",
+            "40",
+            "--days",
+            "40",
+        ];
+        let arguments = <Generate as clap::Parser>::try_parse_from(arguments).unwrap();
+        let files = OutputFiles::new(&folder.path().join("tx.parquet")).unwrap();
+        generate_files(arguments.args.settings().unwrap(), files, |_| ()).unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        Self { folder, workspace }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn events(&self) -> Vec<String> {
+        let file = |stream: &str, name: &str| format!("{stream}={}", self.path(name).display());
+        vec![
+            file("transactions", "tx.parquet"),
+            file("labels", "tx-labels.parquet"),
+        ]
+    }
+
+    fn args(&self, output: &str) -> TrainingSetArgs {
+        TrainingSetArgs {
+            events: self.events(),
+            spine: self.path("tx.parquet"),
+            output: self.path(output),
+            views: Vec::new(),
+        }
+    }
+
+    fn read(&self, name: &str) -> RecordBatch {
+        let file = RowsFile::open(&self.path(name), None).unwrap();
+        let schema = Arc::clone(&file.schema);
+        concat_batches(&schema, &file.collect::<Outcome<Vec<_>>>().unwrap()).unwrap()
+    }
+
+    fn fails(&self, change: impl FnOnce(&mut TrainingSetArgs), words: &[&str]) {
+        let mut args = self.args("never.parquet");
+        change(&mut args);
+        let failure = training_set(&self.workspace, &args).unwrap_err();
+        assert_eq!(failure.kind, Kind::Input, "{failure}");
+        for word in words {
+            assert!(
+                failure.to_string().contains(word),
+                "'{word}' is not in: {failure}"
+            );
+        }
+        assert!(!args.output.exists());
+    }
+}
+
+/// The arguments of `millrace generate`, by themselves.
+#[derive(clap::Parser)]
+struct Generate {
+    #[command(flatten)]
+    args: GenerateArgs,
+}
+
+#[test]
+fn it_is_what_look_ups_answer_and_a_stopped_run_goes_on() {
+    let data = Data::new();
+    training_set(&data.workspace, &data.args("all.parquet")).unwrap();
+    let all = data.read("all.parquet");
+    let spine = data.read("tx.parquet");
+    assert!(all.num_rows() > 500 && all.num_rows() == spine.num_rows());
+    assert_eq!(&all.columns()[..spine.num_columns()], spine.columns());
+    assert!(!data.path("all.parquet.work").exists());
+
+    // The same events in the online store, asked for row by row.
+    let fill = BackfillArgs {
+        events: data.events(),
+    };
+    backfill(&data.workspace, &fill).unwrap();
+    backfill(&data.workspace, &fill).unwrap();
+    let store = data.workspace.open_store().unwrap();
+    let times = column_as(spine.column_by_name(TIME).unwrap(), &TIMESTAMP).unwrap();
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let mut compared = 0;
+    for view in &data.workspace.project.views {
+        let keys: Vec<ArrayRef> = view
+            .entity_columns()
+            .map(|name| column_as(spine.column_by_name(name).unwrap(), &DataType::Utf8).unwrap())
+            .collect();
+        let answer = view
+            .answer(&Committed(&store), &keys, times.values())
+            .unwrap();
+        for name in view.features() {
+            let live = pack_rows(&[Arc::clone(answer.column_by_name(name).unwrap())]);
+            let column = all
+                .column_by_name(&format!("{}__{name}", view.name))
+                .unwrap();
+            assert!(
+                pack_rows(&[Arc::clone(column)]) == live,
+                "{}.{name}",
+                view.name
+            );
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, all.num_columns() - spine.num_columns());
+    let counts = all.column_by_name("card_activity__tx_count_7d").unwrap();
+    assert!(arrow::compute::sum(counts.as_primitive::<Int64Type>()).unwrap() > 2_000);
+
+    // A run that was stopped after some parts: what it has is used, and the rest is made.
+    let args = data.args("again.parquet");
+    let job = Job::plan(&data.workspace, &args).unwrap();
+    let bar = ProgressBar::hidden();
+    job.split(&bar).unwrap();
+    job.answer_part(0, 0).unwrap();
+    let kept = std::fs::metadata(job.path(0, "answers", 0))
+        .unwrap()
+        .modified()
+        .unwrap();
+    job.split(&bar).unwrap();
+    job.answer(&bar).unwrap();
+    let now = std::fs::metadata(job.path(0, "answers", 0))
+        .unwrap()
+        .modified()
+        .unwrap();
+    assert_eq!(kept, now);
+    training_set(&data.workspace, &args).unwrap();
+    assert!(data.read("again.parquet") == all);
+}
+
+#[test]
+fn mistakes_are_named() {
+    let data = Data::new();
+    data.fails(
+        |args| args.events = vec!["tx.parquet".into()],
+        &["names no stream", "transactions="],
+    );
+    data.fails(
+        |args| args.events = vec!["transaction=tx.parquet".into()],
+        &["no stream 'transaction'", "transactions"],
+    );
+    data.fails(
+        |args| args.events.truncate(1),
+        &["reads stream 'labels'", "--events labels=FILE"],
+    );
+    data.fails(
+        |args| args.views = vec!["card_activty".into()],
+        &["no feature view 'card_activty'", "card_activity"],
+    );
+    data.fails(
+        |args| args.output = "out.txt".into(),
+        &["its ending names no format"],
+    );
+    let spine = |text: &str| {
+        let path = data.path("spine.csv");
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    data.fails(
+        |args| args.spine = spine("card_id,time\n1,2018-04-05\n"),
+        &["no column 'event_time'"],
+    );
+    data.fails(
+        |args| args.spine = spine("card,event_time\n1,2018-04-05\n"),
+        &["entity columns of no view", "card_id"],
+    );
+    data.fails(
+        |args| args.spine = spine("card_id,event_time\n1,2018-04-05\n2,soon\n"),
+        &["row 2", "'soon'", "event_time"],
+    );
+    data.fails(
+        |args| args.spine = spine("card_id,event_time,card_risk__frauds_7d\n1,2018-04-05,0\n"),
+        &["has a column 'card_risk__frauds_7d' already"],
+    );
+}
