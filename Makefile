@@ -87,6 +87,11 @@ deny:
 advisories: ## ask the RustSec database about the dependencies (needs cargo-deny and the network)
 	cargo deny --locked check advisories
 
+.PHONY: oracle
+oracle: build ## random views against DuckDB from PyPI (ARGS: --rounds N --seed N)
+	@python3 -m venv "$(CARGO_TARGET_DIR)/oracle" && "$(CARGO_TARGET_DIR)/oracle/bin/pip" -q install duckdb
+	@"$(CARGO_TARGET_DIR)/oracle/bin/python" scripts/duckdb-oracle.py "$(CARGO_TARGET_DIR)/release/millrace" $(ARGS)
+
 .PHONY: bench
 bench: deps ## the benchmarks (ARGS: a name to run that one alone)
 	cargo bench --package millrace-benches $(LOCKED) $(ARGS)
