@@ -5,26 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use millrace::state::{Committed, Pending};
-use millrace_benches::{fastest, payments, report};
+use millrace_benches::{SOURCES, VIEW, fastest, payments, report};
 use millrace_feature_store::{Commit, RocksStore, Store, StoreIdentity};
 use millrace_features::{Origin, Project, SqlFile};
 use millrace_ingest::{JsonDecoder, StreamSpec};
 use serde_json::json;
-
-const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
-  tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, merchant_id VARCHAR NOT NULL, amount DOUBLE NOT NULL,
-  event_time TIMESTAMP NOT NULL
-) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('key' 'card_id', 'id' 'tx_id');";
-
-const VIEW: &str = "CREATE VIEW card AS SELECT card_id,
-  count(*) OVER h1 AS n_1h, sum(amount) OVER h1 AS sum_1h, avg(amount) OVER h1 AS avg_1h, max(amount) OVER h1 AS max_1h,
-  count(*) OVER d1 AS n_1d, sum(amount) OVER d1 AS sum_1d, avg(amount) OVER d1 AS avg_1d, max(amount) OVER d1 AS max_1d,
-  count(*) OVER d7 AS n_7d, sum(amount) OVER d7 AS sum_7d, avg(amount) OVER d7 AS avg_7d, max(amount) OVER d7 AS max_7d,
-  count(DISTINCT merchant_id) OVER d1 AS merchants_1d
-FROM tx
-WINDOW h1 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),
-       d1 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW),
-       d7 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW)";
 
 const EVENTS: usize = 400_000;
 const BATCH: usize = 8_192;

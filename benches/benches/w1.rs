@@ -20,7 +20,7 @@ use millrace::recent::{Cached, Recent};
 use millrace::state::{Committed, Overlay, Pending};
 use millrace::training_set::{TrainingSetArgs, training_set};
 use millrace::workspace::Workspace;
-use millrace_benches::{Kafka, payments, report};
+use millrace_benches::{Kafka, SOURCES, VIEW, payments, report};
 use millrace_feature_store::{Commit, Store};
 use millrace_features::Origin;
 use millrace_ingest::{Ingest, JsonDecoder, ensure_topics};
@@ -28,21 +28,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
-
-const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
-  tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, merchant_id VARCHAR NOT NULL, amount DOUBLE NOT NULL,
-  event_time TIMESTAMP NOT NULL
-) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('key' 'card_id', 'id' 'tx_id');";
-
-const VIEW: &str = "CREATE VIEW card AS SELECT card_id,
-  count(*) OVER h1 AS n_1h, sum(amount) OVER h1 AS sum_1h, avg(amount) OVER h1 AS avg_1h, max(amount) OVER h1 AS max_1h,
-  count(*) OVER d1 AS n_1d, sum(amount) OVER d1 AS sum_1d, avg(amount) OVER d1 AS avg_1d, max(amount) OVER d1 AS max_1d,
-  count(*) OVER d7 AS n_7d, sum(amount) OVER d7 AS sum_7d, avg(amount) OVER d7 AS avg_7d, max(amount) OVER d7 AS max_7d,
-  count(DISTINCT merchant_id) OVER d1 AS merchants_1d
-FROM tx
-WINDOW h1 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),
-       d1 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW),
-       d7 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW);";
 
 const PARTITIONS: i32 = 4;
 const GENERATED: usize = 500_000;

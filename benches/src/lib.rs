@@ -13,6 +13,23 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
 
+/// The stream of [`payments`].
+pub const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
+  tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, merchant_id VARCHAR NOT NULL, amount DOUBLE NOT NULL,
+  event_time TIMESTAMP NOT NULL
+) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('key' 'card_id', 'id' 'tx_id');";
+
+/// What is known of a card over an hour, a day and a week.
+pub const VIEW: &str = "CREATE VIEW card AS SELECT card_id,
+  count(*) OVER h1 AS n_1h, sum(amount) OVER h1 AS sum_1h, avg(amount) OVER h1 AS avg_1h, max(amount) OVER h1 AS max_1h,
+  count(*) OVER d1 AS n_1d, sum(amount) OVER d1 AS sum_1d, avg(amount) OVER d1 AS avg_1d, max(amount) OVER d1 AS max_1d,
+  count(*) OVER d7 AS n_7d, sum(amount) OVER d7 AS sum_7d, avg(amount) OVER d7 AS avg_7d, max(amount) OVER d7 AS max_7d,
+  count(DISTINCT merchant_id) OVER d1 AS merchants_1d
+FROM tx
+WINDOW h1 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),
+       d1 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW),
+       d7 AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW)";
+
 /// Card payments as JSON messages, in the order of their time: 50,000 cards and 20,000 merchants, a few of each
 /// very busy.
 #[must_use]

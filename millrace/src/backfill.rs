@@ -9,14 +9,13 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
-use indicatif::{ProgressBar, ProgressStyle};
 use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
 use millrace_features::{Origin, Stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
-use crate::files::EventFile;
+use crate::files::{EventFile, spinner};
 use crate::marks::Marks;
 use crate::state::Pending;
 use crate::workspace::Workspace;
@@ -113,7 +112,7 @@ fn fill(
         );
     }
     let before = reading.rows;
-    let bar = bar(&stream.name);
+    let bar = spinner().with_message(format!("reading {}", stream.name));
     let (send, batches) = sync_channel(AHEAD);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| -> Outcome<()> {
@@ -220,12 +219,4 @@ impl Reading {
             is_done: false,
         })
     }
-}
-
-fn bar(stream: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {msg}");
-    let bar = ProgressBar::new_spinner().with_message(format!("reading {stream}"));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    bar
 }

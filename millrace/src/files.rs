@@ -7,9 +7,11 @@
 //! Not here: writing files (`generate` and the commands that have results), and sending rows to Kafka (`produce`).
 
 use std::path::Path;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use indicatif::{ProgressBar, ProgressStyle};
 use millrace_features::Stream;
 
 use crate::failure::{Failure, Outcome};
@@ -120,6 +122,15 @@ impl Format {
                 .hint("a table is a file that ends in .parquet, .jsonl (.ndjson, .json) or .csv")
         })
     }
+}
+
+/// Tells a person at a terminal that work goes on, with a message that changes.
+pub(crate) fn spinner() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg}");
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 /// A file that cannot be opened, or is not what its ending says.

@@ -23,7 +23,7 @@ use arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
 use arrow::datatypes::{
     DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, UInt64Type,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use millrace_features::{EventTable, FeatureView, Origin, Stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -32,6 +32,7 @@ use crate::backfill::event_files;
 use crate::failure::{Failure, Outcome};
 use crate::files::{
     EventFile, Format, RowsFile, TableFile, WriteError, column_as, lost_row, nearest, publish,
+    spinner,
 };
 use crate::workspace::Workspace;
 
@@ -71,12 +72,7 @@ const AHEAD: usize = 4;
 pub fn training_set(workspace: &Workspace, args: &TrainingSetArgs) -> Outcome<()> {
     let started = Instant::now();
     let job = Job::plan(workspace, args)?;
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    let bar = spinner();
     job.split(&bar)?;
     job.answer(&bar)?;
     let rows = job.merge(&bar)?;

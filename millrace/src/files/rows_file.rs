@@ -24,7 +24,6 @@ impl RowsFile {
     /// they are `known`.
     pub(crate) fn open(path: &Path, known: Option<SchemaRef>) -> Outcome<Self> {
         let mut file = open_file(path)?;
-        let owned = path.to_owned();
         match Format::of(path)? {
             Format::Parquet => {
                 let reader = ParquetRecordBatchReaderBuilder::try_new(file)
@@ -34,11 +33,7 @@ impl RowsFile {
                     })
                     .map_err(|e| unreadable(path, &e))?;
                 let (schema, reader) = reader;
-                let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)));
-                Ok(Self {
-                    schema,
-                    batches: Box::new(batches),
-                })
+                Ok(Self::of(path, schema, reader))
             }
             Format::JsonLines => {
                 let schema = known.map_or_else(|| json_schema(path, &mut file), Ok)?;
@@ -46,11 +41,7 @@ impl RowsFile {
                     .with_batch_size(BATCH_ROWS)
                     .build(BufReader::new(file))
                     .map_err(|e| unreadable(path, &e))?;
-                let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)));
-                Ok(Self {
-                    schema,
-                    batches: Box::new(batches),
-                })
+                Ok(Self::of(path, schema, reader))
             }
             Format::Csv => {
                 let schema = known.map_or_else(|| csv_schema(path, &mut file), Ok)?;
@@ -59,12 +50,21 @@ impl RowsFile {
                     .with_batch_size(BATCH_ROWS)
                     .build(file)
                     .map_err(|e| unreadable(path, &e))?;
-                let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)));
-                Ok(Self {
-                    schema,
-                    batches: Box::new(batches),
-                })
+                Ok(Self::of(path, schema, reader))
             }
+        }
+    }
+
+    fn of<E: std::error::Error + 'static>(
+        path: &Path,
+        schema: SchemaRef,
+        reader: impl Iterator<Item = Result<RecordBatch, E>> + Send + 'static,
+    ) -> Self {
+        let path = path.to_owned();
+        let batches = reader.map(move |batch| batch.map_err(|e| unreadable(&path, &e)));
+        Self {
+            schema,
+            batches: Box::new(batches),
         }
     }
 }
