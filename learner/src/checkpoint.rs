@@ -10,22 +10,27 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dense::{Dense, DenseFile, to_safetensors};
 use crate::encoder::Encoder;
 use crate::error::LearnerError;
+use crate::layer::{Layer, LayerFile, to_safetensors};
 
 const WEIGHTS: &str = "weights.safetensors";
 const ENCODER: &str = "encoder.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// The version of the two safetensors files.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A model at rest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     encoder: Encoder,
-    layers: Vec<Dense>,
+    /// Where training stands.
+    layers: Vec<Layer>,
+    /// The mean over the last updates: what serves.
+    averaged: Vec<Layer>,
+    /// Updates that the mean is over, as far as they count.
+    averaged_over: u64,
     moments: Moments,
     steps: u64,
 }
@@ -33,17 +38,17 @@ pub struct Checkpoint {
 /// AdamW's running means of each gradient and of its square, shaped as the layers are.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Moments {
-    pub(crate) first: Vec<Dense>,
-    pub(crate) second: Vec<Dense>,
+    pub(crate) first: Vec<Layer>,
+    pub(crate) second: Vec<Layer>,
 }
 
 impl Moments {
     /// The state before the first step.
-    pub(crate) fn zeros(layers: &[Dense]) -> Self {
-        let zeros = |layer: &Dense| Dense::zeros(layer.inputs, layer.outputs);
+    pub(crate) fn zeros(layers: &[Layer]) -> Self {
+        let zeros: Vec<Layer> = layers.iter().map(Layer::zeros_like).collect();
         Self {
-            first: layers.iter().map(zeros).collect(),
-            second: layers.iter().map(zeros).collect(),
+            first: zeros.clone(),
+            second: zeros,
         }
     }
 }
@@ -53,6 +58,7 @@ impl Moments {
 struct Header {
     format: u32,
     steps: u64,
+    averaged_over: u64,
 }
 
 impl Checkpoint {
@@ -60,7 +66,7 @@ impl Checkpoint {
     /// moments must have the layers' shapes; the reason is returned if they do not.
     pub(crate) fn new(
         encoder: Encoder,
-        layers: Vec<Dense>,
+        layers: Vec<Layer>,
         moments: Moments,
         steps: u64,
     ) -> Result<Self, String> {
@@ -74,7 +80,11 @@ impl Checkpoint {
             }
             width = layer.outputs;
         }
-        if layers.is_empty() || width != 1 {
+        let members = layers.first().map_or(0, |layer| layer.members);
+        if members == 0 || layers.iter().any(|layer| layer.members != members) {
+            return Err("the layers have not the same members".to_owned());
+        }
+        if width != 1 {
             return Err(format!(
                 "{} layers end in {width} numbers and not in one",
                 layers.len()
@@ -85,10 +95,25 @@ impl Checkpoint {
         }
         Ok(Self {
             encoder,
+            averaged: layers.clone(),
+            averaged_over: 1,
             layers,
             moments,
             steps,
         })
+    }
+
+    /// Goes on with the mean of the updates before, of which the newest `updates` count.
+    ///
+    /// Averaging the iterates of a stochastic gradient takes their noise away and keeps what they have in common
+    /// (Polyak, Juditsky 1992; with a fading memory as in Izmailov et al. 2018): the updates may then step far
+    /// enough to follow the stream, and what serves still moves calmly.
+    pub(crate) fn average_with(&mut self, before: &Checkpoint, updates: u64) {
+        self.averaged_over = (before.averaged_over + 1).min(updates.max(1));
+        let share = 1.0 / self.averaged_over as f32;
+        for (layer, before) in self.averaged.iter_mut().zip(&before.averaged) {
+            layer.shorten_way(before, share);
+        }
     }
 
     /// The encoder of the inputs.
@@ -96,8 +121,18 @@ impl Checkpoint {
         &self.encoder
     }
 
-    /// The layers of the network, from the codes to the logit, with ReLU between them.
-    pub fn layers(&self) -> &[Dense] {
+    /// Networks that the model is the mean of.
+    pub fn members(&self) -> usize {
+        self.layers[0].members
+    }
+
+    /// The layers that serve, from the codes to the logits, with ReLU between them.
+    pub fn averaged(&self) -> &[Layer] {
+        &self.averaged
+    }
+
+    /// The same layers as training left them: where the next update goes on.
+    pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
@@ -106,13 +141,25 @@ impl Checkpoint {
         self.steps
     }
 
+    /// The same with every weight moved only a share of its way from `from`'s, which has the same
+    /// shapes. The optimizer's state stays: it is a mean over many steps.
+    pub(crate) fn shortened(&self, from: &Checkpoint, share: f32) -> Self {
+        let mut shorter = self.clone();
+        for (layer, from) in shorter.layers.iter_mut().zip(&from.layers) {
+            layer.shorten_way(from, share);
+        }
+        shorter.averaged.clone_from(&shorter.layers);
+        shorter
+    }
+
     pub(crate) fn moments(&self) -> &Moments {
         &self.moments
     }
 
     pub(crate) fn is_finite(&self) -> bool {
         let moments = self.moments.first.iter().chain(&self.moments.second);
-        self.layers.iter().chain(moments).all(Dense::is_finite)
+        let weights = self.layers.iter().chain(&self.averaged);
+        weights.chain(moments).all(Layer::is_finite)
     }
 
     /// The checkpoint as (file name, bytes): `weights.safetensors`, `encoder.json` and
@@ -124,10 +171,12 @@ impl Checkpoint {
         let header = Header {
             format: FORMAT,
             steps: self.steps,
+            averaged_over: self.averaged_over,
         };
         let header = || serde_json::to_string(&header).map_err(|error| error.to_string());
-        let weights = header().and_then(|h| to_safetensors(&[("layers", &self.layers)], h));
+        let weights = header().and_then(|h| to_safetensors(&[("layers", &self.averaged)], h));
         let moments = [
+            ("iterate", &self.layers[..]),
             ("first_moment", &self.moments.first[..]),
             ("second_moment", &self.moments.second[..]),
         ];
@@ -154,10 +203,19 @@ impl Checkpoint {
     ) -> Result<Self, LearnerError> {
         let encoder = serde_json::from_slice(&read(ENCODER)?);
         let encoder = encoder.map_err(|error| damaged(ENCODER, error.to_string()))?;
-        let (layers, steps) = parse_weights(&read(WEIGHTS)?).map_err(|r| damaged(WEIGHTS, r))?;
-        let moments = parse_moments(&read(OPTIMIZER)?, steps);
-        let moments = moments.map_err(|reason| damaged(OPTIMIZER, reason))?;
-        Self::new(encoder, layers, moments, steps).map_err(|reason| damaged(WEIGHTS, reason))
+        let (averaged, header) = parse_weights(&read(WEIGHTS)?).map_err(|r| damaged(WEIGHTS, r))?;
+        let parsed = parse_optimizer(&read(OPTIMIZER)?, header.steps);
+        let (layers, moments) = parsed.map_err(|reason| damaged(OPTIMIZER, reason))?;
+        if shapes(&averaged) != shapes(&layers) {
+            let reason = "it has other shapes than the weights".to_owned();
+            return Err(damaged(OPTIMIZER, reason));
+        }
+        let checkpoint = Self::new(encoder, layers, moments, header.steps);
+        Ok(Self {
+            averaged,
+            averaged_over: header.averaged_over,
+            ..checkpoint.map_err(|reason| damaged(WEIGHTS, reason))?
+        })
     }
 
     /// Writes the files into an existing folder.
@@ -192,14 +250,14 @@ impl Checkpoint {
     }
 }
 
-fn parse_weights(bytes: &[u8]) -> Result<(Vec<Dense>, u64), String> {
-    let file = DenseFile::open(bytes)?;
+fn parse_weights(bytes: &[u8]) -> Result<(Vec<Layer>, Header), String> {
+    let file = LayerFile::open(bytes)?;
     let header = parse_header(&file.metadata)?;
-    Ok((file.layers("layers")?, header.steps))
+    Ok((file.layers("layers")?, header))
 }
 
-fn parse_moments(bytes: &[u8], steps: u64) -> Result<Moments, String> {
-    let file = DenseFile::open(bytes)?;
+fn parse_optimizer(bytes: &[u8], steps: u64) -> Result<(Vec<Layer>, Moments), String> {
+    let file = LayerFile::open(bytes)?;
     let header = parse_header(&file.metadata)?;
     if header.steps != steps {
         return Err(format!(
@@ -207,10 +265,11 @@ fn parse_moments(bytes: &[u8], steps: u64) -> Result<Moments, String> {
             header.steps
         ));
     }
-    Ok(Moments {
+    let moments = Moments {
         first: file.layers("first_moment")?,
         second: file.layers("second_moment")?,
-    })
+    };
+    Ok((file.layers("iterate")?, moments))
 }
 
 fn parse_header(text: &str) -> Result<Header, String> {
@@ -224,9 +283,8 @@ fn parse_header(text: &str) -> Result<Header, String> {
     Ok(header)
 }
 
-fn shapes(layers: &[Dense]) -> Vec<(usize, usize)> {
-    let shape = |layer: &Dense| (layer.inputs, layer.outputs);
-    layers.iter().map(shape).collect()
+fn shapes(layers: &[Layer]) -> Vec<[[usize; 3]; 4]> {
+    layers.iter().map(Layer::shape).collect()
 }
 
 fn damaged(name: &str, reason: String) -> LearnerError {

@@ -52,7 +52,8 @@ pub(crate) enum Place {
 
 impl Encoder {
     /// Chooses the edges from examples: at most `bins` bins an input, with equal numbers of rows as
-    /// far as repeated values allow. Neither labels nor weights matter.
+    /// far as repeated values allow, and a few more that split the outer two where rows are many:
+    /// what is rare may be telling. Neither labels nor weights matter.
     ///
     /// # Errors
     /// [`LearnerError::NoExamples`] where there is no row or no input.
@@ -62,7 +63,11 @@ impl Encoder {
         }
         let column = |input: usize| {
             let values = (0..examples.len()).map(move |row| examples.row(row)[input]);
-            quantile_edges(values.filter(|value| value.is_finite()).collect(), bins)
+            let mut values: Vec<f32> = values.filter(|value| value.is_finite()).collect();
+            values.sort_unstable_by(f32::total_cmp);
+            let mut edges = quantile_edges(&values, bins);
+            split_tails(&values, &mut edges);
+            edges
         };
         Ok(Self::from_edges(
             (0..examples.width()).map(column).collect(),
@@ -149,8 +154,7 @@ impl Encoder {
 /// Plain quantiles of a column that is nearly always zero, as counts of frauds are, would all be
 /// zero. So each edge is chosen from the rows that are left: where one value fills more than its
 /// bin, the bins that it would have wasted go to the other values.
-fn quantile_edges(mut values: Vec<f32>, bins: usize) -> Vec<f32> {
-    values.sort_unstable_by(f32::total_cmp);
+fn quantile_edges(values: &[f32], bins: usize) -> Vec<f32> {
     let (Some(first), Some(last)) = (values.first().copied(), values.last().copied()) else {
         return vec![0.0, 1.0];
     };
@@ -173,6 +177,39 @@ fn quantile_edges(mut values: Vec<f32>, bins: usize) -> Vec<f32> {
         edges.push(last);
     }
     edges
+}
+
+/// Edges that are added in an outer bin, at most.
+const TAIL_EDGES: usize = 3;
+/// Rows that an outermost bin keeps, at least.
+const TAIL_ROWS: usize = 32;
+
+/// Splits the two outer bins: each new edge leaves a quarter of the outermost rows outside.
+fn split_tails(values: &[f32], edges: &mut Vec<f32>) {
+    let inner = edges[edges.len() - 2];
+    let mut outside = values.len() - values.partition_point(|value| *value <= inner);
+    for _ in 0..TAIL_EDGES {
+        outside /= 4;
+        if outside < TAIL_ROWS {
+            break;
+        }
+        let edge = values[values.len() - 1 - outside];
+        let at = edges.len() - 1;
+        if edges[at - 1] < edge && edge < edges[at] {
+            edges.insert(at, edge);
+        }
+    }
+    let mut outside = values.partition_point(|value| *value < edges[1]);
+    for _ in 0..TAIL_EDGES {
+        outside /= 4;
+        if outside < TAIL_ROWS {
+            break;
+        }
+        let edge = values[outside];
+        if edges[0] < edge && edge < edges[1] {
+            edges.insert(1, edge);
+        }
+    }
 }
 
 /// One bin for a column that has been constant so far. The column may well begin to vary, as a
@@ -319,8 +356,12 @@ mod tests {
             }
             let encoder = Encoder::fit(&column(&values), bins).unwrap();
             let edges = &encoder.edges()[0];
-            assert_eq!(*edges, slow_edges(&values, bins), "seed {seed}");
-            assert!(edges.len() <= bins + 1);
+            let mut sorted = values.clone();
+            sorted.sort_by(f32::total_cmp);
+            let quantiles = quantile_edges(&sorted, bins);
+            assert_eq!(quantiles, slow_edges(&values, bins), "seed {seed}");
+            assert!(quantiles.len() <= bins + 1);
+            assert!(quantiles.iter().all(|edge| edges.contains(edge)));
             let probes = [f32::NAN, f32::MAX, f32::NEG_INFINITY, -100.0, 0.0, 3.3];
             for value in values.iter().chain(&probes) {
                 assert_eq!(
@@ -338,6 +379,20 @@ mod tests {
         counts.extend([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 5.0]);
         assert_eq!(edges(&counts, 16), [0.0, 1.0, 2.0, 3.0, 5.0]);
         assert_eq!(edges(&counts, 2), [0.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn the_tails_are_split_where_rows_are_many() {
+        let values: Vec<f32> = (0..4_000).map(|i| i as f32).collect();
+        // Outside of the outer edges lie a thousand rows; a quarter, and a sixteenth of them are left.
+        let expected = [
+            0.0, 62.0, 250.0, 1_000.0, 2_000.0, 3_000.0, 3_750.0, 3_937.0, 3_999.0,
+        ];
+        assert_eq!(edges(&values, 4), expected);
+        let mut mostly_zero = vec![0.0; 100_000];
+        mostly_zero.extend((1..=1_000).map(|i| i as f32));
+        let split = edges(&mostly_zero, 2);
+        assert_eq!(split, [0.0, 500.0, 875.0, 1_000.0]);
     }
 
     #[test]

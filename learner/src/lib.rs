@@ -10,11 +10,14 @@
 //! [`Model`] (what the scorer holds; always on the CPU).
 
 mod checkpoint;
-mod dense;
 mod device;
+mod drift;
 mod encoder;
 mod error;
 mod examples;
+mod gate;
+mod journal;
+mod layer;
 mod manifest;
 mod metrics;
 mod model;
@@ -29,13 +32,16 @@ mod tests;
 mod trainer;
 
 pub use checkpoint::Checkpoint;
-pub use dense::Dense;
 pub use device::Device;
+pub use drift::{Drift, DriftWatch, Histograms};
 pub use encoder::Encoder;
 pub use error::{InputsDiffer, LearnerError, Rejection};
 pub use examples::Examples;
+pub use gate::{Comparison, GateSettings, Harm, Interval, Paired};
+pub use journal::{Entry, Event, State};
+pub use layer::Layer;
 pub use manifest::{Manifest, Prequential, inputs_hash};
-pub use metrics::{Metrics, average_precision, log_loss, roc_auc};
+pub use metrics::{Metrics, average_precision, calibration_error, log_loss, reliability, roc_auc};
 pub use model::Model;
 pub use registry::Registry;
 pub use replay::replay_sample;

@@ -28,6 +28,8 @@ pub struct Manifest {
     pub rows: u64,
     /// Rows of the history that its update learned again.
     pub replayed: u64,
+    /// Labels that were known when this model, or the ancestor that it goes back to, started afresh.
+    pub fitted_rows: u64,
     /// The seed of its update.
     pub seed: u64,
     /// The version of Millrace that made it.

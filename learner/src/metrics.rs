@@ -77,6 +77,31 @@ pub fn roc_auc(scores: &[f32], labels: &[f32], weights: &[f32]) -> Option<f64> {
     (frauds > 0.0 && genuine > 0.0).then(|| above / (frauds * genuine))
 }
 
+/// Mean score and share of frauds of groups of nearly equal size, from the lowest scores to the highest.
+/// `scores` are probabilities. At most `groups` of them, none empty.
+pub fn reliability(scores: &[f32], labels: &[f32], groups: usize) -> Vec<(f64, f64)> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_unstable_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+    let rows = order.len();
+    let group = |group: usize| {
+        let rows = &order[group * rows / groups..(group + 1) * rows / groups];
+        let mean = |values: &[f32]| {
+            let sum: f64 = rows.iter().map(|row| f64::from(values[*row])).sum();
+            sum / rows.len() as f64
+        };
+        (!rows.is_empty()).then(|| (mean(scores), mean(labels)))
+    };
+    (0..groups).filter_map(group).collect()
+}
+
+/// Expected calibration error: the mean distance between the two numbers of [`reliability`]'s groups
+/// (Naeini, Cooper, Hauskrecht 2015, with groups of equal size). 0 for no rows.
+pub fn calibration_error(scores: &[f32], labels: &[f32], groups: usize) -> f64 {
+    let groups = reliability(scores, labels, groups);
+    let distances = groups.iter().map(|(score, share)| (score - share).abs());
+    distances.sum::<f64>() / groups.len().max(1) as f64
+}
+
 fn mean_prediction(logits: &[f32], weights: &[f32]) -> f64 {
     let predictions = logits.iter().map(|z| 1.0 / (1.0 + f64::from(-z).exp()));
     weighted_mean(predictions, weights)
@@ -227,6 +252,19 @@ mod tests {
             average_precision(&[0.5; 4], &labels, &[1.0; 4]),
             Some(0.5)
         ));
+    }
+
+    #[test]
+    fn calibration_is_the_distance_of_scores_from_what_happened() {
+        let scores = [0.1, 0.1, 0.1, 0.1, 0.6, 0.6, 0.6, 0.6];
+        let labels = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0];
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-6;
+        let groups = reliability(&scores, &labels, 2);
+        assert!(close(groups[0].0, 0.1) && close(groups[0].1, 0.0));
+        assert!(close(groups[1].0, 0.6) && close(groups[1].1, 0.75));
+        assert!(close(calibration_error(&scores, &labels, 2), 0.125));
+        assert_eq!(reliability(&scores, &labels, 100).len(), 8);
+        assert_eq!(calibration_error(&[], &[], 20), 0.0);
     }
 
     #[test]

@@ -5,27 +5,60 @@
 //! code is a real product. How a model is trained is in [`crate::trainer`](crate::update).
 
 use crate::checkpoint::Checkpoint;
-use crate::dense::Dense;
 use crate::encoder::{Encoder, Place};
 use crate::error::LearnerError;
+use crate::layer::Layer;
 
 /// A model ready to score. It does not change, and may be shared between threads.
 #[derive(Debug, Clone)]
 pub struct Model {
     encoder: Encoder,
-    first: FirstLayer,
-    rest: Vec<Dense>,
+    members: Vec<Member>,
     widest: usize,
 }
 
+/// One network of the ensemble, with its scales multiplied into its weights.
+#[derive(Debug, Clone)]
+struct Member {
+    first: FirstLayer,
+    rest: Vec<Dense>,
+}
+
+/// y = x·W + b, with W `[inputs, outputs]` row-major.
+#[derive(Debug, Clone)]
+struct Dense {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
 impl Model {
-    /// Prepares a checkpoint's network for scoring.
+    /// Prepares a checkpoint's networks for scoring.
     pub fn new(checkpoint: &Checkpoint) -> Self {
-        let layers = checkpoint.layers();
+        Self::of(checkpoint, checkpoint.averaged())
+    }
+
+    /// As training left it, and not as it serves.
+    pub(crate) fn of_iterate(checkpoint: &Checkpoint) -> Self {
+        Self::of(checkpoint, checkpoint.layers())
+    }
+
+    fn of(checkpoint: &Checkpoint, layers: &[Layer]) -> Self {
+        let member = |member: usize| {
+            let mut layers = layers.iter().map(|layer| {
+                let (weight, bias) = layer.folded(member);
+                Dense { weight, bias }
+            });
+            let first = layers
+                .next()
+                .map(|layer| FirstLayer::new(checkpoint.encoder(), layer));
+            Some(Member {
+                first: first?,
+                rest: layers.collect(),
+            })
+        };
         Self {
             encoder: checkpoint.encoder().clone(),
-            first: FirstLayer::new(checkpoint.encoder(), &layers[0]),
-            rest: layers[1..].to_vec(),
+            members: (0..checkpoint.members()).filter_map(member).collect(),
             widest: layers.iter().map(|layer| layer.outputs).max().unwrap_or(0),
         }
     }
@@ -35,37 +68,99 @@ impl Model {
         self.encoder.width()
     }
 
-    /// Fraud probabilities, one a row. `rows` is row-major with `width()` inputs a row, NaN where
-    /// an input is missing.
+    /// Fraud probabilities, one a row: the mean over the members. `rows` is row-major with
+    /// `width()` inputs a row, NaN where an input is missing.
     ///
     /// # Errors
     /// [`LearnerError::Width`] if the last row is incomplete.
     pub fn score(&self, rows: &[f32]) -> Result<Vec<f32>, LearnerError> {
-        let mut scores = self.logits(rows)?;
-        for score in &mut scores {
-            *score = 1.0 / (1.0 + (-*score).exp());
-        }
-        Ok(scores)
+        let odds = self.odds(rows)?;
+        Ok(odds
+            .iter()
+            .map(|o| (o.fraud / (o.fraud + o.genuine)) as f32)
+            .collect())
     }
 
-    /// Log odds of fraud, one a row; otherwise as [`Model::score`].
+    /// Log odds of the probability, one a row; otherwise as [`Model::score`].
     ///
     /// # Errors
     /// [`LearnerError::Width`] if the last row is incomplete.
     pub fn logits(&self, rows: &[f32]) -> Result<Vec<f32>, LearnerError> {
-        let rows = rows.chunks_exact(self.width());
-        if !rows.remainder().is_empty() {
-            return Err(LearnerError::Width {
-                expected: self.width(),
-                found: rows.remainder().len(),
-            });
-        }
-        let mut buffers = (vec![0.0; self.widest], vec![0.0; self.widest]);
-        Ok(rows.map(|row| self.logit(row, &mut buffers)).collect())
+        let odds = self.odds(rows)?;
+        Ok(odds
+            .iter()
+            .map(|o| (o.fraud / o.genuine).ln() as f32)
+            .collect())
     }
 
-    fn logit(&self, row: &[f32], (inputs, outputs): &mut (Vec<f32>, Vec<f32>)) -> f32 {
-        self.first.forward(&self.encoder, row, inputs);
+    fn odds(&self, rows: &[f32]) -> Result<Vec<Odds>, LearnerError> {
+        let width = self.width();
+        let count = rows.len() / width;
+        if rows.len() != count * width {
+            return Err(LearnerError::Width {
+                expected: width,
+                found: rows.len() - count * width,
+            });
+        }
+        // Where each value falls is the same for all members.
+        let places: Vec<Place> = (0..rows.len())
+            .map(|at| self.encoder.place(at % width, rows[at]))
+            .collect();
+        let mut odds = vec![Odds::default(); count];
+        // With the widest vectors that this machine has.
+        pulp::Arch::new().dispatch(Scoring {
+            model: self,
+            places: &places,
+            odds: &mut odds,
+        });
+        Ok(odds)
+    }
+}
+
+/// The members' answers to some rows, compiled once for each kind of vector unit.
+struct Scoring<'a> {
+    model: &'a Model,
+    places: &'a [Place],
+    odds: &'a mut [Odds],
+}
+
+impl pulp::WithSimd for Scoring<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _simd: S) {
+        let (width, widest) = (self.model.width(), self.model.widest);
+        let mut buffers = (vec![0.0; widest], vec![0.0; widest]);
+        // Member by member: the weights of one fit into a core's cache, those of all do not.
+        for member in &self.model.members {
+            for (odds, places) in self.odds.iter_mut().zip(self.places.chunks_exact(width)) {
+                odds.add(f64::from(member.logit(places, &mut buffers)));
+            }
+        }
+    }
+}
+
+/// Sums over the members of the probability of fraud and of its complement. Both, because one of
+/// them may be too small to be told from the other's distance to 1.
+#[derive(Debug, Clone, Copy, Default)]
+struct Odds {
+    fraud: f64,
+    genuine: f64,
+}
+
+impl Odds {
+    fn add(&mut self, logit: f64) {
+        // Beyond, e^z is no finite number.
+        let logit = logit.clamp(-700.0, 700.0);
+        self.fraud += 1.0 / (1.0 + (-logit).exp());
+        self.genuine += 1.0 / (1.0 + logit.exp());
+    }
+}
+
+impl Member {
+    #[inline(always)]
+    fn logit(&self, places: &[Place], (inputs, outputs): &mut (Vec<f32>, Vec<f32>)) -> f32 {
+        self.first.forward(places, inputs);
         for layer in &self.rest {
             rectified_forward(layer, inputs, outputs);
             std::mem::swap(inputs, outputs);
@@ -83,18 +178,18 @@ struct FirstLayer {
     /// `2 * outputs` numbers. For each input, the weights of "missing" come last, after as many
     /// zeros.
     table: Vec<f32>,
-    /// Where each input begins in `table`.
-    starts: Vec<usize>,
+    /// Where each input begins in `table`, and its number of bins.
+    starts: Vec<(usize, usize)>,
 }
 
 impl FirstLayer {
-    fn new(encoder: &Encoder, layer: &Dense) -> Self {
-        let outputs = layer.outputs;
+    fn new(encoder: &Encoder, layer: Dense) -> Self {
+        let outputs = layer.bias.len();
         let mut table = Vec::with_capacity(2 * layer.weight.len());
         let mut starts = Vec::with_capacity(encoder.width());
         for input in 0..encoder.width() {
-            starts.push(table.len());
             let (from, bins) = (encoder.offset(input), encoder.bins(input));
+            starts.push((table.len(), bins));
             let mut below = vec![0.0_f64; outputs];
             for code in from..=from + bins {
                 if code == from + bins {
@@ -111,21 +206,22 @@ impl FirstLayer {
         }
         Self {
             outputs,
-            bias: layer.bias.clone(),
+            bias: layer.bias,
             table,
             starts,
         }
     }
 
-    fn forward(&self, encoder: &Encoder, row: &[f32], sums: &mut [f32]) {
+    #[inline(always)]
+    fn forward(&self, places: &[Place], sums: &mut [f32]) {
         let sums = &mut sums[..self.outputs];
         sums.copy_from_slice(&self.bias);
-        for (input, value) in row.iter().enumerate() {
-            let (entry, code) = match encoder.place(input, *value) {
-                Place::Missing => (encoder.bins(input), 1.0),
+        for ((start, bins), place) in self.starts.iter().zip(places) {
+            let (entry, code) = match *place {
+                Place::Missing => (*bins, 1.0),
                 Place::Bin { bin, fraction } => (bin, fraction),
             };
-            let at = self.starts[input] + entry * 2 * self.outputs;
+            let at = start + entry * 2 * self.outputs;
             let (below, own) = self.table[at..at + 2 * self.outputs].split_at(self.outputs);
             for ((sum, below), own) in sums.iter_mut().zip(below).zip(own) {
                 *sum += below + code * own;
@@ -135,10 +231,11 @@ impl FirstLayer {
 }
 
 /// outputs = relu(inputs)·W + b. Inputs at or below zero are skipped.
+#[inline(always)]
 fn rectified_forward(layer: &Dense, inputs: &[f32], outputs: &mut [f32]) {
-    let outputs = &mut outputs[..layer.outputs];
+    let outputs = &mut outputs[..layer.bias.len()];
     outputs.copy_from_slice(&layer.bias);
-    let rows = layer.weight.chunks_exact(layer.outputs);
+    let rows = layer.weight.chunks_exact(layer.bias.len());
     for (input, weights) in inputs.iter().zip(rows) {
         if *input > 0.0 {
             for (output, weight) in outputs.iter_mut().zip(weights) {

@@ -9,8 +9,8 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 
 use crate::checkpoint::Moments;
-use crate::dense::Dense;
-use crate::network::{Network, bias_id, matrix, to_dense, vector, weight_id};
+use crate::layer::{Layer, PARTS};
+use crate::network::{Network, numbers, part_id, tensor};
 
 /// AdamW over a [`Network`].
 pub(crate) type NetworkOptimizer<B> = OptimizerAdaptor<AdamW, Network<B>, B>;
@@ -28,47 +28,50 @@ pub(crate) fn restore<B: AutodiffBackend>(
     let optimizer: NetworkOptimizer<B> = config.with_weight_decay(weight_decay).init();
     let mut records = Vec::new();
     for (layer, (first, second)) in moments.first.iter().zip(&moments.second).enumerate() {
-        let weight = state::<B, 2>(matrix(first, device), matrix(second, device), steps);
-        let bias = (vector(&first.bias, device), vector(&second.bias, device));
-        let bias = state::<B, 1>(bias.0, bias.1, steps);
-        records.push((
-            weight_id(layer),
-            AdaptorRecord::<AdamW, B>::from_state::<2>(weight),
-        ));
-        records.push((
-            bias_id(layer),
-            AdaptorRecord::<AdamW, B>::from_state::<1>(bias),
-        ));
+        let parts = first.parts().into_iter().zip(second.parts());
+        for (part, ((first, shape), (second, _))) in parts.enumerate() {
+            if first.is_empty() {
+                continue;
+            }
+            let state = state::<B>(
+                tensor(first, shape, device),
+                tensor(second, shape, device),
+                steps,
+            );
+            let record = AdaptorRecord::<AdamW, B>::from_state::<3>(state);
+            records.push((part_id(layer, part), record));
+        }
     }
     optimizer.load_record(records.into_iter().collect())
 }
 
-/// The moments as they stand, fetched from the device. `layers` tells how many there are; a layer
+/// The moments as they stand, fetched from the device. `layers` tells how many there are; a part
 /// that was never trained has zeros.
 pub(crate) fn moments<B: AutodiffBackend>(
     optimizer: &NetworkOptimizer<B>,
-    layers: &[Dense],
+    layers: &[Layer],
 ) -> Moments {
     let mut records = optimizer.to_record();
     let mut moments = Moments::zeros(layers);
-    for layer in 0..layers.len() {
-        let weight = records.remove(&weight_id(layer));
-        let bias = records.remove(&bias_id(layer));
-        if let (Some(weight), Some(bias)) = (weight, bias) {
-            let weight = weight.into_state::<2>().momentum;
-            let bias = bias.into_state::<1>().momentum;
-            moments.first[layer] = to_dense(weight.moment_1, Some(bias.moment_1));
-            moments.second[layer] = to_dense(weight.moment_2, Some(bias.moment_2));
+    let both = moments.first.iter_mut().zip(&mut moments.second);
+    for (layer, (first, second)) in both.enumerate() {
+        let (first, second) = (first.parts_mut(), second.parts_mut());
+        for part in 0..PARTS.len() {
+            if let Some(record) = records.remove(&part_id(layer, part)) {
+                let momentum = record.into_state::<3>().momentum;
+                *first[part] = numbers(momentum.moment_1);
+                *second[part] = numbers(momentum.moment_2);
+            }
         }
     }
     moments
 }
 
-fn state<B: AutodiffBackend, const D: usize>(
-    first: Tensor<B::InnerBackend, D>,
-    second: Tensor<B::InnerBackend, D>,
+fn state<B: AutodiffBackend>(
+    first: Tensor<B::InnerBackend, 3>,
+    second: Tensor<B::InnerBackend, 3>,
     steps: u64,
-) -> AdamWState<B::InnerBackend, D> {
+) -> AdamWState<B::InnerBackend, 3> {
     AdamWState::new(AdaptiveMomentumState {
         // Burn raises β to this power as an i32; beyond a million steps the power is zero anyway.
         time: steps.min(1_000_000) as usize,

@@ -18,6 +18,8 @@ pub(crate) enum Stream {
     Dropout = 3,
     /// Which events of the history are replayed.
     Replay = 4,
+    /// Which events a bootstrap sample holds.
+    Bootstrap = 5,
 }
 
 /// A generator for one use. `step` is where the model stands, so that a caller who passes the same

@@ -13,14 +13,23 @@ use crate::error::LearnerError;
 pub struct LearnerSettings {
     /// Most bins that the encoder cuts one input into. Takes effect when a model starts afresh.
     pub bins: usize,
-    /// Units of each hidden layer, first to last. Takes effect when a model starts afresh.
+    /// Units of each hidden layer, first to last; none is a logistic regression. Takes effect when a
+    /// model starts afresh.
     pub hidden: Vec<usize>,
+    /// Networks whose probabilities are averaged; they share most of their weights. 1 is a plain
+    /// multi-layer perceptron. Takes effect when a model starts afresh.
+    pub members: usize,
     /// Share of the hidden units that are silenced at random in each training step, 0 ≤ d < 1.
     pub dropout: f32,
     /// Rows in one training step.
     pub batch_rows: usize,
-    /// Passes over the rows in a model's first update.
+    /// Most passes over the rows when a model starts afresh. Where the rows are many, the newest
+    /// tenth is held back, and the passes end when they no longer help on it.
     pub initial_passes: usize,
+    /// Most frauds that a model starts afresh from.
+    pub initial_frauds: usize,
+    /// Most genuine events that a model starts afresh from.
+    pub initial_negatives: usize,
     /// Step size of AdamW at the start of the first update; it falls in a straight line to
     /// `learning_rate` by its end.
     pub initial_learning_rate: f64,
@@ -38,23 +47,33 @@ pub struct LearnerSettings {
     /// Total weight of the replayed rows divided by the total weight of the fresh ones. A small
     /// number follows the newest labels closely, a large one forgets slowly.
     pub replay_weight: f32,
+    /// How far a later update may move the log odds of the rows that it learns, in nats, as a mean
+    /// over the rows. One that would move them farther is shortened to this.
+    pub max_shift: f32,
+    /// Newest updates whose mean serves. 1: what the last one left.
+    pub averaged_updates: u64,
 }
 
 impl Default for LearnerSettings {
     fn default() -> Self {
         Self {
-            bins: 16,
+            bins: 24,
             hidden: vec![128, 64],
+            members: 8,
             dropout: 0.1,
             batch_rows: 256,
             initial_passes: 8,
+            initial_frauds: 10_000,
+            initial_negatives: 100_000,
             initial_learning_rate: 2e-3,
             passes: 1,
             learning_rate: 5e-4,
             weight_decay: 1e-2,
-            replay_frauds: 4_096,
-            replay_negatives: 16_384,
-            replay_weight: 4.0,
+            replay_frauds: 1_200,
+            replay_negatives: 2_400,
+            replay_weight: 8.0,
+            max_shift: 1.0,
+            averaged_updates: 24,
         }
     }
 }
@@ -67,6 +86,7 @@ impl LearnerSettings {
     pub fn check(&self) -> Result<(), LearnerError> {
         let at_least_one = [
             ("bins", self.bins),
+            ("members", self.members),
             ("batch_rows", self.batch_rows),
             ("initial_passes", self.initial_passes),
             ("passes", self.passes),
@@ -78,6 +98,7 @@ impl LearnerSettings {
             ("initial_learning_rate", self.initial_learning_rate),
             ("learning_rate", self.learning_rate),
             ("replay_weight", f64::from(self.replay_weight)),
+            ("max_shift", f64::from(self.max_shift)),
         ];
         for (name, value) in positive {
             require(name, value.is_finite() && value > 0.0, || {
@@ -138,6 +159,8 @@ mod tests {
         };
         assert_eq!(bad(|s| s.bins = 0), "bins");
         assert_eq!(bad(|s| s.hidden = vec![8, 0]), "hidden");
+        assert_eq!(bad(|s| s.members = 0), "members");
+        assert_eq!(bad(|s| s.max_shift = 0.0), "max_shift");
         assert_eq!(bad(|s| s.dropout = 1.0), "dropout");
         assert_eq!(bad(|s| s.dropout = f32::NAN), "dropout");
         assert_eq!(bad(|s| s.learning_rate = 0.0), "learning_rate");

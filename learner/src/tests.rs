@@ -48,6 +48,7 @@ fn payments(rows: usize, seed: u64) -> Examples {
 fn settings() -> LearnerSettings {
     LearnerSettings {
         hidden: vec![32, 16],
+        members: 4,
         ..LearnerSettings::default()
     }
 }
@@ -84,6 +85,7 @@ fn manifest(update: &Update) -> Manifest {
         trained_until_us: 1_767_323_045_000_000,
         rows: update.rows,
         replayed: update.replayed,
+        fitted_rows: update.rows,
         seed: 7,
         code_version: "0.1.0".to_owned(),
         before: update.metrics.before,
@@ -204,18 +206,26 @@ fn the_model_scores_as_burn_does() {
     }
     let device = Default::default();
     let codes = Tensor::<Flex, 2>::from_data(TensorData::new(codes, [rows.len(), width]), &device);
-    let burn = Network::<Flex>::from_dense(trained.layers(), &device).forward(codes, Vec::new());
+    let burn = Network::<Flex>::from_layers(trained.averaged(), &device).forward(codes, Vec::new());
+    assert_eq!(burn.dims(), [rows.len(), trained.members()]);
     let burn: Vec<f32> = burn.into_data().iter::<f32>().collect();
 
     for row in 0..rows.len() {
-        let tolerance = 1e-5 * burn[row].abs().max(1.0);
+        let of_members = burn[row * trained.members()..]
+            .iter()
+            .take(trained.members());
+        let sum: f64 = of_members
+            .map(|z| 1.0 / (1.0 + (-f64::from(*z)).exp()))
+            .sum();
+        let score = sum / trained.members() as f64;
+        assert!((f64::from(scores[row]) - score).abs() < 1e-5 * score.max(1e-3));
+        let logit = (score / (1.0 - score)).ln();
+        let tolerance = 1e-4 * logit.abs().max(1.0);
         assert!(
-            (logits[row] - burn[row]).abs() < tolerance,
-            "{} {}",
-            logits[row],
-            burn[row]
+            (f64::from(logits[row]) - logit).abs() < tolerance,
+            "{} {logit}",
+            logits[row]
         );
-        assert!((scores[row] - 1.0 / (1.0 + (-burn[row]).exp())).abs() < 1e-5);
     }
     assert!(model.score(&[1.0; 7]).is_err());
     assert!(model.score(&[]).unwrap().is_empty());
@@ -262,6 +272,7 @@ fn a_broken_candidate_is_rejected() {
     let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
     let wild = LearnerSettings {
         learning_rate: 30.0,
+        max_shift: 1e9,
         ..settings()
     };
     let exploded = update(
@@ -300,6 +311,88 @@ fn a_broken_candidate_is_rejected() {
             Err(LearnerError::Rejected(found)) => assert_eq!(found, rejection),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// One update is shortened to the distance that the settings allow, and no farther.
+#[test]
+fn an_update_moves_no_farther_than_it_may() {
+    let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let mut labels = payments(2_000, 2);
+    // Every label is the opposite of the truth.
+    let flipped = labels.labels().iter().map(|label| 1.0 - label).collect();
+    let rows = labels.len();
+    labels = Examples::from_parts(5, labels.inputs().to_vec(), flipped, vec![1.0; rows]).unwrap();
+    let moved = |max_shift: f32| {
+        let settings = LearnerSettings {
+            max_shift,
+            passes: 4,
+            learning_rate: 5e-3,
+            ..settings()
+        };
+        let moved = update(&settings, Device::Cpu, Some(&first), &labels, &none(), 7);
+        match moved {
+            Ok(update) => Some((update.shift, update.shortened)),
+            Err(LearnerError::Rejected(_)) => None,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let (free, shortened) = moved(1e9).unwrap();
+    assert!(free > 1.0 && !shortened, "{free}");
+    let (held, shortened) = moved(0.25).unwrap();
+    assert!(held <= 0.25 && held > 0.2 && shortened, "{held}");
+}
+
+/// Passes over many rows end by themselves, and the model is no worse for the rows that were held
+/// back for it.
+#[test]
+fn a_first_update_stops_when_passes_no_longer_help() {
+    let rows = payments(30_000, 1);
+    let many = LearnerSettings {
+        initial_passes: 40,
+        ..settings()
+    };
+    let stopped = update(&many, Device::Cpu, None, &rows, &none(), 7).unwrap();
+    let pass = 30_000_u64.div_ceil(many.batch_rows as u64);
+    assert!(stopped.steps < 39 * pass, "{} steps", stopped.steps);
+    let test = payments(20_000, 100);
+    let few = quality(&stopped.checkpoint, &test);
+    let whole = cpu_update(None, &rows, &none(), 7);
+    println!(
+        "stopped {few:?}, eight passes {:?}",
+        quality(&whole.checkpoint, &test)
+    );
+    assert!(few.log_loss < 1.05 * quality(&whole.checkpoint, &test).log_loss);
+}
+
+/// A logistic regression and a plain perceptron are settings of the same code.
+#[test]
+fn the_baselines_are_settings() {
+    for (members, hidden, layers) in [(1, vec![], 1), (1, vec![16], 2), (3, vec![], 1)] {
+        let baseline = LearnerSettings {
+            members,
+            hidden,
+            ..settings()
+        };
+        let trained = update(
+            &baseline,
+            Device::Cpu,
+            None,
+            &payments(4_000, 1),
+            &none(),
+            7,
+        );
+        let checkpoint = trained.unwrap().checkpoint;
+        assert_eq!(
+            (checkpoint.members(), checkpoint.layers().len()),
+            (members, layers)
+        );
+        let test = quality(&checkpoint, &payments(10_000, 100));
+        let base_rate = test.frauds as f64 / test.rows as f64;
+        assert!(
+            test.average_precision.unwrap() > 4.0 * base_rate,
+            "{test:?}"
+        );
     }
 }
 

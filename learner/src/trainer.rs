@@ -13,12 +13,12 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
 use crate::checkpoint::{Checkpoint, Moments};
-use crate::dense::Dense;
 use crate::device::Device;
 use crate::encoder::Encoder;
 use crate::error::{LearnerError, Rejection};
 use crate::examples::Examples;
-use crate::metrics::Metrics;
+use crate::layer::Layer;
+use crate::metrics::{Metrics, log_loss};
 use crate::model::Model;
 use crate::network::{Network, initial_layers, vector, weighted_log_loss};
 use crate::optimizer::{self, NetworkOptimizer};
@@ -38,6 +38,11 @@ pub struct Update {
     pub replayed: u64,
     /// Training steps of this update.
     pub steps: u64,
+    /// How far the learned rows' log odds moved, in nats, as a mean over the rows: 0 for a model
+    /// that starts afresh. Never above [`LearnerSettings::max_shift`].
+    pub shift: f64,
+    /// Whether it would have moved them farther.
+    pub shortened: bool,
     /// Mean weighted loss of the last pass, in nats a row, with dropout.
     pub training_loss: f64,
     /// Where it was trained; never [`Device::Auto`].
@@ -96,6 +101,14 @@ pub fn update(
         seed,
     };
     let (checkpoint, training_loss) = train_on(device, &task)?;
+    let way = match parent {
+        Some(parent) => shorten(parent, checkpoint, &examples, settings.max_shift)?,
+        None => Way::new(checkpoint),
+    };
+    let mut checkpoint = way.checkpoint;
+    if let Some(parent) = parent {
+        checkpoint.average_with(parent, settings.averaged_updates);
+    }
     let metrics = UpdateMetrics {
         before: parent.map(|parent| evaluate(parent, fresh)).transpose()?,
         after: evaluate(&checkpoint, fresh)?,
@@ -108,6 +121,8 @@ pub fn update(
         steps: checkpoint.steps() - start.steps(),
         checkpoint,
         training_loss,
+        shift: way.shift,
+        shortened: way.shortened,
         device,
     })
 }
@@ -151,6 +166,81 @@ impl Schedule {
     }
 }
 
+/// A candidate, and how far it is from its parent.
+struct Way {
+    checkpoint: Checkpoint,
+    shift: f64,
+    shortened: bool,
+}
+
+impl Way {
+    fn new(checkpoint: Checkpoint) -> Self {
+        Self {
+            checkpoint,
+            shift: 0.0,
+            shortened: false,
+        }
+    }
+}
+
+/// Rows that tell how far an update moved the model, at most.
+const SHIFT_ROWS: usize = 1_024;
+/// The log odds do not move in a straight line with the weights, so the right length is searched
+/// for: halving this often finds it to a hundredth.
+const HALVINGS: usize = 7;
+
+/// Brings a candidate that went too far back on its way from the parent.
+fn shorten(
+    parent: &Checkpoint,
+    candidate: Checkpoint,
+    examples: &Examples,
+    max_shift: f32,
+) -> Result<Way, LearnerError> {
+    let step = examples.len().div_ceil(SHIFT_ROWS).max(1);
+    let rows: Vec<f32> = (0..examples.len())
+        .step_by(step)
+        .flat_map(|row| examples.row(row).iter().copied())
+        .collect();
+    let before = Model::of_iterate(parent).logits(&rows)?;
+    let shift = |candidate: &Checkpoint| -> Result<f64, LearnerError> {
+        let after = Model::of_iterate(candidate).logits(&rows)?;
+        let moved = before
+            .iter()
+            .zip(&after)
+            .map(|(b, a)| f64::from((a - b).abs()));
+        Ok(moved.sum::<f64>() / before.len().max(1) as f64)
+    };
+    let mut way = Way {
+        shift: shift(&candidate)?,
+        checkpoint: candidate,
+        shortened: false,
+    };
+    let most = f64::from(max_shift);
+    if way.shift <= most {
+        return Ok(way);
+    }
+    let whole = way.checkpoint.clone();
+    let (mut low, mut high) = (0.0_f32, 1.0_f32);
+    way = Way {
+        shift: 0.0,
+        checkpoint: parent.clone(),
+        shortened: true,
+    };
+    for _ in 0..HALVINGS {
+        let middle = (low + high) / 2.0;
+        let shorter = whole.shortened(parent, middle);
+        let moved = shift(&shorter)?;
+        if moved <= most {
+            low = middle;
+            way.shift = moved;
+            way.checkpoint = shorter;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(way)
+}
+
 /// Fresh and replayed rows together. The replayed rows' total weight becomes `replay_weight` times
 /// that of the fresh rows, and the mean weight becomes 1, so that a step is as long whatever the
 /// weights stand for.
@@ -183,7 +273,7 @@ fn first_checkpoint(
     let mut widths = vec![encoder.encoded_width()];
     widths.extend(&settings.hidden);
     widths.push(1);
-    let layers = initial_layers(&widths, base_log_odds(examples), seed);
+    let layers = initial_layers(&widths, settings.members, base_log_odds(examples), seed);
     assemble(encoder, layers, None, 0)
 }
 
@@ -198,7 +288,7 @@ fn base_log_odds(examples: &Examples) -> f32 {
 
 fn assemble(
     encoder: Encoder,
-    layers: Vec<Dense>,
+    layers: Vec<Layer>,
     moments: Option<Moments>,
     steps: u64,
 ) -> Result<Checkpoint, LearnerError> {
@@ -256,24 +346,44 @@ fn train<B: AutodiffBackend>(
 ) -> Result<(Checkpoint, f64), LearnerError> {
     let start = task.start;
     let mut run = Run::<B>::new(task, device);
-    let mut order: Vec<usize> = (0..task.examples.len()).collect();
     let mut shuffle = generator(task.seed, Stream::Shuffle, start.steps());
-    let mut loss = f64::NAN;
-    for _ in 0..task.schedule.passes {
-        order.shuffle(&mut shuffle);
-        loss = run.pass(&order);
-    }
+    let loss = match task.held_back() {
+        0 => run.passes(task.examples.len(), &mut shuffle),
+        held => run.passes_while_they_help(held, &mut shuffle)?,
+    };
     if !loss.is_finite() {
         return Err(Rejection::NonFiniteLoss.into());
     }
-    let layers = run.network.to_dense();
-    let moments = optimizer::moments(&run.optimizer, &layers);
-    let steps = start.steps() + run.step as u64;
-    let checkpoint = assemble(start.encoder().clone(), layers, Some(moments), steps)?;
+    let checkpoint = run.checkpoint()?;
     if !checkpoint.is_finite() {
         return Err(Rejection::NonFiniteWeights.into());
     }
     Ok((checkpoint, loss))
+}
+
+/// Rows, and frauds among the newest tenth of them, from which on a first update holds that tenth
+/// back: fewer say too little of whether a pass helped.
+const HOLD_BACK_ROWS: usize = 5_000;
+const HOLD_BACK_FRAUDS: usize = 20;
+/// Passes without an improvement after which no more are made.
+const PATIENCE: usize = 2;
+
+impl Task<'_> {
+    /// How many of the newest rows tell when to stop. Examples are in the order in which they
+    /// became known.
+    fn held_back(&self) -> usize {
+        let rows = self.examples.len();
+        if self.schedule.passes == 1 || rows < HOLD_BACK_ROWS {
+            return 0;
+        }
+        let newest = &self.examples.labels()[rows - rows / 10..];
+        let frauds = newest.iter().filter(|label| **label > 0.5).count();
+        if frauds < HOLD_BACK_FRAUDS {
+            0
+        } else {
+            newest.len()
+        }
+    }
 }
 
 /// Training under way.
@@ -285,6 +395,8 @@ struct Run<'a, B: AutodiffBackend> {
     dropout: Dropout,
     /// Steps made in this update.
     step: usize,
+    /// Whether the steps are as small as they get.
+    is_last_pass: bool,
 }
 
 impl<'a, B: AutodiffBackend> Run<'a, B> {
@@ -294,18 +406,84 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         Self {
             task,
             device,
-            network: Network::from_dense(start.layers(), device),
+            network: Network::from_layers(start.layers(), device),
             optimizer: optimizer::restore(moments, start.steps(), decay, device),
             dropout: Dropout::new(settings.dropout, task.seed, start),
             step: 0,
+            is_last_pass: false,
         }
+    }
+
+    /// All passes over the first `rows` rows. Returns the mean loss of the last.
+    fn passes(&mut self, rows: usize, shuffle: &mut Pcg64Mcg) -> f64 {
+        let mut order: Vec<usize> = (0..rows).collect();
+        let mut loss = f64::NAN;
+        for _ in 0..self.task.schedule.passes {
+            order.shuffle(shuffle);
+            loss = self.pass(&order);
+        }
+        loss
+    }
+
+    /// Passes over all rows but the `held` newest, until those are predicted no better; then those
+    /// are learned too, in one pass with as many of the others. Returns the mean loss of the best
+    /// pass on the rows that were held back.
+    fn passes_while_they_help(
+        &mut self,
+        held: usize,
+        shuffle: &mut Pcg64Mcg,
+    ) -> Result<f64, LearnerError> {
+        let examples = self.task.examples;
+        let learned = examples.len() - held;
+        let mut order: Vec<usize> = (0..learned).collect();
+        let mut best = f64::INFINITY;
+        let mut kept = (self.network.clone(), self.optimizer.clone(), self.step);
+        let mut without_help = 0;
+        for _ in 0..self.task.schedule.passes {
+            order.shuffle(shuffle);
+            self.pass(&order);
+            let model = Model::new(&self.checkpoint()?);
+            let logits = model.logits(&examples.inputs()[learned * examples.width()..])?;
+            let rows = (
+                &examples.labels()[learned..],
+                &examples.weights()[learned..],
+            );
+            let loss = log_loss(&logits, rows.0, rows.1);
+            // Not `>=`: what is not a number is no help either.
+            if loss < best {
+                best = loss;
+                kept = (self.network.clone(), self.optimizer.clone(), self.step);
+                without_help = 0;
+            } else {
+                without_help += 1;
+                if without_help == PATIENCE {
+                    break;
+                }
+            }
+        }
+        (self.network, self.optimizer, self.step) = kept;
+        self.is_last_pass = true;
+        order.truncate(held);
+        order.extend(learned..examples.len());
+        order.shuffle(shuffle);
+        self.pass(&order);
+        Ok(best)
+    }
+
+    /// Where training stands, fetched from the device.
+    fn checkpoint(&self) -> Result<Checkpoint, LearnerError> {
+        let start = self.task.start;
+        let layers = self.network.to_layers();
+        let moments = optimizer::moments(&self.optimizer, &layers);
+        let steps = start.steps() + self.step as u64;
+        assemble(start.encoder().clone(), layers, Some(moments), steps)
     }
 
     /// One pass over the rows in the given order. Returns the mean loss. The losses are summed on
     /// the device, so that a GPU is not waited for at each step.
     fn pass(&mut self, order: &[usize]) -> f64 {
         let mut total = Tensor::<B::InnerBackend, 1>::zeros([1], self.device);
-        let batches = self.task.schedule.batches;
+        let batches = order.len().div_ceil(self.task.settings.batch_rows);
         for batch in 0..batches {
             let rows = &order[batch * order.len() / batches..(batch + 1) * order.len() / batches];
             total = total + self.learn(rows);
@@ -322,7 +500,10 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         let total = weighted_log_loss(logits, labels, weights);
         let gradients = total.clone().div_scalar(rows.len() as f32).backward();
         let gradients = GradientsParams::from_grads(gradients, &self.network);
-        let rate = self.task.schedule.rate(self.step);
+        let rate = match self.is_last_pass {
+            true => self.task.schedule.last_rate,
+            false => self.task.schedule.rate(self.step),
+        };
         self.network = self.optimizer.step(rate, self.network.clone(), gradients);
         self.step += 1;
         total.inner()
@@ -351,8 +532,9 @@ struct Dropout {
     random: Pcg64Mcg,
     /// Of 65,536 equally likely numbers, how many silence a unit.
     silenced: u16,
-    /// Units of each hidden layer.
+    /// Units of each hidden layer of a member.
     hidden: Vec<usize>,
+    members: usize,
 }
 
 impl Dropout {
@@ -363,17 +545,18 @@ impl Dropout {
             random: generator(seed, Stream::Dropout, start.steps()),
             silenced: (share * 65_536.0).round().min(65_535.0) as u16,
             hidden: hidden.iter().map(|layer| layer.outputs).collect(),
+            members: start.members(),
         }
     }
 
-    /// A mask `[rows, units]` for each hidden layer, or none where no unit is ever silenced.
+    /// A mask `[rows, members · units]` for each hidden layer, or none where no unit is ever silenced.
     fn masks<B: AutodiffBackend>(&mut self, rows: usize, device: &B::Device) -> Vec<Tensor<B, 2>> {
         if self.silenced == 0 {
             return Vec::new();
         }
-        let hidden = self.hidden.clone();
+        let (hidden, members) = (self.hidden.clone(), self.members);
         let mask = |units: usize| {
-            let mask = TensorData::new(self.mask(rows * units), [rows, units]);
+            let mask = TensorData::new(self.mask(rows * members * units), [rows, members * units]);
             Tensor::from_data(mask, device)
         };
         hidden.into_iter().map(mask).collect()
@@ -436,6 +619,7 @@ mod tests {
             random: generator(5, Stream::Dropout, 0),
             silenced: 16_384,
             hidden: vec![],
+            members: 1,
         };
         let mask = dropout.mask(100_003);
         let silent = mask.iter().filter(|value| **value == 0.0).count() as f64;

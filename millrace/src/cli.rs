@@ -12,9 +12,10 @@ use crate::failure::{Failure, Outcome};
 use crate::generate::GenerateArgs;
 use crate::produce::ProduceArgs;
 use crate::run::RunArgs;
+use crate::simulate::SimulateArgs;
 use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
-use crate::{backfill, check, client, demo, generate, produce, run, training_set};
+use crate::{backfill, check, client, demo, generate, produce, run, simulate, training_set};
 
 /// Real-time features and online learning for teams that stop fraud.
 ///
@@ -58,6 +59,11 @@ enum Command {
     ///
     /// Example: millrace backfill --events transactions=tx.parquet labels=labels.parquet
     Backfill(BackfillArgs),
+    /// The live loop on a virtual clock: scores every event, learns every label when it became known, and reports.
+    ///
+    /// Example: millrace simulate --events transactions=tx.parquet labels=labels.parquet --output out
+    /// --compare learner.training.members=1 --compare model.every=24h
+    Simulate(SimulateArgs),
     /// The versions of the model.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -113,6 +119,29 @@ enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print all that is known of a version, and what became of it, as JSON.
+    Show {
+        /// The version.
+        version: u64,
+    },
+    /// Give a version all of the traffic.
+    Promote {
+        /// The version.
+        version: u64,
+    },
+    /// Give the traffic back to the version that had it before.
+    Rollback {
+        /// To this version rather than to the last.
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
+    /// Let a version answer for so many of a hundred entities, always the same ones; 0 ends that.
+    Traffic {
+        /// The version.
+        version: u64,
+        /// Its share, 0 to 99.
+        percent: u8,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +176,8 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
     init_logging(match arguments.command {
         Command::Demo(_) => "off",
         Command::Run(_) => "info,nisshi=off,rama=off",
+        // What is refused stands in the report.
+        Command::Simulate(_) => "error",
         _ => "warn",
     });
     match arguments.command {
@@ -176,9 +207,19 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
         Command::Backfill(args) => backfill::backfill(&Workspace::open(project)?, &args),
-        Command::Models(ModelsCommand::List { json }) => {
+        Command::Simulate(args) => simulate::simulate(project, &args),
+        Command::Models(command) => {
             let workspace = Workspace::open(project)?;
-            client::models_list(&workspace.path(&workspace.model()?.settings.registry), json)
+            let registry = workspace.path(&workspace.model()?.settings.registry);
+            match command {
+                ModelsCommand::List { json } => client::models_list(&registry, json),
+                ModelsCommand::Show { version } => client::models_show(&registry, version),
+                ModelsCommand::Promote { version } => client::models_promote(&registry, version),
+                ModelsCommand::Rollback { to } => client::models_rollback(&registry, to),
+                ModelsCommand::Traffic { version, percent } => {
+                    client::models_traffic(&registry, version, percent)
+                }
+            }
         }
     }
 }

@@ -1,29 +1,54 @@
-//! The learning loop: when an update is due, what it learns from, and how its version takes the traffic.
+//! The learning loop: when an update is due, what it learns from, whether it is believed, and how its version
+//! comes to take the traffic.
 //!
-//! Training itself is `millrace-learner`'s. Periods are of event time: an update at P learns the labels that
-//! became known before P, and a loop that runs late catches up period by period.
+//! Training itself is `millrace-learner`'s, and so are the comparisons. Periods are of event time: an update at P
+//! learns the labels that became known before P, and a loop that runs late catches up period by period. Nothing
+//! here reads a clock: live it is the newest label's time, in a simulation the time of the event being replayed.
+//!
+//! ```text
+//!   labels of a period ─► believed? ─► test: shadow against champion ─► learn: a new shadow
+//!                            │              │
+//!                            │              ├─ no harm: it takes the traffic
+//!                            ▼              └─ harm: rejected; the next one starts from the champion
+//!                         put aside
+//! ```
+//!
+//! So a version takes traffic a period after it was made, once it was tested on labels that it has not seen. What
+//! served is compared with a version of some days before, and taken back where many small steps have done harm.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
 use millrace_feature_store::Store;
 use millrace_learner::{
-    Checkpoint, Device, Examples, LearnerError, Manifest, Model, Prequential, Registry, Update,
-    average_precision, replay_sample, update,
+    Checkpoint, Comparison, Device, Entry, Event, Examples, Harm, LearnerError, LearnerSettings,
+    Manifest, Metrics, Model, Paired, Prequential, Registry, State, Update, average_precision,
+    replay_sample, update,
 };
 use tracing::{info, warn};
 
 use crate::failure::Outcome;
-use crate::labels::{Example, examples_after};
+use crate::labels::examples_after;
 use crate::pipeline::inputs_tag;
 use crate::scorer::Scorer;
-use crate::settings::micros;
+use crate::settings::{LearnerSection, micros};
 use crate::times::rfc3339;
 use crate::workspace::{ModelPlan, Workspace};
 
+mod checks;
+mod history;
+
+use checks::{Checks, Disbelief};
+use history::History;
+
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
 const PREQUENTIAL_ROWS: usize = 20_000;
+
+/// In how many parts what served is looked at, on the way to a full comparison.
+const LOOKS: usize = 4;
 
 /// The loop's state between updates.
 pub struct Learning {
@@ -33,7 +58,18 @@ pub struct Learning {
     scorer: Arc<Scorer>,
     device: Device,
     history: History,
-    champion: Option<(Manifest, Checkpoint)>,
+    champion: Option<Held>,
+    /// The newest version, while it is tested beside the champion.
+    shadow: Option<Trial>,
+    /// A version that answers for some entities, and at which step of `learner.gate.canary` it is.
+    canary: Option<(Trial, usize)>,
+    /// A version of some days ago, and how it would have done since.
+    anchor: Option<Trial>,
+    checks: Option<Checks>,
+    /// Periods in a row whose labels were put aside for their inputs.
+    unusual: Vec<RangeInclusive<u64>>,
+    /// Sequence number of the last label that was learned or put aside.
+    dealt_with: u64,
     /// End of the last period that was dealt with, µs of event time.
     done_until_us: Option<i64>,
     /// Sequence number up to which examples are known to survive a crash.
@@ -41,24 +77,116 @@ pub struct Learning {
     prequential: VecDeque<(f32, bool)>,
 }
 
-/// What became of a period.
+/// A version in memory.
+#[derive(Clone)]
+struct Held {
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    model: Model,
+}
+
+impl Held {
+    fn new(manifest: Manifest, checkpoint: Checkpoint) -> Self {
+        Self {
+            model: Model::new(&checkpoint),
+            manifest,
+            checkpoint,
+        }
+    }
+}
+
+/// A version that is compared with what serves.
+struct Trial {
+    held: Held,
+    paired: Paired,
+}
+
+impl Trial {
+    fn new(held: Held) -> Self {
+        Self {
+            held,
+            paired: Paired::default(),
+        }
+    }
+}
+
+/// What happened in a period.
 #[derive(Debug, Clone)]
-pub enum Period {
-    /// A new version serves.
-    Accepted(Box<Manifest>, f64),
-    /// The candidate was refused; the champion stays.
-    Refused(String),
+pub struct Period {
+    /// Its end, µs of event time.
+    pub end_us: i64,
+    /// Labels that became known in it, or were left from before.
+    pub labels: usize,
+    /// Frauds among them.
+    pub frauds: usize,
+    /// What became of the labels.
+    pub learned: Learned,
+    /// What became of the versions before, which the labels tested.
+    pub tested: Vec<Tested>,
+    /// The version that was taken back, the one that serves in its place, and why.
+    pub rolled_back: Option<(u64, u64, String)>,
+    /// Average precision of what served on the newest labels.
+    pub prequential: Prequential,
+    /// Wall time, s.
+    pub seconds: f64,
+}
+
+/// What became of a period's labels.
+#[derive(Debug, Clone)]
+pub enum Learned {
     /// Too few labels for a first model.
-    Waiting {
-        /// Labels so far.
-        labels: usize,
-        /// Frauds among them.
-        frauds: usize,
-    },
+    Waiting,
+    /// They were put aside, for a reason.
+    PutAside(String),
+    /// An update that was broken was thrown away, for a reason.
+    Broken(String),
+    /// A new version; the first one serves at once.
+    Version(Box<NewVersion>),
+}
+
+/// A version that an update has made.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// What is written of it.
+    pub manifest: Manifest,
+    /// How far it moved the log odds, in nats a row.
+    pub shift: f64,
+    /// Whether it would have moved them farther.
+    pub shortened: bool,
+    /// Whether it started afresh rather than from its parent.
+    pub afresh: bool,
+}
+
+/// What the labels of a period said of a version that had not seen them.
+#[derive(Debug, Clone)]
+pub struct Tested {
+    /// The version.
+    pub version: u64,
+    /// What it was compared with.
+    pub champion: u64,
+    /// The numbers; none while there are too few labels.
+    pub comparison: Option<Comparison>,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a version under test.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// There are too few labels yet, and a newer version takes its place in the test.
+    Waiting,
+    /// It answers for so many of a hundred entities.
+    Canary(u8),
+    /// It passed, and another version is the canary.
+    Passed,
+    /// It takes the traffic.
+    Promoted,
+    /// It does not, for a reason.
+    Rejected(String),
 }
 
 impl Learning {
-    /// Goes on from the registry's champion and the store's examples.
+    /// Goes on from the registry's champion, the version under test and the store's examples.
     ///
     /// # Errors
     /// A store or a registry that cannot be read; a device that is not there.
@@ -68,28 +196,87 @@ impl Learning {
         registry: Arc<Registry>,
         scorer: Arc<Scorer>,
     ) -> Outcome<Self> {
+        workspace.settings.learner.gate.check()?;
         let device = workspace.settings.learner.device.resolve()?;
-        let champion = match registry.champion()? {
-            Some(version) => Some(registry.load(version)?),
-            None => None,
-        };
         scorer.follow(&registry)?;
         let mut learning = Self {
             history: History::new(scorer.plan.input_names().len(), inputs_tag(&scorer.plan)),
-            done_until_us: champion
-                .as_ref()
-                .map(|(manifest, _)| manifest.trained_until_us),
-            champion,
             workspace,
             store,
             registry,
             scorer,
             device,
+            champion: None,
+            shadow: None,
+            canary: None,
+            anchor: None,
+            checks: None,
+            unusual: Vec::new(),
+            dealt_with: 0,
+            done_until_us: None,
             durable: 0,
             prequential: VecDeque::new(),
         };
+        learning.resume()?;
         learning.read_examples()?;
+        learning.learn_what_is_usual();
         Ok(learning)
+    }
+
+    /// Reads from the registry where an earlier process stood.
+    fn resume(&mut self) -> Outcome<()> {
+        let Some(champion) = self.registry.champion()? else {
+            return Ok(());
+        };
+        let champion = self.load(champion)?;
+        let mut shadow = None;
+        let mut dealt_with = champion.manifest.label_position;
+        for entry in self.registry.journal_entries()? {
+            match entry.event {
+                Event::Version { version, state, .. } => {
+                    let ended = shadow == Some(version) && state != State::Shadow;
+                    match state {
+                        State::Shadow => shadow = Some(version),
+                        _ if ended => shadow = None,
+                        _ => {}
+                    }
+                }
+                Event::LabelsRefused { first, last } => {
+                    self.history.put_aside(first..=last);
+                    dealt_with = dealt_with.max(last);
+                }
+                Event::LabelsReleased { first, last } => self.history.take_back(&(first..=last)),
+            }
+        }
+        let known = self.registry.versions()?;
+        if let Some(version) = shadow.filter(|version| known.contains(version)) {
+            let held = self.load(version)?;
+            dealt_with = dealt_with.max(held.manifest.label_position);
+            self.shadow = Some(Trial::new(held));
+        }
+        if let Some((version, percent)) =
+            self.registry.challenger()?.filter(|(_, share)| *share > 0)
+        {
+            let held = self.load(version)?;
+            dealt_with = dealt_with.max(held.manifest.label_position);
+            self.canary = Some((Trial::new(held), self.step_of(percent)));
+        }
+        self.dealt_with = dealt_with;
+        self.anchor = Some(Trial::new(champion.clone()));
+        self.champion = Some(champion);
+        self.done_until_us = self.newest().map(|held| held.manifest.trained_until_us);
+        Ok(())
+    }
+
+    fn learn_what_is_usual(&mut self) {
+        self.checks = self.champion.as_ref().map(|champion| {
+            Checks::new(
+                champion.checkpoint.encoder(),
+                &self.history,
+                self.dealt_with,
+                micros(self.plan().settings.every),
+            )
+        });
     }
 
     /// Where it trains.
@@ -107,21 +294,41 @@ impl Learning {
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {
             return Ok(None);
         };
-        let fresh = self.history.between(self.position(), end_us);
-        if let Some(waiting) = self.too_few(&fresh) {
-            self.done_until_us = Some(end_us);
-            return Ok(Some(waiting));
+        let started = Instant::now();
+        let rows = self.history.between(self.dealt_with, end_us);
+        let mut period = Period {
+            end_us,
+            labels: rows.len(),
+            frauds: rows
+                .iter()
+                .filter(|row| self.history.is_fraud(**row))
+                .count(),
+            learned: Learned::Waiting,
+            tested: Vec::new(),
+            rolled_back: None,
+            prequential: self.prequential(),
+            seconds: 0.0,
+        };
+        if self.champion.is_none() {
+            let settings = &self.plan().settings;
+            if period.labels >= settings.min_labels && period.frauds >= settings.min_frauds {
+                self.ensure_durable()?;
+                self.learn(&mut period, rows)?;
+            }
+        } else {
+            self.ensure_durable()?;
+            self.test_then_learn(&mut period, rows)?;
         }
-        self.ensure_durable()?;
-        let period = self.learn(&fresh, end_us)?;
         self.done_until_us = Some(end_us);
+        period.seconds = started.elapsed().as_secs_f64();
+        period.log();
         Ok(Some(period))
     }
 
     /// The end of the next period that has labels.
     fn next_end(&self) -> Option<i64> {
         let every = micros(self.plan().settings.every);
-        let first = self.history.first_known_after(self.position())?;
+        let first = self.history.first_known_after(self.dealt_with)?;
         let end = first
             .div_euclid(every)
             .saturating_add(1)
@@ -136,32 +343,13 @@ impl Learning {
         &self.scorer.plan
     }
 
-    /// Sequence number of the last label that the champion has learned.
-    fn position(&self) -> u64 {
-        self.champion
-            .as_ref()
-            .map_or(0, |(manifest, _)| manifest.label_position)
-    }
-
-    fn too_few(&self, fresh: &[usize]) -> Option<Period> {
-        if self.champion.is_some() {
-            return None;
-        }
-        let settings = &self.plan().settings;
-        let frauds = fresh
-            .iter()
-            .filter(|row| self.history.frauds[**row])
-            .count();
-        let waiting = fresh.len() < settings.min_labels || frauds < settings.min_frauds;
-        waiting.then_some(Period::Waiting {
-            labels: fresh.len(),
-            frauds,
-        })
+    fn settings(&self) -> &LearnerSection {
+        &self.workspace.settings.learner
     }
 
     /// A version must not know labels that a crash could number anew.
     fn ensure_durable(&mut self) -> Outcome<()> {
-        let newest = self.history.numbers.back().copied().unwrap_or(0);
+        let newest = self.history.newest();
         if self.durable < newest {
             self.store.flush()?;
             self.durable = newest;
@@ -169,112 +357,528 @@ impl Learning {
         Ok(())
     }
 
-    fn learn(&mut self, rows: &[usize], end_us: i64) -> Outcome<Period> {
-        let started = Instant::now();
+    fn test_then_learn(&mut self, period: &mut Period, mut rows: Vec<usize>) -> Outcome<()> {
         let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
-        let prequential = self.test_then_train(&fresh)?;
-        let seed = self.workspace.settings.learner.seed ^ end_us as u64;
-        let replay = self.replay(rows, seed)?;
-        let parent = self.champion.as_ref().map(|(_, checkpoint)| checkpoint);
-        let training = &self.workspace.settings.learner.training;
-        let update = match update(training, self.device, parent, &fresh, &replay, seed) {
-            Ok(update) => update,
-            Err(LearnerError::Rejected(reason)) => {
-                warn!(until = rfc3339(end_us), %reason, "an update was refused");
-                metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
-                return Ok(Period::Refused(reason.to_string()));
+        if let Some(disbelief) = self.disbelief(&fresh)? {
+            let is_new_normal = self.put_aside(&rows, &disbelief, period.end_us)?;
+            if !is_new_normal {
+                period.learned = Learned::PutAside(disbelief.reason().to_owned());
+                return Ok(());
             }
-            Err(error) => return Err(error.into()),
-        };
-        let position = rows.iter().map(|row| self.history.numbers[*row]).max();
-        let manifest = self.manifest(&update, position, end_us, seed, prequential);
-        let manifest = self.publish(manifest, update.checkpoint)?;
-        let seconds = started.elapsed().as_secs_f64();
-        info!(version = manifest.version, until = rfc3339(end_us), labels = manifest.rows,
-            replayed = manifest.replayed, average_precision = ?prequential.average_precision, seconds,
-            "a new version serves");
-        Ok(Period::Accepted(Box::new(manifest), seconds))
+            rows = self.release(period.end_us)?;
+        } else {
+            self.unusual.clear();
+        }
+        let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+        let served = self.score_by_champion(&fresh)?;
+        period.prequential = self.prequential();
+        period
+            .tested
+            .extend(self.test_canary(&fresh, &served, period.end_us)?);
+        period
+            .tested
+            .extend(self.test_shadow(&fresh, &served, period.end_us)?);
+        period.rolled_back = self.compare_with_anchor(&fresh, &served, period.end_us)?;
+        self.learn(period, rows)
     }
 
-    /// Scores the fresh labels with the champion, which has not seen them, before it learns them.
-    fn test_then_train(&mut self, fresh: &Examples) -> Outcome<Prequential> {
-        if let Some((_, checkpoint)) = &self.champion {
-            let scores = Model::new(checkpoint).score(fresh.inputs())?;
-            let labels = fresh.labels().iter().map(|label| *label > 0.5);
-            self.prequential.extend(scores.into_iter().zip(labels));
+    fn disbelief(&mut self, fresh: &Examples) -> Outcome<Option<Disbelief>> {
+        let names = self.plan().input_names();
+        let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
+            return Ok(None);
+        };
+        let scores = champion.model.score(fresh.inputs())?;
+        let gate = &self.workspace.settings.learner.gate;
+        Ok(checks.disbelief(champion.checkpoint.encoder(), &names, fresh, &scores, gate))
+    }
+
+    /// Puts labels aside; true where they are to be released at once, with those before them.
+    fn put_aside(&mut self, rows: &[usize], disbelief: &Disbelief, at_us: i64) -> Outcome<bool> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Ok(false);
+        };
+        let (first, last) = (self.history.number(*first), self.history.number(*last));
+        self.note(
+            at_us,
+            Event::LabelsRefused { first, last },
+            Some(disbelief.reason().to_owned()),
+        )?;
+        metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
+        self.history.put_aside(first..=last);
+        self.dealt_with = self.dealt_with.max(last);
+        match disbelief {
+            Disbelief::Labels(_) => {
+                self.unusual.clear();
+                Ok(false)
+            }
+            Disbelief::Inputs(_) => {
+                self.unusual.push(first..=last);
+                let checks = self.checks.as_ref();
+                Ok(checks.is_some_and(|checks| checks.is_new_normal(&self.settings().gate)))
+            }
         }
-        while self.prequential.len() > PREQUENTIAL_ROWS {
-            self.prequential.pop_front();
+    }
+
+    /// Inputs that stay unusual are the new normal: what was put aside for them is learned after all. The rows.
+    fn release(&mut self, at_us: i64) -> Outcome<Vec<usize>> {
+        let released = std::mem::take(&mut self.unusual);
+        let before = released
+            .first()
+            .map_or(self.dealt_with, |range| range.start() - 1);
+        for range in released {
+            let reason = format!(
+                "inputs have been like this for {} periods in a row",
+                self.settings().gate.unusual_periods
+            );
+            let (first, last) = (*range.start(), *range.end());
+            self.note(at_us, Event::LabelsReleased { first, last }, Some(reason))?;
+            self.history.take_back(&range);
         }
-        let (scores, labels): (Vec<f32>, Vec<f32>) = self
-            .prequential
-            .iter()
+        self.learn_what_is_usual();
+        Ok(self.history.between(before, at_us))
+    }
+
+    /// The champion's log odds of fresh labels, which it has not seen; they are the scores of the served model too.
+    fn score_by_champion(&mut self, fresh: &Examples) -> Outcome<Vec<f32>> {
+        let Some(champion) = &self.champion else {
+            return Ok(Vec::new());
+        };
+        let served = champion.model.logits(fresh.inputs())?;
+        let labels = fresh.labels().iter().map(|label| *label > 0.5);
+        self.prequential.extend(served.iter().copied().zip(labels));
+        let surplus = self.prequential.len().saturating_sub(PREQUENTIAL_ROWS);
+        self.prequential.drain(..surplus);
+        Ok(served)
+    }
+
+    fn prequential(&self) -> Prequential {
+        let scored = self.prequential.iter();
+        let (scores, labels): (Vec<f32>, Vec<f32>) = scored
             .map(|(score, fraud)| (*score, f32::from(u8::from(*fraud))))
             .unzip();
-        let weights = vec![1.0; labels.len()];
-        let prequential = Prequential {
-            average_precision: average_precision(&scores, &labels, &weights),
-            rows: labels.len() as u64,
-            frauds: labels.iter().filter(|label| **label > 0.5).count() as u64,
-        };
-        if let Some(value) = prequential.average_precision {
+        let precision = average_precision(&scores, &labels, &vec![1.0; labels.len()]);
+        if let Some(value) = precision {
             metrics::gauge!("millrace_prequential_average_precision").set(value);
         }
-        Ok(prequential)
+        Prequential {
+            average_precision: precision,
+            rows: labels.len() as u64,
+            frauds: labels.iter().filter(|label| **label > 0.5).count() as u64,
+        }
     }
 
-    /// A sample of what was learned before, without the fresh rows.
-    fn replay(&self, fresh: &[usize], seed: u64) -> Outcome<Examples> {
-        let first = fresh.first().copied().unwrap_or(0);
-        let past: Vec<(u64, bool)> = (0..first)
-            .map(|row| (row as u64, self.history.frauds[row]))
-            .collect();
-        let sample = replay_sample(&past, &self.workspace.settings.learner.training, seed);
-        self.history.examples(
-            sample
-                .into_iter()
-                .map(|(row, weight)| (row as usize, weight)),
+    /// Tests a version on labels that neither it nor the champion has learned; the harm that it would do, if any.
+    fn test(
+        &self,
+        trial: &mut Trial,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<(Tested, Option<Harm>)> {
+        let gate = &self.settings().gate;
+        let logits = trial.held.model.logits(fresh.inputs())?;
+        trial.paired.extend(served, &logits, fresh.labels());
+        let champion = self.champion.as_ref();
+        let mut tested = Tested {
+            version: trial.held.manifest.version,
+            champion: champion.map_or(0, |champion| champion.manifest.version),
+            comparison: None,
+            verdict: Verdict::Waiting,
+        };
+        if trial.paired.rows() < gate.min_rows {
+            return Ok((tested, None));
+        }
+        let seed = self.settings().seed ^ at_us as u64;
+        let comparison = trial.paired.compare(gate.confidence, seed);
+        tested.comparison = Some(comparison);
+        Ok((tested, trial.paired.harm(&comparison, gate)))
+    }
+
+    /// Tests the version that answers for some entities: it goes a step further, or back.
+    fn test_canary(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<Option<Tested>> {
+        let Some((mut trial, step)) = self.canary.take() else {
+            return Ok(None);
+        };
+        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
+        if let Some(harm) = harm {
+            let version = trial.held.manifest.version;
+            self.registry.set_challenger(None)?;
+            self.scorer.end_canary();
+            self.come_to(
+                version,
+                State::RolledBack,
+                tested.comparison,
+                Some(harm.to_string()),
+                at_us,
+            )?;
+            self.reject_shadow(version, at_us)?;
+            metrics::counter!("millrace_rollbacks_total").increment(1);
+            tested.verdict = Verdict::Rejected(harm.to_string());
+            return Ok(Some(tested));
+        }
+        tested.verdict = self.step_forward(trial, step + 1, tested.comparison, at_us)?;
+        Ok(Some(tested))
+    }
+
+    /// Tests the version that is to take traffic.
+    fn test_shadow(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<Option<Tested>> {
+        let Some(mut trial) = self.shadow.take() else {
+            return Ok(None);
+        };
+        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
+        match (harm, tested.comparison) {
+            (Some(harm), comparison) => {
+                let version = trial.held.manifest.version;
+                self.come_to(
+                    version,
+                    State::Rejected,
+                    comparison,
+                    Some(harm.to_string()),
+                    at_us,
+                )?;
+                metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
+                tested.verdict = Verdict::Rejected(harm.to_string());
+            }
+            // It stays the parent of the next one, which takes its place in the test.
+            (None, None) => self.shadow = Some(trial),
+            (None, Some(_)) if self.canary.is_some() => {
+                tested.verdict = Verdict::Passed;
+                self.shadow = Some(trial);
+            }
+            (None, comparison) => {
+                tested.verdict = self.step_forward(trial, 0, comparison, at_us)?;
+            }
+        }
+        Ok(Some(tested))
+    }
+
+    /// Gives a version that passed a test the traffic of a step, or all of it after the last.
+    fn step_forward(
+        &mut self,
+        trial: Trial,
+        step: usize,
+        comparison: Option<Comparison>,
+        at_us: i64,
+    ) -> Outcome<Verdict> {
+        let Some(percent) = self.settings().gate.canary.get(step).copied() else {
+            self.promote(trial.held, at_us, comparison)?;
+            return Ok(Verdict::Promoted);
+        };
+        let held = &trial.held;
+        let version = held.manifest.version;
+        self.registry.set_challenger(Some((version, percent)))?;
+        self.come_to(version, State::Canary { percent }, comparison, None, at_us)?;
+        self.scorer
+            .start_canary(held.manifest.clone(), held.model.clone(), percent)?;
+        self.canary = Some((trial, step));
+        Ok(Verdict::Canary(percent))
+    }
+
+    /// A version under test that comes from one that did harm is not tested on.
+    fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Outcome<()> {
+        let Some(shadow) = self.shadow.take() else {
+            return Ok(());
+        };
+        let because = format!("it comes from version {ancestor}, which was taken back");
+        let version = shadow.held.manifest.version;
+        self.come_to(version, State::Rejected, None, Some(because), at_us)
+    }
+
+    /// Notes where a version is now.
+    fn come_to(
+        &self,
+        version: u64,
+        state: State,
+        comparison: Option<Comparison>,
+        reason: Option<String>,
+        at_us: i64,
+    ) -> Outcome<()> {
+        let comparison = comparison.map(Box::new);
+        self.note(
+            at_us,
+            Event::Version {
+                version,
+                state,
+                comparison,
+            },
+            reason,
         )
     }
 
-    fn manifest(
-        &self,
-        update: &Update,
-        position: Option<u64>,
-        end_us: i64,
-        seed: u64,
-        prequential: Prequential,
-    ) -> Manifest {
-        Manifest {
+    /// The version is on disk before it takes traffic, and the alias is moved before the scorer.
+    fn promote(&mut self, held: Held, at_us: i64, comparison: Option<Comparison>) -> Outcome<()> {
+        let version = held.manifest.version;
+        self.registry.set_champion(version)?;
+        self.registry.set_challenger(None)?;
+        if let Some(before) = &self.champion {
+            self.come_to(before.manifest.version, State::Replaced, None, None, at_us)?;
+        }
+        self.come_to(version, State::Champion, comparison, None, at_us)?;
+        self.scorer
+            .swap(held.manifest.clone(), held.model.clone())?;
+        self.registry.retain(self.plan().settings.keep.max(1))?;
+        metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
+        metrics::gauge!("millrace_model_version").set(version as f64);
+        if self.anchor.is_none() {
+            self.anchor = Some(Trial::new(held.clone()));
+        }
+        self.champion = Some(held);
+        Ok(())
+    }
+
+    /// Compares what served with the anchor; takes the traffic back to it where that did harm.
+    fn compare_with_anchor(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<Option<(u64, u64, String)>> {
+        let gate = self.settings().gate.clone();
+        let seed = self.settings().seed ^ at_us as u64;
+        let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
+            return Ok(None);
+        };
+        let logits = anchor.held.model.logits(fresh.inputs())?;
+        let before = anchor.paired.rows();
+        anchor.paired.extend(&logits, served, fresh.labels());
+        let rows = anchor.paired.rows();
+        let look = (gate.watched_rows / LOOKS).max(1);
+        if before / look == rows / look {
+            return Ok(None);
+        }
+        // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
+        let confidence = 1.0 - (1.0 - gate.confidence) / LOOKS as f64;
+        let comparison = anchor.paired.compare(confidence, seed);
+        let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
+            if rows >= gate.watched_rows {
+                self.anchor = Some(Trial::new(champion.clone()));
+            }
+            return Ok(None);
+        };
+        let (bad, good) = (champion.manifest.version, anchor.held.clone());
+        let reason = format!(
+            "what served since version {} did harm: {harm}",
+            good.manifest.version
+        );
+        let version = good.manifest.version;
+        if version == bad {
+            return Ok(None);
+        }
+        self.come_to(
+            bad,
+            State::RolledBack,
+            Some(comparison),
+            Some(reason.clone()),
+            at_us,
+        )?;
+        if let Some((canary, _)) = self.canary.take() {
+            self.registry.set_challenger(None)?;
+            self.scorer.end_canary();
+            let because = format!("it comes from version {bad}, which was taken back");
+            self.come_to(
+                canary.held.manifest.version,
+                State::RolledBack,
+                None,
+                Some(because),
+                at_us,
+            )?;
+        }
+        self.reject_shadow(bad, at_us)?;
+        // Not `promote`: the version before is rolled back and not replaced.
+        self.registry.set_champion(version)?;
+        self.come_to(version, State::Champion, None, None, at_us)?;
+        self.scorer
+            .swap(good.manifest.clone(), good.model.clone())?;
+        metrics::counter!("millrace_rollbacks_total").increment(1);
+        metrics::gauge!("millrace_model_version").set(version as f64);
+        self.anchor = Some(Trial::new(good.clone()));
+        self.champion = Some(good);
+        Ok(Some((bad, version, reason)))
+    }
+
+    /// Makes a version of what serves, or is tested, and the period's labels.
+    fn learn(&mut self, period: &mut Period, rows: Vec<usize>) -> Outcome<()> {
+        let seed = self.settings().seed ^ period.end_us as u64;
+        let last = rows.last().map(|row| self.history.number(*row));
+        let known = self.history.between(0, period.end_us);
+        let parent = self.newest();
+        let afresh = parent.is_none_or(|parent| self.has_outgrown(&parent.manifest, known.len()));
+        let training = &self.settings().training;
+        let start = parent.filter(|_| !afresh).map(|parent| &parent.checkpoint);
+        let (fresh, replay) = if afresh {
+            let sample = LearnerSettings {
+                replay_frauds: training.initial_frauds,
+                replay_negatives: training.initial_negatives,
+                ..training.clone()
+            };
+            (
+                self.sample(&known, &sample, seed)?,
+                self.history.examples(std::iter::empty())?,
+            )
+        } else {
+            let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+            let first = rows.first().copied().unwrap_or(0);
+            let past: Vec<usize> = self.history.believed(0..first).collect();
+            (fresh, self.sample(&past, training, seed)?)
+        };
+        let updated = match update(training, self.device, start, &fresh, &replay, seed) {
+            Ok(updated) => updated,
+            Err(LearnerError::Rejected(reason)) => {
+                metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
+                self.dealt_with = last.unwrap_or(self.dealt_with);
+                period.learned = Learned::Broken(reason.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let before = self.champion.as_ref().zip(updated.metrics.before.as_ref());
+        let manifest = Manifest {
             version: 0,
-            parent: self.champion.as_ref().map(|(manifest, _)| manifest.version),
+            parent: parent
+                .map(|parent| parent.manifest.version)
+                .filter(|_| !afresh),
             created: rfc3339(crate::pipeline::now_us()),
             inputs: self.plan().input_names(),
             inputs_hash: self.plan().inputs_hash(),
-            label_position: position.unwrap_or_else(|| self.position()),
-            trained_until_us: end_us,
-            rows: update.rows,
-            replayed: update.replayed,
+            label_position: last.unwrap_or(self.dealt_with),
+            trained_until_us: period.end_us,
+            rows: updated.rows,
+            replayed: updated.replayed,
+            fitted_rows: match start {
+                Some(_) => parent.map_or(0, |parent| parent.manifest.fitted_rows),
+                None => known.len() as u64,
+            },
             seed,
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
-            before: update.metrics.before,
-            after: update.metrics.after,
-            prequential: Some(prequential),
-            device: update.device.to_string(),
-        }
+            before: before.map(|(_, metrics)| *metrics),
+            after: updated.metrics.after,
+            prequential: Some(period.prequential),
+            device: updated.device.to_string(),
+        };
+        self.dealt_with = manifest.label_position;
+        self.publish(period, manifest, updated, afresh)
     }
 
-    /// The version is on disk before it takes traffic, and the alias is moved before the scorer.
-    fn publish(&mut self, mut manifest: Manifest, checkpoint: Checkpoint) -> Outcome<Manifest> {
-        manifest.version = self.registry.publish(manifest.clone(), &checkpoint)?;
-        self.registry.set_champion(manifest.version)?;
-        self.registry.retain(self.plan().settings.keep.max(1))?;
-        self.scorer
-            .swap(manifest.clone(), Model::new(&checkpoint))?;
-        metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
-        metrics::gauge!("millrace_model_version").set(manifest.version as f64);
-        self.champion = Some((manifest.clone(), checkpoint));
-        Ok(manifest)
+    /// The newest version that has not done harm.
+    fn newest(&self) -> Option<&Held> {
+        let shadow = self.shadow.as_ref().map(|trial| &trial.held);
+        let canary = self.canary.as_ref().map(|(trial, _)| &trial.held);
+        shadow.or(canary).or(self.champion.as_ref())
+    }
+
+    /// Follows what a person has chosen: a champion or a challenger that is not this loop's own.
+    ///
+    /// # Errors
+    /// A registry that cannot be read.
+    pub fn follow(&mut self) -> Outcome<()> {
+        let chosen = self.registry.champion()?;
+        let challenger = self.registry.challenger()?;
+        let ours = self.champion.as_ref().map(|held| held.manifest.version);
+        let canary = self
+            .canary
+            .as_ref()
+            .map(|(trial, _)| trial.held.manifest.version);
+        let theirs = challenger.map(|(version, _)| version);
+        if chosen == ours && theirs == canary {
+            // A share that a person has changed.
+            self.scorer.follow(&self.registry)?;
+            return Ok(());
+        }
+        // What was under way came from what is not wanted.
+        self.shadow = None;
+        self.canary = None;
+        if let Some(version) = chosen.filter(|version| Some(*version) != ours) {
+            let held = self.load(version)?;
+            self.anchor = Some(Trial::new(held.clone()));
+            self.champion = Some(held);
+            self.learn_what_is_usual();
+        }
+        if let Some((version, percent)) = challenger.filter(|(_, percent)| *percent > 0) {
+            self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));
+        }
+        self.scorer.follow(&self.registry)?;
+        Ok(())
+    }
+
+    /// The step of the canary at which a share of the traffic is.
+    fn step_of(&self, percent: u8) -> usize {
+        let steps = &self.settings().gate.canary;
+        steps
+            .partition_point(|step| *step <= percent)
+            .saturating_sub(1)
+    }
+
+    fn load(&self, version: u64) -> Outcome<Held> {
+        let (manifest, checkpoint) = self.registry.load(version)?;
+        Ok(Held::new(manifest, checkpoint))
+    }
+
+    /// Whether there are so many more labels than at a model's start that it should start afresh: its bins were cut
+    /// from few, and its first passes saw few.
+    fn has_outgrown(&self, manifest: &Manifest, known: usize) -> bool {
+        let growth = self.settings().afresh_at_growth;
+        growth > 1.0 && known as f64 >= growth * manifest.fitted_rows.max(1) as f64
+    }
+
+    fn publish(
+        &mut self,
+        period: &mut Period,
+        mut manifest: Manifest,
+        updated: Update,
+        afresh: bool,
+    ) -> Outcome<()> {
+        manifest.version = self
+            .registry
+            .publish(manifest.clone(), &updated.checkpoint)?;
+        let held = Held::new(manifest.clone(), updated.checkpoint);
+        if self.champion.is_none() {
+            self.promote(held, period.end_us, None)?;
+            self.learn_what_is_usual();
+        } else {
+            if let Some(before) = &self.shadow {
+                let because = "a newer version took its place in the test".to_owned();
+                let before = before.held.manifest.version;
+                self.come_to(before, State::Replaced, None, Some(because), period.end_us)?;
+            }
+            self.come_to(manifest.version, State::Shadow, None, None, period.end_us)?;
+            self.shadow = Some(Trial::new(held));
+        }
+        period.learned = Learned::Version(Box::new(NewVersion {
+            manifest,
+            shift: updated.shift,
+            shortened: updated.shortened,
+            afresh,
+        }));
+        Ok(())
+    }
+
+    /// A replay sample of some rows.
+    fn sample(&self, rows: &[usize], settings: &LearnerSettings, seed: u64) -> Outcome<Examples> {
+        let labels: Vec<(u64, bool)> = rows
+            .iter()
+            .map(|row| (*row as u64, self.history.is_fraud(*row)))
+            .collect();
+        let sample = replay_sample(&labels, settings, seed).into_iter();
+        self.history
+            .examples(sample.map(|(row, weight)| (row as usize, weight)))
+    }
+
+    fn note(&self, at_us: i64, event: Event, reason: Option<String>) -> Outcome<()> {
+        Ok(self.registry.note(&Entry {
+            at_us,
+            event,
+            reason,
+        })?)
     }
 
     fn read_examples(&mut self) -> Outcome<()> {
@@ -284,139 +888,94 @@ impl Learning {
             history.push(number, example);
             true
         })?;
-        // What the champion has not learned must stay, however much that is.
-        self.history.trim(
-            self.workspace.settings.learner.history_rows,
-            self.position(),
-        );
+        // What was not learned yet must stay, however much that is.
+        let most = self.workspace.settings.learner.history_rows;
+        self.history.trim(most, self.dealt_with);
         Ok(())
     }
 }
 
-/// The newest examples in memory, in the order of their numbers.
-struct History {
-    width: usize,
-    inputs_tag: u32,
-    last_read: u64,
-    numbers: VecDeque<u64>,
-    known_us: VecDeque<i64>,
-    frauds: VecDeque<bool>,
-    inputs: VecDeque<f32>,
-}
-
-impl History {
-    fn new(width: usize, inputs_tag: u32) -> Self {
-        Self {
-            width,
-            inputs_tag,
-            last_read: 0,
-            numbers: VecDeque::new(),
-            known_us: VecDeque::new(),
-            frauds: VecDeque::new(),
-            inputs: VecDeque::new(),
+/// What a person wants to know of it.
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for tested in &self.tested {
+            let version = tested.version;
+            match &tested.verdict {
+                Verdict::Waiting => {
+                    writeln!(f, "version {version} had too few labels to be tested on")?
+                }
+                Verdict::Canary(percent) => {
+                    writeln!(f, "version {version} answers for {percent} of 100 entities")?;
+                }
+                Verdict::Passed => writeln!(f, "version {version} has passed its test")?,
+                Verdict::Promoted => writeln!(f, "version {version} serves")?,
+                Verdict::Rejected(reason) => {
+                    writeln!(f, "version {version} was rejected: {reason}")?
+                }
+            }
         }
-    }
-
-    /// Adds an example; one whose inputs meant something else cannot be learned from.
-    fn push(&mut self, number: u64, example: Example) {
-        self.last_read = number;
-        if example.inputs_tag != self.inputs_tag || example.inputs.len() != self.width {
-            return;
+        if let Some((version, to, reason)) = &self.rolled_back {
+            writeln!(f, "version {version} was rolled back to {to}: {reason}")?;
         }
-        self.numbers.push_back(number);
-        self.known_us.push_back(example.known_us);
-        self.frauds.push_back(example.fraud);
-        self.inputs.extend(example.inputs);
-    }
-
-    fn trim(&mut self, most: usize, learned: u64) {
-        let learned = self.numbers.partition_point(|number| *number <= learned);
-        let surplus = self.numbers.len().saturating_sub(most).min(learned);
-        self.numbers.drain(..surplus);
-        self.known_us.drain(..surplus);
-        self.frauds.drain(..surplus);
-        self.inputs.drain(..surplus * self.width);
-    }
-
-    fn first_known_after(&self, number: u64) -> Option<i64> {
-        let row = self.numbers.partition_point(|other| *other <= number);
-        self.known_us.get(row).copied()
-    }
-
-    /// Rows after a number that became known before a time.
-    fn between(&self, after: u64, before_us: i64) -> Vec<usize> {
-        let from = self.numbers.partition_point(|number| *number <= after);
-        let to = self.known_us.partition_point(|known| *known < before_us);
-        (from..to.max(from)).collect()
-    }
-
-    fn examples(&self, rows: impl Iterator<Item = (usize, f32)>) -> Outcome<Examples> {
-        let mut examples = Examples::new(self.width);
-        let mut inputs = Vec::with_capacity(self.width);
-        for (row, weight) in rows {
-            inputs.clear();
-            inputs.extend(self.inputs.range(row * self.width..(row + 1) * self.width));
-            examples.push(&inputs, self.frauds[row], weight)?;
+        let (labels, frauds) = (self.labels, self.frauds);
+        match &self.learned {
+            Learned::Waiting => write!(
+                f,
+                "{labels} labels with {frauds} frauds are too few for a first model"
+            ),
+            Learned::PutAside(reason) => write!(f, "{labels} labels were put aside: {reason}"),
+            Learned::Broken(reason) => write!(f, "the update was thrown away: {reason}"),
+            Learned::Version(new) => write!(
+                f,
+                "version {} learned {} labels until {} and {} replayed in {:.2} s on {}",
+                new.manifest.version,
+                new.manifest.rows,
+                rfc3339(new.manifest.trained_until_us),
+                new.manifest.replayed,
+                self.seconds,
+                new.manifest.device
+            ),
         }
-        Ok(examples)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn example(known_us: i64, inputs_tag: u32) -> Example {
-        let inputs = vec![known_us as f32, -1.0];
-        Example {
-            known_us,
-            event_time_us: 0,
-            inputs,
-            inputs_tag,
-            fraud: known_us % 2 == 0,
-            probability: None,
-            version: 0,
+impl Period {
+    fn log(&self) {
+        let until = rfc3339(self.end_us);
+        for tested in &self.tested {
+            let version = tested.version;
+            match &tested.verdict {
+                Verdict::Waiting | Verdict::Passed => {}
+                Verdict::Canary(percent) => info!(version, until, percent, "a version is canary"),
+                Verdict::Promoted => info!(version, until, "a version serves"),
+                Verdict::Rejected(reason) => {
+                    warn!(version, until, reason, "a version was rejected");
+                }
+            }
+        }
+        if let Some((version, to, reason)) = &self.rolled_back {
+            warn!(version, to, until, reason, "a version was rolled back");
+        }
+        match &self.learned {
+            Learned::Waiting => {}
+            Learned::PutAside(reason) => {
+                warn!(until, labels = self.labels, reason, "labels were put aside");
+            }
+            Learned::Broken(reason) => warn!(until, reason, "an update was thrown away"),
+            Learned::Version(new) => info!(
+                version = new.manifest.version, until, labels = new.manifest.rows, replayed = new.manifest.replayed,
+                average_precision = ?self.prequential.average_precision, seconds = self.seconds,
+                "a new version was made"
+            ),
         }
     }
 
-    fn history(rows: usize) -> History {
-        let mut history = History::new(2, 7);
-        for number in 1..=rows as u64 {
-            history.push(number, example(number as i64 * 10, 7));
+    /// The metrics of the version before on this period's labels, and of the new one.
+    #[must_use]
+    pub fn metrics(&self) -> (Option<Metrics>, Option<Metrics>) {
+        match &self.learned {
+            Learned::Version(new) => (new.manifest.before, Some(new.manifest.after)),
+            _ => (None, None),
         }
-        history
-    }
-
-    #[test]
-    fn a_period_is_what_was_not_learned_and_is_known() {
-        let history = history(6);
-        assert_eq!(history.first_known_after(2), Some(30));
-        assert_eq!(history.between(2, 50), [2, 3]);
-        assert_eq!(history.between(2, 51), [2, 3, 4]);
-        assert_eq!(history.between(6, 1_000), Vec::<usize>::new());
-        assert_eq!(history.between(5, 20), Vec::<usize>::new());
-        let examples = history.examples([(1, 1.0), (4, 2.5)].into_iter()).unwrap();
-        assert_eq!(examples.inputs(), [20.0, -1.0, 50.0, -1.0]);
-        assert_eq!(examples.weights(), [1.0, 2.5]);
-    }
-
-    #[test]
-    fn trimming_keeps_what_was_not_learned() {
-        let mut history = history(10);
-        history.trim(4, 3);
-        assert_eq!(history.numbers, [4, 5, 6, 7, 8, 9, 10]);
-        history.trim(4, 9);
-        assert_eq!(history.numbers, [7, 8, 9, 10]);
-        assert_eq!(history.inputs.len(), 8);
-        assert_eq!(history.between(8, 1_000), [2, 3]);
-    }
-
-    #[test]
-    fn examples_of_other_inputs_are_passed_over() {
-        let mut history = history(2);
-        history.push(3, example(30, 8));
-        assert_eq!(history.numbers, [1, 2]);
-        assert_eq!(history.last_read, 3);
     }
 }

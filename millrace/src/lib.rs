@@ -24,6 +24,7 @@ pub mod score_topic;
 pub mod scorer;
 pub mod serve;
 pub mod settings;
+pub mod simulate;
 pub mod state;
 pub mod times;
 pub mod training_set;

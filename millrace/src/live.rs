@@ -75,6 +75,8 @@ pub struct Progress {
     pub scores: AtomicU64,
     /// Labels that were joined to a scored event.
     pub labels: AtomicU64,
+    /// Labels that were delivered again.
+    pub duplicate_labels: AtomicU64,
     /// Messages that went to a dead-letter topic.
     pub dead_letters: AtomicU64,
     /// Messages that are in Kafka and not committed yet.

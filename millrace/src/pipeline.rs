@@ -18,7 +18,7 @@ use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::Live;
 use crate::marks::Marks;
 use crate::recent::{Cached, Recent};
-use crate::score_topic::ScoreTopic;
+use crate::score_topic::ScoreSink;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
@@ -59,7 +59,7 @@ struct ModelStage {
     scorer: Arc<Scorer>,
     join: LabelJoin,
     inputs_tag: u32,
-    topic: Option<ScoreTopic>,
+    topic: Option<Box<dyn ScoreSink>>,
 }
 
 /// The streams of a project as ingestion reads them, in the project's order.
@@ -98,7 +98,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// A store that cannot be read.
-    pub fn new(live: Live, topic: Option<ScoreTopic>) -> Outcome<Self> {
+    pub fn new(live: Live, topic: Option<Box<dyn ScoreSink>>) -> Outcome<Self> {
         let stage = |scorer: &Arc<Scorer>| -> Outcome<ModelStage> {
             Ok(ModelStage {
                 join: LabelJoin::open(live.store.as_ref())?,
@@ -363,6 +363,9 @@ impl Pipeline {
         self.expire();
         progress.scores.fetch_add(scored, Ordering::Relaxed);
         progress.labels.fetch_add(labels.joined, Ordering::Relaxed);
+        progress
+            .duplicate_labels
+            .fetch_add(labels.duplicate, Ordering::Relaxed);
         metrics::counter!("millrace_scores_total").increment(scored);
         for (outcome, count) in [
             ("joined", labels.joined),
@@ -416,7 +419,10 @@ impl ModelStage {
             .as_primitive::<TimestampMicrosecondType>();
         for (row, id) in ids.iter().enumerate() {
             let record = ScoredRecord::new(times.value(row), scores.row(row), self.inputs_tag);
-            join.scored(id, record.answered(scores.probability(row), scores.version))?;
+            join.scored(
+                id,
+                record.answered(scores.probability(row), scores.versions[row]),
+            )?;
         }
         match &mut self.topic {
             Some(topic) => topic.send(events, &scores).map_err(StepFailure::Scores),

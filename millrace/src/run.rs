@@ -21,11 +21,11 @@ use tracing::{error, info, warn};
 
 use crate::cli::{parse_address, runtime};
 use crate::failure::{Failure, Outcome};
-use crate::learning::{Learning, Period};
+use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_specs};
 use crate::produce::RawProducer;
-use crate::score_topic::ScoreTopic;
+use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
 use crate::serve;
 use crate::workspace::Workspace;
@@ -99,18 +99,7 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let mut learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
     match learning.next_period(now_us())? {
         None => println!("no period with new labels has ended: nothing to learn"),
-        Some(Period::Waiting { labels, frauds }) => {
-            println!("{labels} labels with {frauds} frauds are too few for a first model");
-        }
-        Some(Period::Refused(reason)) => println!("the candidate was refused: {reason}"),
-        Some(Period::Accepted(manifest, seconds)) => println!(
-            "version {} serves: learned {} labels until {} and {} replayed in {seconds:.2} s on {}",
-            manifest.version,
-            manifest.rows,
-            crate::times::rfc3339(manifest.trained_until_us),
-            manifest.replayed,
-            manifest.device
-        ),
+        Some(period) => println!("{period}"),
     }
     Ok(())
 }
@@ -257,7 +246,8 @@ impl Running {
         let topic = match &workspace.model {
             Some(plan) => {
                 let producer = RawProducer::connect(&kafka)?;
-                Some(ScoreTopic::new(producer, plan.clone()))
+                let topic: Box<dyn ScoreSink> = Box::new(ScoreTopic::new(producer, plan.clone()));
+                Some(topic)
             }
             None => None,
         };
@@ -276,7 +266,13 @@ impl Running {
         self.device = Some(learning.device().to_string());
         self.thread("learn", move |stop| {
             let mut clock = LabelClock::default();
+            let mut followed = Instant::now();
             while !stop.load(Ordering::Relaxed) {
+                if followed.elapsed() > Duration::from_secs(1) {
+                    // What a person has chosen meanwhile.
+                    learning.follow()?;
+                    followed = Instant::now();
+                }
                 let now = clock.now_us(&live);
                 if learning.next_period(now)?.is_none() {
                     std::thread::sleep(Duration::from_millis(20));

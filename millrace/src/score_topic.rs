@@ -11,7 +11,22 @@ use crate::scorer::Scores;
 use crate::times::rfc3339;
 use crate::workspace::ModelPlan;
 
-/// Sends scores.
+/// Where scores go.
+pub trait ScoreSink: Send {
+    /// Sends the scores of a batch of events.
+    ///
+    /// # Errors
+    /// A sink that does not take them.
+    fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()>;
+
+    /// Waits until all of them are taken.
+    ///
+    /// # Errors
+    /// A sink that did not take them.
+    fn flush(&mut self) -> Outcome<()>;
+}
+
+/// Sends scores to Kafka.
 pub struct ScoreTopic {
     producer: RawProducer,
     topic: String,
@@ -28,12 +43,10 @@ impl ScoreTopic {
             plan,
         }
     }
+}
 
-    /// Sends the scores of a batch of events.
-    ///
-    /// # Errors
-    /// A broker that refuses, or takes too long.
-    pub fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()> {
+impl ScoreSink for ScoreTopic {
+    fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()> {
         let id_column = events.column(self.plan.event_id);
         let options = FormatOptions::default();
         let ids = ArrayFormatter::try_new(id_column, &options)
@@ -50,11 +63,7 @@ impl ScoreTopic {
         Ok(())
     }
 
-    /// Waits until the broker has all of them.
-    ///
-    /// # Errors
-    /// A broker that refuses, or takes too long.
-    pub fn flush(&mut self) -> Outcome<()> {
+    fn flush(&mut self) -> Outcome<()> {
         self.producer.flush(std::time::Duration::from_secs(60))
     }
 }
@@ -84,7 +93,7 @@ pub fn score_json(
         id_name: id,
         "event_time": rfc3339(time),
         "score": scores.probability(row),
-        "model_version": scores.version,
+        "model_version": scores.versions[row],
         "inputs": inputs,
     })
 }

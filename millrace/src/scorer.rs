@@ -2,19 +2,28 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
-use millrace_features::{StateReader, Tile};
+use millrace_features::{StateReader, Tile, pack_rows};
 use millrace_learner::{LearnerError, Manifest, Model, Registry};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::workspace::ModelPlan;
 
-/// Scores with whichever model serves. A swap never makes a request wait: each takes the pointer once.
+/// Scores with whichever models serve. A swap never makes a request wait: each takes the pointer once.
 pub struct Scorer {
     /// What the model sees.
     pub plan: ModelPlan,
-    serving: ArcSwapOption<Serving>,
+    traffic: ArcSwap<Traffic>,
+}
+
+/// Who answers for whom.
+#[derive(Clone, Default)]
+struct Traffic {
+    champion: Option<Arc<Serving>>,
+    /// A version that answers for so many of a hundred entities.
+    canary: Option<(Arc<Serving>, u8)>,
 }
 
 /// A version that takes traffic.
@@ -35,8 +44,8 @@ pub struct Scores {
     pub matrix: Vec<f32>,
     /// Probabilities of fraud, one a row; none before there is a first model.
     pub probabilities: Option<Vec<f32>>,
-    /// The version that gave them, 0 before there is a first model.
-    pub version: u64,
+    /// The version that gave each of them, 0 before there is a first model.
+    pub versions: Vec<u64>,
 }
 
 impl Scorer {
@@ -45,51 +54,96 @@ impl Scorer {
     pub fn new(plan: ModelPlan) -> Self {
         Self {
             plan,
-            serving: ArcSwapOption::empty(),
+            traffic: ArcSwap::default(),
         }
     }
 
-    /// The version that serves now.
+    /// The champion, which serves now.
     #[must_use]
     pub fn serving(&self) -> Option<Arc<Serving>> {
-        self.serving.load_full()
+        self.traffic.load().champion.clone()
     }
 
-    /// Lets a version take the traffic from the next request on.
+    /// Lets a version take the traffic from the next request on, and ends a canary that it was.
     ///
     /// # Errors
     /// A model that was trained on other inputs than the project's.
     pub fn swap(&self, manifest: Manifest, model: Model) -> Outcome<()> {
-        manifest
-            .check_inputs(&self.plan.input_names(), &self.plan.inputs_hash())
-            .map_err(|e| other_inputs(&e))?;
-        let serving = Serving {
-            version: manifest.version,
-            model,
-            manifest,
-        };
-        self.serving.store(Some(Arc::new(serving)));
+        let champion = self.serve(manifest, model)?;
+        let mut traffic = self.traffic.load().as_ref().clone();
+        traffic.canary = traffic
+            .canary
+            .filter(|(canary, _)| canary.version != champion.version);
+        traffic.champion = Some(champion);
+        self.traffic.store(Arc::new(traffic));
         Ok(())
     }
 
-    /// Loads the registry's champion where it is not the version that serves. True when it was.
+    /// Lets a version answer for `percent` of a hundred entities from the next request on.
+    ///
+    /// # Errors
+    /// A model that was trained on other inputs than the project's.
+    pub fn start_canary(&self, manifest: Manifest, model: Model, percent: u8) -> Outcome<()> {
+        let canary = self.serve(manifest, model)?;
+        let mut traffic = self.traffic.load().as_ref().clone();
+        traffic.canary = Some((canary, percent));
+        self.traffic.store(Arc::new(traffic));
+        Ok(())
+    }
+
+    /// Gives the whole traffic to the champion.
+    pub fn end_canary(&self) {
+        let mut traffic = self.traffic.load().as_ref().clone();
+        traffic.canary = None;
+        self.traffic.store(Arc::new(traffic));
+    }
+
+    fn serve(&self, manifest: Manifest, model: Model) -> Outcome<Arc<Serving>> {
+        manifest
+            .check_inputs(&self.plan.input_names(), &self.plan.inputs_hash())
+            .map_err(|e| other_inputs(&e))?;
+        Ok(Arc::new(Serving {
+            version: manifest.version,
+            model,
+            manifest,
+        }))
+    }
+
+    /// Loads the registry's champion and its canary where they are not the versions that serve. True where one was
+    /// not.
     ///
     /// # Errors
     /// A damaged version, or one with other inputs.
     pub fn follow(&self, registry: &Registry) -> Outcome<bool> {
-        let Some(champion) = registry.champion()? else {
-            return Ok(false);
-        };
-        if self
-            .serving()
-            .is_some_and(|serving| serving.version == champion)
-        {
-            return Ok(false);
+        let traffic = self.traffic.load_full();
+        let serves = traffic.champion.as_ref().map(|serving| serving.version);
+        let champion = registry.champion()?;
+        let mut moved = false;
+        if let Some(version) = champion.filter(|version| Some(*version) != serves) {
+            let (manifest, checkpoint) = registry.load(version)?;
+            self.swap(manifest, Model::new(&checkpoint))?;
+            moved = true;
         }
-        let (manifest, checkpoint) = registry.load(champion)?;
-        let model = Model::new(&checkpoint);
-        self.swap(manifest, model)?;
-        Ok(true)
+        let canary = traffic
+            .canary
+            .as_ref()
+            .map(|(serving, percent)| (serving.version, *percent));
+        let wanted = registry
+            .challenger()?
+            .filter(|(version, percent)| *percent > 0 && Some(*version) != champion);
+        match wanted {
+            None if canary.is_some() => {
+                self.end_canary();
+                moved = true;
+            }
+            Some((version, percent)) if wanted != canary => {
+                let (manifest, checkpoint) = registry.load(version)?;
+                self.start_canary(manifest, Model::new(&checkpoint), percent)?;
+                moved = true;
+            }
+            _ => {}
+        }
+        Ok(moved)
     }
 
     /// Scores `events` of the model's stream, each as of its own event time.
@@ -112,17 +166,40 @@ impl Scorer {
     ) -> Outcome<Scores> {
         let inputs = self.plan.inputs.evaluate_and_sum_up(state, events, tiles)?;
         let matrix = self.plan.inputs.matrix(&inputs)?;
-        let serving = self.serving.load();
-        let (version, probabilities) = match serving.as_ref() {
-            Some(serving) => (serving.version, Some(serving.model.score(&matrix)?)),
-            None => (0, None),
-        };
+        let traffic = self.traffic.load();
+        let mut versions = vec![0; events.num_rows()];
+        let mut probabilities = None;
+        if let Some(champion) = &traffic.champion {
+            versions.fill(champion.version);
+            let mut scores = champion.model.score(&matrix)?;
+            if let Some((canary, percent)) = &traffic.canary {
+                let width = canary.model.width();
+                for row in self.in_canary(events, *percent) {
+                    let inputs = &matrix[row * width..(row + 1) * width];
+                    scores[row] = canary.model.score(inputs)?[0];
+                    versions[row] = canary.version;
+                }
+            }
+            probabilities = Some(scores);
+        }
         Ok(Scores {
             inputs,
             matrix,
             probabilities,
-            version,
+            versions,
         })
+    }
+
+    /// The rows that a canary answers for. An entity is always on the same side: the topic's key, or the event's id
+    /// where it has none, and a larger share keeps all of a smaller one.
+    fn in_canary(&self, events: &RecordBatch, percent: u8) -> Vec<usize> {
+        let key = self.plan.inputs.stream.key.unwrap_or(self.plan.event_id);
+        let keys = pack_rows(&[Arc::clone(events.column(key))]);
+        let is_in = |key: &[u8]| xxh3_64(key) % 100 < u64::from(percent);
+        let rows = keys.iter().enumerate();
+        rows.filter(|(_, key)| is_in(key))
+            .map(|(row, _)| row)
+            .collect()
     }
 }
 

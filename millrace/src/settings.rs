@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace_feature_store::StoreSettings;
 use millrace_ingest::IngestSettings;
-use millrace_learner::{Device, LearnerSettings};
+use millrace_learner::{Device, GateSettings, LearnerSettings};
 use serde::{Deserialize, Deserializer};
 
 use crate::failure::{Failure, Outcome};
@@ -164,17 +164,24 @@ pub struct LearnerSection {
     pub history_rows: usize,
     /// Seed of everything random in training.
     pub seed: u64,
+    /// How many times as many labels as at its start a model has when it starts afresh, with new bins. 1 or less:
+    /// never.
+    pub afresh_at_growth: f64,
     /// Network and optimizer.
     pub training: LearnerSettings,
+    /// When a candidate is refused.
+    pub gate: GateSettings,
 }
 
 impl Default for LearnerSection {
     fn default() -> Self {
         Self {
             device: Device::Auto,
-            history_rows: 200_000,
+            history_rows: 500_000,
             seed: 0,
+            afresh_at_growth: 4.0,
             training: LearnerSettings::default(),
+            gate: GateSettings::default(),
         }
     }
 }
@@ -185,6 +192,39 @@ impl Settings {
     /// # Errors
     /// A file that is missing, or has a mistake: with its line.
     pub fn read(folder: &Path) -> Outcome<Self> {
+        Self::read_with(folder, &[])
+    }
+
+    /// Reads `millrace.toml`, with `section.name=value` in place of what it says.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); a change that names no setting, or a value that it cannot have.
+    pub fn read_with(folder: &Path, changes: &[String]) -> Outcome<Self> {
+        let mut settings = Self::read_file(folder)?;
+        if changes.is_empty() {
+            return Ok(settings);
+        }
+        let text = std::fs::read_to_string(folder.join("millrace.toml"))
+            .map_err(|e| not_a_project(folder, &e))?;
+        let mut table: toml::Table =
+            toml::from_str(&text).map_err(|e| Failure::input(e.to_string()))?;
+        for text in changes {
+            let refused = |reason: String| {
+                Failure::input(format!("--set {text}: {reason}")).hint(
+                    "write --set learner.training.members=1; docs/settings.md lists every setting",
+                )
+            };
+            change(&mut table, text).map_err(refused)?;
+            // One by one, so that a message is of the one that is wrong.
+            settings = table
+                .clone()
+                .try_into()
+                .map_err(|e: toml::de::Error| refused(e.message().replace('\n', " ")))?;
+        }
+        Ok(settings)
+    }
+
+    fn read_file(folder: &Path) -> Outcome<Self> {
         let path = folder.join("millrace.toml");
         let text = std::fs::read_to_string(&path).map_err(|e| not_a_project(folder, &e))?;
         toml::from_str(&text).map_err(|e| {
@@ -199,6 +239,36 @@ impl Settings {
             .hint("docs/settings.md lists every setting with its default")
         })
     }
+}
+
+/// `section.name=value` in place of what a file says. A value that is no TOML is a text.
+fn change(table: &mut toml::Table, text: &str) -> Result<(), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| "this gives no value".to_owned())?;
+    // The period belongs to the model, and is looked for at the learner.
+    let key = match key.trim() {
+        "learner.every" => "model.every",
+        key => key,
+    };
+    let value = value.trim();
+    let parsed = format!("value = {value}").parse::<toml::Table>();
+    let value = parsed
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut table = table;
+    for section in sections.split('.').filter(|section| !section.is_empty()) {
+        let entry = table
+            .entry(section)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = entry
+            .as_table_mut()
+            .ok_or_else(|| format!("'{section}' is a setting and no section"))?;
+    }
+    table.insert(name.to_owned(), value);
+    Ok(())
 }
 
 fn not_a_project(folder: &Path, error: &std::io::Error) -> Failure {
@@ -270,6 +340,40 @@ mod tests {
         let least = "[model]\ninputs = 'fraud_inputs'\nlabel = 'labels.is_fraud'";
         let defaults: Settings = toml::from_str(least).unwrap();
         assert_eq!(format!("{shown:#?}"), format!("{defaults:#?}"));
+    }
+
+    #[test]
+    fn settings_can_be_changed_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "[model]\ninputs='a'\nlabel='b.c'\nevery='1h'\n";
+        std::fs::write(folder.path().join("millrace.toml"), text).unwrap();
+        let read = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+            Settings::read_with(folder.path(), &changes)
+        };
+        let changed = read(&[
+            "model.every=6h",
+            "learner.training.hidden=[32]",
+            "learner.gate.tolerance=0.5",
+        ]);
+        let changed = changed.unwrap();
+        assert_eq!(changed.model.unwrap().every, Duration::from_secs(6 * 3_600));
+        assert_eq!(changed.learner.training.hidden, [32]);
+        assert_eq!(changed.learner.gate.tolerance, 0.5);
+        let every = read(&["learner.every=12h"]).unwrap().model.unwrap().every;
+        assert_eq!(every, Duration::from_secs(12 * 3_600));
+        for (wrong, message) in [
+            ("learner.training.member=3", "unknown field `member`"),
+            ("model.every=1 fortnight", "not a length of time"),
+            ("model.every", "gives no value"),
+            ("model.every.x=3", "no section"),
+        ] {
+            let failure = read(&[wrong]).unwrap_err().to_string();
+            assert!(
+                failure.contains(message) && failure.contains(wrong),
+                "{failure}"
+            );
+        }
     }
 
     #[test]

@@ -46,7 +46,15 @@ impl Workspace {
     /// # Errors
     /// Every mistake that was found, as [`Failure`] of kind input.
     pub fn open(folder: &Path) -> Outcome<Self> {
-        let settings = Settings::read(folder)?;
+        Self::open_with(folder, &[])
+    }
+
+    /// As [`open`](Self::open), with settings in place of `millrace.toml`'s, each `section.name=value`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); a setting that does not exist or cannot have the value.
+    pub fn open_with(folder: &Path, changes: &[String]) -> Outcome<Self> {
+        let settings = Settings::read_with(folder, changes)?;
         let sources = read_sql(folder, "sources.sql")?;
         let views = read_views(folder)?;
         let inputs = folder

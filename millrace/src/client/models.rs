@@ -1,16 +1,17 @@
-//! `millrace models list`: the registry's versions. It reads the folder, so it works without a
-//! server.
+//! `millrace models`: the registry's versions, and which of them takes the traffic. It reads and
+//! writes the folder, so it works without a server; a running one follows within a second.
 
 use std::io;
 use std::path::Path;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use millrace_learner::Registry;
+use millrace_learner::{Entry, Event, LearnerError, Registry, State};
 use serde_json::{Value as Json, json};
 
 use super::print_line;
 use crate::failure::{Failure, Outcome};
+use crate::pipeline::now_us;
 use crate::serve::{Version, versions};
 use crate::times::rfc3339;
 
@@ -39,6 +40,222 @@ pub fn models_list(registry: &Path, json: bool) -> Outcome<()> {
     };
     print_line(&mut io::stdout(), &text)?;
     Ok(())
+}
+
+/// Prints one version: what is written of it, and what became of it.
+///
+/// # Errors
+/// A version that is not there, a registry that cannot be read.
+pub fn models_show(registry: &Path, version: u64) -> Outcome<()> {
+    let registry = open(registry)?;
+    let manifest = registry
+        .manifest(version)
+        .map_err(|e| no_such(&registry, e))?;
+    let is_about = |entry: &Entry| matches!(&entry.event, Event::Version { version: of, .. } if *of == version);
+    let life: Vec<Json> = registry
+        .journal_entries()?
+        .iter()
+        .filter(|entry| is_about(entry))
+        .map(entry_json)
+        .collect();
+    let shown = json!({
+        "champion": registry.champion()? == Some(version),
+        "traffic_percent": share(&registry, version)?,
+        "manifest": manifest,
+        "life": life,
+    });
+    let text = serde_json::to_string_pretty(&shown);
+    let text = text.map_err(|e| Failure::failed(format!("as JSON: {e}")))?;
+    print_line(&mut io::stdout(), &text)?;
+    Ok(())
+}
+
+/// Gives a version all of the traffic.
+///
+/// # Errors
+/// A version that is not there, a registry that cannot be written.
+pub fn models_promote(registry: &Path, version: u64) -> Outcome<()> {
+    let registry = open(registry)?;
+    let before = registry.champion()?;
+    if before == Some(version) {
+        print_line(
+            &mut io::stdout(),
+            &format!("version {version} has all of the traffic already"),
+        )?;
+        return Ok(());
+    }
+    registry
+        .set_champion(version)
+        .map_err(|e| no_such(&registry, e))?;
+    registry.set_challenger(None)?;
+    if let Some(before) = before {
+        note(&registry, before, State::Replaced)?;
+    }
+    note(&registry, version, State::Champion)?;
+    let before = before.map_or("no version".to_owned(), |before| {
+        format!("version {before}")
+    });
+    print_line(
+        &mut io::stdout(),
+        &format!("version {version} serves in place of {before}"),
+    )?;
+    Ok(())
+}
+
+/// Gives the traffic back to a version that had it before: the one asked for, or the last.
+///
+/// # Errors
+/// No such version, a registry that cannot be written.
+pub fn models_rollback(registry: &Path, to: Option<u64>) -> Outcome<()> {
+    let registry = open(registry)?;
+    let Some(bad) = registry.champion()? else {
+        return Err(Failure::input("no version has the traffic")
+            .hint("millrace models list shows what there is"));
+    };
+    let good = match to {
+        Some(version) => version,
+        None => champion_before(&registry, bad)?.ok_or_else(|| {
+            Failure::input(format!(
+                "no version that had the traffic before version {bad} is kept"
+            ))
+            .hint(
+                "name one: millrace models rollback --to VERSION; millrace models list shows them",
+            )
+        })?,
+    };
+    if good == bad {
+        return Err(Failure::input(format!(
+            "version {bad} has the traffic: there is nothing to go back from"
+        )));
+    }
+    registry
+        .set_champion(good)
+        .map_err(|e| no_such(&registry, e))?;
+    registry.set_challenger(None)?;
+    note(&registry, bad, State::RolledBack)?;
+    note(&registry, good, State::Champion)?;
+    print_line(
+        &mut io::stdout(),
+        &format!("version {good} serves again; version {bad} was rolled back"),
+    )?;
+    Ok(())
+}
+
+/// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
+///
+/// # Errors
+/// A version that is not there or serves already, a share that is none, a registry that cannot be written.
+pub fn models_traffic(registry: &Path, version: u64, percent: u8) -> Outcome<()> {
+    let registry = open(registry)?;
+    if percent >= 100 {
+        return Err(
+            Failure::input(format!("{percent} of 100 entities is no share")).hint(format!(
+                "a share is 0 to 99; for all of them: millrace models promote {version}"
+            )),
+        );
+    }
+    if registry.champion()? == Some(version) {
+        return Err(Failure::input(format!(
+            "version {version} is the champion: it answers for all others"
+        ))
+        .hint("name the version that is to answer for a share"));
+    }
+    registry
+        .manifest(version)
+        .map_err(|e| no_such(&registry, e))?;
+    let text = if percent == 0 {
+        registry.set_challenger(None)?;
+        note(&registry, version, State::RolledBack)?;
+        format!("version {version} answers for nobody")
+    } else {
+        registry.set_challenger(Some((version, percent)))?;
+        note(&registry, version, State::Canary { percent })?;
+        format!("version {version} answers for {percent} of 100 entities")
+    };
+    print_line(&mut io::stdout(), &text)?;
+    Ok(())
+}
+
+/// A registry that is there already: a command that changes one must not make one.
+fn open(registry: &Path) -> Outcome<Registry> {
+    if !registry.is_dir() {
+        return Err(
+            Failure::input(format!("there is no model yet in {}", registry.display()))
+                .hint("the first one is made when enough labels are known"),
+        );
+    }
+    Ok(Registry::open(registry)?)
+}
+
+fn no_such(registry: &Registry, error: LearnerError) -> Failure {
+    let known = registry.versions().unwrap_or_default();
+    match (&error, known.as_slice()) {
+        (LearnerError::NoSuchVersion { .. }, [first, .., last]) => Failure::from(error).hint(
+            format!("versions {first} to {last} are kept: millrace models list"),
+        ),
+        _ => Failure::from(error),
+    }
+}
+
+/// The last version that had the traffic before one, and still is kept.
+fn champion_before(registry: &Registry, version: u64) -> Outcome<Option<u64>> {
+    let known = registry.versions()?;
+    let mut champions = Vec::new();
+    for entry in registry.journal_entries()? {
+        match entry.event {
+            Event::Version {
+                version,
+                state: State::Champion,
+                ..
+            } => champions.push(version),
+            // One that did harm is nothing to go back to.
+            Event::Version {
+                version,
+                state: State::RolledBack,
+                ..
+            } => champions.retain(|v| *v != version),
+            _ => {}
+        }
+    }
+    let before = champions
+        .into_iter()
+        .filter(|other| *other != version && known.contains(other));
+    Ok(before.last())
+}
+
+fn share(registry: &Registry, version: u64) -> Outcome<u8> {
+    let challenger = registry.challenger()?;
+    let ours = challenger
+        .filter(|(other, _)| *other == version)
+        .map(|(_, percent)| percent);
+    Ok(match (ours, registry.champion()? == Some(version)) {
+        (Some(percent), _) => percent,
+        (None, true) => 100 - challenger.map_or(0, |(_, percent)| percent),
+        (None, false) => 0,
+    })
+}
+
+fn note(registry: &Registry, version: u64, state: State) -> Outcome<()> {
+    Ok(registry.note(&Entry {
+        at_us: now_us(),
+        event: Event::Version {
+            version,
+            state,
+            comparison: None,
+        },
+        reason: Some("chosen by a person".to_owned()),
+    })?)
+}
+
+fn entry_json(entry: &Entry) -> Json {
+    let mut json = serde_json::to_value(entry).unwrap_or_default();
+    if let Some(object) = json.as_object_mut() {
+        object.remove("at_us");
+        object.remove("event");
+        object.remove("version");
+        object.insert("at".to_owned(), json!(rfc3339(entry.at_us)));
+    }
+    json
 }
 
 const EXPLANATION: &str = "* takes the traffic. AP (average precision) and log loss are measured on \

@@ -111,7 +111,7 @@ fn answer(plan: &ModelPlan, events: &RecordBatch, scores: &Scores) -> Result<Vec
         probability: probabilities
             .and_then(|p| p.get(row))
             .map(|p| f64::from(*p)),
-        model_version: scores.version,
+        model_version: scores.versions[row],
         ..Score::default()
     };
     Ok((0..events.num_rows()).map(score).collect())

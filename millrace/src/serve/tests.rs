@@ -328,6 +328,7 @@ fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {
         trained_until_us: NOON,
         rows: 32,
         replayed: 0,
+        fitted_rows: 10,
         seed: 0,
         code_version: "0.1.0".to_owned(),
         before: None,

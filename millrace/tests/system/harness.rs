@@ -184,12 +184,12 @@ impl System {
         });
     }
 
-    /// Waits until the serving version knows the labels of all periods that have ended.
+    /// Waits until a version knows the labels of all periods that have ended. The one before it serves.
     pub fn wait_for_learning(&mut self, data: &Data) {
         let registry = Registry::open(self.folder.path().join("data/models")).unwrap();
         let period = 12 * 3_600_000_000;
         let learned = |registry: &Registry| {
-            let version = registry.champion().unwrap()?;
+            let version = *registry.versions().unwrap().last()?;
             Some(registry.manifest(version).unwrap().trained_until_us)
         };
         self.wait("the last update", |_| {

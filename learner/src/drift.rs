@@ -1,0 +1,223 @@
+//! Whether inputs or scores are still distributed as they were, without any label.
+//!
+//! The measure is the population stability index, Σ (pᵢ − qᵢ) ln(pᵢ / qᵢ) over the cells of a
+//! histogram, which is the sum of both Kullback-Leibler divergences. Its usual reading (0.1 some,
+//! 0.25 much) is of little use for an hour of payments: an hour of the night differs from the day by
+//! far more in everything that knows the time. So a value is judged by what is usual for the same
+//! input: see [`DriftWatch`].
+
+use std::collections::VecDeque;
+
+use crate::encoder::{Encoder, Place};
+
+/// Cells between the outermost edges of an input, at most.
+const CELLS: usize = 10;
+/// Added to every cell: one that was never seen must not make the index infinite.
+const SMOOTHING: f64 = 0.5;
+
+/// How rows fall into the cells of each input: below all edges, between them, above, missing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histograms {
+    counts: Vec<Vec<u64>>,
+    rows: u64,
+}
+
+impl Histograms {
+    /// No rows yet, of an encoder's inputs.
+    pub fn new(encoder: &Encoder) -> Self {
+        Self {
+            counts: vec![vec![0; CELLS + 3]; encoder.width()],
+            rows: 0,
+        }
+    }
+
+    /// Counts rows: row-major, the encoder's width each.
+    pub fn add(&mut self, encoder: &Encoder, rows: &[f32]) {
+        for row in rows.chunks_exact(encoder.width().max(1)) {
+            self.rows += 1;
+            for (input, value) in row.iter().enumerate() {
+                self.counts[input][cell(encoder, input, *value)] += 1;
+            }
+        }
+    }
+
+    /// Rows that were counted.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The population stability index of each input against a reference.
+    pub fn stability(&self, reference: &Histograms) -> Vec<f64> {
+        let pairs = self.counts.iter().zip(&reference.counts);
+        pairs
+            .map(|(ours, theirs)| stability(ours, theirs))
+            .collect()
+    }
+}
+
+fn cell(encoder: &Encoder, input: usize, value: f32) -> usize {
+    match encoder.place(input, value) {
+        Place::Missing => CELLS + 2,
+        Place::Bin { bin: 0, fraction } if fraction < 0.0 => 0,
+        Place::Bin { bin, fraction } => {
+            let bins = encoder.bins(input);
+            if bin + 1 == bins && fraction > 1.0 {
+                CELLS + 1
+            } else {
+                1 + bin * CELLS.min(bins) / bins
+            }
+        }
+    }
+}
+
+/// The population stability index of two histograms with the same cells.
+fn stability(ours: &[u64], theirs: &[u64]) -> f64 {
+    let cells = ours.len() as f64;
+    let share =
+        |count: u64, all: u64| (count as f64 + SMOOTHING) / (all as f64 + SMOOTHING * cells);
+    let (all_ours, all_theirs) = (ours.iter().sum(), theirs.iter().sum());
+    let of_cell = |(ours, theirs): (&u64, &u64)| {
+        let (p, q) = (share(*ours, all_ours), share(*theirs, all_theirs));
+        (p - q) * (p / q).ln()
+    };
+    ours.iter().zip(theirs).map(of_cell).sum()
+}
+
+/// An input that moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drift {
+    /// Which one, counted from 0.
+    pub input: usize,
+    /// Its population stability index.
+    pub stability: f64,
+    /// The largest that was usual.
+    pub usual: f64,
+}
+
+/// What is usual for each input, period by period.
+#[derive(Debug, Clone)]
+pub struct DriftWatch {
+    usual: Vec<VecDeque<f64>>,
+}
+
+/// Periods that are remembered: a week of hours and a day, so that a weekend is compared with the
+/// one before it.
+const REMEMBERED: usize = 192;
+/// Periods before which nothing is unusual: two days of hours.
+const LEARNED: usize = 48;
+/// How far above the largest remembered index one is unusual …
+const UNUSUAL: f64 = 3.0;
+/// … where it is at least this.
+const LEAST: f64 = 0.25;
+
+impl DriftWatch {
+    /// Knows nothing yet of `inputs` inputs.
+    pub fn new(inputs: usize) -> Self {
+        Self {
+            usual: vec![VecDeque::new(); inputs],
+        }
+    }
+
+    /// The inputs whose index is unusual, the farthest first.
+    pub fn unusual(&self, stability: &[f64]) -> Vec<Drift> {
+        let mut drifts: Vec<Drift> = Vec::new();
+        for (input, (value, usual)) in stability.iter().zip(&self.usual).enumerate() {
+            if usual.len() < LEARNED {
+                continue;
+            }
+            let largest = usual.iter().copied().fold(0.0, f64::max);
+            if *value > LEAST && *value > UNUSUAL * largest {
+                drifts.push(Drift {
+                    input,
+                    stability: *value,
+                    usual: largest,
+                });
+            }
+        }
+        let excess = |drift: &Drift| drift.stability / drift.usual.max(1e-9);
+        drifts.sort_by(|a, b| excess(b).total_cmp(&excess(a)));
+        drifts
+    }
+
+    /// Remembers a period as usual.
+    pub fn remember(&mut self, stability: &[f64]) {
+        for (usual, value) in self.usual.iter_mut().zip(stability) {
+            usual.push_back(*value);
+            if usual.len() > REMEMBERED {
+                usual.pop_front();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::examples::Examples;
+    use crate::random::{Stream, generator};
+    use rand::Rng;
+
+    /// Amounts, hours of one day part, and a flag that is always 0; `rows` of them.
+    fn rows(rows: usize, seed: u64, night: bool, factor: f32) -> Vec<f32> {
+        let mut random = generator(seed, Stream::Shuffle, 0);
+        let mut row = || {
+            let amount = (random.random::<f32>() * 4.0).exp() * factor;
+            let hour = random.random_range(0..6) + if night { 0 } else { 12 };
+            [amount, hour as f32, 0.0]
+        };
+        (0..rows).flat_map(|_| row()).collect()
+    }
+
+    fn encoder() -> Encoder {
+        let mut all = rows(5_000, 1, false, 1.0);
+        all.extend(rows(2_000, 2, true, 1.0));
+        let count = all.len() / 3;
+        let examples = Examples::from_parts(3, all, vec![0.0; count], vec![1.0; count]);
+        Encoder::fit(&examples.unwrap(), 24).unwrap()
+    }
+
+    fn counted(encoder: &Encoder, rows: &[f32]) -> Histograms {
+        let mut histograms = Histograms::new(encoder);
+        histograms.add(encoder, rows);
+        histograms
+    }
+
+    #[test]
+    fn the_index_is_the_sum_of_both_divergences() {
+        let (ours, theirs) = ([30, 50, 20], [10, 60, 30]);
+        let p: Vec<f64> = ours.iter().map(|c| (*c as f64 + 0.5) / 101.5).collect();
+        let q: Vec<f64> = theirs.iter().map(|c| (*c as f64 + 0.5) / 101.5).collect();
+        let divergence =
+            |p: &[f64], q: &[f64]| -> f64 { p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum() };
+        let expected = divergence(&p, &q) + divergence(&q, &p);
+        assert!((stability(&ours, &theirs) - expected).abs() < 1e-12);
+        assert_eq!(stability(&ours, &ours), 0.0);
+    }
+
+    #[test]
+    fn hours_of_the_night_are_usual_and_another_unit_is_not() {
+        let encoder = encoder();
+        let mut reference = rows(5_000, 3, false, 1.0);
+        reference.extend(rows(2_000, 4, true, 1.0));
+        let reference = counted(&encoder, &reference);
+        let mut watch = DriftWatch::new(3);
+        for period in 0..200 {
+            let hour = rows(400, 100 + period, period % 4 == 0, 1.0);
+            let stability = counted(&encoder, &hour).stability(&reference);
+            assert_eq!(watch.unusual(&stability), [], "period {period}");
+            watch.remember(&stability);
+        }
+        let cents = counted(&encoder, &rows(400, 9, true, 100.0)).stability(&reference);
+        let drifts = watch.unusual(&cents);
+        assert_eq!(drifts.iter().map(|d| d.input).collect::<Vec<_>>(), [0]);
+
+        let mut missing = rows(400, 10, false, 1.0);
+        missing
+            .iter_mut()
+            .step_by(3)
+            .for_each(|amount| *amount = f32::NAN);
+        let drifts = watch.unusual(&counted(&encoder, &missing).stability(&reference));
+        assert_eq!(drifts.iter().map(|d| d.input).collect::<Vec<_>>(), [0]);
+    }
+}

@@ -1,0 +1,205 @@
+//! The newest examples in memory, in the order of their numbers, and which of them are put aside.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use millrace_learner::Examples;
+
+use crate::failure::Outcome;
+use crate::labels::Example;
+
+/// The newest examples.
+pub(super) struct History {
+    width: usize,
+    inputs_tag: u32,
+    /// Number of the last example that was read.
+    pub(super) last_read: u64,
+    numbers: VecDeque<u64>,
+    known_us: VecDeque<i64>,
+    frauds: VecDeque<bool>,
+    inputs: VecDeque<f32>,
+    /// Numbers of labels that must not be learned, in ascending ranges.
+    aside: Vec<RangeInclusive<u64>>,
+}
+
+impl History {
+    pub(super) fn new(width: usize, inputs_tag: u32) -> Self {
+        Self {
+            width,
+            inputs_tag,
+            last_read: 0,
+            numbers: VecDeque::new(),
+            known_us: VecDeque::new(),
+            frauds: VecDeque::new(),
+            inputs: VecDeque::new(),
+            aside: Vec::new(),
+        }
+    }
+
+    /// Adds an example; one whose inputs meant something else cannot be learned from.
+    pub(super) fn push(&mut self, number: u64, example: Example) {
+        self.last_read = number;
+        if example.inputs_tag != self.inputs_tag || example.inputs.len() != self.width {
+            return;
+        }
+        self.numbers.push_back(number);
+        self.known_us.push_back(example.known_us);
+        self.frauds.push_back(example.fraud);
+        self.inputs.extend(example.inputs);
+    }
+
+    /// Forgets the oldest of the learned examples where there are more than `most` in all.
+    pub(super) fn trim(&mut self, most: usize, learned: u64) {
+        let learned = self.numbers.partition_point(|number| *number <= learned);
+        let surplus = self.numbers.len().saturating_sub(most).min(learned);
+        self.numbers.drain(..surplus);
+        self.known_us.drain(..surplus);
+        self.frauds.drain(..surplus);
+        self.inputs.drain(..surplus * self.width);
+        if let Some(first) = self.numbers.front() {
+            self.aside.retain(|range| range.end() >= first);
+        }
+    }
+
+    /// Puts labels aside: from then on no sample holds them.
+    pub(super) fn put_aside(&mut self, numbers: RangeInclusive<u64>) {
+        self.aside.push(numbers);
+    }
+
+    /// Takes labels back that were put aside.
+    pub(super) fn take_back(&mut self, numbers: &RangeInclusive<u64>) {
+        self.aside.retain(|range| range != numbers);
+    }
+
+    /// Number of the newest example, 0 without one.
+    pub(super) fn newest(&self) -> u64 {
+        self.numbers.back().copied().unwrap_or(0)
+    }
+
+    /// Examples, those that are put aside too.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Adds a row's inputs to a list.
+    pub(super) fn copy_inputs(&self, row: usize, to: &mut Vec<f32>) {
+        to.extend(self.inputs.range(row * self.width..(row + 1) * self.width));
+    }
+
+    pub(super) fn number(&self, row: usize) -> u64 {
+        self.numbers[row]
+    }
+
+    pub(super) fn is_fraud(&self, row: usize) -> bool {
+        self.frauds[row]
+    }
+
+    pub(super) fn known_us(&self, row: usize) -> i64 {
+        self.known_us[row]
+    }
+
+    /// When the first example after a number became known.
+    pub(super) fn first_known_after(&self, number: u64) -> Option<i64> {
+        let row = self.numbers.partition_point(|other| *other <= number);
+        self.known_us.get(row).copied()
+    }
+
+    /// Rows after a number that became known before a time, without those that are put aside.
+    pub(super) fn between(&self, after: u64, before_us: i64) -> Vec<usize> {
+        let from = self.numbers.partition_point(|number| *number <= after);
+        let to = self.known_us.partition_point(|known| *known < before_us);
+        self.believed(from..to.max(from)).collect()
+    }
+
+    /// The rows of a range that are not put aside.
+    pub(super) fn believed(
+        &self,
+        rows: std::ops::Range<usize>,
+    ) -> impl Iterator<Item = usize> + '_ {
+        rows.filter(|row| {
+            let number = self.numbers[*row];
+            !self.aside.iter().any(|range| range.contains(&number))
+        })
+    }
+
+    /// Examples of rows, each with its weight.
+    pub(super) fn examples(&self, rows: impl Iterator<Item = (usize, f32)>) -> Outcome<Examples> {
+        let mut examples = Examples::new(self.width);
+        let mut inputs = Vec::with_capacity(self.width);
+        for (row, weight) in rows {
+            inputs.clear();
+            self.copy_inputs(row, &mut inputs);
+            examples.push(&inputs, self.frauds[row], weight)?;
+        }
+        Ok(examples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn example(known_us: i64, inputs_tag: u32) -> Example {
+        Example {
+            known_us,
+            event_time_us: 0,
+            inputs: vec![known_us as f32, -1.0],
+            inputs_tag,
+            fraud: known_us % 2 == 0,
+            probability: None,
+            version: 0,
+        }
+    }
+
+    fn history(rows: usize) -> History {
+        let mut history = History::new(2, 7);
+        for number in 1..=rows as u64 {
+            history.push(number, example(number as i64 * 10, 7));
+        }
+        history
+    }
+
+    #[test]
+    fn a_period_is_what_was_not_learned_and_is_known() {
+        let history = history(6);
+        assert_eq!(history.first_known_after(2), Some(30));
+        assert_eq!(history.between(2, 50), [2, 3]);
+        assert_eq!(history.between(2, 51), [2, 3, 4]);
+        assert_eq!(history.between(6, 1_000), Vec::<usize>::new());
+        assert_eq!(history.between(5, 20), Vec::<usize>::new());
+        let examples = history.examples([(1, 1.0), (4, 2.5)].into_iter()).unwrap();
+        assert_eq!(examples.inputs(), [20.0, -1.0, 50.0, -1.0]);
+        assert_eq!(examples.weights(), [1.0, 2.5]);
+    }
+
+    #[test]
+    fn what_is_put_aside_is_in_no_sample_until_it_is_taken_back() {
+        let mut history = history(6);
+        history.put_aside(3..=4);
+        assert_eq!(history.between(1, 1_000), [1, 4, 5]);
+        assert_eq!(history.believed(0..6).count(), 4);
+        history.take_back(&(3..=4));
+        assert_eq!(history.between(1, 1_000), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn trimming_keeps_what_was_not_learned() {
+        let mut history = history(10);
+        history.trim(4, 3);
+        assert_eq!(history.numbers, [4, 5, 6, 7, 8, 9, 10]);
+        history.trim(4, 9);
+        assert_eq!(history.numbers, [7, 8, 9, 10]);
+        history.trim(4, 10);
+        assert_eq!(history.first_known_after(0), Some(70));
+        assert_eq!(history.inputs.len(), 8);
+    }
+
+    #[test]
+    fn inputs_of_another_meaning_are_left_out() {
+        let mut history = History::new(2, 7);
+        history.push(1, example(10, 6));
+        history.push(2, example(20, 7));
+        assert_eq!((history.numbers.len(), history.last_read), (1, 2));
+    }
+}

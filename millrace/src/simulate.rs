@@ -1,0 +1,418 @@
+//! `millrace simulate`: the live loop on a virtual clock, as fast as the machine goes.
+//!
+//! The steps are the pipeline's and the updates the learning loop's, the same code as in `millrace run`; only the
+//! events come from files, the clock from the events, and the scores go into a file. A step is at most a period
+//! long. Within it every event is scored as of its own time, with the version that served when the period began,
+//! as it would be live: a version that is made of a period's labels takes traffic after its end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use indicatif::ProgressBar;
+use millrace_feature_store::Store;
+use millrace_ingest::Step;
+use millrace_learner::Registry;
+
+use crate::backfill::event_files;
+use crate::failure::{Failure, Outcome};
+use crate::files::{Format, TableFile, publish, spinner};
+use crate::learning::Learning;
+use crate::live::{Live, Progress};
+use crate::pipeline::{Pipeline, StepFailure};
+use crate::score_topic::ScoreSink;
+use crate::scorer::{Scorer, Scores};
+use crate::settings::micros;
+use crate::times::{parse_time, rfc3339};
+use crate::workspace::{ModelPlan, Workspace};
+
+mod feed;
+mod report;
+mod tally;
+
+use feed::{Feed, take};
+use tally::{Summary, Tally};
+
+/// What `millrace simulate` takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SimulateArgs {
+    /// A stream and a file of its events: transactions=events.parquet; several files of a stream are read in order
+    #[arg(long, required = true, num_args = 1.., value_name = "STREAM=FILE")]
+    pub events: Vec<String>,
+    /// Folder of scores.parquet, updates.jsonl, report.html and the versions of the model
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// A setting in place of millrace.toml's, as often as there are: --set model.every=6h
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// One more run with these settings besides, shown in the same report; as often as there are runs
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub compare: Vec<String>,
+    /// Measure only events from this time on; those before still are scored and learned
+    #[arg(long, value_name = "T")]
+    pub from: Option<String>,
+    /// Write into scores.parquet what the model saw of each event, too
+    #[arg(long)]
+    pub inputs: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Simulates the project, once for each set of settings.
+///
+/// # Errors
+/// Of kind input: a stream, a setting or a time that is not there, a mistake in a file. Else a disk that fails.
+pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
+    let from_us = match &args.from {
+        Some(text) => parse_time(text).map_err(|e| Failure::input(format!("--from: {e}")))?,
+        None => i64::MIN,
+    };
+    let plans = plans(args);
+    // A mistake in the last run's settings must not show after the first has run.
+    for (_, settings) in &plans {
+        Workspace::open_with(project, settings)?.model()?;
+    }
+    let mut runs = Vec::new();
+    for (index, (name, settings)) in plans.iter().enumerate() {
+        let folder = match plans.len() {
+            1 => args.output.clone(),
+            _ => args.output.join(format!("run-{}", index + 1)),
+        };
+        let mut workspace = Workspace::open_with(project, settings)?;
+        runs.push(run(&mut workspace, args, &folder, from_us, name, settings)?);
+    }
+    let page = args.output.join("report.html");
+    write(&page, report::page(&runs).as_bytes())?;
+    let summaries: Vec<&Summary> = runs.iter().map(|run| &run.summary).collect();
+    let json = serde_json::to_string_pretty(&summaries);
+    let json = json.map_err(|e| Failure::failed(format!("as JSON: {e}")))?;
+    write(&args.output.join("summary.json"), json.as_bytes())?;
+    if args.json {
+        println!("{json}");
+    } else {
+        println!("{}\n{}", table(&summaries), page.display());
+    }
+    Ok(())
+}
+
+/// Names and settings of the runs: the first has `--set`'s alone.
+fn plans(args: &SimulateArgs) -> Vec<(String, Vec<String>)> {
+    let name = match args.set.as_slice() {
+        [] => "as the project is".to_owned(),
+        set => set.join(", "),
+    };
+    let mut plans = vec![(name, args.set.clone())];
+    for compared in &args.compare {
+        let more = compared.split(',').map(|setting| setting.trim().to_owned());
+        plans.push((
+            compared.clone(),
+            args.set.iter().cloned().chain(more).collect(),
+        ));
+    }
+    plans
+}
+
+/// A finished run.
+struct Run {
+    summary: Summary,
+    tally: Tally,
+    contributions: Vec<tally::Contribution>,
+}
+
+fn run(
+    workspace: &mut Workspace,
+    args: &SimulateArgs,
+    folder: &Path,
+    from_us: i64,
+    name: &str,
+    settings: &[String],
+) -> Outcome<Run> {
+    let started = Instant::now();
+    let scratch = folder.join(".store");
+    clear(&scratch)?;
+    let registry = folder.join("models");
+    clear(&registry)?;
+    workspace.settings.store.path = absolute(&scratch)?;
+    let workspace = Arc::new(std::mem::replace(
+        workspace,
+        Workspace::open(&workspace.folder)?,
+    ));
+    let plan = workspace.model()?.clone();
+    let files = event_files(&workspace, &args.events)?;
+    let mut by_stream: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
+    for (stream, path) in files {
+        let index = workspace
+            .project
+            .streams
+            .iter()
+            .position(|other| other.name == stream.name);
+        by_stream.entry(index.unwrap_or(0)).or_default().push(path);
+    }
+    for stream in [&plan.inputs.stream, &plan.labels] {
+        let is_given = by_stream
+            .keys()
+            .any(|index| Arc::ptr_eq(&workspace.project.streams[*index], stream));
+        if !is_given {
+            return Err(Failure::input(format!(
+                "--events: no file of stream '{}' was given",
+                stream.name
+            ))
+            .hint(format!("add {}=FILE: the model reads it", stream.name)));
+        }
+    }
+    let mut feeds: Vec<Feed<'_>> = by_stream
+        .into_iter()
+        .map(|(index, paths)| Feed::new(index, &workspace.project.streams[index], paths))
+        .collect();
+
+    let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
+    let registry = Arc::new(Registry::open_volatile(&registry)?);
+    let scorer = Arc::new(Scorer::new(plan.clone()));
+    let live = Live {
+        workspace: Arc::clone(&workspace),
+        store: Arc::clone(&store),
+        scorer: Some(Arc::clone(&scorer)),
+        registry: Some(Arc::clone(&registry)),
+        progress: Arc::new(Progress::default()),
+        misses: Arc::default(),
+    };
+    let scores = ScoresFile::create(&folder.join("scores.parquet"), &plan, args.inputs)?;
+    let mut pipeline = Pipeline::new(live.clone(), Some(Box::new(scores.clone())))?;
+    let mut learning = Learning::open(
+        Arc::clone(&workspace),
+        Arc::clone(&store),
+        registry,
+        Arc::clone(&scorer),
+    )?;
+    let mut tally = Tally::new(from_us);
+    let bar = spinner();
+    let every = micros(plan.settings.every);
+    let mut duplicates = 0;
+    while let Some(next) = next_us(&mut feeds)? {
+        let end_us = next
+            .div_euclid(every)
+            .saturating_add(1)
+            .saturating_mul(every);
+        loop {
+            let batches = take(&mut feeds, end_us)?;
+            if batches.is_empty() {
+                break;
+            }
+            let step = Step {
+                batches,
+                ..Step::default()
+            };
+            pipeline.apply(&step).map_err(|failure| match failure {
+                StepFailure::Scores(failure) | StepFailure::Other(failure) => failure,
+            })?;
+        }
+        while let Some(period) = learning.next_period(end_us)? {
+            let now = live.progress.duplicate_labels.load(Ordering::Relaxed);
+            tally.note(&period, now - duplicates);
+            duplicates = now;
+        }
+        tally.read(store.as_ref())?;
+        show(&bar, &live, &tally, end_us, name);
+    }
+    bar.finish_and_clear();
+    scores.finish()?;
+    let events = live.progress.events();
+    let summary = tally.summary(name, settings, started.elapsed().as_secs_f64(), events);
+    let contributions = match scorer.serving() {
+        Some(serving) => tally.contributions(&serving.model, &plan.input_names())?,
+        None => Vec::new(),
+    };
+    let lines = tally.updates.iter().map(|line| {
+        serde_json::to_string(line).map_err(|e| Failure::failed(format!("as JSON: {e}")))
+    });
+    let text = lines.collect::<Outcome<Vec<String>>>()?.join("\n") + "\n";
+    write(&folder.join("updates.jsonl"), text.as_bytes())?;
+    drop((pipeline, learning, live, store));
+    clear(&scratch)?;
+    Ok(Run {
+        summary,
+        tally,
+        contributions,
+    })
+}
+
+fn next_us(feeds: &mut [Feed<'_>]) -> Outcome<Option<i64>> {
+    let mut next: Option<i64> = None;
+    for feed in feeds {
+        next = next.into_iter().chain(feed.next_us()?).min();
+    }
+    Ok(next)
+}
+
+fn show(bar: &ProgressBar, live: &Live, tally: &Tally, until_us: i64, name: &str) {
+    let newest = tally.updates.last();
+    let precision = newest.and_then(|line| line.prequential_average_precision);
+    let version = newest.and_then(|line| line.version);
+    bar.set_message(format!(
+        "{name}: {} · {} events · version {} · average precision {}",
+        rfc3339(until_us),
+        live.progress.events(),
+        version.map_or("–".to_owned(), |version| version.to_string()),
+        precision.map_or("–".to_owned(), |value| format!("{value:.3}")),
+    ));
+}
+
+/// scores.parquet: the event's id, event_time, score and model_version, in the order of scoring.
+#[derive(Clone)]
+struct ScoresFile {
+    file: Arc<Mutex<Option<TableFile>>>,
+    schema: Arc<Schema>,
+    path: PathBuf,
+    plan: ModelPlan,
+}
+
+impl ScoresFile {
+    fn create(path: &Path, plan: &ModelPlan, inputs: bool) -> Outcome<Self> {
+        let stream = &plan.inputs.stream;
+        let mut fields = vec![
+            stream.schema.field(plan.event_id).clone(),
+            stream
+                .schema
+                .field(stream.time)
+                .clone()
+                .with_name("event_time"),
+            Field::new("score", DataType::Float64, true),
+            Field::new("model_version", DataType::UInt64, true),
+        ];
+        if inputs {
+            let names = plan.inputs.names();
+            fields.extend(names.map(|name| Field::new(name, DataType::Float32, true)));
+        }
+        let schema = Arc::new(Schema::new(fields));
+        let file = TableFile::create(path, Format::Parquet, Arc::clone(&schema), &[])?;
+        Ok(Self {
+            file: Arc::new(Mutex::new(Some(file))),
+            schema,
+            path: path.to_owned(),
+            plan: plan.clone(),
+        })
+    }
+
+    fn finish(&self) -> Outcome<()> {
+        let file = self
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(file) = file {
+            file.finish()?;
+            publish(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+impl ScoreSink for ScoresFile {
+    fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()> {
+        let rows = 0..events.num_rows();
+        let probabilities: Float64Array = rows
+            .clone()
+            .map(|row| scores.probability(row).map(f64::from))
+            .collect();
+        let versions: UInt64Array = rows
+            .map(|row| Some(scores.versions[row]).filter(|version| *version > 0))
+            .collect();
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::clone(events.column(self.plan.event_id)),
+            Arc::clone(events.column(self.plan.inputs.stream.time)),
+            Arc::new(probabilities),
+            Arc::new(versions),
+        ];
+        for input in 0..self.schema.fields().len() - columns.len() {
+            let value = |row| Some(scores.row(row)[input]).filter(|value| !value.is_nan());
+            let values: Float32Array = (0..events.num_rows()).map(value).collect();
+            columns.push(Arc::new(values));
+        }
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns);
+        let batch = batch.map_err(|e| Failure::failed(format!("scores: {e}")))?;
+        match self
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
+            Some(file) => Ok(file.write(&batch)?),
+            None => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+fn table(summaries: &[&Summary]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        "run",
+        "scored, labelled",
+        "AP",
+        "ROC AUC",
+        "log loss",
+        "calibration error",
+        "versions",
+        "accepted",
+        "rejected",
+        "put aside",
+        "rolled back",
+        "learning",
+        "all",
+    ]);
+    let digits = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
+    for summary in summaries {
+        table.add_row([
+            summary.name.clone(),
+            summary.events.to_string(),
+            digits(summary.average_precision),
+            digits(summary.roc_auc),
+            format!("{:.5}", summary.log_loss),
+            format!("{:.5}", summary.calibration_error),
+            summary.versions.to_string(),
+            summary.accepted.to_string(),
+            summary.rejected.to_string(),
+            summary.labels_put_aside.to_string(),
+            summary.rollbacks.to_string(),
+            format!("{:.0} s", summary.learning_seconds),
+            format!("{:.0} s", summary.seconds),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn absolute(path: &Path) -> Outcome<PathBuf> {
+    std::path::absolute(path).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))
+}
+
+/// Removes a folder that an earlier run has left.
+fn clear(folder: &Path) -> Outcome<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::failed(format!(
+            "cannot remove {}: {e}",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+    folder
+        .and_then(|()| fs::write(path, bytes))
+        .map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
+}

@@ -1,0 +1,137 @@
+//! Files of several streams as one flow in the order of time.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::TimestampMicrosecondType;
+use millrace_features::Stream;
+use millrace_ingest::StreamBatch;
+
+use crate::failure::{Failure, Outcome};
+use crate::files::EventFile;
+
+/// The files of one stream, one after the other.
+///
+/// A row arrives at its event time, or with the row before it where its event time is earlier: what stands later in
+/// a file cannot have come sooner.
+pub(super) struct Feed<'a> {
+    index: usize,
+    stream: &'a Stream,
+    paths: VecDeque<PathBuf>,
+    file: Option<EventFile>,
+    /// Rows that were read and not taken.
+    rows: RecordBatch,
+    /// When each of them arrives, µs.
+    arrivals: Vec<i64>,
+    newest_us: i64,
+    /// Rows that were taken.
+    taken: i64,
+}
+
+impl<'a> Feed<'a> {
+    /// A feed of the project's stream number `index`.
+    pub(super) fn new(index: usize, stream: &'a Stream, paths: Vec<PathBuf>) -> Self {
+        Self {
+            index,
+            stream,
+            paths: paths.into(),
+            file: None,
+            rows: RecordBatch::new_empty(stream.schema.clone()),
+            arrivals: Vec::new(),
+            newest_us: i64::MIN,
+            taken: 0,
+        }
+    }
+
+    /// When the next row arrives, or none at the end.
+    pub(super) fn next_us(&mut self) -> Outcome<Option<i64>> {
+        while self.arrivals.is_empty() && self.read_more()? {}
+        Ok(self.arrivals.first().copied())
+    }
+
+    /// Until when all rows have been read: none where no row is left in the files.
+    fn known_until(&self) -> Option<i64> {
+        let is_over = self.file.is_none() && self.paths.is_empty();
+        (!is_over).then_some(self.newest_us)
+    }
+
+    /// Reads another batch; false at the end.
+    fn read_more(&mut self) -> Outcome<bool> {
+        loop {
+            if self.file.is_none() {
+                let Some(path) = self.paths.pop_front() else {
+                    return Ok(false);
+                };
+                self.file = Some(EventFile::open(&path, self.stream)?);
+            }
+            match self.file.as_mut().and_then(Iterator::next) {
+                Some(batch) => {
+                    self.add(&batch?)?;
+                    return Ok(true);
+                }
+                None => self.file = None,
+            }
+        }
+    }
+
+    fn add(&mut self, batch: &RecordBatch) -> Outcome<()> {
+        let times = batch.column(self.stream.time);
+        for time in times.as_primitive::<TimestampMicrosecondType>().values() {
+            self.newest_us = self.newest_us.max(*time);
+            self.arrivals.push(self.newest_us);
+        }
+        self.rows = concat_batches(&self.stream.schema, [&self.rows, batch])
+            .map_err(|e| Failure::failed(e.to_string()))?;
+        Ok(())
+    }
+
+    /// Takes the rows that arrive before a time.
+    fn take_before(&mut self, time_us: i64) -> Option<StreamBatch> {
+        let count = self.arrivals.partition_point(|arrival| *arrival < time_us);
+        if count == 0 {
+            return None;
+        }
+        let batch = self.rows.slice(0, count);
+        self.rows = self.rows.slice(count, self.rows.num_rows() - count);
+        self.arrivals.drain(..count);
+        let offsets = self.taken..self.taken + count as i64;
+        self.taken = offsets.end;
+        Some(StreamBatch {
+            stream: self.index,
+            batch,
+            origin: offsets.map(|offset| (0, offset)).collect(),
+            kafka_ts: vec![-1; count],
+        })
+    }
+}
+
+/// The rows of all feeds that arrive before `end_us`, or as many of them as were read: empty where none is left.
+pub(super) fn take(feeds: &mut [Feed<'_>], end_us: i64) -> Outcome<Vec<StreamBatch>> {
+    loop {
+        let mut next = None;
+        for feed in feeds.iter_mut() {
+            let first = feed.next_us()?;
+            next = next.into_iter().chain(first).min();
+        }
+        if next.is_none_or(|next| next >= end_us) {
+            return Ok(Vec::new());
+        }
+        let until = feeds.iter().filter_map(Feed::known_until).min();
+        let until = until.map_or(end_us, |until| until.min(end_us));
+        let batches: Vec<StreamBatch> = feeds
+            .iter_mut()
+            .filter_map(|feed| feed.take_before(until))
+            .collect();
+        if !batches.is_empty() {
+            return Ok(batches);
+        }
+        // All that was read of a stream arrives at one time, and more may: it is read on.
+        for feed in feeds.iter_mut() {
+            if feed.known_until().is_some_and(|known| known <= until) {
+                feed.read_more()?;
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! report.html: one page without any other file, for a browser.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use plotters::prelude::*;
+
+use super::Run;
+use super::tally::{Day, UpdateLine};
+use crate::times::rfc3339;
+
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 280;
+
+/// Colours of the runs, told apart in either kind of colour blindness (Okabe, Ito 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(90, 90, 90),
+];
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;\
+color:#222;background:#fff}table{border-collapse:collapse;margin:1em 0;font-size:13px;font-variant-numeric:\
+tabular-nums}td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child,\
+td.text{text-align:left}svg{max-width:100%;height:auto}h2{margin-top:2em}p.note{color:#555;font-size:13px}\
+span.key{display:inline-block;width:12px;height:12px;margin:0 5px 0 14px}details{margin:1em 0}";
+
+/// The page of some runs.
+pub(super) fn page(runs: &[Run]) -> String {
+    let mut html = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Millrace simulation</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n\
+         <h1>Simulation</h1>\n"
+    );
+    let days: Vec<Vec<Day>> = runs.iter().map(|run| run.tally.days()).collect();
+    summary(&mut html, runs);
+    keys(&mut html, runs);
+    section(
+        &mut html,
+        "Average precision by day",
+        "Of each day's events, as they were scored when they came, against the labels that came back later.",
+        &by_day(&days, &|day| day.average_precision, Some(0.0..1.0)),
+    );
+    section(
+        &mut html,
+        "Calibration",
+        "Events in twenty groups of equal size by score: a calibrated model's lie on the diagonal. Both axes are \
+         logarithms to the base of ten.",
+        &calibration(runs),
+    );
+    section(
+        &mut html,
+        "Alerts",
+        "Share of each day's events, in percent, that score at least one half.",
+        &by_day(&days, &|day| Some(100.0 * day.alerts), None),
+    );
+    section(
+        &mut html,
+        "Drift of scores",
+        "Mean score of each day; in grey the share of frauds, which is known only later. In percent.",
+        &drift(&days),
+    );
+    for run in runs {
+        let _ = write!(html, "<h2>Updates: {}</h2>\n", escape(&run.summary.name));
+        updates(&mut html, &run.tally.updates);
+        contributions(&mut html, run);
+    }
+    html.push_str("</body></html>\n");
+    html
+}
+
+fn section(html: &mut String, title: &str, note: &str, plot: &str) {
+    let _ = write!(
+        html,
+        "<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n{plot}\n"
+    );
+}
+
+fn keys(html: &mut String, runs: &[Run]) {
+    if runs.len() < 2 {
+        return;
+    }
+    html.push_str("<p>");
+    for (index, run) in runs.iter().enumerate() {
+        let RGBColor(red, green, blue) = colour(index);
+        let _ = write!(
+            html,
+            "<span class=\"key\" style=\"background:rgb({red},{green},{blue})\"></span>{}",
+            escape(&run.summary.name)
+        );
+    }
+    html.push_str("</p>\n");
+}
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
+
+fn summary(html: &mut String, runs: &[Run]) {
+    html.push_str(
+        "<table><tr><th>run</th><th>events</th><th>frauds</th><th>average precision</th><th>ROC AUC</th>\
+         <th>log loss</th><th>calibration error</th><th>mean score</th><th>fraud rate</th><th>versions</th>\
+         <th>accepted</th><th>rejected</th><th>labels put aside</th><th>rolled back</th><th>learning, s</th>\
+         <th>all, s</th></tr>\n",
+    );
+    let digits = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
+    for run in runs {
+        let s = &run.summary;
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.5}</td><td>{:.5}</td><td>{:.5}</td>\
+             <td>{:.5}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>\n",
+            escape(&s.name),
+            s.events,
+            s.frauds,
+            digits(s.average_precision),
+            digits(s.roc_auc),
+            s.log_loss,
+            s.calibration_error,
+            s.mean_score,
+            s.fraud_rate,
+            s.versions,
+            s.accepted,
+            s.rejected,
+            s.labels_put_aside,
+            s.rollbacks,
+            s.learning_seconds,
+            s.seconds
+        );
+    }
+    html.push_str("</table>\n<p class=\"note\">Events are those that a model scored and whose label came back.</p>\n");
+}
+
+fn updates(html: &mut String, updates: &[UpdateLine]) {
+    let versions = updates.iter().filter(|line| line.version.is_some()).count();
+    let accepted = updates.iter().filter(|line| line.accepted).count();
+    let shortened = updates.iter().filter(|line| line.afresh).count();
+    let _ = write!(
+        html,
+        "<p>{} periods with labels, {versions} versions, {accepted} took traffic, {shortened} started afresh.</p>\n",
+        updates.len()
+    );
+    let refused: Vec<&UpdateLine> = updates
+        .iter()
+        .filter(|line| {
+            let is_told =
+                line.reason.is_some() && (line.tested.is_some() || line.version.is_none());
+            is_told || line.rolled_back.is_some() || line.duplicate_labels > 0
+        })
+        .collect();
+    if refused.is_empty() {
+        html.push_str("<p>None was refused.</p>\n");
+        return;
+    }
+    let _ = write!(
+        html,
+        "<details open><summary>{} periods in which something was refused or came twice</summary>\n\
+         <table><tr><th>until</th><th>version</th><th>labels</th><th>frauds</th><th>what, and why</th></tr>\n",
+        refused.len()
+    );
+    for line in refused {
+        let mut what: Vec<String> = line.reason.iter().cloned().collect();
+        what.extend(
+            line.rolled_back
+                .iter()
+                .map(|reason| format!("rolled back: {reason}")),
+        );
+        if line.duplicate_labels > 0 {
+            what.push(format!(
+                "{} labels came again, and were learned once",
+                line.duplicate_labels
+            ));
+        }
+        let version = line
+            .version
+            .map_or("–".to_owned(), |version| version.to_string());
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td>{version}</td><td>{}</td><td>{}</td><td class=\"text\">{}</td></tr>\n",
+            rfc3339(line.time_us),
+            line.labels,
+            line.frauds,
+            escape(&what.join("; "))
+        );
+    }
+    html.push_str("</table></details>\n");
+}
+
+fn contributions(html: &mut String, run: &Run) {
+    if run.contributions.is_empty() {
+        return;
+    }
+    html.push_str(
+        "<h3>What each input contributes</h3>\n<p class=\"note\">How much worse the last version is on the newest \
+         labelled events where the input's values are exchanged among them.</p>\n\
+         <table><tr><th>input</th><th>log loss rises by</th><th>average precision falls by</th></tr>\n",
+    );
+    for contribution in &run.contributions {
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td>{:.5}</td><td>{:.4}</td></tr>\n",
+            escape(&contribution.input),
+            contribution.log_loss,
+            contribution.precision
+        );
+    }
+    html.push_str("</table>\n");
+}
+
+/// A line a run over the days.
+fn by_day(
+    days: &[Vec<Day>],
+    value: &dyn Fn(&Day) -> Option<f64>,
+    range: Option<Range<f64>>,
+) -> String {
+    let lines: Vec<Vec<(f64, f64)>> = days
+        .iter()
+        .map(|days| {
+            let point = |day: &Day| Some((day_number(day), value(day)?));
+            days.iter().filter_map(point).collect()
+        })
+        .collect();
+    let lines = lines
+        .into_iter()
+        .enumerate()
+        .map(|(index, line)| (colour(index), line))
+        .collect();
+    plot(lines, range)
+}
+
+fn drift(days: &[Vec<Day>]) -> String {
+    let percent = |days: &Vec<Day>, value: &dyn Fn(&Day) -> f64| -> Vec<(f64, f64)> {
+        days.iter()
+            .map(|day| (day_number(day), 100.0 * value(day)))
+            .collect()
+    };
+    let mut lines = Vec::new();
+    if let Some(first) = days.first() {
+        lines.push((
+            RGBColor(190, 190, 190),
+            percent(first, &|day| day.fraud_rate),
+        ));
+    }
+    for (index, days) in days.iter().enumerate() {
+        lines.push((colour(index), percent(days, &|day| day.mean_score)));
+    }
+    plot(lines, None)
+}
+
+fn calibration(runs: &[Run]) -> String {
+    let point = |(score, share): &(f64, f64)| {
+        (*score > 0.0 && *share > 0.0).then(|| (score.log10(), share.log10()))
+    };
+    let mut lines: Vec<(RGBColor, Vec<(f64, f64)>)> = Vec::new();
+    for (index, run) in runs.iter().enumerate() {
+        let groups = run.tally.reliability();
+        lines.push((colour(index), groups.iter().filter_map(point).collect()));
+    }
+    let all = lines
+        .iter()
+        .flat_map(|(_, line)| line)
+        .flat_map(|(x, y)| [*x, *y]);
+    let low = all.fold(0.0_f64, f64::min);
+    lines.insert(0, (RGBColor(190, 190, 190), vec![(low, low), (0.0, 0.0)]));
+    plot(lines, None)
+}
+
+fn day_number(day: &Day) -> f64 {
+    day.day_us as f64 / 86_400e6
+}
+
+/// Lines as SVG. An x above 10,000 is a day since 1970, and shown as a date.
+fn plot(lines: Vec<(RGBColor, Vec<(f64, f64)>)>, range: Option<Range<f64>>) -> String {
+    let points = || lines.iter().flat_map(|(_, line)| line);
+    let bounds = |value: &dyn Fn(&(f64, f64)) -> f64| {
+        let values = points().map(value);
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+            (low.min(v), high.max(v))
+        });
+        low..high.max(low + 1e-9)
+    };
+    if points().next().is_none() {
+        return "<p>There is nothing to show.</p>".to_owned();
+    }
+    let x = bounds(&|point| point.0);
+    let y = range.unwrap_or_else(|| {
+        let range = bounds(&|point| point.1);
+        range.start.min(0.0)..range.end + 0.05 * (range.end - range.start)
+    });
+    let mut svg = String::new();
+    // Drawing into a text cannot fail but for a bug of the library; the page then lacks a plot.
+    let drawn = draw(&mut svg, &lines, x, y);
+    match drawn {
+        Ok(()) => svg,
+        Err(error) => format!("<p>The plot could not be drawn: {}</p>", escape(&error)),
+    }
+}
+
+fn draw(
+    svg: &mut String,
+    lines: &[(RGBColor, Vec<(f64, f64)>)],
+    x: Range<f64>,
+    y: Range<f64>,
+) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let area = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
+    let dates = x.start > 10_000.0;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(8)
+        .x_label_area_size(28)
+        .y_label_area_size(48)
+        .build_cartesian_2d(x, y)
+        .map_err(|e| text(&e))?;
+    let date = |day: &f64| match dates {
+        true => rfc3339((*day * 86_400e6) as i64).chars().take(10).collect(),
+        false => format!("{day:.1}"),
+    };
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .x_labels(8)
+        .y_labels(6)
+        .x_label_formatter(&date)
+        .draw()
+        .map_err(|e| text(&e))?;
+    for (colour, line) in lines {
+        let style = colour.stroke_width(2);
+        let series = LineSeries::new(line.iter().copied(), style);
+        chart.draw_series(series).map_err(|e| text(&e))?;
+    }
+    area.present().map_err(|e| text(&e))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}

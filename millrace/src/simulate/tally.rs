@@ -1,0 +1,361 @@
+//! What is known of a simulated run: every scored event with its label, the updates, and what of it is told.
+
+use std::collections::BTreeMap;
+
+use millrace_feature_store::Store;
+use millrace_learner::{Model, average_precision, calibration_error, log_loss, roc_auc};
+use serde::Serialize;
+
+use crate::failure::Outcome;
+use crate::labels::{Example, examples_after};
+use crate::learning::{Learned, Period, Verdict};
+use crate::times::rfc3339;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// Labelled rows over which it is measured what each input contributes.
+const CONTRIBUTION_ROWS: usize = 20_000;
+
+/// A run so far.
+pub(super) struct Tally {
+    from_us: i64,
+    last_read: u64,
+    times: Vec<i64>,
+    scores: Vec<f32>,
+    labels: Vec<f32>,
+    /// Labelled events that came before there was a model, or before the time from which on is measured.
+    pub(super) unscored: u64,
+    /// The newest examples' inputs and labels.
+    newest: Vec<Example>,
+    pub(super) updates: Vec<UpdateLine>,
+}
+
+/// A line of updates.jsonl.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct UpdateLine {
+    /// End of the period, in event time.
+    pub(super) time: String,
+    #[serde(skip)]
+    pub(super) time_us: i64,
+    /// The version that was made.
+    pub(super) version: Option<u64>,
+    pub(super) parent: Option<u64>,
+    /// Whether it started afresh rather than from its parent.
+    pub(super) afresh: bool,
+    /// Labels of the period, and frauds among them.
+    pub(super) labels: usize,
+    pub(super) frauds: usize,
+    /// Rows that were learned.
+    pub(super) examples: u64,
+    pub(super) replayed: u64,
+    /// Sequence number of the last label that it knows.
+    pub(super) label_offset: u64,
+    /// The parent's log loss and average precision on the fresh labels, and its own after it learned them.
+    pub(super) before: Option<Measured>,
+    pub(super) after: Option<Measured>,
+    /// How far it moved the log odds of what it learned, in nats a row.
+    pub(super) shift: Option<f64>,
+    /// Whether it took the traffic.
+    pub(super) accepted: bool,
+    /// Why it did not.
+    pub(super) reason: Option<String>,
+    /// What it was tested on, and against what.
+    pub(super) tested: Option<millrace_learner::Comparison>,
+    /// Average precision of what served, on the newest labels.
+    pub(super) prequential_average_precision: Option<f64>,
+    /// A rollback that the labels of this period brought.
+    pub(super) rolled_back: Option<String>,
+    /// Labels that were delivered again in this period and learned once.
+    pub(super) duplicate_labels: u64,
+    pub(super) seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Measured {
+    log_loss: f64,
+    average_precision: Option<f64>,
+}
+
+/// A run in numbers.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Summary {
+    pub(super) name: String,
+    pub(super) settings: Vec<String>,
+    /// Labelled events that were scored by a model.
+    pub(super) events: u64,
+    pub(super) frauds: u64,
+    pub(super) average_precision: Option<f64>,
+    pub(super) roc_auc: Option<f64>,
+    pub(super) log_loss: f64,
+    pub(super) mean_score: f64,
+    pub(super) fraud_rate: f64,
+    /// Mean distance between score and share of frauds, over 20 groups of equal size.
+    pub(super) calibration_error: f64,
+    pub(super) versions: usize,
+    pub(super) accepted: usize,
+    pub(super) rejected: usize,
+    pub(super) labels_put_aside: usize,
+    pub(super) rollbacks: usize,
+    pub(super) learning_seconds: f64,
+    pub(super) seconds: f64,
+    /// Events of all streams a second.
+    pub(super) events_a_second: f64,
+}
+
+/// A day of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Day {
+    pub(super) day_us: i64,
+    pub(super) average_precision: Option<f64>,
+    pub(super) mean_score: f64,
+    pub(super) fraud_rate: f64,
+    /// Share of the events that score at least one half.
+    pub(super) alerts: f64,
+}
+
+/// What the model loses without an input.
+#[derive(Debug, Clone)]
+pub(super) struct Contribution {
+    pub(super) input: String,
+    /// Fall of average precision where the input's values are shuffled among the rows.
+    pub(super) precision: f64,
+    /// Rise of log loss, in nats a row.
+    pub(super) log_loss: f64,
+}
+
+impl Tally {
+    pub(super) fn new(from_us: i64) -> Self {
+        Self {
+            from_us,
+            last_read: 0,
+            times: Vec::new(),
+            scores: Vec::new(),
+            labels: Vec::new(),
+            unscored: 0,
+            newest: Vec::new(),
+            updates: Vec::new(),
+        }
+    }
+
+    /// Reads the examples that were joined since.
+    pub(super) fn read(&mut self, store: &dyn Store) -> Outcome<()> {
+        examples_after(store, self.last_read, &mut |number, example| {
+            self.last_read = number;
+            match example.probability {
+                Some(score) if example.event_time_us >= self.from_us => {
+                    self.times.push(example.event_time_us);
+                    self.scores.push(score);
+                    self.labels.push(f32::from(u8::from(example.fraud)));
+                }
+                _ => self.unscored += 1,
+            }
+            self.newest.push(example);
+            true
+        })?;
+        let surplus = self.newest.len().saturating_sub(CONTRIBUTION_ROWS);
+        if surplus > CONTRIBUTION_ROWS {
+            self.newest.drain(..surplus);
+        }
+        Ok(())
+    }
+
+    /// Notes a period of the learner.
+    pub(super) fn note(&mut self, period: &Period, duplicates: u64) {
+        for tested in &period.tested {
+            let is_its = |line: &&mut UpdateLine| line.version == Some(tested.version);
+            let Some(line) = self.updates.iter_mut().rfind(is_its) else {
+                continue;
+            };
+            line.tested = tested.comparison;
+            match &tested.verdict {
+                Verdict::Waiting => {
+                    line.reason = Some(
+                        "too few labels to be tested on before a newer version came".to_owned(),
+                    );
+                }
+                Verdict::Canary(percent) => {
+                    line.reason = Some(format!(
+                        "canary for {percent} of 100 entities when the events ended"
+                    ));
+                }
+                Verdict::Passed => {
+                    line.reason =
+                        Some("a newer version took its place while another was canary".to_owned());
+                }
+                Verdict::Promoted => (line.accepted, line.reason) = (true, None),
+                Verdict::Rejected(reason) => line.reason = Some(reason.clone()),
+            }
+        }
+        let measured = |metrics: millrace_learner::Metrics| Measured {
+            log_loss: metrics.log_loss,
+            average_precision: metrics.average_precision,
+        };
+        let (before, after) = period.metrics();
+        let mut line = UpdateLine {
+            time: rfc3339(period.end_us),
+            time_us: period.end_us,
+            version: None,
+            parent: None,
+            afresh: false,
+            labels: period.labels,
+            frauds: period.frauds,
+            examples: 0,
+            replayed: 0,
+            label_offset: 0,
+            before: before.map(measured),
+            after: after.map(measured),
+            shift: None,
+            accepted: false,
+            reason: None,
+            tested: None,
+            prequential_average_precision: period.prequential.average_precision,
+            rolled_back: period
+                .rolled_back
+                .as_ref()
+                .map(|(version, to, reason)| format!("version {version} to {to}: {reason}")),
+            duplicate_labels: duplicates,
+            seconds: period.seconds,
+        };
+        match &period.learned {
+            Learned::Waiting => line.reason = Some("too few labels for a first model".to_owned()),
+            Learned::PutAside(reason) => {
+                line.reason = Some(format!("labels were put aside: {reason}"))
+            }
+            Learned::Broken(reason) => line.reason = Some(reason.clone()),
+            Learned::Version(new) => {
+                let manifest = &new.manifest;
+                line.version = Some(manifest.version);
+                line.parent = manifest.parent;
+                line.afresh = new.afresh;
+                line.examples = manifest.rows;
+                line.replayed = manifest.replayed;
+                line.label_offset = manifest.label_position;
+                line.shift = Some(new.shift);
+                // The first one has nothing to be compared with.
+                line.accepted = manifest.version == 1;
+                line.reason =
+                    (!line.accepted).then(|| "not tested when the events ended".to_owned());
+            }
+        }
+        self.updates.push(line);
+    }
+
+    /// The run in numbers.
+    pub(super) fn summary(
+        &self,
+        name: &str,
+        settings: &[String],
+        seconds: f64,
+        events: u64,
+    ) -> Summary {
+        let ones = vec![1.0; self.labels.len()];
+        let rows = self.labels.len().max(1) as f64;
+        let frauds: f64 = self.labels.iter().map(|label| f64::from(*label)).sum();
+        let logits: Vec<f32> = self.scores.iter().map(|p| log_odds(*p)).collect();
+        let with = |test: &dyn Fn(&UpdateLine) -> bool| {
+            self.updates.iter().filter(|line| test(line)).count()
+        };
+        Summary {
+            name: name.to_owned(),
+            settings: settings.to_vec(),
+            events: self.labels.len() as u64,
+            frauds: frauds as u64,
+            average_precision: average_precision(&self.scores, &self.labels, &ones),
+            roc_auc: roc_auc(&self.scores, &self.labels, &ones),
+            log_loss: log_loss(&logits, &self.labels, &ones),
+            mean_score: self.scores.iter().map(|p| f64::from(*p)).sum::<f64>() / rows,
+            fraud_rate: frauds / rows,
+            calibration_error: calibration_error(&self.scores, &self.labels, GROUPS),
+            versions: with(&|line| line.version.is_some()),
+            accepted: with(&|line| line.accepted),
+            rejected: with(&|line| !line.accepted && line.tested.is_some()),
+            labels_put_aside: with(&|line| {
+                line.reason
+                    .as_ref()
+                    .is_some_and(|reason| reason.starts_with("labels were put aside"))
+            }),
+            rollbacks: with(&|line| line.rolled_back.is_some()),
+            learning_seconds: self.updates.iter().map(|line| line.seconds).sum(),
+            seconds,
+            events_a_second: events as f64 / seconds.max(1e-9),
+        }
+    }
+
+    /// The run day by day.
+    pub(super) fn days(&self) -> Vec<Day> {
+        let mut days: BTreeMap<i64, (Vec<f32>, Vec<f32>)> = BTreeMap::new();
+        for ((time, score), label) in self.times.iter().zip(&self.scores).zip(&self.labels) {
+            let (scores, labels) = days.entry(time.div_euclid(DAY_US)).or_default();
+            scores.push(*score);
+            labels.push(*label);
+        }
+        let day = |(day, (scores, labels)): (i64, (Vec<f32>, Vec<f32>))| {
+            let rows = labels.len() as f64;
+            let mean = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>() / rows;
+            Day {
+                day_us: day * DAY_US,
+                average_precision: average_precision(&scores, &labels, &vec![1.0; labels.len()]),
+                mean_score: mean(&scores),
+                fraud_rate: mean(&labels),
+                alerts: scores.iter().filter(|score| **score >= 0.5).count() as f64 / rows,
+            }
+        };
+        days.into_iter().map(day).collect()
+    }
+
+    /// Mean score and share of frauds of groups of equal size, by ascending score.
+    pub(super) fn reliability(&self) -> Vec<(f64, f64)> {
+        millrace_learner::reliability(&self.scores, &self.labels, GROUPS)
+    }
+
+    /// What each input contributes to a model's answers, on the newest labelled events; the largest first.
+    pub(super) fn contributions(
+        &self,
+        model: &Model,
+        names: &[String],
+    ) -> Outcome<Vec<Contribution>> {
+        let from = self.newest.len().saturating_sub(CONTRIBUTION_ROWS);
+        let width = names.len();
+        let usable = self.newest[from..]
+            .iter()
+            .filter(|example| example.inputs.len() == width);
+        let (mut rows, mut labels) = (Vec::new(), Vec::new());
+        for example in usable {
+            rows.extend_from_slice(&example.inputs);
+            labels.push(f32::from(u8::from(example.fraud)));
+        }
+        let ones = vec![1.0; labels.len()];
+        let measure = |rows: &[f32]| -> Outcome<(f64, f64)> {
+            let logits = model.logits(rows)?;
+            let precision = average_precision(&logits, &labels, &ones).unwrap_or(0.0);
+            Ok((precision, log_loss(&logits, &labels, &ones)))
+        };
+        let whole = measure(&rows)?;
+        let mut contributions = Vec::new();
+        for (input, name) in names.iter().enumerate() {
+            let mut shuffled = rows.clone();
+            // A rotation by a part that shares no factor with a day's rhythm: no value stays with its row.
+            let by = labels.len() * 3 / 7 + 1;
+            for row in 0..labels.len() {
+                let from = (row + by) % labels.len();
+                shuffled[row * width + input] = rows[from * width + input];
+            }
+            let (precision, loss) = measure(&shuffled)?;
+            contributions.push(Contribution {
+                input: name.clone(),
+                precision: whole.0 - precision,
+                log_loss: loss - whole.1,
+            });
+        }
+        contributions.sort_by(|a, b| b.log_loss.total_cmp(&a.log_loss));
+        Ok(contributions)
+    }
+}
+
+/// Groups of events by score in which calibration is measured.
+const GROUPS: usize = 20;
+
+fn log_odds(probability: f32) -> f32 {
+    let p = f64::from(probability).clamp(1e-9, 1.0 - 1e-9);
+    (p / (1.0 - p)).ln() as f32
+}
