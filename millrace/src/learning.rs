@@ -47,6 +47,9 @@ use history::History;
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
 const PREQUENTIAL_ROWS: usize = 20_000;
 
+/// How many times as many labels a model that was refused, though it had started afresh, needs for another try.
+const AGAIN_AT_GROWTH: f64 = 1.25;
+
 /// In how many parts what served is looked at, on the way to a full comparison.
 const LOOKS: usize = 4;
 
@@ -70,6 +73,8 @@ pub struct Learning {
     unusual: Vec<RangeInclusive<u64>>,
     /// Sequence number of the last label that was learned or put aside.
     dealt_with: u64,
+    /// Labels that were known when a model last started afresh in this process.
+    afresh_at: usize,
     /// End of the last period that was dealt with, µs of event time.
     done_until_us: Option<i64>,
     /// Sequence number up to which examples are known to survive a crash.
@@ -213,6 +218,7 @@ impl Learning {
             checks: None,
             unusual: Vec::new(),
             dealt_with: 0,
+            afresh_at: 0,
             done_until_us: None,
             durable: 0,
             prequential: VecDeque::new(),
@@ -714,6 +720,7 @@ impl Learning {
         let parent = self.newest();
         let afresh = parent.is_none_or(|parent| self.has_outgrown(&parent.manifest, known.len()));
         let training = &self.settings().training;
+        let afresh_at = if afresh { known.len() } else { self.afresh_at };
         let start = parent.filter(|_| !afresh).map(|parent| &parent.checkpoint);
         let (fresh, replay) = if afresh {
             let sample = LearnerSettings {
@@ -766,6 +773,7 @@ impl Learning {
             device: updated.device.to_string(),
         };
         self.dealt_with = manifest.label_position;
+        self.afresh_at = afresh_at;
         self.publish(period, manifest, updated, afresh)
     }
 
@@ -827,7 +835,11 @@ impl Learning {
     /// from few, and its first passes saw few.
     fn has_outgrown(&self, manifest: &Manifest, known: usize) -> bool {
         let growth = self.settings().afresh_at_growth;
-        growth > 1.0 && known as f64 >= growth * manifest.fitted_rows.max(1) as f64
+        // One that was refused is not tried again with nearly the same labels.
+        let tried = AGAIN_AT_GROWTH * self.afresh_at as f64;
+        growth > 1.0
+            && known as f64 >= growth * manifest.fitted_rows.max(1) as f64
+            && known as f64 >= tried
     }
 
     fn publish(

@@ -8,6 +8,7 @@ mod commands;
 mod data;
 mod harness;
 mod oracle;
+mod simulation;
 mod structure;
 
 use std::sync::{Mutex, PoisonError};
