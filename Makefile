@@ -96,6 +96,19 @@ oracle: build ## random views against DuckDB from PyPI (ARGS: --rounds N --seed 
 bench: deps ## the benchmarks (ARGS: a name to run that one alone)
 	cargo bench --package millrace-benches $(LOCKED) $(ARGS)
 
+# Days 45 to 99 are measured: before, there are too few labels for trees that are trained once.
+LEARNER_DATA ?= ../shared/data
+.PHONY: bench-learner
+bench-learner: build ## the learner against XGBoost from PyPI (LEARNER_DATA: a folder of transactions and labels; ARGS)
+	@python3 -m venv "$(CARGO_TARGET_DIR)/bench-learner"
+	@"$(CARGO_TARGET_DIR)/bench-learner/bin/pip" -q install xgboost scikit-learn pyarrow pandas
+	"$(CARGO_TARGET_DIR)/release/millrace" --project benches/learner simulate --inputs --from 2018-05-16 \
+	  --events transactions=$(LEARNER_DATA)/transactions.parquet labels=$(LEARNER_DATA)/labels.parquet \
+	  --output "$(CARGO_TARGET_DIR)/bench-learner/runs" --compare model.every=24h
+	"$(CARGO_TARGET_DIR)/bench-learner/bin/python" benches/learner/compare.py \
+	  --run hourly="$(CARGO_TARGET_DIR)/bench-learner/runs/run-1" --run daily="$(CARGO_TARGET_DIR)/bench-learner/runs/run-2" \
+	  --labels $(LEARNER_DATA)/labels.parquet --output benches/results/learner.json $(ARGS)
+
 .PHONY: clean
 clean: ## throw away all that was built
 	cargo clean

@@ -63,6 +63,11 @@ impl Model {
         }
     }
 
+    /// The encoder of the inputs.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
     /// Number of inputs of a row.
     pub fn width(&self) -> usize {
         self.encoder.width()

@@ -21,6 +21,7 @@ pub mod produce;
 pub mod recent;
 pub mod run;
 pub mod score_topic;
+pub mod scored_watch;
 pub mod scorer;
 pub mod serve;
 pub mod settings;

@@ -10,6 +10,7 @@ use millrace_feature_store::Store;
 use millrace_features::FeatureView;
 use millrace_learner::Registry;
 
+use crate::scored_watch::Alarm;
 use crate::scorer::Scorer;
 use crate::workspace::Workspace;
 
@@ -66,6 +67,9 @@ impl Misses {
     }
 }
 
+/// Alarms that wait for somebody to take them, at most.
+const MOST_ALARMS: usize = 1_000;
+
 /// Counters of a process. The screen, the metrics endpoint and look-ups read them.
 #[derive(Default)]
 pub struct Progress {
@@ -83,6 +87,8 @@ pub struct Progress {
     pub lag: AtomicI64,
     /// Newest event time that was committed, µs, by stream.
     newest: Mutex<BTreeMap<String, i64>>,
+    /// Inputs of scored events that moved, oldest first.
+    alarms: Mutex<VecDeque<Alarm>>,
     /// Microseconds from a message's Kafka timestamp to its being visible in a look-up.
     freshness: Latency,
 }
@@ -105,6 +111,21 @@ impl Progress {
         let mut newest = lock(&self.newest);
         let entry = newest.entry(stream.to_owned()).or_insert(event_time_us);
         *entry = (*entry).max(event_time_us);
+    }
+
+    /// Notes an input that moved. The newest are kept.
+    pub fn alarm(&self, alarm: Alarm) {
+        let mut alarms = lock(&self.alarms);
+        if alarms.len() == MOST_ALARMS {
+            alarms.pop_front();
+        }
+        alarms.push_back(alarm);
+    }
+
+    /// Takes the alarms that were not taken yet.
+    #[must_use]
+    pub fn take_alarms(&self) -> Vec<Alarm> {
+        lock(&self.alarms).drain(..).collect()
     }
 
     /// From produce to visible.

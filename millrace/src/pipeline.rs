@@ -15,13 +15,15 @@ use tracing::{error, info, warn};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
-use crate::live::Live;
+use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::recent::{Cached, Recent};
 use crate::score_topic::ScoreSink;
+use crate::scored_watch::ScoredWatch;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
+use crate::times::rfc3339;
 use crate::workspace::{ModelPlan, Workspace};
 
 /// Applies steps to the store.
@@ -60,6 +62,7 @@ struct ModelStage {
     join: LabelJoin,
     inputs_tag: u32,
     topic: Option<Box<dyn ScoreSink>>,
+    watch: ScoredWatch,
 }
 
 /// The streams of a project as ingestion reads them, in the project's order.
@@ -105,6 +108,10 @@ impl Pipeline {
                 inputs_tag: inputs_tag(&scorer.plan),
                 scorer: Arc::clone(scorer),
                 topic,
+                watch: ScoredWatch::new(
+                    scorer.plan.input_names(),
+                    micros(scorer.plan.settings.every),
+                ),
             })
         };
         let model = live.scorer.as_ref().map(stage).transpose()?;
@@ -246,7 +253,8 @@ impl Pipeline {
             for batch in &step.batches {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
-                    model.score(&state, &batch.batch, &mut join, &mut tiles)?;
+                    let scores = model.score(&state, &batch.batch, &mut join, &mut tiles)?;
+                    model.look_for_drift(&batch.batch, &scores, &self.live.progress);
                 }
             }
             for batch in &step.batches {
@@ -406,7 +414,7 @@ impl ModelStage {
         events: &RecordBatch,
         join: &mut JoinStep<'_>,
         tiles: &mut Vec<Tile>,
-    ) -> Result<(), StepFailure> {
+    ) -> Result<Scores, StepFailure> {
         let plan = &self.scorer.plan;
         let started = Instant::now();
         let keep = &mut |tile| tiles.push(tile);
@@ -424,9 +432,27 @@ impl ModelStage {
                 record.answered(scores.probability(row), scores.versions[row]),
             )?;
         }
-        match &mut self.topic {
-            Some(topic) => topic.send(events, &scores).map_err(StepFailure::Scores),
-            None => Ok(()),
+        if let Some(topic) = &mut self.topic {
+            topic.send(events, &scores).map_err(StepFailure::Scores)?;
+        }
+        Ok(scores)
+    }
+
+    /// Looks whether the inputs of scored events have moved.
+    fn look_for_drift(&mut self, events: &RecordBatch, scores: &Scores, progress: &Progress) {
+        let newest = newest(events, self.scorer.plan.inputs.stream.time);
+        let (Some(serving), Some(newest)) = (self.scorer.serving(), newest) else {
+            return;
+        };
+        for alarm in self.watch.see(&serving.model, &scores.matrix, newest) {
+            warn!(
+                input = alarm.input,
+                stability_index = alarm.stability,
+                usual = alarm.usual,
+                until = rfc3339(alarm.until_us),
+                "an input of scored events moved"
+            );
+            progress.alarm(alarm);
         }
     }
 }

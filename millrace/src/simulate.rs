@@ -219,6 +219,7 @@ fn run(
             tally.note(&period, now - duplicates);
             duplicates = now;
         }
+        tally.alarms.extend(live.progress.take_alarms());
         tally.read(store.as_ref())?;
         show(&bar, &live, &tally, end_us, name);
     }

@@ -266,6 +266,7 @@ pub(super) fn table(versions: &[Version]) -> Table {
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
         "version",
         "parent",
+        "state",
         "trained until",
         "labels",
         "prequential AP",
@@ -281,6 +282,9 @@ pub(super) fn table(versions: &[Version]) -> Table {
                 if version.champion { " *" } else { "" }
             ),
             manifest.parent.map_or("–".to_owned(), |p| p.to_string()),
+            version
+                .state
+                .map_or("–".to_owned(), |state| state.to_string()),
             rfc3339(manifest.trained_until_us),
             manifest.rows.to_string(),
             digits(version.average_precision),
@@ -288,7 +292,7 @@ pub(super) fn table(versions: &[Version]) -> Table {
             manifest.device.clone(),
         ]);
     }
-    for number in [3, 4, 5] {
+    for number in [4, 5, 6] {
         if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -306,6 +310,7 @@ pub(super) fn version_json(version: &Version) -> Json {
     json!({
         "version": manifest.version,
         "champion": version.champion,
+        "state": version.state.map(|state| state.to_string()),
         "parent": manifest.parent,
         "created": manifest.created,
         "trained_until": rfc3339(manifest.trained_until_us),

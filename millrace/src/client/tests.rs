@@ -163,7 +163,20 @@ fn lines_of_a_file_know_their_place() {
 #[test]
 fn the_table_of_models_says_what_is_not_known_yet() {
     let folder = tempfile::tempdir().unwrap();
-    let versions = crate::serve::versions(&registry(folder.path())).unwrap();
+    let registry = registry(folder.path());
+    let (version, state) = (3, millrace_learner::State::Champion);
+    let event = millrace_learner::Event::Version {
+        version,
+        state,
+        comparison: None,
+    };
+    let entry = millrace_learner::Entry {
+        at_us: 0,
+        event,
+        reason: None,
+    };
+    registry.note(&entry).unwrap();
+    let versions = crate::serve::versions(&registry).unwrap();
     let table = models::table(&versions).to_string();
     let row = |version: &str| {
         let row = table
@@ -176,12 +189,28 @@ fn the_table_of_models_says_what_is_not_known_yet() {
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        row(" 1 ")[1..7],
-        ["1", "–", "2018-04-01T12:00:00Z", "32", "0.5000", "0.2500"]
+        row(" 1 ")[1..8],
+        [
+            "1",
+            "–",
+            "–",
+            "2018-04-01T12:00:00Z",
+            "32",
+            "0.5000",
+            "0.2500"
+        ]
     );
     assert_eq!(
-        row("3 *")[1..7],
-        ["3 *", "1", "2018-04-01T12:00:00Z", "32", "–", "–"]
+        row("3 *")[1..8],
+        [
+            "3 *",
+            "1",
+            "champion",
+            "2018-04-01T12:00:00Z",
+            "32",
+            "–",
+            "–"
+        ]
     );
     let json = models::version_json(&versions[2]);
     assert_eq!(
@@ -193,7 +222,32 @@ fn the_table_of_models_says_what_is_not_known_yet() {
         serde_json::Value::Null
     );
 
+    // What a person decides, and what cannot be decided.
+    let path = folder.path();
+    models::models_traffic(path, 2, 20).unwrap();
+    assert_eq!(registry.challenger().unwrap(), Some((2, 20)));
+    models::models_promote(path, 2).unwrap();
+    assert_eq!(
+        (registry.champion().unwrap(), registry.challenger().unwrap()),
+        (Some(2), None)
+    );
+    models::models_rollback(path, None).unwrap();
+    assert_eq!(registry.champion().unwrap(), Some(3));
+    assert_eq!(
+        registry.state(2).unwrap().unwrap().0,
+        millrace_learner::State::RolledBack
+    );
+    models::models_rollback(path, Some(1)).unwrap();
+    assert_eq!(registry.champion().unwrap(), Some(1));
+    let said = |result: crate::failure::Outcome<()>| result.unwrap_err().to_string();
+    assert!(said(models::models_promote(path, 9)).contains("versions 1 to 3 are kept"));
+    assert!(said(models::models_show(path, 9)).contains("versions 1 to 3 are kept"));
+    assert!(said(models::models_traffic(path, 1, 5)).contains("is the champion"));
+    assert!(said(models::models_traffic(path, 2, 100)).contains("models promote 2"));
+    assert!(said(models::models_rollback(path, None)).contains("--to VERSION"));
+
     let nowhere = Path::new("/nowhere/models");
+    assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));
     models_list(nowhere, true).unwrap();
     assert!(!nowhere.exists());
 }

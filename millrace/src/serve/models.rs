@@ -1,6 +1,8 @@
 //! `ModelService`, and what is known about each version of the model.
 
-use millrace_learner::{LearnerError, Manifest, Registry};
+use std::collections::BTreeMap;
+
+use millrace_learner::{Event, LearnerError, Manifest, Registry, State};
 use millrace_proto::v1::model_service_server::ModelService;
 use millrace_proto::v1::{ListModelsRequest, ListModelsResponse, Model};
 use tonic::{Request, Response, Status};
@@ -18,6 +20,8 @@ pub(crate) struct Version {
     pub(crate) manifest: Manifest,
     /// Whether it takes the traffic.
     pub(crate) champion: bool,
+    /// Where it is in its life, where the journal says so.
+    pub(crate) state: Option<State>,
     /// Average precision of its live scores against labels that came after its update.
     pub(crate) average_precision: Option<f64>,
     /// Its log loss (nats a label) on labels that it had not learned.
@@ -35,12 +39,19 @@ pub(crate) struct Version {
 pub(crate) fn versions(registry: &Registry) -> Result<Vec<Version>, LearnerError> {
     let champion = registry.champion()?;
     let manifests = registry.list()?;
+    let mut states = BTreeMap::new();
+    for entry in registry.journal_entries()? {
+        if let Event::Version { version, state, .. } = entry.event {
+            states.insert(version, state);
+        }
+    }
     let newest_child = |version: u64| manifests.iter().rfind(|m| m.parent == Some(version));
     let version = |manifest: &Manifest| {
         let child = newest_child(manifest.version);
         Version {
             manifest: manifest.clone(),
             champion: champion == Some(manifest.version),
+            state: states.get(&manifest.version).copied(),
             average_precision: child.and_then(|c| c.prequential?.average_precision),
             log_loss: child.and_then(|c| Some(c.before?.log_loss)),
         }

@@ -7,6 +7,7 @@ use plotters::prelude::*;
 
 use super::Run;
 use super::tally::{Day, UpdateLine};
+use crate::scored_watch::Alarm;
 use crate::times::rfc3339;
 
 const WIDTH: u32 = 900;
@@ -67,6 +68,7 @@ pub(super) fn page(runs: &[Run]) -> String {
     for run in runs {
         let _ = write!(html, "<h2>Updates: {}</h2>\n", escape(&run.summary.name));
         updates(&mut html, &run.tally.updates);
+        alarms(&mut html, &run.tally.alarms);
         contributions(&mut html, run);
     }
     html.push_str("</body></html>\n");
@@ -185,6 +187,28 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
             line.labels,
             line.frauds,
             escape(&what.join("; "))
+        );
+    }
+    html.push_str("</table></details>\n");
+}
+
+fn alarms(html: &mut String, alarms: &[Alarm]) {
+    if alarms.is_empty() {
+        html.push_str("<p>No input of a scored event moved farther than usual.</p>\n");
+        return;
+    }
+    html.push_str(
+        "<details open><summary>Inputs of scored events that moved, when they were scored</summary>\n\
+         <table><tr><th>until</th><th>input</th><th>stability index</th><th>usual, at most</th></tr>\n",
+    );
+    for alarm in alarms {
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td class=\"text\">{}</td><td>{:.2}</td><td>{:.2}</td></tr>\n",
+            rfc3339(alarm.until_us),
+            escape(&alarm.input),
+            alarm.stability,
+            alarm.usual
         );
     }
     html.push_str("</table></details>\n");

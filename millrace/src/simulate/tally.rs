@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::failure::Outcome;
 use crate::labels::{Example, examples_after};
 use crate::learning::{Learned, Period, Verdict};
+use crate::scored_watch::Alarm;
 use crate::times::rfc3339;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -28,6 +29,8 @@ pub(super) struct Tally {
     /// The newest examples' inputs and labels.
     newest: Vec<Example>,
     pub(super) updates: Vec<UpdateLine>,
+    /// Inputs of scored events that moved.
+    pub(super) alarms: Vec<Alarm>,
 }
 
 /// A line of updates.jsonl.
@@ -134,6 +137,7 @@ impl Tally {
             unscored: 0,
             newest: Vec::new(),
             updates: Vec::new(),
+            alarms: Vec::new(),
         }
     }
 

@@ -250,6 +250,16 @@ fn what_would_do_harm_is_named_and_takes_no_traffic() {
             without.period(day, 12)
         );
     }
+    // Named already when the payments were scored, a week before their labels.
+    let alarm = |day: u32, input: &str| {
+        let row = format!(
+            "<tr><td>{}Z</td><td class=\"text\">{input}</td>",
+            time(day, 12 + PERIOD_HOURS)
+        );
+        assert!(report.contains(&row), "no alarm for {input} on day {day}");
+    };
+    alarm(20, "amount");
+    alarm(24, "tx_count_1d");
     let twice = with.period(23, 12);
     assert_eq!(twice["duplicate_labels"], json!(duplicates), "{twice}");
     assert!(report.contains(&format!(

@@ -1,0 +1,110 @@
+//! Alarms on the events that are scored now, days before their labels are back: whether the model's inputs, and its
+//! scores, are still distributed as they were.
+//!
+//! A period's inputs are compared with the first ones that were seen, as the learner's checks compare labelled ones,
+//! and an input is named where it moved farther than it ever did. An alarm changes nothing by itself: the events are
+//! real, whatever they look like, and must be scored.
+
+use millrace_learner::{DriftWatch, Encoder, Histograms, Model};
+
+/// Scored events that the reference holds before anything is compared.
+const REFERENCE_ROWS: u64 = 20_000;
+
+/// What was scored lately.
+pub struct ScoredWatch {
+    every_us: i64,
+    names: Vec<String>,
+    state: Option<State>,
+}
+
+struct State {
+    encoder: Encoder,
+    reference: Histograms,
+    current: Histograms,
+    watch: DriftWatch,
+    period: Option<i64>,
+}
+
+/// An input that moved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alarm {
+    /// End of the period in which it was seen, µs of event time.
+    pub until_us: i64,
+    /// The input.
+    pub input: String,
+    /// Its population stability index.
+    pub stability: f64,
+    /// The largest that was usual.
+    pub usual: f64,
+}
+
+impl ScoredWatch {
+    /// Watches the inputs of these names in periods of so many microseconds.
+    #[must_use]
+    pub fn new(names: Vec<String>, every_us: i64) -> Self {
+        Self {
+            every_us,
+            names,
+            state: None,
+        }
+    }
+
+    /// Looks at rows that were scored by a model, row-major, the newest of which is of a time (µs). What moved in the
+    /// period that ended, if one did.
+    pub fn see(&mut self, model: &Model, rows: &[f32], newest_us: i64) -> Vec<Alarm> {
+        let is_same = |state: &State| &state.encoder == model.encoder();
+        if !self.state.as_ref().is_some_and(is_same) {
+            // A model that started afresh has other bins.
+            self.state = Some(State::new(model.encoder()));
+        }
+        let period = newest_us.div_euclid(self.every_us);
+        let Some(state) = &mut self.state else {
+            return Vec::new();
+        };
+        let ended = state.period.filter(|before| *before < period);
+        state.period = Some(state.period.map_or(period, |before| before.max(period)));
+        let mut alarms = Vec::new();
+        if let Some(ended) = ended {
+            let current = std::mem::replace(&mut state.current, Histograms::new(&state.encoder));
+            if state.reference.rows() >= REFERENCE_ROWS && current.rows() > 0 {
+                let stability = current.stability(&state.reference);
+                for (name, value) in self.names.iter().zip(&stability) {
+                    metrics::gauge!("millrace_input_stability_index", "input" => name.clone())
+                        .set(*value);
+                }
+                let drifts = state.watch.unusual(&stability);
+                if drifts.is_empty() {
+                    state.watch.remember(&stability);
+                }
+                for drift in drifts {
+                    let input = self.names.get(drift.input).cloned().unwrap_or_default();
+                    metrics::counter!("millrace_drift_alarms_total", "input" => input.clone())
+                        .increment(1);
+                    alarms.push(Alarm {
+                        until_us: (ended + 1) * self.every_us,
+                        input,
+                        stability: drift.stability,
+                        usual: drift.usual,
+                    });
+                }
+            }
+        }
+        if state.reference.rows() < REFERENCE_ROWS {
+            state.reference.add(&state.encoder, rows);
+        }
+        state.current.add(&state.encoder, rows);
+        alarms
+    }
+}
+
+impl State {
+    fn new(encoder: &Encoder) -> Self {
+        Self {
+            encoder: encoder.clone(),
+            reference: Histograms::new(encoder),
+            current: Histograms::new(encoder),
+            watch: DriftWatch::new(encoder.width()),
+            period: None,
+        }
+    }
+}
