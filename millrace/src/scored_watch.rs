@@ -10,6 +10,9 @@ use millrace_learner::{DriftWatch, Encoder, Histograms, Model};
 /// Scored events that the reference holds before anything is compared.
 const REFERENCE_ROWS: u64 = 20_000;
 
+/// Periods in a row after which what moved is usual: nobody reads the same alarm every hour.
+const NEW_NORMAL: usize = 6;
+
 /// What was scored lately.
 pub struct ScoredWatch {
     every_us: i64,
@@ -23,6 +26,8 @@ struct State {
     current: Histograms,
     watch: DriftWatch,
     period: Option<i64>,
+    /// Periods in a row in which something moved.
+    unusual_periods: usize,
 }
 
 /// An input that moved.
@@ -52,15 +57,11 @@ impl ScoredWatch {
     /// Looks at rows that were scored by a model, row-major, the newest of which is of a time (µs). What moved in the
     /// period that ended, if one did.
     pub fn see(&mut self, model: &Model, rows: &[f32], newest_us: i64) -> Vec<Alarm> {
-        let is_same = |state: &State| &state.encoder == model.encoder();
-        if !self.state.as_ref().is_some_and(is_same) {
-            // A model that started afresh has other bins.
-            self.state = Some(State::new(model.encoder()));
-        }
         let period = newest_us.div_euclid(self.every_us);
-        let Some(state) = &mut self.state else {
-            return Vec::new();
-        };
+        // The bins of the first model: those of a later one would begin to learn what is usual again.
+        let state = self
+            .state
+            .get_or_insert_with(|| State::new(model.encoder()));
         let ended = state.period.filter(|before| *before < period);
         state.period = Some(state.period.map_or(period, |before| before.max(period)));
         let mut alarms = Vec::new();
@@ -73,7 +74,12 @@ impl ScoredWatch {
                         .set(*value);
                 }
                 let drifts = state.watch.unusual(&stability);
-                if drifts.is_empty() {
+                state.unusual_periods = if drifts.is_empty() {
+                    0
+                } else {
+                    state.unusual_periods + 1
+                };
+                if drifts.is_empty() || state.unusual_periods >= NEW_NORMAL {
                     state.watch.remember(&stability);
                 }
                 for drift in drifts {
@@ -105,6 +111,7 @@ impl State {
             current: Histograms::new(encoder),
             watch: DriftWatch::new(encoder.width()),
             period: None,
+            unusual_periods: 0,
         }
     }
 }

@@ -179,7 +179,7 @@ impl Default for LearnerSection {
             device: Device::Auto,
             history_rows: 500_000,
             seed: 0,
-            afresh_at_growth: 4.0,
+            afresh_at_growth: 2.0,
             training: LearnerSettings::default(),
             gate: GateSettings::default(),
         }
