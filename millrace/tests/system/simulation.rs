@@ -155,16 +155,16 @@ fn a_simulation_learns_and_is_the_same_twice() {
     assert!(accepted > 10, "{accepted} versions served");
 }
 
-/// Five ways in which an hour may be wrong. None of them takes traffic, each is named, and the model is as good
+/// Five ways in which a period may be wrong. None of them takes traffic, each is named, and the model is as good
 /// afterwards as it would have been without.
 #[test]
 fn what_would_do_harm_is_named_and_takes_no_traffic() {
     let folder = tempfile::tempdir().unwrap();
     let clean = Stream::generate(folder.path());
     let mut harmed = clean.clone();
-    let within = |row: &Value, day: u32| {
+    let within = |row: &Value, day: u32, hours: u32| {
         let at = row["event_time"].as_str();
-        at >= Some(&time(day, 12)) && at < Some(&time(day, 13))
+        at >= Some(&time(day, 12)) && at < Some(&time(day, 12 + hours))
     };
     // Cards and terminals about which something wrong is known from then on, whatever the model does.
     let mut touched: HashSet<String> = HashSet::new();
@@ -177,12 +177,11 @@ fn what_would_do_harm_is_named_and_takes_no_traffic() {
 
     // Amounts in cents, and cards that nothing is known of, so that most inputs are missing.
     for payment in &mut harmed.payments {
-        if within(payment, 24) {
+        if within(payment, 24, 1) {
             touch(payment);
             payment["amount"] = json!(payment["amount"].as_f64().unwrap() * 100.0);
         }
-        if within(payment, 26) {
-            touch(payment);
+        if within(payment, 26, PERIOD_HOURS) {
             payment["card_id"] = json!(format!("new-{}", id(payment)));
         }
     }
@@ -190,11 +189,11 @@ fn what_would_do_harm_is_named_and_takes_no_traffic() {
     let again: Vec<Value> = harmed
         .labels
         .iter()
-        .filter(|label| within(label, 23))
+        .filter(|label| within(label, 23, 1))
         .cloned()
         .collect();
     for label in &mut harmed.labels {
-        if within(label, 38) {
+        if within(label, 38, 1) {
             touch(label);
             label["is_fraud"] = json!(!label["is_fraud"].as_bool().unwrap());
         }
