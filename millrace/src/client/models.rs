@@ -217,10 +217,8 @@ fn champion_before(registry: &Registry, version: u64) -> Outcome<Option<u64>> {
             _ => {}
         }
     }
-    let before = champions
-        .into_iter()
-        .filter(|other| *other != version && known.contains(other));
-    Ok(before.last())
+    let is_kept = |other: &u64| *other != version && known.contains(other);
+    Ok(champions.into_iter().rfind(is_kept))
 }
 
 fn share(registry: &Registry, version: u64) -> Outcome<u8> {

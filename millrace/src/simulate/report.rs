@@ -66,7 +66,7 @@ pub(super) fn page(runs: &[Run]) -> String {
         &drift(&days),
     );
     for run in runs {
-        let _ = write!(html, "<h2>Updates: {}</h2>\n", escape(&run.summary.name));
+        let _ = writeln!(html, "<h2>Updates: {}</h2>", escape(&run.summary.name));
         updates(&mut html, &run.tally.updates);
         alarms(&mut html, &run.tally.alarms);
         contributions(&mut html, run);
@@ -76,9 +76,9 @@ pub(super) fn page(runs: &[Run]) -> String {
 }
 
 fn section(html: &mut String, title: &str, note: &str, plot: &str) {
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n{plot}\n"
+        "<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n{plot}"
     );
 }
 
@@ -112,10 +112,10 @@ fn summary(html: &mut String, runs: &[Run]) {
     let digits = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
     for run in runs {
         let s = &run.summary;
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.5}</td><td>{:.5}</td><td>{:.5}</td>\
-             <td>{:.5}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>\n",
+             <td>{:.5}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>",
             escape(&s.name),
             s.events,
             s.frauds,
@@ -141,9 +141,9 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
     let versions = updates.iter().filter(|line| line.version.is_some()).count();
     let accepted = updates.iter().filter(|line| line.accepted).count();
     let shortened = updates.iter().filter(|line| line.afresh).count();
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "<p>{} periods with labels, {versions} versions, {accepted} took traffic, {shortened} started afresh.</p>\n",
+        "<p>{} periods with labels, {versions} versions, {accepted} took traffic, {shortened} started afresh.</p>",
         updates.len()
     );
     let refused: Vec<&UpdateLine> = updates
@@ -158,10 +158,10 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
         html.push_str("<p>None was refused.</p>\n");
         return;
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<details open><summary>{} periods in which something was refused or came twice</summary>\n\
-         <table><tr><th>until</th><th>version</th><th>labels</th><th>frauds</th><th>what, and why</th></tr>\n",
+         <table><tr><th>until</th><th>version</th><th>labels</th><th>frauds</th><th>what, and why</th></tr>",
         refused.len()
     );
     for line in refused {
@@ -180,9 +180,9 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
         let version = line
             .version
             .map_or("–".to_owned(), |version| version.to_string());
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{version}</td><td>{}</td><td>{}</td><td class=\"text\">{}</td></tr>\n",
+            "<tr><td>{}</td><td>{version}</td><td>{}</td><td>{}</td><td class=\"text\">{}</td></tr>",
             rfc3339(line.time_us),
             line.labels,
             line.frauds,
@@ -202,9 +202,9 @@ fn alarms(html: &mut String, alarms: &[Alarm]) {
          <table><tr><th>until</th><th>input</th><th>stability index</th><th>usual, at most</th></tr>\n",
     );
     for alarm in alarms {
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<tr><td>{}</td><td class=\"text\">{}</td><td>{:.2}</td><td>{:.2}</td></tr>\n",
+            "<tr><td>{}</td><td class=\"text\">{}</td><td>{:.2}</td><td>{:.2}</td></tr>",
             rfc3339(alarm.until_us),
             escape(&alarm.input),
             alarm.stability,
@@ -224,9 +224,9 @@ fn contributions(html: &mut String, run: &Run) {
          <table><tr><th>input</th><th>log loss rises by</th><th>average precision falls by</th></tr>\n",
     );
     for contribution in &run.contributions {
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{:.5}</td><td>{:.4}</td></tr>\n",
+            "<tr><td>{}</td><td>{:.5}</td><td>{:.4}</td></tr>",
             escape(&contribution.input),
             contribution.log_loss,
             contribution.precision
