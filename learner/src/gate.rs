@@ -23,6 +23,8 @@ pub struct GateSettings {
     pub confidence: f64,
     /// By how much a candidate's log loss may exceed the champion's, as a share of it.
     pub tolerance: f64,
+    /// Probability from which on an event is an alert, 0 < p < 1.
+    pub alert_threshold: f64,
     /// How often as many alerts as the champion a candidate may raise, and how often as few.
     pub max_alert_ratio: f64,
     /// For how many of a hundred entities a version that passed its test answers, step by step, before it answers
@@ -43,6 +45,7 @@ impl Default for GateSettings {
             min_rows: 200,
             confidence: 0.95,
             tolerance: 0.01,
+            alert_threshold: 0.5,
             max_alert_ratio: 5.0,
             canary: vec![10, 50],
             watched_rows: 20_000,
@@ -68,6 +71,13 @@ impl GateSettings {
             if value.is_nan() || value <= least {
                 return Err(setting(name, format!("{value} is not above {least}")));
             }
+        }
+        let threshold = self.alert_threshold;
+        if threshold.is_nan() || threshold <= 0.0 || threshold >= 1.0 {
+            return Err(setting(
+                "gate.alert_threshold",
+                format!("{threshold} is not between 0 and 1"),
+            ));
         }
         let rises = self.canary.windows(2).all(|pair| pair[0] < pair[1]);
         if !rises
@@ -118,9 +128,9 @@ pub struct Comparison {
     pub log_loss: Interval,
     /// The candidate's average precision less the champion's; none without enough frauds to tell.
     pub average_precision: Option<Interval>,
-    /// Share of the events that the champion scores above its alert threshold.
+    /// Share of the events that are alerts by the champion's scores.
     pub champion_alerts: f64,
-    /// Share of the events that the candidate scores above the same threshold.
+    /// Share of the events that are alerts by the candidate's.
     pub candidate_alerts: f64,
 }
 
@@ -167,7 +177,7 @@ pub enum Harm {
     /// It raises far more or far fewer alerts.
     #[error("it would raise alerts for {:.2}% of events where the champion raises them for {:.2}%", 100.0 * candidate, 100.0 * champion)]
     Alerts {
-        /// Share of events above the champion's threshold, by the champion.
+        /// Share of alerts among the events, by the champion.
         champion: f64,
         /// The same by the candidate.
         candidate: f64,
@@ -190,8 +200,6 @@ const RANKED_FRAUDS: u64 = 20;
 const PRECISION_TOLERANCE: f64 = 0.02;
 /// Alert rates are compared where one of them is above this.
 const ALERTS_SEEN: f64 = 0.02;
-/// Share of the events that the champion's threshold is set to raise an alert for.
-const ALERT_SHARE: f64 = 0.01;
 
 impl Paired {
     /// Adds events: the champion's log odds, the candidate's, and labels of 0 or 1.
@@ -208,7 +216,7 @@ impl Paired {
 
     /// Compares the two, with bounds of the given confidence. The same events and seed give the
     /// same numbers.
-    pub fn compare(&self, confidence: f64, seed: u64) -> Comparison {
+    pub fn compare(&self, settings: &GateSettings, confidence: f64, seed: u64) -> Comparison {
         let rows = self.rows();
         let differences: Vec<f64> = (0..rows).map(|row| self.excess(row)).collect();
         let champion_loss =
@@ -233,7 +241,8 @@ impl Paired {
             precisions.extend(ranked.as_ref().map(|ranked| precision(ranked, &counts)));
         }
         let ones = vec![1; rows];
-        let threshold = threshold(&self.champion);
+        let alert = settings.alert_threshold;
+        let threshold = (alert / (1.0 - alert)).ln() as f32;
         let mean = differences.iter().sum::<f64>() / rows.max(1) as f64;
         Comparison {
             rows: rows as u64,
@@ -295,14 +304,6 @@ impl Paired {
         };
         loss(self.candidate[row]) - loss(self.champion[row])
     }
-}
-
-/// The score above which the champion raises an alert for a hundredth of the events.
-fn threshold(logits: &[f32]) -> f32 {
-    let mut sorted = logits.to_vec();
-    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    let alerts = (logits.len() as f64 * ALERT_SHARE) as usize;
-    sorted.get(alerts).copied().unwrap_or(f32::INFINITY)
 }
 
 fn share_above(logits: &[f32], threshold: f32) -> f64 {
@@ -388,7 +389,7 @@ mod tests {
     }
 
     fn verdict(paired: &Paired) -> Option<Harm> {
-        let comparison = paired.compare(0.95, 1);
+        let comparison = paired.compare(&GateSettings::default(), 0.95, 1);
         paired.harm(&comparison, &GateSettings::default())
     }
 
@@ -432,7 +433,13 @@ mod tests {
         let mut paired = events(400, 2, 1.0, 1.0);
         paired.labels.fill(0.0);
         paired.candidate.iter_mut().for_each(|logit| *logit += 0.1);
-        assert!(paired.compare(0.95, 1).log_loss.low > 0.0);
+        assert!(
+            paired
+                .compare(&GateSettings::default(), 0.95, 1)
+                .log_loss
+                .low
+                > 0.0
+        );
         assert_eq!(verdict(&paired), None);
         paired.candidate.iter_mut().for_each(|logit| *logit += 4.0);
         assert!(matches!(verdict(&paired), Some(Harm::LogLoss { .. })));
@@ -454,16 +461,17 @@ mod tests {
     #[test]
     fn a_flood_of_alerts_is_refused() {
         let mut paired = events(2_000, 5, 1.0, 1.0);
-        let lowest = threshold(&paired.champion);
         for row in (0..2_000).step_by(10) {
-            // So little above the threshold that the log loss would hardly tell.
-            paired.candidate[row] = paired.candidate[row].max(lowest + 1e-3);
+            paired.candidate[row] = paired.candidate[row].max(1e-3);
         }
         let settings = GateSettings {
             tolerance: 10.0,
             ..GateSettings::default()
         };
-        let harm = paired.harm(&paired.compare(0.95, 1), &settings);
+        let harm = paired.harm(
+            &paired.compare(&GateSettings::default(), 0.95, 1),
+            &settings,
+        );
         assert!(matches!(harm, Some(Harm::Alerts { .. })), "{harm:?}");
     }
 
@@ -479,7 +487,13 @@ mod tests {
                 paired.champion[row] += random.random::<f32>() - 0.5;
                 paired.candidate[row] += random.random::<f32>() - 0.5;
             }
-            above += usize::from(paired.compare(0.95, seed).log_loss.low > 0.0);
+            above += usize::from(
+                paired
+                    .compare(&GateSettings::default(), 0.95, seed)
+                    .log_loss
+                    .low
+                    > 0.0,
+            );
         }
         assert!(
             above <= 24,

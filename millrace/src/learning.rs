@@ -495,7 +495,7 @@ impl Learning {
             return Ok((tested, None));
         }
         let seed = self.settings().seed ^ at_us as u64;
-        let comparison = trial.paired.compare(gate.confidence, seed);
+        let comparison = trial.paired.compare(gate, gate.confidence, seed);
         tested.comparison = Some(comparison);
         Ok((tested, trial.paired.harm(&comparison, gate)))
     }
@@ -664,7 +664,7 @@ impl Learning {
         }
         // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
         let confidence = 1.0 - (1.0 - gate.confidence) / LOOKS as f64;
-        let comparison = anchor.paired.compare(confidence, seed);
+        let comparison = anchor.paired.compare(&gate, confidence, seed);
         let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
             if rows >= gate.watched_rows {
                 self.anchor = Some(Trial::new(champion.clone()));
@@ -857,13 +857,19 @@ impl Learning {
             self.promote(held, period.end_us, None)?;
             self.learn_what_is_usual();
         } else {
-            if let Some(before) = &self.shadow {
+            let mut trial = Trial::new(held);
+            if let Some(before) = self.shadow.take() {
                 let because = "a newer version took its place in the test".to_owned();
-                let before = before.held.manifest.version;
-                self.come_to(before, State::Replaced, None, Some(because), period.end_us)?;
+                let version = before.held.manifest.version;
+                self.come_to(version, State::Replaced, None, Some(because), period.end_us)?;
+                // Where labels are few, they are counted together over several versions, each of which is a step
+                // from the one before and has scored only labels that it had not seen.
+                if before.paired.rows() < self.settings().gate.min_rows && !afresh {
+                    trial.paired = before.paired;
+                }
             }
             self.come_to(manifest.version, State::Shadow, None, None, period.end_us)?;
-            self.shadow = Some(Trial::new(held));
+            self.shadow = Some(trial);
         }
         period.learned = Learned::Version(Box::new(NewVersion {
             manifest,

@@ -174,7 +174,7 @@ impl Tally {
             match &tested.verdict {
                 Verdict::Waiting => {
                     line.reason = Some(
-                        "too few labels to be tested on before a newer version came".to_owned(),
+                        "too few labels yet: a newer version is tested on with them".to_owned(),
                     );
                 }
                 Verdict::Canary(percent) => {
