@@ -184,19 +184,24 @@ impl Screen {
     /// Whether everything that was sent is read, and the learner has dealt with every whole period.
     pub(super) fn is_settled(&self, running: &Running) -> bool {
         let live = &running.live;
-        let (Some(plan), Some(scorer)) = (&live.workspace.model, &live.scorer) else {
+        let Some(plan) = &live.workspace.model else {
             return true;
         };
         let newest = live.progress.newest(&plan.labels.name);
         let every = crate::settings::micros(plan.settings.every);
-        let learned = scorer
-            .serving()
-            .map(|serving| serving.manifest.trained_until_us);
+        // The newest version has learned all; which one serves is told by labels that are still to come.
+        let newest_version = live.registry.as_ref().and_then(|registry| {
+            let version = *registry.versions().ok()?.last()?;
+            registry.manifest(version).ok()
+        });
+        let learned = newest_version.map(|manifest| manifest.trained_until_us);
+        // The last periods may have been put aside.
+        let unlearned = 2 + live.workspace.settings.learner.gate.unusual_periods as i64;
         let caught_up = live.progress.lag.load(Ordering::Relaxed) == 0;
         caught_up
             && newest
                 .zip(learned)
-                .is_some_and(|(newest, learned)| newest - learned < 2 * every)
+                .is_some_and(|(newest, learned)| newest - learned < unlearned * every)
     }
 
     pub(super) fn clear(&self) {
