@@ -364,7 +364,7 @@ impl Learning {
     }
 
     fn test_then_learn(&mut self, period: &mut Period, mut rows: Vec<usize>) -> Outcome<()> {
-        let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+        let mut fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
         if let Some(disbelief) = self.disbelief(&fresh)? {
             let is_new_normal = self.put_aside(&rows, &disbelief, period.end_us)?;
             if !is_new_normal {
@@ -372,10 +372,10 @@ impl Learning {
                 return Ok(());
             }
             rows = self.release(period.end_us)?;
+            fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
         } else {
             self.unusual.clear();
         }
-        let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
         let served = self.score_by_champion(&fresh)?;
         period.prequential = self.prequential();
         period
@@ -748,7 +748,6 @@ impl Learning {
             }
             Err(error) => return Err(error.into()),
         };
-        let before = self.champion.as_ref().zip(updated.metrics.before.as_ref());
         let manifest = Manifest {
             version: 0,
             parent: parent
@@ -767,7 +766,7 @@ impl Learning {
             },
             seed,
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
-            before: before.map(|(_, metrics)| *metrics),
+            before: updated.metrics.before,
             after: updated.metrics.after,
             prequential: Some(period.prequential),
             device: updated.device.to_string(),

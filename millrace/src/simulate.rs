@@ -37,7 +37,7 @@ mod feed;
 mod report;
 mod tally;
 
-use feed::{Feed, take};
+use feed::{Feed, next_us, take};
 use tally::{Summary, Tally};
 
 /// What `millrace simulate` takes.
@@ -86,8 +86,8 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
             1 => args.output.clone(),
             _ => args.output.join(format!("run-{}", index + 1)),
         };
-        let mut workspace = Workspace::open_with(project, settings)?;
-        runs.push(run(&mut workspace, args, &folder, from_us, name, settings)?);
+        let workspace = Workspace::open_with(project, settings)?;
+        runs.push(run(workspace, args, &folder, from_us, name, settings)?);
     }
     let page = args.output.join("report.html");
     write(&page, report::page(&runs).as_bytes())?;
@@ -128,7 +128,7 @@ struct Run {
 }
 
 fn run(
-    workspace: &mut Workspace,
+    mut workspace: Workspace,
     args: &SimulateArgs,
     folder: &Path,
     from_us: i64,
@@ -141,10 +141,7 @@ fn run(
     let registry = folder.join("models");
     clear(&registry)?;
     workspace.settings.store.path = absolute(&scratch)?;
-    let workspace = Arc::new(std::mem::replace(
-        workspace,
-        Workspace::open(&workspace.folder)?,
-    ));
+    let workspace = Arc::new(workspace);
     let plan = workspace.model()?.clone();
     let files = event_files(&workspace, &args.events)?;
     let mut by_stream: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
@@ -243,14 +240,6 @@ fn run(
         tally,
         contributions,
     })
-}
-
-fn next_us(feeds: &mut [Feed<'_>]) -> Outcome<Option<i64>> {
-    let mut next: Option<i64> = None;
-    for feed in feeds {
-        next = next.into_iter().chain(feed.next_us()?).min();
-    }
-    Ok(next)
 }
 
 fn show(bar: &ProgressBar, live: &Live, tally: &Tally, until_us: i64, name: &str) {

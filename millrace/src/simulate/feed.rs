@@ -107,15 +107,19 @@ impl<'a> Feed<'a> {
     }
 }
 
+/// When the next row of any feed arrives, or none at the end of all.
+pub(super) fn next_us(feeds: &mut [Feed<'_>]) -> Outcome<Option<i64>> {
+    let mut next: Option<i64> = None;
+    for feed in feeds {
+        next = next.into_iter().chain(feed.next_us()?).min();
+    }
+    Ok(next)
+}
+
 /// The rows of all feeds that arrive before `end_us`, or as many of them as were read: empty where none is left.
 pub(super) fn take(feeds: &mut [Feed<'_>], end_us: i64) -> Outcome<Vec<StreamBatch>> {
     loop {
-        let mut next = None;
-        for feed in feeds.iter_mut() {
-            let first = feed.next_us()?;
-            next = next.into_iter().chain(first).min();
-        }
-        if next.is_none_or(|next| next >= end_us) {
+        if next_us(feeds)?.is_none_or(|next| next >= end_us) {
             return Ok(Vec::new());
         }
         let until = feeds.iter().filter_map(Feed::known_until).min();
