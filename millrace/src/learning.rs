@@ -17,7 +17,6 @@
 //! served is compared with a version of some days before, and taken back where many small steps have done harm.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,10 +24,9 @@ use std::time::Instant;
 use millrace_feature_store::Store;
 use millrace_learner::{
     Checkpoint, Comparison, Device, Entry, Event, Examples, Harm, LearnerError, LearnerSettings,
-    Manifest, Metrics, Model, Paired, Prequential, Registry, State, Update, average_precision,
+    Manifest, Model, Paired, Prequential, Registry, State, Update, average_precision,
     replay_sample, update,
 };
-use tracing::{info, warn};
 
 use crate::failure::Outcome;
 use crate::labels::examples_after;
@@ -40,9 +38,11 @@ use crate::workspace::{ModelPlan, Workspace};
 
 mod checks;
 mod history;
+mod period;
 
 use checks::{Checks, Disbelief};
 use history::History;
+pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
 const PREQUENTIAL_ROWS: usize = 20_000;
@@ -113,81 +113,6 @@ impl Trial {
             paired: Paired::default(),
         }
     }
-}
-
-/// What happened in a period.
-#[derive(Debug, Clone)]
-pub struct Period {
-    /// Its end, µs of event time.
-    pub end_us: i64,
-    /// Labels that became known in it, or were left from before.
-    pub labels: usize,
-    /// Frauds among them.
-    pub frauds: usize,
-    /// What became of the labels.
-    pub learned: Learned,
-    /// What became of the versions before, which the labels tested.
-    pub tested: Vec<Tested>,
-    /// The version that was taken back, the one that serves in its place, and why.
-    pub rolled_back: Option<(u64, u64, String)>,
-    /// Average precision of what served on the newest labels.
-    pub prequential: Prequential,
-    /// Wall time, s.
-    pub seconds: f64,
-}
-
-/// What became of a period's labels.
-#[derive(Debug, Clone)]
-pub enum Learned {
-    /// Too few labels for a first model.
-    Waiting,
-    /// They were put aside, for a reason.
-    PutAside(String),
-    /// An update that was broken was thrown away, for a reason.
-    Broken(String),
-    /// A new version; the first one serves at once.
-    Version(Box<NewVersion>),
-}
-
-/// A version that an update has made.
-#[derive(Debug, Clone)]
-pub struct NewVersion {
-    /// What is written of it.
-    pub manifest: Manifest,
-    /// How far it moved the log odds, in nats a row.
-    pub shift: f64,
-    /// Whether it would have moved them farther.
-    pub shortened: bool,
-    /// Whether it started afresh rather than from its parent.
-    pub afresh: bool,
-}
-
-/// What the labels of a period said of a version that had not seen them.
-#[derive(Debug, Clone)]
-pub struct Tested {
-    /// The version.
-    pub version: u64,
-    /// What it was compared with.
-    pub champion: u64,
-    /// The numbers; none while there are too few labels.
-    pub comparison: Option<Comparison>,
-    /// What became of it.
-    pub verdict: Verdict,
-}
-
-/// What became of a version under test.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
-    /// There are too few labels yet, and a newer version takes its place in the test.
-    Waiting,
-    /// It answers for so many of a hundred entities.
-    Canary(u8),
-    /// It passed, and another version is the canary.
-    Passed,
-    /// It takes the traffic.
-    Promoted,
-    /// It does not, for a reason.
-    Rejected(String),
 }
 
 impl Learning {
@@ -909,90 +834,5 @@ impl Learning {
         let most = self.workspace.settings.learner.history_rows;
         self.history.trim(most, self.dealt_with);
         Ok(())
-    }
-}
-
-/// What a person wants to know of it.
-impl fmt::Display for Period {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for tested in &self.tested {
-            let version = tested.version;
-            match &tested.verdict {
-                Verdict::Waiting => {
-                    writeln!(f, "version {version} had too few labels to be tested on")?
-                }
-                Verdict::Canary(percent) => {
-                    writeln!(f, "version {version} answers for {percent} of 100 entities")?;
-                }
-                Verdict::Passed => writeln!(f, "version {version} has passed its test")?,
-                Verdict::Promoted => writeln!(f, "version {version} serves")?,
-                Verdict::Rejected(reason) => {
-                    writeln!(f, "version {version} was rejected: {reason}")?
-                }
-            }
-        }
-        if let Some((version, to, reason)) = &self.rolled_back {
-            writeln!(f, "version {version} was rolled back to {to}: {reason}")?;
-        }
-        let (labels, frauds) = (self.labels, self.frauds);
-        match &self.learned {
-            Learned::Waiting => write!(
-                f,
-                "{labels} labels with {frauds} frauds are too few for a first model"
-            ),
-            Learned::PutAside(reason) => write!(f, "{labels} labels were put aside: {reason}"),
-            Learned::Broken(reason) => write!(f, "the update was thrown away: {reason}"),
-            Learned::Version(new) => write!(
-                f,
-                "version {} learned {} labels until {} and {} replayed in {:.2} s on {}",
-                new.manifest.version,
-                new.manifest.rows,
-                rfc3339(new.manifest.trained_until_us),
-                new.manifest.replayed,
-                self.seconds,
-                new.manifest.device
-            ),
-        }
-    }
-}
-
-impl Period {
-    fn log(&self) {
-        let until = rfc3339(self.end_us);
-        for tested in &self.tested {
-            let version = tested.version;
-            match &tested.verdict {
-                Verdict::Waiting | Verdict::Passed => {}
-                Verdict::Canary(percent) => info!(version, until, percent, "a version is canary"),
-                Verdict::Promoted => info!(version, until, "a version serves"),
-                Verdict::Rejected(reason) => {
-                    warn!(version, until, reason, "a version was rejected");
-                }
-            }
-        }
-        if let Some((version, to, reason)) = &self.rolled_back {
-            warn!(version, to, until, reason, "a version was rolled back");
-        }
-        match &self.learned {
-            Learned::Waiting => {}
-            Learned::PutAside(reason) => {
-                warn!(until, labels = self.labels, reason, "labels were put aside");
-            }
-            Learned::Broken(reason) => warn!(until, reason, "an update was thrown away"),
-            Learned::Version(new) => info!(
-                version = new.manifest.version, until, labels = new.manifest.rows, replayed = new.manifest.replayed,
-                average_precision = ?self.prequential.average_precision, seconds = self.seconds,
-                "a new version was made"
-            ),
-        }
-    }
-
-    /// The metrics of the version before on this period's labels, and of the new one.
-    #[must_use]
-    pub fn metrics(&self) -> (Option<Metrics>, Option<Metrics>) {
-        match &self.learned {
-            Learned::Version(new) => (new.manifest.before, Some(new.manifest.after)),
-            _ => (None, None),
-        }
     }
 }
