@@ -5,11 +5,13 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "millrace/v1/values.proto",
     "millrace/v1/features.proto",
     "millrace/v1/scoring.proto",
     "millrace/v1/models.proto",
+    // Imports the rest of Feast's.
+    "feast/serving/GrpcServer.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files(FILES)?;
     let folder = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(
-        folder.join("millrace.v1.bin"),
+        folder.join("services.bin"),
         compiler.encode_file_descriptor_set(),
     )?;
     tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;

@@ -3,9 +3,13 @@
 //! A figure is a ratio against something that ran beside it, on the same work, in the same run: the machines that
 //! these run on are noisy, and a rate alone says little.
 
+mod echo;
 mod kafka;
+mod load;
 
+pub use echo::{ask_echo, serve_echo};
 pub use kafka::Kafka;
+pub use load::{Load, connect, load};
 
 use std::time::{Duration, Instant};
 

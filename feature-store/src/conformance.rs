@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::thread;
 
 use crate::{
-    Commit, Offset, Store, StoreError, Table, entity_range, event_key, event_range, event_time_us,
-    time_bytes,
+    Commit, Offset, Scan, Store, StoreError, Table, entity_range, event_key, event_range,
+    event_time_us, time_bytes,
 };
 
 /// Runs the whole suite on an empty store.
@@ -20,6 +20,7 @@ pub(crate) fn conformance(store: &dyn Store) {
     offsets_move_with_their_rows(store);
     a_refused_commit_leaves_nothing(store);
     scans_see_whole_commits(store);
+    a_moment_stays_as_it_was(store);
     old_rows_expire(store);
 }
 
@@ -27,7 +28,7 @@ pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The first `limit` rows of a scan.
 pub(crate) fn rows(
-    store: &dyn Store,
+    store: &dyn Scan,
     table: Table,
     (from, to): (&[u8], &[u8]),
     reverse: bool,
@@ -58,6 +59,39 @@ fn times(store: &dyn Store, (from, to): (Vec<u8>, Vec<u8>), reverse: bool) -> Ve
         .iter()
         .map(|(key, _)| event_time_us(key).unwrap())
         .collect()
+}
+
+/// Forth and back, over several entities and tables through the same moment.
+fn a_moment_stays_as_it_was(store: &dyn Store) {
+    put_events(store, 7, b"a", &[1, 2, 3]);
+    put_events(store, 7, b"b", &[2]);
+    let moment = store.moment();
+    put_events(store, 7, b"a", &[4]);
+    put_events(store, 7, b"c", &[5]);
+    let times = |scan: &dyn Scan, entity: &[u8], times, reverse| -> Vec<i64> {
+        let (from, to) = event_range(7, entity, times);
+        rows(scan, Table::Events, (&from, &to), reverse, usize::MAX)
+            .iter()
+            .map(|(key, _)| event_time_us(key).unwrap())
+            .collect()
+    };
+    let cases: [(&[u8], _, &[i64], &[i64]); 5] = [
+        (b"a", 0..9, &[1, 2, 3], &[1, 2, 3, 4]),
+        (b"b", 0..9, &[2], &[2]),
+        (b"c", 0..9, &[], &[5]),
+        (b"a", 2..3, &[2], &[2]),
+        (b"nobody", 0..9, &[], &[]),
+    ];
+    for (entity, range, then, now) in cases {
+        assert_eq!(times(&*moment, entity, range.clone(), false), then);
+        let back: Vec<i64> = then.iter().rev().copied().collect();
+        assert_eq!(times(&*moment, entity, range.clone(), true), back);
+        assert_eq!(times(store, entity, range, false), now);
+    }
+    assert_eq!(
+        rows(&*moment, Table::Meta, (b"", b""), true, 9),
+        rows(store, Table::Meta, (b"", b""), true, 9)
+    );
 }
 
 fn put_events(store: &dyn Store, view: u32, entity: &[u8], times: &[i64]) {

@@ -16,7 +16,7 @@ use rand_pcg::Pcg64Mcg;
 
 use crate::rocks_store::tests::{identity, open};
 use crate::{
-    Commit, RocksStore, Store, StoreError, Table, entity_range, event_key, event_time_us,
+    Commit, RocksStore, Scan, Store, StoreError, Table, entity_range, event_key, event_time_us,
     time_bytes, time_from_bytes,
 };
 

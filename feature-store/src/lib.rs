@@ -25,6 +25,7 @@ mod keys;
 #[cfg(test)]
 mod kill_tests;
 mod memory_store;
+mod rocks_moment;
 mod rocks_options;
 mod rocks_store;
 mod store;
@@ -41,4 +42,4 @@ pub use keys::{
 pub use memory_store::MemoryStore;
 pub use rocks_options::StoreSettings;
 pub use rocks_store::RocksStore;
-pub use store::Store;
+pub use store::{Scan, Store};

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use crate::{Commit, Horizons, Store, StoreError, Table};
+use crate::{Commit, Horizons, Scan, Store, StoreError, Table};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A [`Store`] in memory. It is never durable, and rows expire only in [`Store::expire`].
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    tables: RwLock<Tables>,
+    /// Shared with the moments that are being read: a commit copies them then.
+    tables: RwLock<Arc<Tables>>,
     horizons: Horizons,
 }
 
 /// One map for each of [`Table::ALL`].
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Tables([Rows; Table::ALL.len()]);
 
 impl Tables {
@@ -38,20 +39,16 @@ impl MemoryStore {
 
     // A lock is poisoned only by a panic in `visit`, which changes nothing, or by one for want of
     // memory: the maps are whole.
-    fn read(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+    fn write(&self) -> RwLockWriteGuard<'_, Arc<Tables>> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Store for MemoryStore {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.read().of(table).get(key).cloned())
-    }
-
+impl Scan for Arc<Tables> {
     fn scan(
         &self,
         table: Table,
@@ -66,8 +63,7 @@ impl Store for MemoryStore {
             // A range that ends before it starts is empty here, and a panic in BTreeMap.
             _ => return Ok(()),
         };
-        let tables = self.read();
-        let rows = tables
+        let rows = self
             .of(table)
             .range::<[u8], _>((Bound::Included(from), end));
         // Both are ends of the visit, so the outcome says nothing.
@@ -79,10 +75,34 @@ impl Store for MemoryStore {
         };
         Ok(())
     }
+}
+
+impl Scan for MemoryStore {
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to_exclusive: &[u8],
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read().scan(table, from, to_exclusive, reverse, visit)
+    }
+}
+
+impl Store for MemoryStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.read().of(table).get(key).cloned())
+    }
+
+    fn moment(&self) -> Box<dyn Scan + '_> {
+        Box::new(self.read())
+    }
 
     fn commit(&self, commit: Commit) -> Result<(), StoreError> {
         let offset_rows = commit.offset_rows()?;
         let mut tables = self.write();
+        let tables = Arc::make_mut(&mut tables);
         for (table, key) in &commit.deletes {
             tables.of_mut(*table).remove(key);
         }
@@ -104,6 +124,7 @@ impl Store for MemoryStore {
     fn expire(&self) -> Result<(), StoreError> {
         let horizons = self.horizons.values();
         let mut tables = self.write();
+        let tables = Arc::make_mut(&mut tables);
         for table in Table::ALL {
             tables
                 .of_mut(table)

@@ -14,8 +14,10 @@ use rocksdb::{
     WriteBatch,
 };
 
+use crate::rocks_moment::Moment;
+
 use crate::{
-    Commit, Horizons, Store, StoreError, StoreIdentity, StoreSettings, Table, identity, keys,
+    Commit, Horizons, Scan, Store, StoreError, StoreIdentity, StoreSettings, Table, identity, keys,
     rocks_options,
 };
 
@@ -91,7 +93,11 @@ impl RocksStore {
         })
     }
 
-    fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    pub(crate) fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
         self.db
             .cf_handle(table.name())
             .ok_or_else(|| StoreError::NotAStore {
@@ -136,13 +142,7 @@ impl RocksStore {
     }
 }
 
-impl Store for RocksStore {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db
-            .get_cf(self.family(table)?, key)
-            .map_err(engine("read"))
-    }
-
+impl Scan for RocksStore {
     fn scan(
         &self,
         table: Table,
@@ -180,6 +180,18 @@ impl Store for RocksStore {
             }
         }
         rows.status().map_err(engine("scan"))
+    }
+}
+
+impl Store for RocksStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db
+            .get_cf(self.family(table)?, key)
+            .map_err(engine("read"))
+    }
+
+    fn moment(&self) -> Box<dyn Scan + '_> {
+        Box::new(Moment::new(self))
     }
 
     fn commit(&self, commit: Commit) -> Result<(), StoreError> {
@@ -232,7 +244,11 @@ fn descriptors(
 }
 
 /// The prefix of the one entity that all keys in `from..to_exclusive` have, if there is one.
-fn entity_of_range<'a>(table: Table, from: &'a [u8], to_exclusive: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn entity_of_range<'a>(
+    table: Table,
+    from: &'a [u8],
+    to_exclusive: &[u8],
+) -> Option<&'a [u8]> {
     if !table.is_by_entity() || to_exclusive.is_empty() {
         return None;
     }
@@ -242,7 +258,7 @@ fn entity_of_range<'a>(table: Table, from: &'a [u8], to_exclusive: &[u8]) -> Opt
 
 /// Stands on the last row before `to_exclusive`. Within an entity the sought key has its prefix, so
 /// that files without the entity are skipped; a bound past the entity's end does not have it.
-fn seek_last_before(
+pub(crate) fn seek_last_before(
     rows: &mut rocksdb::DBRawIterator<'_>,
     entity: Option<&[u8]>,
     to_exclusive: &[u8],
@@ -274,7 +290,7 @@ fn open_error(path: &Path, error: rocksdb::Error) -> StoreError {
     engine("open")(error)
 }
 
-fn engine(action: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+pub(crate) fn engine(action: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
     move |source| StoreError::Engine { action, source }
 }
 

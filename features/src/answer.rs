@@ -4,16 +4,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
-use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::common::DataFusionError;
 
 use crate::FeatureError;
 use crate::decay::decayed_to;
-use crate::history::History;
+use crate::history::{History, Item};
+use crate::kernel::SlotColumn;
 use crate::packed;
 use crate::rows::evaluate;
 use crate::state::StateReader;
 use crate::tile::Tile;
-use crate::view::FeatureView;
+use crate::view::{FeatureView, Measure};
+
+/// What a view says of some entities.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// One row an entity, in the view's schema.
+    pub features: RecordBatch,
+    /// Whether a window of the view covers an event of the entity.
+    pub is_present: Vec<bool>,
+}
 
 impl FeatureView {
     /// What the view says of each row's entity as of the row's time.
@@ -47,22 +57,47 @@ impl FeatureView {
         as_of: &[i64],
         tiles: &mut dyn FnMut(Tile),
     ) -> Result<RecordBatch, FeatureError> {
+        Ok(self.look_up(state, entity, as_of, tiles)?.features)
+    }
+
+    /// As [`answer_and_sum_up`](Self::answer_and_sum_up), with which entities have events in the windows.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub fn look_up(
+        &self,
+        state: &dyn StateReader,
+        entity: &[ArrayRef],
+        as_of: &[i64],
+        tiles: &mut dyn FnMut(Tile),
+    ) -> Result<Answer, FeatureError> {
         self.check_entity_columns(entity, as_of.len())?;
         let keys = packed::pack(entity, as_of.len());
-        let mut values = vec![vec![ScalarValue::Null; as_of.len()]; self.slots.len()];
+        let mut values = self.slot_columns(as_of.len());
+        let mut is_present = vec![false; as_of.len()];
         let mut asked = Vec::new();
         for (key, rows) in group(&keys) {
             asked.clear();
             asked.extend(rows.iter().map(|row| as_of[*row]));
             let mut history = History::load(self, state, key, &asked)?;
             for row in rows {
-                self.answer_row(&mut history, as_of[row], |slot, value| {
-                    values[slot][row] = value
-                })?;
+                is_present[row] = self.answer_row(&mut history, as_of[row], &mut values, row)?;
             }
             self.hand_out(key, &mut history, tiles)?;
         }
-        self.project(entity, values, as_of)
+        let features = self.project(entity, values, as_of)?;
+        Ok(Answer {
+            features,
+            is_present,
+        })
+    }
+
+    /// A column a slot, of `rows` nulls.
+    pub(crate) fn slot_columns(&self, rows: usize) -> Vec<SlotColumn> {
+        let slots = self.slots.iter();
+        slots
+            .map(|slot| SlotColumn::new(&self.measures[slot.measure], rows))
+            .collect()
     }
 
     fn hand_out(
@@ -113,35 +148,53 @@ impl FeatureView {
         )))
     }
 
+    /// Sets `row` of the slots' columns to what they are as of a time. True where a frame covers an event.
     pub(crate) fn answer_row(
         &self,
         history: &mut History<'_>,
         as_of: i64,
-        mut set: impl FnMut(usize, ScalarValue),
-    ) -> Result<(), FeatureError> {
+        values: &mut [SlotColumn],
+        row: usize,
+    ) -> Result<bool, FeatureError> {
         let context = |e| FeatureError::evaluate(format!("view '{}'", self.name))(e);
         let mut items = Vec::with_capacity(self.frames.len());
         for frame in &self.frames {
             items.push(history.items(frame, as_of).map_err(context)?);
         }
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (slot, column) in self.slots.iter().zip(values) {
             let measure = &self.measures[slot.measure];
-            let value = history
-                .accumulate(measure, &items[slot.frame])
-                .and_then(|mut accumulator| match measure.half_life_us {
-                    Some(half_life) => decayed_to(as_of, half_life, &accumulator.state()?),
-                    None => accumulator.evaluate(),
-                })
+            self.answer_slot(history, measure, &items[slot.frame], as_of, column, row)
                 .map_err(context)?;
-            set(index, value);
         }
+        Ok(items.iter().any(|items| !items.is_empty()))
+    }
+
+    fn answer_slot(
+        &self,
+        history: &History<'_>,
+        measure: &Measure,
+        items: &[Item],
+        as_of: i64,
+        column: &mut SlotColumn,
+        row: usize,
+    ) -> Result<(), DataFusionError> {
+        if let Some(kernel) = measure.kernel {
+            column.set_folded(row, kernel, history.fold(kernel, measure, items)?);
+            return Ok(());
+        }
+        let mut accumulator = history.accumulate(measure, items)?;
+        let value = match measure.half_life_us {
+            Some(half_life) => decayed_to(as_of, half_life, &accumulator.state()?),
+            None => accumulator.evaluate(),
+        };
+        column.set(row, value?);
         Ok(())
     }
 
     pub(crate) fn project(
         &self,
         entity: &[ArrayRef],
-        values: Vec<Vec<ScalarValue>>,
+        values: Vec<SlotColumn>,
         as_of: &[i64],
     ) -> Result<RecordBatch, FeatureError> {
         let rows = as_of.len();
@@ -149,7 +202,7 @@ impl FeatureView {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
         let context = || FeatureError::evaluate(format!("view '{}'", self.name));
-        let slots = values.into_iter().map(ScalarValue::iter_to_array);
+        let slots = values.into_iter().map(SlotColumn::finish);
         let slots = slots.collect::<Result<Vec<_>, _>>().map_err(context())?;
         let as_of: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_of.to_vec()));
         let columns = entity.iter().cloned().chain(slots).chain([as_of]).collect();

@@ -11,6 +11,7 @@ use datafusion::logical_expr::Accumulator;
 
 use crate::FeatureError;
 use crate::frame::Frame;
+use crate::kernel::{Kernel, Partial};
 use crate::packed;
 use crate::state::{BestRead, StateReader};
 use crate::tile::{Node, Span, TileCodec, inner, top_level};
@@ -213,12 +214,25 @@ impl<'a> History<'a> {
         });
         let mut state = Vec::new();
         for measure in &self.view.measures {
-            state.extend(self.accumulate(measure, items)?.state()?);
+            match measure.kernel {
+                Some(kernel) => state.extend(kernel.state(self.fold(kernel, measure, items)?)),
+                None => state.extend(self.accumulate(measure, items)?.state()?),
+            }
         }
         Node::new(events.sum(), state)
     }
 
-    /// A measure over a frame's items.
+    /// A measure with a kernel over a frame's items.
+    pub(crate) fn fold(
+        &self,
+        kernel: Kernel,
+        measure: &Measure,
+        items: &[Item],
+    ) -> Result<Partial, DataFusionError> {
+        kernel.fold(&self.operands, &measure.state, items)
+    }
+
+    /// Any measure over a frame's items.
     pub(crate) fn accumulate(
         &self,
         measure: &Measure,

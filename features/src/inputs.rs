@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Float32Type, SchemaRef, TimestampMicrosecondTyp
 use datafusion::common::{Column, DFSchemaRef, JoinType};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Operator};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
 
 use crate::FeatureError;
 use crate::answer::batch;
@@ -74,6 +75,22 @@ impl InputView {
     /// The feature views that the inputs use.
     pub fn views(&self) -> impl Iterator<Item = &Arc<FeatureView>> {
         self.joins.iter().map(|join| &join.view)
+    }
+
+    /// Names of the feature views that an input is computed from, by the input's place.
+    #[must_use]
+    pub fn views_of(&self, input: usize) -> Vec<String> {
+        let columns = collect_columns(&self.outputs[input]);
+        let mut views: Vec<String> = columns
+            .iter()
+            .filter_map(|column| match self.columns[column.index()] {
+                Source::View { join, .. } => Some(self.joins[join].view.name.clone()),
+                Source::Event { .. } => None,
+            })
+            .collect();
+        views.sort();
+        views.dedup();
+        views
     }
 
     /// The inputs of each event as of its own time: one row a row of `events`, in the view's schema.

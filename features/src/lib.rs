@@ -17,6 +17,7 @@ mod decay;
 mod frame;
 mod history;
 mod inputs;
+mod kernel;
 mod key;
 #[cfg(test)]
 mod oracle_tests;
@@ -31,6 +32,7 @@ mod table;
 mod tile;
 mod view;
 
+pub use answer::Answer;
 pub use frame::Frame;
 pub use inputs::InputView;
 pub use packed::pack_rows;

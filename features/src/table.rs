@@ -12,10 +12,11 @@ use arrow::array::{
 };
 use arrow::compute::{concat, concat_batches, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
-use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::common::DataFusionError;
 
 use crate::FeatureError;
 use crate::history::History;
+use crate::kernel::SlotColumn;
 use crate::packed;
 use crate::rows::one_by_one_where_it_fails;
 use crate::view::{FeatureView, Origin};
@@ -141,14 +142,14 @@ impl<'a> EventTable<'a> {
         let mut answers = Vec::new();
         let mut history: Option<(&[u8], History<'_>)> = None;
         for rows in order.chunks(CHUNK) {
-            let mut values = vec![Vec::with_capacity(rows.len()); view.slots.len()];
-            for row in rows.iter().map(|row| *row as usize) {
+            let mut values = view.slot_columns(rows.len());
+            for (place, row) in rows.iter().map(|row| *row as usize).enumerate() {
                 let key = keys.value(row);
                 if history.as_ref().is_none_or(|(of, _)| *of != key) {
                     history = Some((key, self.history(key)));
                 }
                 if let Some((_, history)) = &mut history {
-                    view.answer_row(history, as_of[row], |slot, value| values[slot].push(value))?;
+                    view.answer_row(history, as_of[row], &mut values, place)?;
                 }
             }
             answers.push(self.project(entity, values, as_of, rows)?);
@@ -169,7 +170,7 @@ impl<'a> EventTable<'a> {
     fn project(
         &self,
         entity: &[ArrayRef],
-        values: Vec<Vec<ScalarValue>>,
+        values: Vec<SlotColumn>,
         as_of: &[i64],
         rows: &[u32],
     ) -> Result<RecordBatch, FeatureError> {

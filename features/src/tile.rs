@@ -21,7 +21,7 @@ use datafusion::common::ScalarValue;
 pub(crate) const LEVELS: u8 = 13;
 
 /// Part of a tile's tag: raise it when the rules of nodes or the bytes of a tile change.
-const FORMAT: &[u8] = b"millrace.tile.1";
+const FORMAT: &[u8] = b"millrace.tile.2";
 
 /// The exponent of a level's width: 2^shift µs.
 pub(crate) const fn shift(level: u8) -> u32 {
@@ -257,6 +257,6 @@ mod tests {
         }
     }
 
-    const PINNED: &str = "468eb63e0300000000000000018000000000000003017fffffffffffffff020261620000000000ff\
+    const PINNED: &str = "9b31783f0300000000000000018000000000000003017fffffffffffffff020261620000000000ff\
                           0002000000000000020200000000000000000101";
 }

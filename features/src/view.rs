@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::call::Call;
 use crate::decay;
 use crate::frame::Frame;
+use crate::kernel::Kernel;
 use crate::packed;
 use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint};
@@ -79,6 +80,8 @@ pub(crate) struct Measure {
     pub(crate) half_life_us: Option<i64>,
     /// Which columns of a node's state are its own.
     pub(crate) state: Range<usize>,
+    /// How to fold it without an accumulator, where there is a way.
+    pub(crate) kernel: Option<Kernel>,
 }
 
 /// An aggregate over a frame.
@@ -467,12 +470,14 @@ impl<'a> Slots<'a> {
             .state_fields()
             .map_err(|e| self.planner.complaint(&e))?;
         let first = self.measures.last().map_or(0, |last| last.state.end);
+        let kernel = Kernel::of(&aggregate, &arguments, filter.as_ref(), &self.operand_types);
         let measure = Measure {
             aggregate,
             arguments,
             filter,
             half_life_us,
             state: first..first + fields.len(),
+            kernel,
         };
         let slot = Slot {
             measure: self.measure(measure),

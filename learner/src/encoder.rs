@@ -39,6 +39,8 @@ pub struct Encoder {
     edges: Vec<Vec<f32>>,
     /// The first code of each input, and the number of codes at the end.
     offsets: Vec<usize>,
+    /// The median of each input; none where most rows lacked it.
+    medians: Vec<Option<f32>>,
 }
 
 /// Where a value falls among the bins of its input.
@@ -67,14 +69,14 @@ impl Encoder {
             values.sort_unstable_by(f32::total_cmp);
             let mut edges = quantile_edges(&values, bins);
             split_tails(&values, &mut edges);
-            edges
+            let is_usual = 2 * values.len() > examples.len();
+            (edges, is_usual.then(|| values[values.len() / 2]))
         };
-        Ok(Self::from_edges(
-            (0..examples.width()).map(column).collect(),
-        ))
+        let (edges, medians) = (0..examples.width()).map(column).unzip();
+        Ok(Self::from_edges(edges, medians))
     }
 
-    fn from_edges(edges: Vec<Vec<f32>>) -> Self {
+    fn from_edges(edges: Vec<Vec<f32>>, medians: Vec<Option<f32>>) -> Self {
         let mut offsets = vec![0];
         let mut end = 0;
         for edges in &edges {
@@ -82,7 +84,11 @@ impl Encoder {
             end += edges.len();
             offsets.push(end);
         }
-        Self { edges, offsets }
+        Self {
+            edges,
+            offsets,
+            medians,
+        }
     }
 
     /// Number of inputs of a row.
@@ -98,6 +104,11 @@ impl Encoder {
     /// The bin edges of each input, in the inputs' order.
     pub fn edges(&self) -> &[Vec<f32>] {
         &self.edges
+    }
+
+    /// The median of an input among the examples that its edges were chosen from; NaN where most of them lacked it.
+    pub fn median(&self, input: usize) -> f32 {
+        self.medians[input].unwrap_or(f32::NAN)
     }
 
     /// Encodes one row of `width()` inputs into `encoded_width()` codes, overwriting `codes`.
@@ -229,6 +240,9 @@ fn edges_around(constant: f32) -> Vec<f32> {
 struct EncoderFile {
     format: u32,
     edges: Vec<Vec<f32>>,
+    /// Absent in the files of earlier releases.
+    #[serde(default)]
+    medians: Vec<Option<f32>>,
 }
 
 impl From<Encoder> for EncoderFile {
@@ -236,6 +250,7 @@ impl From<Encoder> for EncoderFile {
         Self {
             format: FORMAT,
             edges: encoder.edges,
+            medians: encoder.medians,
         }
     }
 }
@@ -259,7 +274,15 @@ impl TryFrom<EncoderFile> for Encoder {
                 return Err(format!("the bin edges of input {input} do not ascend"));
             }
         }
-        Ok(Self::from_edges(file.edges))
+        let medians = match file.medians.len() == file.edges.len() {
+            true => file.medians,
+            false => file
+                .edges
+                .iter()
+                .map(|edges| edges.get(edges.len() / 2).copied())
+                .collect(),
+        };
+        Ok(Self::from_edges(file.edges, medians))
     }
 }
 

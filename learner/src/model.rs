@@ -98,6 +98,36 @@ impl Model {
             .collect())
     }
 
+    /// How far each input of one row moves the log odds: what they are, less what they would be with the input's
+    /// [median](Encoder::median) and all others unchanged. One number an input.
+    ///
+    /// The numbers of inputs that stand for one thing (a count of an hour and of a day) do not add up to the whole:
+    /// each is told alone.
+    ///
+    /// # Errors
+    /// [`LearnerError::Width`] if the row is not of `width()` inputs.
+    pub fn contributions(&self, row: &[f32]) -> Result<Vec<f64>, LearnerError> {
+        let width = self.width();
+        if row.len() != width {
+            return Err(LearnerError::Width {
+                expected: width,
+                found: row.len(),
+            });
+        }
+        let mut rows = row.repeat(width + 1);
+        for input in 0..width {
+            rows[(input + 1) * width + input] = self.encoder.median(input);
+        }
+        let logits = self.logits(&rows)?;
+        let (whole, without) = logits
+            .split_first()
+            .map_or((0.0, &[][..]), |(w, r)| (*w, r));
+        Ok(without
+            .iter()
+            .map(|logit| f64::from(whole) - f64::from(*logit))
+            .collect())
+    }
+
     fn odds(&self, rows: &[f32]) -> Result<Vec<Odds>, LearnerError> {
         let width = self.width();
         let count = rows.len() / width;

@@ -78,7 +78,8 @@ pub(crate) fn event_files<'a>(
     events.iter().map(file).collect()
 }
 
-fn fill(
+/// Fills a store with the events of a file.
+pub(crate) fn fill(
     workspace: &Workspace,
     store: &RocksStore,
     marks: &mut Marks,

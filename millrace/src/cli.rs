@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::audit::AuditArgs;
 use crate::backfill::BackfillArgs;
 use crate::demo::DemoArgs;
 use crate::failure::{Failure, Outcome};
@@ -15,7 +16,7 @@ use crate::run::RunArgs;
 use crate::simulate::SimulateArgs;
 use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
-use crate::{backfill, check, client, demo, generate, produce, run, simulate, training_set};
+use crate::{audit, backfill, check, client, demo, generate, produce, run, simulate, training_set};
 
 /// Real-time features and online learning for teams that stop fraud.
 ///
@@ -59,6 +60,10 @@ enum Command {
     ///
     /// Example: millrace backfill --events transactions=tx.parquet labels=labels.parquet
     Backfill(BackfillArgs),
+    /// Compare what was scored with what the same events say, input by input; exit code 1 where they differ.
+    ///
+    /// Example: millrace audit --events transactions=tx.parquet labels=labels.parquet
+    Audit(AuditArgs),
     /// The live loop on a virtual clock: scores every event, learns every label when it became known, and reports.
     ///
     /// Example: millrace simulate --events transactions=tx.parquet labels=labels.parquet --output out
@@ -207,6 +212,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
         Command::Backfill(args) => backfill::backfill(&Workspace::open(project)?, &args),
+        Command::Audit(args) => audit::audit(&Workspace::open(project)?, &args),
         Command::Simulate(args) => simulate::simulate(project, &args),
         Command::Models(command) => {
             let workspace = Workspace::open(project)?;

@@ -342,6 +342,10 @@ pub fn examples_after(
     failed.map_or(Ok(()), Err)
 }
 
+/// The keys of all scored events, from the first on, to that of what follows them.
+pub(crate) const SCORED_START: &[u8] = &[SCORED];
+pub(crate) const SCORED_END: &[u8] = &[WAITING];
+
 const SCORED: u8 = 0;
 const WAITING: u8 = 1;
 

@@ -2,6 +2,7 @@
 //!
 //! This is the only crate that knows them all, and the only one with a clock, a runtime and a terminal.
 
+pub mod audit;
 pub mod backfill;
 #[cfg(feature = "embedded-broker")]
 pub mod broker;
@@ -28,5 +29,6 @@ pub mod settings;
 pub mod simulate;
 pub mod state;
 pub mod times;
+pub mod traffic;
 pub mod training_set;
 pub mod workspace;

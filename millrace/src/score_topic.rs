@@ -89,11 +89,16 @@ pub fn score_json(
         .map(|(name, value)| (name.to_owned(), json!(value.is_finite().then_some(*value))))
         .collect();
     let id_name = stream.schema.field(plan.event_id).name();
-    json!({
+    let probability = scores.probability(row);
+    let mut score = json!({
         id_name: id,
         "event_time": rfc3339(time),
-        "score": scores.probability(row),
+        "score": probability,
         "model_version": scores.versions[row],
         "inputs": inputs,
-    })
+    });
+    if let Some(decision) = probability.and_then(|p| plan.settings.decisions.of(p.into())) {
+        score["decision"] = json!(decision);
+    }
+    score
 }

@@ -64,6 +64,18 @@ impl Scorer {
         self.traffic.load().champion.clone()
     }
 
+    /// The version of that number, if it serves now.
+    #[must_use]
+    pub fn of_version(&self, version: u64) -> Option<Arc<Serving>> {
+        let traffic = self.traffic.load();
+        let canary = traffic.canary.as_ref().map(|(canary, _)| canary);
+        let serving = traffic.champion.iter().chain(canary);
+        serving
+            .into_iter()
+            .find(|serving| serving.version == version)
+            .cloned()
+    }
+
     /// Lets a version take the traffic from the next request on, and ends a canary that it was.
     ///
     /// # Errors

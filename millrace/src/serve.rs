@@ -1,47 +1,75 @@
-//! The gRPC server: look-ups of features, scores and model versions, with health and reflection.
+//! The server: look-ups of features, scores and model versions over gRPC, the same as JSON over HTTP, Feast's
+//! interface, health and reflection.
 //!
-//! It answers from committed state and changes nothing. Each service translates between messages
-//! and the library crates, where all the meaning is; every error becomes a status in `refusal`.
+//! It answers from committed state. Each service translates between messages and the library crates, where all the
+//! meaning is; every error becomes a status in `refusal`. A request passes, from the outside in: TLS (`tls`), JSON
+//! to gRPC (`json`), who may call what (`access`), how much at once (`admission`), its service.
+//!
+//! ```text
+//!            ┌ features ┐
+//!  request ─►│ feast    ├─► catalog (names) ─► keys ─► look_up ─► columns ─► answer
+//!            └ scoring  ┘
+//! ```
+//!
 //! What fills the store is `pipeline`; the commands that ask this server are in `client`.
 
+pub mod access;
+pub mod admission;
+mod catalog;
+mod columns;
+mod feast;
 mod features;
+mod json;
 mod keys;
+mod look_up;
 mod models;
 mod refusal;
+mod reloaded;
 mod scoring;
 #[cfg(test)]
 pub(crate) mod tests;
-mod values;
+pub mod tls;
 
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_proto::v1::FILE_DESCRIPTOR_SET;
+use millrace_proto::FILE_DESCRIPTOR_SET;
+use millrace_proto::feast::feast::serving::serving_service_server::ServingServiceServer;
+use millrace_proto::feast::grpc_feature_server_server::GrpcFeatureServerServer;
 use millrace_proto::v1::feature_service_server::FeatureServiceServer;
 use millrace_proto::v1::model_service_server::ModelServiceServer;
 use millrace_proto::v1::scoring_service_server::ScoringServiceServer;
+use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::live::Live;
 
+use access::{Access, AccessLayer, Caller};
+use admission::{AdmissionLayer, Gate};
+use catalog::Catalog;
+use feast::Feast;
 use features::Features;
+use json::JsonLayer;
 use models::Models;
 use refusal::Refusal;
 use scoring::Scoring;
+use tls::{Tls, connections};
 
+pub(crate) use columns::{time_us, timestamp};
 pub(crate) use models::{Version, versions};
-pub(crate) use values::{time_us, timestamp};
 
 /// Most bytes of one message, in either direction. A larger one is refused.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -75,37 +103,35 @@ pub async fn bind(listen: SocketAddr) -> Outcome<TcpListener> {
 /// they have five seconds.
 ///
 /// # Errors
-/// A model's stream that cannot be decoded, or a listener that fails.
+/// Certificates or tokens that cannot be read, a model's stream that cannot be decoded, or a listener that fails.
 pub async fn serve(
     live: Live,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Outcome<()> {
+    let workspace = Arc::clone(&live.workspace);
+    let (settings, folder) = (&workspace.settings.server, &workspace.folder);
+    let access = Access::open(&settings.access, folder)?;
+    let tls = settings.tls.as_ref();
+    let tls = tls.map(|tls| Tls::open(tls, folder)).transpose()?;
+    warn_if_open(listener.local_addr().ok(), access.is_some());
+    let gate = Gate::new(settings.limits.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|e| Failure::failed(format!("server reflection: {}", with_causes(&e))))?;
-    let features = FeatureServiceServer::new(Features::new(live.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let scoring = ScoringServiceServer::new(Scoring::new(live.clone())?)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let routes = routes(live, &gate)?
+        .add_service(health)
+        .add_service(reflection()?);
     let (stop, stopped) = oneshot::channel();
     let server = Server::builder()
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(features)
-        .add_service(scoring)
-        .add_service(ModelServiceServer::new(Models::new(live)))
-        // A small answer must not wait for a larger one to share its packet.
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async { stopped.await.unwrap_or(()) },
-        );
+        .accept_http1(true)
+        // The first is the outermost.
+        .layer(JsonLayer::new(descriptors()?, MAX_MESSAGE_BYTES))
+        .layer(AccessLayer::new(access))
+        .layer(AdmissionLayer::new(gate))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections(tls, listener), async {
+            stopped.await.unwrap_or(());
+        });
     let mut server = pin!(server);
     tokio::select! {
         ended = &mut server => return ended.map_err(|e| server_failed(&e)),
@@ -120,6 +146,71 @@ pub async fn serve(
     }
 }
 
+/// All services but health and reflection.
+fn routes(live: Live, gate: &Gate) -> Outcome<Routes> {
+    let catalog = Arc::new(Catalog::new(Arc::clone(&live.workspace)));
+    let features = Features::new(live.clone(), Arc::clone(&catalog));
+    let scoring = Scoring::new(live.clone(), gate.clone())?;
+    let feast = Feast::new(live.clone(), catalog);
+    let features = FeatureServiceServer::new(features)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let scoring = ScoringServiceServer::new(scoring)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let feast_serving = ServingServiceServer::new(feast.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let feast_server = GrpcFeatureServerServer::new(feast)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(Routes::default()
+        .add_service(features)
+        .add_service(scoring)
+        .add_service(feast_serving)
+        .add_service(feast_server)
+        .add_service(ModelServiceServer::new(Models::new(live))))
+}
+
+/// The files that describe every message that can be sent here.
+const DESCRIPTORS: [&[u8]; 4] = [
+    FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    // Of the details of errors.
+    tonic_types::pb::FILE_DESCRIPTOR_SET,
+];
+
+fn descriptors() -> Outcome<DescriptorPool> {
+    let mut pool = DescriptorPool::new();
+    for set in DESCRIPTORS {
+        pool.decode_file_descriptor_set(set)
+            .map_err(|e| Failure::failed(format!("the contract: {}", with_causes(&e))))?;
+    }
+    Ok(pool)
+}
+
+fn reflection() -> Outcome<ServerReflectionServer<impl ServerReflection>> {
+    let builder = DESCRIPTORS.into_iter().fold(
+        tonic_reflection::server::Builder::configure(),
+        tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
+    );
+    builder
+        .build_v1()
+        .map_err(|e| Failure::failed(format!("server reflection: {}", with_causes(&e))))
+}
+
+/// Without access control, everybody who reaches the address may do everything.
+fn warn_if_open(address: Option<SocketAddr>, is_guarded: bool) {
+    if let Some(address) = address.filter(|address| !is_guarded && !address.ip().is_loopback()) {
+        tracing::warn!(
+            %address,
+            "everybody who reaches this address may read features, score and move models: server.access in \
+             millrace.toml asks for tokens"
+        );
+    }
+}
+
 fn server_failed(error: &tonic::transport::Error) -> Failure {
     Failure::failed(format!("the gRPC server failed: {}", with_causes(error)))
 }
@@ -131,33 +222,58 @@ async fn report(reporter: &HealthReporter, status: ServingStatus) {
         "millrace.v1.FeatureService",
         "millrace.v1.ScoringService",
         "millrace.v1.ModelService",
+        "feast.serving.ServingService",
+        "GrpcFeatureServer",
     ];
     for service in services {
         reporter.set_service_status(service, status).await;
     }
 }
 
-/// Answers one call, counts it by its status and logs what is not the caller's fault.
+/// More than a few answers: a call that may take a while, whatever it asks for.
+const LARGE: usize = usize::MAX;
+
+/// So many answers of views take well below a millisecond.
+const SMALL: usize = 64;
+
+/// Answers one call of about `size` answers of views, counts it by its status and logs what is not the caller's
+/// fault.
 fn answered<T>(
     method: &'static str,
+    size: usize,
     answer: impl FnOnce() -> Result<T, Refusal>,
 ) -> Result<Response<T>, Status> {
-    let answer = in_place(answer).map_err(Status::from);
+    let answer = if size <= SMALL {
+        answer()
+    } else {
+        in_place(answer)
+    };
+    counted(method, answer).map(Response::new)
+}
+
+/// Counts a call by its status and logs what is not the caller's fault.
+fn counted<T>(method: &'static str, answer: Result<T, Refusal>) -> Result<T, Status> {
+    let answer = answer.map_err(Status::from);
     let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
     metrics::counter!("millrace_requests_total", "method" => method, "status" => name(code))
         .increment(1);
     if let (Code::Internal, Err(status)) = (code, &answer) {
         tracing::error!(method, error = status.message(), "a call failed");
     }
-    answer.map(Response::new)
+    answer
+}
+
+/// Who calls.
+fn caller<T>(request: &Request<T>) -> Arc<Caller> {
+    Caller::of(request.extensions())
 }
 
 /// Runs what reads the store where the call is, and lets other threads take over the waiting calls.
 ///
-/// One look-up takes some 20 to 100 µs, of which a hop to another thread and back (`spawn_blocking`)
-/// would be a good part; but how long one takes is not known beforehand, so it must not hold up a
-/// thread that other calls wait for. `block_in_place` does both: the hand-over goes on beside the
-/// look-up. Only a runtime with a single thread, as in tests, has nobody to hand over to.
+/// A hop to another thread and back (`spawn_blocking`) costs more than most look-ups; but a large one must not hold
+/// up a thread that other calls wait for. `block_in_place` does both: the hand-over goes on beside the look-up. A
+/// small look-up is over before a hand-over is. Only a runtime with a single thread, as in tests, has nobody to
+/// hand over to.
 fn in_place<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => work(),
@@ -172,6 +288,8 @@ const fn name(code: Code) -> &'static str {
         Code::InvalidArgument => "invalid_argument",
         Code::NotFound => "not_found",
         Code::FailedPrecondition => "failed_precondition",
+        Code::PermissionDenied => "permission_denied",
+        Code::Unavailable => "unavailable",
         Code::OutOfRange => "out_of_range",
         Code::Internal => "internal",
         _ => "other",

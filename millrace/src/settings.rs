@@ -1,5 +1,6 @@
 //! `millrace.toml`: every setting, and its default, in one place.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,9 @@ use millrace_learner::{Device, GateSettings, LearnerSettings};
 use serde::{Deserialize, Deserializer};
 
 use crate::failure::{Failure, Outcome};
+use crate::serve::access::AccessSettings;
+use crate::serve::admission::LimitSettings;
+use crate::serve::tls::TlsSettings;
 
 /// The settings of a project. Paths are relative to its folder.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -91,6 +95,12 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// Address of the Prometheus endpoint.
     pub metrics: SocketAddr,
+    /// Who may call.
+    pub access: AccessSettings,
+    /// Encryption; without this section there is none.
+    pub tls: Option<TlsSettings>,
+    /// How much is answered at once.
+    pub limits: LimitSettings,
 }
 
 impl Default for ServerSettings {
@@ -98,6 +108,9 @@ impl Default for ServerSettings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7077)),
             metrics: SocketAddr::from(([127, 0, 0, 1], 9187)),
+            access: AccessSettings::default(),
+            tls: None,
+            limits: LimitSettings::default(),
         }
     }
 }
@@ -128,6 +141,44 @@ pub struct ModelSettings {
     /// Versions that are kept.
     #[serde(default = "keep")]
     pub keep: usize,
+    /// What is done from which probability of fraud on: `{ approve = 0.0, review = 0.2, decline = 0.7 }`.
+    #[serde(default)]
+    pub decisions: Decisions,
+}
+
+/// Names of decisions, by the probability from which on they hold.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, f64>")]
+pub struct Decisions(Vec<(f64, String)>);
+
+impl Decisions {
+    /// The decision that a probability leads to; none below the lowest threshold.
+    #[must_use]
+    pub fn of(&self, probability: f64) -> Option<&str> {
+        let reached = self.0.iter().rfind(|(from, _)| *from <= probability);
+        reached.map(|(_, name)| name.as_str())
+    }
+}
+
+impl TryFrom<BTreeMap<String, f64>> for Decisions {
+    type Error = String;
+
+    fn try_from(thresholds: BTreeMap<String, f64>) -> Result<Self, String> {
+        let mut decisions: Vec<(f64, String)> = Vec::new();
+        for (name, from) in thresholds {
+            if !(0.0..=1.0).contains(&from) {
+                return Err(format!(
+                    "'{name}' is to hold from {from} on, and a probability is 0 to 1"
+                ));
+            }
+            if let Some((_, other)) = decisions.iter().find(|(other, _)| *other == from) {
+                return Err(format!("'{other}' and '{name}' both hold from {from} on"));
+            }
+            decisions.push((from, name));
+        }
+        decisions.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(Self(decisions))
+    }
 }
 
 fn hour() -> Duration {
@@ -286,7 +337,7 @@ fn place(text: &str, offset: usize) -> String {
     format!(":{line}:{column}")
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).map_err(serde::de::Error::custom)
 }
@@ -382,5 +433,29 @@ mod tests {
         assert!(wrong("[kafka]\nbroker = 'x'").contains("broker"));
         assert!(wrong("[model]\ninputs='a'\nlabel='b.c'\nevery='1 fortnight'").contains("1h"));
         assert!(wrong("[model]\ninputs='a'\nlabel='b.c'\nevery='0s'").contains("no time at all"));
+        let decisions = |text: &str| {
+            wrong(&format!(
+                "[model]\ninputs='a'\nlabel='b.c'\ndecisions={text}"
+            ))
+        };
+        assert!(decisions("{ review = 20 }").contains("a probability is 0 to 1"));
+        assert!(decisions("{ a = 0.5, b = 0.5 }").contains("both hold from 0.5 on"));
+    }
+
+    #[test]
+    fn a_probability_leads_to_the_highest_decision_that_it_reaches() {
+        let thresholds = [("decline", 0.7), ("approve", 0.0), ("review", 0.2)];
+        let thresholds = thresholds.map(|(name, from)| (name.to_owned(), from));
+        let decisions = Decisions::try_from(BTreeMap::from(thresholds)).unwrap();
+        let cases = [
+            (0.0, "approve"),
+            (0.1999, "approve"),
+            (0.2, "review"),
+            (1.0, "decline"),
+        ];
+        for (probability, expected) in cases {
+            assert_eq!(decisions.of(probability), Some(expected));
+        }
+        assert_eq!(Decisions::default().of(0.9), None);
     }
 }

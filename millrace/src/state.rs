@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
 
 use millrace_feature_store::{
-    Commit, Store, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
+    Commit, Scan, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
     tile_range,
 };
 use millrace_features::{BestRead, Span, StateError, StateReader, StateRow, StateWriter, Tile};
 
 use crate::failure::with_causes;
 
-/// The store's events, as committed.
-pub struct Committed<'a>(pub &'a dyn Store);
+/// The store's events, as committed: of the store itself, each read of its own moment; or of one moment of it.
+pub struct Committed<'a>(pub &'a dyn Scan);
 
 impl StateReader for Committed<'_> {
     fn scan(
@@ -349,7 +349,7 @@ impl<'a> Iterator for Directed<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use millrace_feature_store::MemoryStore;
+    use millrace_feature_store::{MemoryStore, Store};
 
     fn row(time: i64) -> StateRow {
         let value = time.to_be_bytes().to_vec();

@@ -95,6 +95,19 @@ impl Workspace {
         )?)
     }
 
+    /// Opens a store of the project's state in another folder.
+    ///
+    /// # Errors
+    /// As [`open_store`](Self::open_store).
+    pub fn open_store_at(&self, path: &Path) -> Outcome<RocksStore> {
+        let settings = &self.settings.store;
+        Ok(RocksStore::open_with(
+            path,
+            &self.identity(),
+            &settings.rocksdb,
+        )?)
+    }
+
     /// Opens the project's store as it was last made durable, beside a process that writes to it.
     ///
     /// # Errors

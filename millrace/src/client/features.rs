@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
-use millrace_proto::v1::value::Kind;
-use millrace_proto::v1::{Entity, GetFeaturesRequest, GetFeaturesResponse, Value};
+use millrace_proto::v1::{Column, EntityStatus, GetFeaturesRequest, GetFeaturesResponse};
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
@@ -16,7 +15,7 @@ use crate::serve::{MAX_MESSAGE_BYTES, time_us, timestamp};
 use crate::times::{parse_time, rfc3339};
 
 /// Asks `server` (host:port) for the features of one entity of `view` and prints them as one JSON
-/// object: the view's columns in its order, then `as_of` and `complete_until`.
+/// object: the keys, the features in the view's order, then `as_of`, `complete_until` and `entity`.
 ///
 /// `keys` are `COLUMN=VALUE`; the server parses a value to its column's type. `as_of` is RFC 3339 or
 /// `YYYY-MM-DD HH:MM:SS` in UTC; without it, it is the server's now. NaN and infinities print as
@@ -36,59 +35,96 @@ pub async fn features_get(
         FeatureServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let answer = client.get_features(request).await;
     let answer = answer.map_err(|status| failure(server, &status))?;
-    print_line(&mut io::stdout(), &answer_json(&answer.into_inner())?)?;
+    print_line(&mut io::stdout(), &answer_json(keys, &answer.into_inner())?)?;
     Ok(())
 }
 
 fn request(view: &str, keys: &[String], as_of: Option<&str>) -> Outcome<GetFeaturesRequest> {
-    let mut key = HashMap::new();
+    let mut columns = HashMap::new();
     for text in keys {
         let (name, value) = text.split_once('=').ok_or_else(|| {
             Failure::input(format!("'{text}' is no key of an entity"))
                 .hint("write COLUMN=VALUE: card_id=c1")
         })?;
-        let kind = Some(Kind::StringValue(value.to_owned()));
-        if key.insert(name.to_owned(), Value { kind }).is_some() {
+        let column = Column {
+            strings: vec![value.to_owned()],
+            ..Column::default()
+        };
+        if columns.insert(name.to_owned(), column).is_some() {
             return Err(Failure::input(format!("'{name}' is given twice")));
         }
     }
     let as_of = as_of.map(parse_time).transpose();
     let as_of = as_of.map_err(|e| Failure::input(format!("--as-of: {e}")))?;
     Ok(GetFeaturesRequest {
-        view: view.to_owned(),
-        entities: vec![Entity { key }],
+        features: vec![view.to_owned()],
+        keys: columns,
         as_of: as_of.map(timestamp),
+        ..GetFeaturesRequest::default()
     })
 }
 
-/// The answer about one entity as a JSON object.
-pub(super) fn answer_json(answer: &GetFeaturesResponse) -> Outcome<String> {
-    let values = answer.rows.first().map_or(&[][..], |row| &row.values);
-    let columns = answer.columns.iter().map(String::as_str);
+/// The answer about one entity as a JSON object: its keys as they were given, the features (of several views, as
+/// `view__feature`), what is known of the entity, and how much the answer reflects.
+pub(super) fn answer_json(keys: &[String], answer: &GetFeaturesResponse) -> Outcome<String> {
     let time = |time: &Option<_>| json!(time.as_ref().and_then(time_us).map(rfc3339));
-    let mut fields: Vec<(&str, Json)> = columns.zip(values.iter().map(value_json)).collect();
-    fields.push(("as_of", time(&answer.as_of)));
-    fields.push(("complete_until", time(&answer.complete_until)));
+    let keys = keys.iter().filter_map(|key| key.split_once('='));
+    let mut fields: Vec<(String, Json)> = keys
+        .map(|(name, value)| (name.to_owned(), json!(value)))
+        .collect();
+    for view in &answer.views {
+        for column in &view.features {
+            let name = match answer.views.len() {
+                1 => column.name.clone(),
+                _ => format!("{}__{}", view.view, column.name),
+            };
+            fields.push((name, value_json(column)));
+        }
+    }
+    fields.push(("as_of".to_owned(), time(&answer.as_of)));
+    // What is slowest decides how far all of it is.
+    let until = answer.views.iter().map(|view| &view.complete_until);
+    let until = until.min_by_key(|until| until.as_ref().and_then(time_us));
+    fields.push(("complete_until".to_owned(), until.map_or(Json::Null, time)));
+    let entity = answer.views.iter().filter_map(|view| view.statuses.first());
+    let entity = entity
+        .min()
+        .and_then(|status| EntityStatus::try_from(*status).ok());
+    fields.push(("entity".to_owned(), json!(entity.map(status_text))));
     serde_json::to_string(&Object(&fields)).map_err(|e| Failure::failed(format!("as JSON: {e}")))
 }
 
-fn value_json(value: &Value) -> Json {
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => Json::Null,
-        Some(Kind::BoolValue(value)) => json!(value),
-        Some(Kind::Int64Value(value)) => json!(value),
-        Some(Kind::Uint64Value(value)) => json!(value),
-        Some(Kind::DoubleValue(value)) => json!(value),
-        Some(Kind::StringValue(value)) => json!(value),
-        Some(Kind::BytesValue(value)) => {
-            json!(value.iter().map(|b| format!("{b:02x}")).collect::<String>())
-        }
-        Some(Kind::TimestampValue(value)) => json!(time_us(value).map(rfc3339)),
+/// What a look-up says of its entity, for people.
+fn status_text(status: EntityStatus) -> &'static str {
+    match status {
+        EntityStatus::Unspecified => "unspecified",
+        EntityStatus::Present => "present",
+        EntityStatus::OutOfWindow => "out of window",
+        EntityStatus::Unknown => "unknown",
     }
 }
 
+/// The value of a column's only row.
+fn value_json(column: &Column) -> Json {
+    if column.nulls.contains(&0) {
+        return Json::Null;
+    }
+    let hex = |bytes: &Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let times = column.timestamps.first();
+    let json = [
+        column.bools.first().map(|value| json!(value)),
+        column.int64s.first().map(|value| json!(value)),
+        column.uint64s.first().map(|value| json!(value)),
+        column.doubles.first().map(|value| json!(value)),
+        column.strings.first().map(|value| json!(value)),
+        column.bytes.first().map(|bytes| json!(hex(bytes))),
+        times.map(|time| json!(time_us(time).map(rfc3339))),
+    ];
+    json.into_iter().flatten().next().unwrap_or_default()
+}
+
 /// A JSON object whose fields stay in their order.
-struct Object<'a>(&'a [(&'a str, Json)]);
+struct Object<'a>(&'a [(String, Json)]);
 
 impl Serialize for Object<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

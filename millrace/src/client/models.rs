@@ -6,14 +6,14 @@ use std::path::Path;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use millrace_learner::{Entry, Event, LearnerError, Registry, State};
+use millrace_learner::{Entry, Event, Registry};
 use serde_json::{Value as Json, json};
 
 use super::print_line;
 use crate::failure::{Failure, Outcome};
-use crate::pipeline::now_us;
 use crate::serve::{Version, versions};
 use crate::times::rfc3339;
+use crate::traffic::{no_such, promote, roll_back, set_share};
 
 /// Prints the versions in a registry's folder, oldest first, as a table for people or as a JSON
 /// array. A folder that is not there is a registry without versions.
@@ -75,31 +75,7 @@ pub fn models_show(registry: &Path, version: u64) -> Outcome<()> {
 /// # Errors
 /// A version that is not there, a registry that cannot be written.
 pub fn models_promote(registry: &Path, version: u64) -> Outcome<()> {
-    let registry = open(registry)?;
-    let before = registry.champion()?;
-    if before == Some(version) {
-        print_line(
-            &mut io::stdout(),
-            &format!("version {version} has all of the traffic already"),
-        )?;
-        return Ok(());
-    }
-    registry
-        .set_champion(version)
-        .map_err(|e| no_such(&registry, e))?;
-    registry.set_challenger(None)?;
-    if let Some(before) = before {
-        note(&registry, before, State::Replaced)?;
-    }
-    note(&registry, version, State::Champion)?;
-    let before = before.map_or("no version".to_owned(), |before| {
-        format!("version {before}")
-    });
-    print_line(
-        &mut io::stdout(),
-        &format!("version {version} serves in place of {before}"),
-    )?;
-    Ok(())
+    say(&promote(&open(registry)?, version)?)
 }
 
 /// Gives the traffic back to a version that had it before: the one asked for, or the last.
@@ -107,38 +83,7 @@ pub fn models_promote(registry: &Path, version: u64) -> Outcome<()> {
 /// # Errors
 /// No such version, a registry that cannot be written.
 pub fn models_rollback(registry: &Path, to: Option<u64>) -> Outcome<()> {
-    let registry = open(registry)?;
-    let Some(bad) = registry.champion()? else {
-        return Err(Failure::input("no version has the traffic")
-            .hint("millrace models list shows what there is"));
-    };
-    let good = match to {
-        Some(version) => version,
-        None => champion_before(&registry, bad)?.ok_or_else(|| {
-            Failure::input(format!(
-                "no version that had the traffic before version {bad} is kept"
-            ))
-            .hint(
-                "name one: millrace models rollback --to VERSION; millrace models list shows them",
-            )
-        })?,
-    };
-    if good == bad {
-        return Err(Failure::input(format!(
-            "version {bad} has the traffic: there is nothing to go back from"
-        )));
-    }
-    registry
-        .set_champion(good)
-        .map_err(|e| no_such(&registry, e))?;
-    registry.set_challenger(None)?;
-    note(&registry, bad, State::RolledBack)?;
-    note(&registry, good, State::Champion)?;
-    print_line(
-        &mut io::stdout(),
-        &format!("version {good} serves again; version {bad} was rolled back"),
-    )?;
-    Ok(())
+    say(&roll_back(&open(registry)?, to)?)
 }
 
 /// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
@@ -146,33 +91,11 @@ pub fn models_rollback(registry: &Path, to: Option<u64>) -> Outcome<()> {
 /// # Errors
 /// A version that is not there or serves already, a share that is none, a registry that cannot be written.
 pub fn models_traffic(registry: &Path, version: u64, percent: u8) -> Outcome<()> {
-    let registry = open(registry)?;
-    if percent >= 100 {
-        return Err(
-            Failure::input(format!("{percent} of 100 entities is no share")).hint(format!(
-                "a share is 0 to 99; for all of them: millrace models promote {version}"
-            )),
-        );
-    }
-    if registry.champion()? == Some(version) {
-        return Err(Failure::input(format!(
-            "version {version} is the champion: it answers for all others"
-        ))
-        .hint("name the version that is to answer for a share"));
-    }
-    registry
-        .manifest(version)
-        .map_err(|e| no_such(&registry, e))?;
-    let text = if percent == 0 {
-        registry.set_challenger(None)?;
-        note(&registry, version, State::RolledBack)?;
-        format!("version {version} answers for nobody")
-    } else {
-        registry.set_challenger(Some((version, percent)))?;
-        note(&registry, version, State::Canary { percent })?;
-        format!("version {version} answers for {percent} of 100 entities")
-    };
-    print_line(&mut io::stdout(), &text)?;
+    say(&set_share(&open(registry)?, version, percent)?)
+}
+
+fn say(text: &str) -> Outcome<()> {
+    print_line(&mut io::stdout(), text)?;
     Ok(())
 }
 
@@ -187,40 +110,6 @@ fn open(registry: &Path) -> Outcome<Registry> {
     Ok(Registry::open(registry)?)
 }
 
-fn no_such(registry: &Registry, error: LearnerError) -> Failure {
-    let known = registry.versions().unwrap_or_default();
-    match (&error, known.as_slice()) {
-        (LearnerError::NoSuchVersion { .. }, [first, .., last]) => Failure::from(error).hint(
-            format!("versions {first} to {last} are kept: millrace models list"),
-        ),
-        _ => Failure::from(error),
-    }
-}
-
-/// The last version that had the traffic before one, and still is kept.
-fn champion_before(registry: &Registry, version: u64) -> Outcome<Option<u64>> {
-    let known = registry.versions()?;
-    let mut champions = Vec::new();
-    for entry in registry.journal_entries()? {
-        match entry.event {
-            Event::Version {
-                version,
-                state: State::Champion,
-                ..
-            } => champions.push(version),
-            // One that did harm is nothing to go back to.
-            Event::Version {
-                version,
-                state: State::RolledBack,
-                ..
-            } => champions.retain(|v| *v != version),
-            _ => {}
-        }
-    }
-    let is_kept = |other: &u64| *other != version && known.contains(other);
-    Ok(champions.into_iter().rfind(is_kept))
-}
-
 fn share(registry: &Registry, version: u64) -> Outcome<u8> {
     let challenger = registry.challenger()?;
     let ours = challenger
@@ -231,18 +120,6 @@ fn share(registry: &Registry, version: u64) -> Outcome<u8> {
         (None, true) => 100 - challenger.map_or(0, |(_, percent)| percent),
         (None, false) => 0,
     })
-}
-
-fn note(registry: &Registry, version: u64, state: State) -> Outcome<()> {
-    Ok(registry.note(&Entry {
-        at_us: now_us(),
-        event: Event::Version {
-            version,
-            state,
-            comparison: None,
-        },
-        reason: Some("chosen by a person".to_owned()),
-    })?)
 }
 
 fn entry_json(entry: &Entry) -> Json {

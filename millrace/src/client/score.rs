@@ -181,6 +181,7 @@ impl<W: Write> Scoring<'_, W> {
         let request = ScoreRequest {
             event_json: events.iter().map(|(_, json)| json.clone()).collect(),
             include_inputs: Some(self.inputs),
+            ..ScoreRequest::default()
         };
         Ok(self.client.score(request).await?.into_inner().scores)
     }

@@ -120,25 +120,42 @@ async fn a_server_that_is_not_there_is_said_so() {
 
 #[test]
 fn an_answer_keeps_the_order_of_its_columns() {
-    use millrace_proto::v1::value::Kind as ValueKind;
-    use millrace_proto::v1::{GetFeaturesResponse, Row, Value};
-    let value = |kind| Value { kind: Some(kind) };
+    use millrace_proto::v1::{Column, GetFeaturesResponse, ViewFeatures};
+    let column = |name: &str| Column {
+        name: name.to_owned(),
+        ..Column::default()
+    };
+    let view = ViewFeatures {
+        features: vec![
+            Column {
+                int64s: vec![3],
+                ..column("b")
+            },
+            Column {
+                doubles: vec![f64::NAN],
+                ..column("m")
+            },
+            Column {
+                bytes: vec![vec![0, 255]],
+                ..column("n")
+            },
+            Column {
+                doubles: vec![0.0],
+                nulls: vec![0],
+                ..column("a")
+            },
+        ],
+        statuses: vec![1],
+        ..ViewFeatures::default()
+    };
     let answer = GetFeaturesResponse {
-        columns: ["z", "a", "m", "n"].map(str::to_owned).to_vec(),
-        rows: vec![Row {
-            values: vec![
-                value(ValueKind::StringValue("c\"1".to_owned())),
-                value(ValueKind::Int64Value(3)),
-                value(ValueKind::DoubleValue(f64::NAN)),
-                value(ValueKind::BytesValue(vec![0, 255])),
-            ],
-        }],
+        views: vec![view],
         as_of: Some(crate::serve::timestamp(1)),
-        complete_until: None,
+        first_row: 0,
     };
     assert_eq!(
-        features::answer_json(&answer).unwrap(),
-        r#"{"z":"c\"1","a":3,"m":null,"n":"00ff","as_of":"1970-01-01T00:00:00.000001Z","complete_until":null}"#
+        features::answer_json(&["z=c\"1".to_owned()], &answer).unwrap(),
+        r#"{"z":"c\"1","b":3,"m":null,"n":"00ff","a":null,"as_of":"1970-01-01T00:00:00.000001Z","complete_until":null,"entity":"present"}"#
     );
 }
 

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
 use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
-use millrace_proto::v1::value::Kind;
-use millrace_proto::v1::{Entity, GetFeaturesRequest, ScoreRequest, Value};
+use millrace_proto::v1::{Column, GetFeaturesRequest, ScoreRequest};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -78,15 +77,15 @@ fn elapsed_us(begun: Instant) -> u64 {
 }
 
 fn look_up(card: &str, as_of_us: i64) -> GetFeaturesRequest {
-    let value = Value {
-        kind: Some(Kind::StringValue(card.to_owned())),
+    let cards = Column {
+        strings: vec![card.to_owned()],
+        ..Column::default()
     };
     GetFeaturesRequest {
-        view: "card_activity".to_owned(),
-        entities: vec![Entity {
-            key: HashMap::from([("card_id".to_owned(), value)]),
-        }],
+        features: vec!["card_activity".to_owned()],
+        keys: HashMap::from([("card_id".to_owned(), cards)]),
         as_of: Some(timestamp(as_of_us)),
+        ..GetFeaturesRequest::default()
     }
 }
 
@@ -100,7 +99,7 @@ fn payment(turn: u64, card: &str, now_us: i64) -> ScoreRequest {
     });
     ScoreRequest {
         event_json: vec![event.to_string()],
-        include_inputs: None,
+        ..ScoreRequest::default()
     }
 }
 

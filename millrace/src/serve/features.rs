@@ -1,196 +1,276 @@
-//! `FeatureService`: what a view says of entities as of a time.
+//! `FeatureService`: what views say of entities as of a time. The look-up itself is in `look_up`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use millrace_features::{FeatureView, pack_rows};
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
+use millrace_features::FeatureView;
 use millrace_proto::v1::feature_service_server::FeatureService;
 use millrace_proto::v1::{
-    Column, GetFeaturesRequest, GetFeaturesResponse, ListViewsRequest, ListViewsResponse, Row, View,
+    Column, Field, GetFeaturesRequest, GetFeaturesResponse, ListViewsRequest, ListViewsResponse,
+    PrepareRequest, PrepareResponse, View, ViewFeatures,
 };
 use prost_types::{Duration, Timestamp};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::answered;
-use super::keys::entity_columns;
+use super::access::Caller;
+use super::catalog::{Catalog, Selection, features};
+use super::columns::{message, timestamp};
+use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_count};
-use super::values::{column_values, time_us, timestamp};
-use crate::live::{Live, Miss};
+use super::{answered, caller, counted};
+use crate::live::Live;
 use crate::pipeline::now_us;
-use crate::state::Committed;
+
+/// Entities of one part of a stream.
+const PART_ROWS: usize = 512;
+
+/// Parts that wait for a caller who reads slowly. More are not made before he has read on.
+const WAITING_PARTS: usize = 2;
 
 /// The service.
+#[derive(Clone)]
 pub(super) struct Features {
     live: Live,
+    catalog: Arc<Catalog>,
+}
+
+/// A request whose names were resolved and whose keys were read.
+struct Resolved {
+    selection: Arc<Selection>,
+    keys: Vec<ArrayRef>,
+    as_of_us: i64,
+    /// Whether the caller knows the names already.
+    is_prepared: bool,
 }
 
 impl Features {
-    pub(super) fn new(live: Live) -> Self {
-        Self { live }
+    pub(super) fn new(live: Live, catalog: Arc<Catalog>) -> Self {
+        Self { live, catalog }
     }
 
-    fn look_up(
+    fn get(
         &self,
         request: &GetFeaturesRequest,
+        caller: &Caller,
         now_us: i64,
     ) -> Result<GetFeaturesResponse, Refusal> {
-        let started = Instant::now();
-        let view = self.view(&request.view)?;
-        check_count("entities", request.entities.len())?;
-        let as_of = match &request.as_of {
-            Some(time) => asked_time(time)?,
-            None => now_us,
-        };
-        check_time(&self.live, view, "as_of", as_of)?;
-        let keys = entity_columns(view, &request.entities)?;
-        // Read before the state, so that the answer reflects at least this much.
-        let complete_until = self.live.progress.newest(&view.stream.name);
-        let state = Committed(self.live.store.as_ref());
-        let times = vec![as_of; request.entities.len()];
-        let mut misses = Vec::new();
-        let answer = view.answer_and_sum_up(&state, &keys, &times, &mut |tile| {
-            if complete_until.is_some_and(|until| tile.span.end_us() <= until) {
-                misses.push(tile.entity);
-            }
-        })?;
-        self.note_misses(view, &keys, as_of, misses);
-        let response = GetFeaturesResponse {
-            columns: names(&answer),
-            rows: rows(&answer)?,
-            as_of: Some(timestamp(as_of)),
-            complete_until: complete_until.map(timestamp),
-        };
-        metrics::histogram!("millrace_lookup_seconds", "view" => view.name.clone())
-            .record(started.elapsed());
-        Ok(response)
+        let resolved = self.resolve(request, caller, now_us)?;
+        let rows = resolved.rows();
+        check_count("keys", rows)?;
+        self.part(&resolved, 0..rows)
     }
 
-    /// Asks for the tiles that would have spared this look-up work.
-    fn note_misses(
+    fn resolve(
         &self,
-        view: &Arc<FeatureView>,
-        keys: &[ArrayRef],
-        as_of_us: i64,
-        mut entities: Vec<Vec<u8>>,
-    ) {
-        if entities.is_empty() {
-            return;
-        }
-        entities.dedup();
-        for (row, packed) in pack_rows(keys).iter().enumerate() {
-            if entities.contains(packed) {
-                self.live.misses.note(Miss {
-                    view: Arc::clone(view),
-                    entity: keys.iter().map(|column| column.slice(row, 1)).collect(),
-                    as_of_us,
-                });
+        request: &GetFeaturesRequest,
+        caller: &Caller,
+        now_us: i64,
+    ) -> Result<Resolved, Refusal> {
+        let selection = match request.handle {
+            None => Arc::new(self.catalog.resolve(&request.features)?),
+            Some(_) if !request.features.is_empty() => {
+                let reason = "a handle stands for names: give one or the other";
+                return Err(Refusal::argument("features", reason));
             }
+            Some(handle) => self
+                .catalog
+                .prepared(handle)
+                .ok_or_else(|| unknown_handle(handle))?,
+        };
+        check_views(caller, &selection)?;
+        Ok(Resolved {
+            keys: key_columns(&selection, &request.keys)?,
+            as_of_us: asked_time(request.as_of.as_ref(), now_us)?,
+            is_prepared: request.handle.is_some(),
+            selection,
+        })
+    }
+
+    fn part(
+        &self,
+        resolved: &Resolved,
+        rows: std::ops::Range<usize>,
+    ) -> Result<GetFeaturesResponse, Refusal> {
+        let keys: Vec<ArrayRef> = resolved
+            .keys
+            .iter()
+            .map(|column| column.slice(rows.start, rows.len()))
+            .collect();
+        let answers = look_up(&self.live, &resolved.selection, &keys, resolved.as_of_us)?;
+        let views = resolved.selection.views.iter().zip(answers);
+        let views = views.map(|(selected, answer)| {
+            let mut message = view_message(answer)?;
+            if !resolved.is_prepared {
+                message.view.clone_from(&selected.view.name);
+                self.catalog
+                    .version(&selected.view)
+                    .clone_into(&mut message.version);
+                for (column, name) in message.features.iter_mut().zip(selected.names()) {
+                    name.clone_into(&mut column.name);
+                }
+            }
+            Ok(message)
+        });
+        Ok(GetFeaturesResponse {
+            views: views.collect::<Result<_, Refusal>>()?,
+            as_of: Some(timestamp(resolved.as_of_us)),
+            // A message has fewer entities than that.
+            first_row: rows.start as u32,
+        })
+    }
+
+    /// Part after part, until the caller has gone.
+    fn send_parts(
+        &self,
+        resolved: &Resolved,
+        parts: &mpsc::Sender<Result<GetFeaturesResponse, Status>>,
+    ) {
+        let rows = resolved.rows();
+        let mut from = 0;
+        loop {
+            let to = rows.min(from + PART_ROWS);
+            let part = self.part(resolved, from..to);
+            let is_last = to == rows || part.is_err();
+            if parts.blocking_send(part.map_err(Status::from)).is_err() || is_last {
+                return;
+            }
+            from = to;
         }
     }
 
-    fn view(&self, name: &str) -> Result<&Arc<FeatureView>, Refusal> {
-        let project = &self.live.workspace.project;
-        project.view(name).map_err(|hint| Refusal::UnknownView {
-            name: name.to_owned(),
-            hint,
+    fn prepare(
+        &self,
+        request: &PrepareRequest,
+        caller: &Caller,
+    ) -> Result<PrepareResponse, Refusal> {
+        let selection = self.catalog.resolve(&request.features)?;
+        check_views(caller, &selection)?;
+        let (handle, selection) = self.catalog.prepare(selection);
+        let views = selection.views.iter();
+        Ok(PrepareResponse {
+            handle,
+            views: views
+                .map(|selected| self.described(&selected.view, &selected.columns))
+                .collect(),
+            keys: selection
+                .keys
+                .iter()
+                .map(|field| field_message(field.name(), field.data_type()))
+                .collect(),
         })
+    }
+
+    fn described(&self, view: &FeatureView, columns: &[usize]) -> View {
+        let features = columns.iter().map(|column| {
+            let field = view.schema.field(*column);
+            field_message(field.name(), field.data_type())
+        });
+        let entity = view.entity.iter().map(|index| {
+            let field = view.stream.schema.field(*index);
+            field_message(field.name(), field.data_type())
+        });
+        View {
+            name: view.name.clone(),
+            stream: view.stream.name.clone(),
+            entity: entity.collect(),
+            features: features.collect(),
+            longest_window: view.reach_us().map(duration),
+            version: self.catalog.version(view).to_owned(),
+        }
+    }
+}
+
+impl Resolved {
+    fn rows(&self) -> usize {
+        self.keys.first().map_or(0, |column| column.len())
     }
 }
 
 #[tonic::async_trait]
 impl FeatureService for Features {
+    type StreamFeaturesStream = ReceiverStream<Result<GetFeaturesResponse, Status>>;
+
     async fn get_features(
         &self,
         request: Request<GetFeaturesRequest>,
     ) -> Result<Response<GetFeaturesResponse>, Status> {
         let now_us = now_us();
-        answered("GetFeatures", || self.look_up(request.get_ref(), now_us))
+        let caller = caller(&request);
+        let request = request.get_ref();
+        answered("GetFeatures", size(request), || {
+            self.get(request, &caller, now_us)
+        })
+    }
+
+    async fn stream_features(
+        &self,
+        request: Request<GetFeaturesRequest>,
+    ) -> Result<Response<Self::StreamFeaturesStream>, Status> {
+        let caller = caller(&request);
+        let resolved = self.resolve(request.get_ref(), &caller, now_us());
+        let resolved = counted("StreamFeatures", resolved)?;
+        let (parts, receiver) = mpsc::channel(WAITING_PARTS);
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || service.send_parts(&resolved, &parts));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn prepare(
+        &self,
+        request: Request<PrepareRequest>,
+    ) -> Result<Response<PrepareResponse>, Status> {
+        let caller = caller(&request);
+        answered("Prepare", 1, || self.prepare(request.get_ref(), &caller))
     }
 
     async fn list_views(
         &self,
-        _: Request<ListViewsRequest>,
+        request: Request<ListViewsRequest>,
     ) -> Result<Response<ListViewsResponse>, Status> {
-        answered("ListViews", || {
+        let caller = caller(&request);
+        answered("ListViews", 1, || {
             let views = self.live.workspace.project.views.iter();
+            let readable = views.filter(|view| caller.may_read(&view.name));
             Ok(ListViewsResponse {
-                views: views.map(|view| described(view)).collect(),
+                views: readable
+                    .map(|view| self.described(view, &features(view)))
+                    .collect(),
             })
         })
     }
 }
 
-/// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller
-/// gave it.
-pub(super) fn check_time(
-    live: &Live,
-    view: &FeatureView,
-    field: &str,
-    asked_us: i64,
-) -> Result<(), Refusal> {
-    // A window that time does not bound keeps its events for ever.
-    let reach = view.reach_us();
-    let horizon = live.store.horizons().view(view.id);
-    let earliest = horizon.zip(reach).map(|(h, reach)| h.saturating_add(reach));
-    match earliest {
-        Some(earliest_us) if asked_us < earliest_us => Err(Refusal::TooEarly {
-            field: field.to_owned(),
-            view: view.name.clone(),
-            asked_us,
-            earliest_us,
-        }),
-        _ => Ok(()),
-    }
+/// How many answers of views a request asks for, roughly.
+fn size(request: &GetFeaturesRequest) -> usize {
+    let columns = request.keys.values();
+    let rows = columns.map(|column| column.strings.len().max(column.int64s.len()).max(1));
+    rows.max().unwrap_or(1) * request.features.len().max(1)
 }
 
-fn asked_time(time: &Timestamp) -> Result<i64, Refusal> {
-    time_us(time).ok_or_else(|| {
-        let Timestamp { seconds, nanos } = time;
-        let reason = format!("{seconds} s and {nanos} ns is no time in the years 1 to 9999");
-        Refusal::argument("as_of", reason)
+fn unknown_handle(handle: u64) -> Refusal {
+    Refusal::NotNow(format!(
+        "handle {handle} is not known here: this server has started since, or prepared many others; call Prepare again"
+    ))
+}
+
+fn view_message(answer: ViewAnswer) -> Result<ViewFeatures, Refusal> {
+    let features = answer.features.iter().map(message);
+    Ok(ViewFeatures {
+        view: String::new(),
+        features: features.collect::<Result<Vec<Column>, _>>()?,
+        statuses: answer.statuses.into_iter().map(i32::from).collect(),
+        status: answer.status.into(),
+        complete_until: answer.complete_until_us.map(timestamp),
+        answers_since: answer.answers_since_us.map(timestamp),
+        version: String::new(),
     })
 }
 
-fn names(answer: &RecordBatch) -> Vec<String> {
-    let schema = answer.schema_ref();
-    schema.fields().iter().map(|f| f.name().clone()).collect()
-}
-
-/// The rows of an answer, from its columns.
-fn rows(answer: &RecordBatch) -> Result<Vec<Row>, Refusal> {
-    let empty = || Vec::with_capacity(answer.num_columns());
-    let mut rows: Vec<Row> = (0..answer.num_rows())
-        .map(|_| Row { values: empty() })
-        .collect();
-    for column in answer.columns() {
-        for (row, value) in rows.iter_mut().zip(column_values(column)?) {
-            row.values.push(value);
-        }
-    }
-    Ok(rows)
-}
-
-fn described(view: &FeatureView) -> View {
-    let features = view.features().filter_map(|name| {
-        let field = view.schema.field_with_name(name).ok()?;
-        Some(column(name, field.data_type()))
-    });
-    let entity = view.entity.iter().map(|index| {
-        let field = view.stream.schema.field(*index);
-        column(field.name(), field.data_type())
-    });
-    View {
-        name: view.name.clone(),
-        stream: view.stream.name.clone(),
-        entity: entity.collect(),
-        features: features.collect(),
-        longest_window: view.reach_us().map(duration),
-    }
-}
-
-fn column(name: &str, data_type: &arrow::datatypes::DataType) -> Column {
-    Column {
+fn field_message(name: &str, data_type: &DataType) -> Field {
+    Field {
         name: name.to_owned(),
         r#type: data_type.to_string(),
     }

@@ -1,81 +1,116 @@
-//! The entities of a request as columns of their stream's types.
+//! The columns of a request as columns of a stream's types.
 //!
 //! A text is parsed to its column's type; a number goes into any column of numbers or text that can
 //! hold it whole; everything else must be of the column's own kind. Cutting a fraction, or reading
 //! TRUE as 1, would ask about another entity than the caller meant.
 
-use arrow::array::{ArrayRef, new_empty_array};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray, new_empty_array};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::ScalarValue;
-use millrace_features::FeatureView;
-use millrace_proto::v1::value::Kind;
-use millrace_proto::v1::{Entity, Value};
+use millrace_proto::v1::Column;
 
-use super::refusal::Refusal;
-use super::values::time_us;
+use super::columns::time_us;
+use super::refusal::{Refusal, Violation};
 
-/// The columns of a view's entity, in the order of PARTITION BY, one row an entity.
+/// The lists of a column's message, by name.
+fn lists(column: &Column) -> [(&'static str, usize); 7] {
+    [
+        ("bools", column.bools.len()),
+        ("int64s", column.int64s.len()),
+        ("uint64s", column.uint64s.len()),
+        ("doubles", column.doubles.len()),
+        ("strings", column.strings.len()),
+        ("bytes", column.bytes.len()),
+        ("timestamps", column.timestamps.len()),
+    ]
+}
+
+/// Number of values of a column that is at `path` in its request.
 ///
 /// # Errors
-/// A column that is missing, too much, null, or of another type, by its path in the message.
-pub(super) fn entity_columns(
-    view: &FeatureView,
-    entities: &[Entity],
-) -> Result<Vec<ArrayRef>, Refusal> {
-    for (index, entity) in entities.iter().enumerate() {
-        check_names(view, index, entity)?;
+/// Values of several kinds, or nulls that are no rows of it.
+pub(super) fn length(path: &str, column: &Column) -> Result<usize, Refusal> {
+    let mut filled = lists(column).into_iter().filter(|(_, length)| *length > 0);
+    let (kind, length) = filled.next().unwrap_or(("strings", 0));
+    if let Some((other, _)) = filled.next() {
+        let reason = format!("it has values in {kind} and in {other}: a column is of one kind");
+        return Err(Refusal::argument(path, reason));
     }
-    let field = |column: &usize| view.stream.schema.field(*column);
-    view.entity
-        .iter()
-        .map(|column| key_column(field(column), entities))
-        .collect()
+    match column.nulls.iter().find(|row| **row as usize >= length) {
+        None => Ok(length),
+        Some(row) => {
+            let reason = format!("row {row} is said to be null, and the column has {length} rows");
+            Err(Refusal::argument(format!("{path}.nulls"), reason))
+        }
+    }
 }
 
-fn check_names(view: &FeatureView, index: usize, entity: &Entity) -> Result<(), Refusal> {
-    let missing = view
-        .entity_columns()
-        .find(|name| !entity.key.contains_key(*name));
-    let known = |name: &String| view.entity_columns().any(|column| column == name.as_str());
-    // The alphabet's first, so that the same mistake gives the same message.
-    let extra = entity.key.keys().filter(|name| !known(name)).min();
-    let mistake = match (extra, missing) {
-        (Some(name), _) => format!("'{name}' names no entity here"),
-        (None, Some(name)) => format!("'{name}' is missing"),
-        (None, None) => return Ok(()),
-    };
-    let columns: Vec<&str> = view.entity_columns().collect();
-    let view = &view.name;
-    let reason = format!(
-        "{mistake}: view '{view}' is asked for by {}",
-        columns.join(" and ")
-    );
-    Err(Refusal::argument(format!("entities[{index}].key"), reason))
+/// A request's column, at `path`, of `rows` values that name entities: none may be null.
+///
+/// # Errors
+/// A value that is null or of another type, by its path in the message.
+pub(super) fn key_column(
+    path: &str,
+    field: &Field,
+    column: &Column,
+    rows: usize,
+) -> Result<ArrayRef, Refusal> {
+    if let Some(row) = column.nulls.first() {
+        let reason = "it is null, and no entity is named by null";
+        return Err(Refusal::argument(format!("{path}[{row}]"), reason));
+    }
+    value_column(path, field, column, rows)
 }
 
-/// One column of the key, over all entities.
-fn key_column(field: &Field, entities: &[Entity]) -> Result<ArrayRef, Refusal> {
-    if entities.is_empty() {
-        return Ok(new_empty_array(field.data_type()));
+/// A request's column as a column of the field's type.
+///
+/// # Errors
+/// A value of another type, by its path in the message.
+pub(super) fn value_column(
+    path: &str,
+    field: &Field,
+    column: &Column,
+    rows: usize,
+) -> Result<ArrayRef, Refusal> {
+    let data_type = field.data_type();
+    if rows == 0 {
+        return Ok(new_empty_array(data_type));
     }
-    let name = field.name();
-    let values = entities.iter().enumerate().map(|(index, entity)| {
-        let value = entity.key.get(name);
-        key_value(value, field.data_type())
-            .map_err(|reason| Refusal::argument(format!("entities[{index}].key[{name:?}]"), reason))
-    });
-    let values = values.collect::<Result<Vec<_>, _>>()?;
+    // What nearly every request has.
+    if column.nulls.is_empty() && column.strings.len() == rows && data_type == &DataType::Utf8 {
+        return Ok(Arc::new(StringArray::from_iter_values(&column.strings)));
+    }
+    if column.nulls.is_empty() && column.int64s.len() == rows && data_type == &DataType::Int64 {
+        return Ok(Arc::new(Int64Array::from(column.int64s.clone())));
+    }
+    let mut nulls = vec![false; rows];
+    for row in &column.nulls {
+        nulls[*row as usize] = true;
+    }
+    let mut values = Vec::with_capacity(rows);
+    let mut violations = Vec::new();
+    for (row, is_null) in nulls.into_iter().enumerate() {
+        let value = match is_null {
+            true => ScalarValue::try_from(data_type).map_err(|e| e.to_string()),
+            false => value(column, row, data_type),
+        };
+        match value {
+            Ok(value) => values.push(value),
+            Err(reason) => violations.push(Violation::new(format!("{path}[{row}]"), reason)),
+        }
+    }
+    if !violations.is_empty() {
+        return Err(Refusal::Arguments(violations));
+    }
     ScalarValue::iter_to_array(values).map_err(|e| Refusal::Internal(e.strip_backtrace()))
 }
 
 /// A value as one of a type, or why it is none.
-fn key_value(value: Option<&Value>, data_type: &DataType) -> Result<ScalarValue, String> {
-    let kind = value
-        .and_then(|value| value.kind.as_ref())
-        .filter(|kind| !matches!(kind, Kind::NullValue(_)))
-        .ok_or("it is null, and no entity is named by null")?;
-    let (scalar, what) = scalar(kind)?;
-    if !is_meant(kind, data_type) {
+fn value(column: &Column, row: usize, data_type: &DataType) -> Result<ScalarValue, String> {
+    let (scalar, what, is_meant) = scalar(column, row, data_type)?;
+    if !is_meant {
         return Err(format!(
             "it is {what}, and the column is of type {data_type}"
         ));
@@ -86,37 +121,40 @@ fn key_value(value: Option<&Value>, data_type: &DataType) -> Result<ScalarValue,
     }
 }
 
-/// A value as DataFusion has it, and what to call its kind.
-fn scalar(kind: &Kind) -> Result<(ScalarValue, &'static str), String> {
-    Ok(match kind {
-        Kind::NullValue(_) => (ScalarValue::Null, "null"),
-        Kind::BoolValue(value) => (ScalarValue::Boolean(Some(*value)), "a boolean"),
-        Kind::Int64Value(value) => (ScalarValue::Int64(Some(*value)), "an integer"),
-        Kind::Uint64Value(value) => (ScalarValue::UInt64(Some(*value)), "an integer"),
-        Kind::DoubleValue(value) => (ScalarValue::Float64(Some(*value)), "a double"),
-        Kind::StringValue(value) => (ScalarValue::Utf8(Some(value.clone())), "a text"),
-        Kind::BytesValue(value) => (ScalarValue::Binary(Some(value.clone())), "bytes"),
-        Kind::TimestampValue(value) => {
-            let time = time_us(value).ok_or("its time is not in the years 1 to 9999")?;
-            let time = ScalarValue::TimestampMicrosecond(Some(time), None);
-            (time, "a timestamp")
-        }
-    })
-}
-
-/// Whether a value of a kind says what it means in a column of a type.
-fn is_meant(kind: &Kind, data_type: &DataType) -> bool {
-    match kind {
-        Kind::NullValue(_) => false,
-        Kind::StringValue(_) => true,
-        Kind::BoolValue(_) => data_type == &DataType::Boolean,
-        Kind::Int64Value(_) | Kind::Uint64Value(_) => {
-            data_type.is_numeric() || data_type == &DataType::Utf8
-        }
-        Kind::DoubleValue(_) => data_type.is_floating(),
-        Kind::BytesValue(_) => data_type == &DataType::Binary,
-        Kind::TimestampValue(_) => matches!(data_type, DataType::Timestamp(_, _)),
+/// A value as DataFusion has it, what to call its kind, and whether one of that kind says what it means in a column
+/// of a type.
+fn scalar(
+    column: &Column,
+    row: usize,
+    data_type: &DataType,
+) -> Result<(ScalarValue, &'static str, bool), String> {
+    let takes_whole = data_type.is_numeric() || data_type == &DataType::Utf8;
+    if let Some(text) = column.strings.get(row) {
+        return Ok((ScalarValue::from(text.as_str()), "a text", true));
     }
+    if let Some(number) = column.int64s.get(row) {
+        return Ok((ScalarValue::from(*number), "an integer", takes_whole));
+    }
+    if let Some(number) = column.uint64s.get(row) {
+        return Ok((ScalarValue::from(*number), "an integer", takes_whole));
+    }
+    if let Some(number) = column.doubles.get(row) {
+        let value = ScalarValue::from(*number);
+        return Ok((value, "a double", data_type.is_floating()));
+    }
+    if let Some(truth) = column.bools.get(row) {
+        let is_meant = data_type == &DataType::Boolean;
+        return Ok((ScalarValue::from(*truth), "a boolean", is_meant));
+    }
+    if let Some(bytes) = column.bytes.get(row) {
+        let value = ScalarValue::Binary(Some(bytes.clone()));
+        return Ok((value, "bytes", data_type == &DataType::Binary));
+    }
+    let time = column.timestamps.get(row).ok_or("it is missing")?;
+    let time = time_us(time).ok_or("its time is not in the years 1 to 9999")?;
+    let is_meant = matches!(data_type, DataType::Timestamp(_, _));
+    let value = ScalarValue::TimestampMicrosecond(Some(time), None);
+    Ok((value, "a timestamp", is_meant))
 }
 
 #[cfg(test)]
@@ -124,13 +162,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use arrow::datatypes::TimeUnit;
+    use prost_types::Timestamp;
 
-    fn check(kind: Kind, data_type: DataType, expected: Result<ScalarValue, &str>) {
-        let got = key_value(Some(&Value { kind: Some(kind) }), &data_type);
+    fn check(column: &Column, data_type: &DataType, expected: Result<ScalarValue, &str>) {
+        let field = Field::new("x", data_type.clone(), true);
+        let got = key_column("keys[\"x\"]", &field, column, 1);
         match expected {
-            Ok(value) => assert_eq!(got, Ok(value)),
+            Ok(value) => assert_eq!(
+                ScalarValue::try_from_array(&got.unwrap(), 0).unwrap(),
+                value
+            ),
             Err(part) => {
-                let message = got.unwrap_err();
+                let message = got.unwrap_err().to_string();
                 assert!(message.contains(part), "{message:?} lacks {part:?}");
             }
         }
@@ -138,60 +181,82 @@ mod tests {
 
     #[test]
     fn values_become_what_they_mean_or_are_refused() {
-        let text = |text: &str| Kind::StringValue(text.to_owned());
+        let text = |text: &str| Column {
+            strings: vec![text.to_owned()],
+            ..Column::default()
+        };
+        let whole = |number| Column {
+            int64s: vec![number],
+            ..Column::default()
+        };
+        let double = Column {
+            doubles: vec![7.0],
+            ..Column::default()
+        };
+        let truth = Column {
+            bools: vec![true],
+            ..Column::default()
+        };
+        let large = Column {
+            uint64s: vec![u64::MAX],
+            ..Column::default()
+        };
+        let never = Column {
+            timestamps: vec![Timestamp {
+                seconds: i64::MAX,
+                nanos: 0,
+            }],
+            ..Column::default()
+        };
+        let null = Column {
+            nulls: vec![0],
+            ..text("")
+        };
         let time = DataType::Timestamp(TimeUnit::Microsecond, None);
-        check(text("c1"), DataType::Utf8, Ok(ScalarValue::from("c1")));
-        check(text("-7"), DataType::Int64, Ok(ScalarValue::from(-7_i64)));
-        check(text("true"), DataType::Boolean, Ok(ScalarValue::from(true)));
+        check(&text("c1"), &DataType::Utf8, Ok(ScalarValue::from("c1")));
+        check(&text("-7"), &DataType::Int64, Ok(ScalarValue::from(-7_i64)));
         check(
-            text("2018-04-01T12:00:00Z"),
-            time.clone(),
-            Ok(ScalarValue::TimestampMicrosecond(
-                Some(1_522_584_000_000_000),
-                None,
-            )),
+            &text("true"),
+            &DataType::Boolean,
+            Ok(ScalarValue::from(true)),
         );
+        let noon = ScalarValue::TimestampMicrosecond(Some(1_522_584_000_000_000), None);
+        check(&text("2018-04-01T12:00:00Z"), &time, Ok(noon));
         check(
-            text("seven"),
-            DataType::Int64,
+            &text("seven"),
+            &DataType::Int64,
             Err("'seven' is no value of type Int64"),
         );
+        check(&whole(7), &DataType::Utf8, Ok(ScalarValue::from("7")));
+        check(&whole(7), &DataType::Int64, Ok(ScalarValue::from(7_i64)));
+        check(&whole(7), &DataType::Int16, Ok(ScalarValue::from(7_i16)));
         check(
-            Kind::Int64Value(7),
-            DataType::Utf8,
-            Ok(ScalarValue::from("7")),
-        );
-        check(
-            Kind::Int64Value(7),
-            DataType::Int16,
-            Ok(ScalarValue::from(7_i16)),
-        );
-        check(
-            Kind::Int64Value(70_000),
-            DataType::Int16,
+            &whole(70_000),
+            &DataType::Int16,
             Err("no value of type Int16"),
         );
-        check(
-            Kind::Uint64Value(u64::MAX),
-            DataType::Int64,
-            Err("no value of type Int64"),
-        );
-        check(
-            Kind::DoubleValue(7.0),
-            DataType::Int64,
-            Err("it is a double"),
-        );
-        check(
-            Kind::DoubleValue(7.0),
-            DataType::Utf8,
-            Err("it is a double"),
-        );
-        check(
-            Kind::BoolValue(true),
-            DataType::Int64,
-            Err("it is a boolean"),
-        );
-        check(Kind::Int64Value(7), time, Err("it is an integer"));
-        check(Kind::NullValue(0), DataType::Utf8, Err("it is null"));
+        check(&large, &DataType::Int64, Err("no value of type Int64"));
+        check(&double, &DataType::Int64, Err("it is a double"));
+        check(&double, &DataType::Utf8, Err("it is a double"));
+        check(&truth, &DataType::Int64, Err("it is a boolean"));
+        check(&whole(7), &time, Err("it is an integer"));
+        check(&never, &time, Err("not in the years 1 to 9999"));
+        check(&null, &DataType::Utf8, Err("keys[\"x\"][0]: it is null"));
+    }
+
+    #[test]
+    fn a_column_is_of_one_kind_and_its_nulls_are_rows_of_it() {
+        let column = |strings: usize, int64s: usize, nulls: Vec<u32>| Column {
+            strings: vec![String::new(); strings],
+            int64s: vec![0; int64s],
+            nulls,
+            ..Column::default()
+        };
+        assert_eq!(length("k", &column(0, 0, vec![])).unwrap(), 0);
+        assert_eq!(length("k", &column(0, 3, vec![2])).unwrap(), 3);
+        let both = length("k", &column(1, 1, vec![])).unwrap_err().to_string();
+        assert!(both.contains("int64s and in strings"), "{both}");
+        let past = length("k", &column(1, 0, vec![1])).unwrap_err().to_string();
+        assert!(past.contains("k.nulls: row 1"), "{past}");
     }
 }

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use millrace_learner::{Event, LearnerError, Manifest, Registry, State};
+use millrace_learner::{Entry, Event, LearnerError, Manifest, Registry, State};
 use millrace_proto::v1::model_service_server::ModelService;
-use millrace_proto::v1::{ListModelsRequest, ListModelsResponse, Model};
+use millrace_proto::v1::{
+    GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse, Model,
+    PromoteRequest, RollbackRequest, SetTrafficRequest, Step, TrafficResponse,
+};
 use tonic::{Request, Response, Status};
 
-use super::answered;
+use super::columns::timestamp;
 use super::refusal::Refusal;
-use super::values::timestamp;
+use super::{LARGE, answered};
+use crate::failure::{Failure, Kind, Outcome};
 use crate::live::Live;
 use crate::times::parse_time;
+use crate::traffic::{no_such, promote, roll_back, set_share};
 
 /// A version of the model, with what became known about it later.
 #[derive(Debug)]
@@ -69,10 +74,57 @@ impl Models {
         Self { live }
     }
 
+    fn registry(&self) -> Result<&Registry, Refusal> {
+        self.live.registry.as_deref().ok_or(Refusal::NoModel)
+    }
+
     fn list(&self) -> Result<ListModelsResponse, Refusal> {
-        let registry = self.live.registry.as_ref().ok_or(Refusal::NoModel)?;
-        let models = versions(registry)?.iter().map(model).collect();
+        let models = versions(self.registry()?)?.iter().map(model).collect();
         Ok(ListModelsResponse { models })
+    }
+
+    fn show(&self, asked: u64) -> Result<GetModelResponse, Refusal> {
+        let registry = self.registry()?;
+        let number = match asked {
+            0 => registry
+                .champion()?
+                .ok_or_else(|| Refusal::NotNow("there is no champion yet".to_owned()))?,
+            number => number,
+        };
+        let manifest = known(registry, number)?;
+        let all = versions(registry)?;
+        let version = all
+            .iter()
+            .find(|version| version.manifest.version == number);
+        Ok(GetModelResponse {
+            model: version.map(model),
+            life: life(registry, number)?,
+            inputs: manifest.inputs,
+        })
+    }
+
+    /// Makes a choice about a version, follows it, and says who answers now.
+    fn choose(
+        &self,
+        version: Option<u64>,
+        choice: impl FnOnce(&Registry) -> Outcome<String>,
+    ) -> Result<TrafficResponse, Refusal> {
+        let registry = self.registry()?;
+        if let Some(version) = version {
+            known(registry, version)?;
+        }
+        let message = choice(registry).map_err(refused)?;
+        tracing::info!(message, "a person moved the traffic");
+        if let Some(scorer) = &self.live.scorer {
+            scorer.follow(registry)?;
+        }
+        let canary = registry.challenger()?.filter(|(_, percent)| *percent > 0);
+        Ok(TrafficResponse {
+            champion: registry.champion()?,
+            canary: canary.map(|(version, _)| version),
+            canary_percent: canary.map_or(0, |(_, percent)| percent.into()),
+            message,
+        })
     }
 }
 
@@ -82,8 +134,89 @@ impl ModelService for Models {
         &self,
         _: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        answered("ListModels", || self.list())
+        answered("ListModels", LARGE, || self.list())
     }
+
+    async fn get_model(
+        &self,
+        request: Request<GetModelRequest>,
+    ) -> Result<Response<GetModelResponse>, Status> {
+        answered("GetModel", LARGE, || self.show(request.get_ref().version))
+    }
+
+    async fn promote(
+        &self,
+        request: Request<PromoteRequest>,
+    ) -> Result<Response<TrafficResponse>, Status> {
+        let version = request.get_ref().version;
+        answered("Promote", LARGE, || {
+            self.choose(Some(version), |registry| promote(registry, version))
+        })
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<Response<TrafficResponse>, Status> {
+        let to = request.get_ref().to;
+        answered("Rollback", LARGE, || {
+            self.choose(to, |registry| roll_back(registry, to))
+        })
+    }
+
+    async fn set_traffic(
+        &self,
+        request: Request<SetTrafficRequest>,
+    ) -> Result<Response<TrafficResponse>, Status> {
+        let SetTrafficRequest { version, percent } = *request.get_ref();
+        answered("SetTraffic", LARGE, || {
+            let percent = u8::try_from(percent).ok().filter(|percent| *percent < 100);
+            let percent = percent.ok_or_else(|| {
+                let reason = "a share is 0 to 99 of 100 entities; Promote gives all of them";
+                Refusal::argument("percent", reason)
+            })?;
+            self.choose(Some(version), |registry| {
+                set_share(registry, version, percent)
+            })
+        })
+    }
+}
+
+/// What was written of a version when it was made.
+fn known(registry: &Registry, version: u64) -> Result<Manifest, Refusal> {
+    registry.manifest(version).map_err(|error| match error {
+        LearnerError::NoSuchVersion { .. } => {
+            let failure = no_such(registry, error);
+            Refusal::Unknown {
+                what: failure.message,
+                hint: failure.hint.unwrap_or_else(|| "none is kept".to_owned()),
+            }
+        }
+        other => other.into(),
+    })
+}
+
+/// What a person wants and cannot be done as things stand.
+fn refused(failure: Failure) -> Refusal {
+    match (failure.kind, failure.hint) {
+        (Kind::Failed, _) => Refusal::Internal(failure.message),
+        (Kind::Input, None) => Refusal::NotNow(failure.message),
+        (Kind::Input, Some(hint)) => Refusal::NotNow(format!("{}: {hint}", failure.message)),
+    }
+}
+
+/// What became of a version, oldest first.
+fn life(registry: &Registry, number: u64) -> Result<Vec<Step>, LearnerError> {
+    let entries = registry.journal_entries()?.into_iter();
+    let step = |entry: Entry| match entry.event {
+        Event::Version { version, state, .. } if version == number => Some(Step {
+            at: Some(timestamp(entry.at_us)),
+            state: state.to_string(),
+            reason: entry.reason.unwrap_or_default(),
+        }),
+        _ => None,
+    };
+    Ok(entries.filter_map(step).collect())
 }
 
 fn model(version: &Version) -> Model {
@@ -99,5 +232,8 @@ fn model(version: &Version) -> Model {
         champion: version.champion,
         prequential_log_loss: version.log_loss,
         device: manifest.device.clone(),
+        state: version
+            .state
+            .map_or(String::new(), |state| state.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 use millrace_features::FeatureError;
 use millrace_learner::LearnerError;
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::failure::{Failure, with_causes};
 use crate::serve::MAX_ITEMS;
@@ -11,12 +12,12 @@ use crate::times::rfc3339;
 /// Why a call is not answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
-    /// The project has no view of that name.
-    #[error("there is no feature view '{name}': {hint}")]
-    UnknownView { name: String, hint: String },
-    /// The caller's mistake; `field` is the path of the message's field.
-    #[error("{field}: {reason}")]
-    Argument { field: String, reason: String },
+    /// The project has nothing of that name.
+    #[error("{what}: {hint}")]
+    Unknown { what: String, hint: String },
+    /// The caller's mistakes.
+    #[error("{}", summary(.0))]
+    Arguments(Vec<Violation>),
     /// Events that the answer needs may have expired. `field` holds the time that is too early.
     #[error(
         "{field}: {} is too early: view '{view}' answers from {} on, for older events have expired \
@@ -33,28 +34,85 @@ pub(super) enum Refusal {
     /// The project has no model.
     #[error("the project has no model: its millrace.toml has no section [model]")]
     NoModel,
+    /// What is asked for cannot be done as things stand.
+    #[error("{0}")]
+    NotNow(String),
+    /// The caller's token does not reach that far.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Something that the answer needs is not there: a broker.
+    #[error("{0}")]
+    Unavailable(String),
     /// Not the caller's fault: a store that fails, a defect, an expression of the project that
     /// fails on its data.
     #[error("{0}")]
     Internal(String),
 }
 
-impl Refusal {
-    /// The caller's mistake in a field.
-    pub(super) fn argument(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Argument {
+/// A mistake in a field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Violation {
+    /// The path of the message's field.
+    pub(super) field: String,
+    /// What is wrong with it, and what would be right.
+    pub(super) reason: String,
+}
+
+impl Violation {
+    pub(super) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
             field: field.into(),
             reason: reason.into(),
         }
     }
+}
+
+/// The details of a status name each mistake; its text the first.
+fn summary(violations: &[Violation]) -> String {
+    let Some((Violation { field, reason }, others)) = violations.split_first() else {
+        return "the request is wrong".to_owned();
+    };
+    match others.len() {
+        0 => format!("{field}: {reason}"),
+        others => format!("{field}: {reason} (and {others} more are wrong)"),
+    }
+}
+
+/// More mistakes of one request are counted and not listed: a status travels in a header.
+const MOST_VIOLATIONS: usize = 20;
+
+impl Refusal {
+    /// The caller's mistake in a field.
+    pub(super) fn argument(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Arguments(vec![Violation::new(field, reason)])
+    }
 
     fn code(&self) -> Code {
         match self {
-            Self::UnknownView { .. } => Code::NotFound,
-            Self::Argument { .. } => Code::InvalidArgument,
+            Self::Unknown { .. } => Code::NotFound,
+            Self::Arguments(_) => Code::InvalidArgument,
             Self::TooEarly { .. } => Code::OutOfRange,
-            Self::NoModel => Code::FailedPrecondition,
+            Self::NoModel | Self::NotNow(_) => Code::FailedPrecondition,
+            Self::Forbidden(_) => Code::PermissionDenied,
+            Self::Unavailable(_) => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    fn details(&self) -> ErrorDetails {
+        match self {
+            Self::Arguments(violations) => {
+                let listed = violations.iter().take(MOST_VIOLATIONS);
+                ErrorDetails::with_bad_request(
+                    listed
+                        .map(|v| FieldViolation::new(&v.field, &v.reason))
+                        .collect::<Vec<_>>(),
+                )
+            }
+            Self::TooEarly { field, .. } => {
+                ErrorDetails::with_bad_request_violation(field, self.to_string())
+            }
+            _ => ErrorDetails::new(),
         }
     }
 }
@@ -70,12 +128,22 @@ pub(super) fn check_count(field: &str, count: usize) -> Result<(), Refusal> {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.code(), refusal.to_string())
+        let details = refusal.details();
+        match refusal.code() {
+            Code::Internal => Self::internal(refusal.to_string()),
+            code => Self::with_error_details(code, refusal.to_string(), details),
+        }
     }
 }
 
 impl From<FeatureError> for Refusal {
     fn from(error: FeatureError) -> Self {
+        Self::Internal(with_causes(&error))
+    }
+}
+
+impl From<millrace_features::StateError> for Refusal {
+    fn from(error: millrace_features::StateError) -> Self {
         Self::Internal(with_causes(&error))
     }
 }

@@ -1,24 +1,30 @@
 //! `ScoringService`: fraud scores of events that the caller brings.
 //!
-//! The events mean here what they mean in their topic: the same decoder reads them.
+//! Events as JSON mean here what they mean in their topic: the same decoder reads them. Events in columns are read
+//! by the rules of look-ups' keys.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::{Stream, StreamExt};
 use millrace_ingest::{BadMessage, JsonDecoder, StreamSpec};
 use millrace_proto::v1::scoring_service_server::ScoringService;
-use millrace_proto::v1::{Score, ScoreRequest, ScoreResponse};
-use tonic::{Request, Response, Status};
+use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::admission::{Class, Gate};
 use super::answered;
-use super::features::check_time;
-use super::refusal::{Refusal, check_count};
-use super::values::timestamp;
+use super::columns::timestamp;
+use super::keys::{length, value_column};
+use super::look_up::check_time;
+use super::refusal::{Refusal, Violation, check_count};
 use crate::failure::{Outcome, with_causes};
+use crate::files::nearest;
 use crate::live::Live;
 use crate::pipeline::{now_us, stream_specs};
 use crate::scorer::{Scorer, Scores};
@@ -27,42 +33,64 @@ use crate::state::Committed;
 use crate::workspace::ModelPlan;
 
 /// The service.
+#[derive(Clone)]
 pub(super) struct Scoring {
     live: Live,
     /// None where the project has no model.
-    decoders: Option<Decoders>,
+    decoders: Option<Arc<Decoders>>,
+    gate: Gate,
 }
 
 impl Scoring {
     /// # Errors
     /// The model's stream has a type that cannot be decoded.
-    pub(super) fn new(live: Live) -> Outcome<Self> {
+    pub(super) fn new(live: Live, gate: Gate) -> Outcome<Self> {
         let specs = stream_specs(&live.workspace);
         let model = live.scorer.as_ref().map(|scorer| &scorer.plan);
         let spec = model.and_then(|plan| {
             let is_scored = |spec: &StreamSpec| spec.name == plan.inputs.stream.name;
             specs.into_iter().find(is_scored)
         });
-        let decoders = spec.map(Decoders::new).transpose()?;
-        Ok(Self { live, decoders })
+        let decoders = spec.map(Decoders::new).transpose()?.map(Arc::new);
+        Ok(Self {
+            live,
+            decoders,
+            gate,
+        })
     }
 
-    fn score(&self, request: &ScoreRequest, now_us: i64) -> Result<ScoreResponse, Refusal> {
+    fn score_request(&self, request: &ScoreRequest) -> Result<ScoreResponse, Refusal> {
         let started = Instant::now();
         let (Some(scorer), Some(decoders)) = (&self.live.scorer, &self.decoders) else {
             return Err(Refusal::NoModel);
         };
-        check_count("event_json", request.event_json.len())?;
-        let ahead = micros(self.live.workspace.settings.kafka.allowed_future);
-        let events = decoders.decode(&request.event_json, now_us.saturating_add(ahead))?;
+        let events = self.events(request, decoders)?;
         self.check_times(scorer, &events)?;
-        let scores = scorer.score(&Committed(self.live.store.as_ref()), &events)?;
+        let moment = self.live.store.moment();
+        let scores = scorer.score(&Committed(moment.as_ref()), &events)?;
         let mut answer = answer(&scorer.plan, &events, &scores)?;
         if request.include_inputs() {
             add_inputs(&mut answer, &scores.inputs)?;
         }
+        if request.top_reasons() > 0 {
+            add_reasons(&mut answer, scorer, &scores, request.top_reasons())?;
+        }
         metrics::histogram!("millrace_scoring_seconds").record(started.elapsed());
         Ok(ScoreResponse { scores: answer })
+    }
+
+    fn events(&self, request: &ScoreRequest, decoders: &Decoders) -> Result<RecordBatch, Refusal> {
+        let ahead = micros(self.live.workspace.settings.kafka.allowed_future);
+        let latest_us = now_us().saturating_add(ahead);
+        if request.columns.is_empty() {
+            check_count("event_json", request.event_json.len())?;
+            return decoders.decode(&request.event_json, latest_us);
+        }
+        if !request.event_json.is_empty() {
+            let reason = "events come as event_json or as columns, and both are given";
+            return Err(Refusal::argument("columns", reason));
+        }
+        typed_events(&decoders.spec, &request.columns, latest_us)
     }
 
     /// Refuses events for whose inputs there may be too little left.
@@ -83,13 +111,50 @@ impl Scoring {
 
 #[tonic::async_trait]
 impl ScoringService for Scoring {
+    type ScoreStreamStream = Pin<Box<dyn Stream<Item = Result<ScoreResponse, Status>> + Send>>;
+
     async fn score(
         &self,
         request: Request<ScoreRequest>,
     ) -> Result<Response<ScoreResponse>, Status> {
-        let now_us = now_us();
-        answered("Score", || self.score(request.get_ref(), now_us))
+        let request = request.get_ref();
+        answered("Score", size(request), || self.score_request(request))
     }
+
+    async fn score_stream(
+        &self,
+        request: Request<Streaming<ScoreRequest>>,
+    ) -> Result<Response<Self::ScoreStreamStream>, Status> {
+        let service = self.clone();
+        let answers = request.into_inner().then(move |request| {
+            let service = service.clone();
+            async move {
+                let request = request?;
+                // An open stream takes no place among the requests that are worked on: each of its messages does.
+                let place = service.gate.place(Class::Score, None).await;
+                let _place = place.map_err(Status::from)?;
+                let answer = answered("ScoreStream", size(&request), || {
+                    service.score_request(&request)
+                });
+                answer.map(Response::into_inner)
+            }
+        });
+        // The first error ends the stream.
+        let mut failed = false;
+        let answers = answers.take_while(move |answer| {
+            let go_on = !failed;
+            failed |= answer.is_err();
+            futures::future::ready(go_on)
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// How many answers of views a request asks for, roughly: an event's inputs join several.
+fn size(request: &ScoreRequest) -> usize {
+    const VIEWS: usize = 4;
+    let columns = request.columns.values().map(|column| column.strings.len());
+    VIEWS * columns.max().unwrap_or(0).max(request.event_json.len())
 }
 
 /// The field of one event in a request.
@@ -97,7 +162,7 @@ fn path(index: usize) -> String {
     format!("event_json[{index}]")
 }
 
-/// Ids, times and probabilities.
+/// Ids, times, probabilities and decisions.
 fn answer(plan: &ModelPlan, events: &RecordBatch, scores: &Scores) -> Result<Vec<Score>, Refusal> {
     let options = FormatOptions::default();
     let ids = ArrayFormatter::try_new(events.column(plan.event_id), &options)?;
@@ -105,14 +170,19 @@ fn answer(plan: &ModelPlan, events: &RecordBatch, scores: &Scores) -> Result<Vec
         .column(plan.inputs.stream.time)
         .as_primitive::<TimestampMicrosecondType>();
     let probabilities = scores.probabilities.as_ref();
-    let score = |row: usize| Score {
-        id: ids.value(row).to_string(),
-        event_time: Some(timestamp(times.value(row))),
-        probability: probabilities
+    let score = |row: usize| {
+        let probability = probabilities
             .and_then(|p| p.get(row))
-            .map(|p| f64::from(*p)),
-        model_version: scores.versions[row],
-        ..Score::default()
+            .map(|p| f64::from(*p));
+        let decision = probability.and_then(|p| plan.settings.decisions.of(p));
+        Score {
+            id: ids.value(row).to_string(),
+            event_time: Some(timestamp(times.value(row))),
+            probability,
+            model_version: scores.versions[row],
+            decision: decision.unwrap_or_default().to_owned(),
+            ..Score::default()
+        }
     };
     Ok((0..events.num_rows()).map(score).collect())
 }
@@ -131,6 +201,107 @@ fn add_inputs(scores: &mut [Score], inputs: &RecordBatch) -> Result<(), Refusal>
     Ok(())
 }
 
+/// Adds to each score the inputs that moved it most, by the model that gave it.
+fn add_reasons(
+    answer: &mut [Score],
+    scorer: &Scorer,
+    scores: &Scores,
+    most: u32,
+) -> Result<(), Refusal> {
+    let names = scorer.plan.input_names();
+    for (row, score) in answer.iter_mut().enumerate() {
+        let Some(serving) = scorer.of_version(scores.versions[row]) else {
+            continue;
+        };
+        let inputs = scores.row(row);
+        let contributions = serving.model.contributions(inputs)?;
+        let mut order: Vec<usize> = (0..inputs.len()).collect();
+        order.sort_by(|a, b| contributions[*b].abs().total_cmp(&contributions[*a].abs()));
+        order.truncate(most as usize);
+        let reason = |input: usize| Reason {
+            input: names[input].clone(),
+            value: Some(f64::from(inputs[input])).filter(|value| !value.is_nan()),
+            contribution: contributions[input],
+        };
+        score.reasons = order.into_iter().map(reason).collect();
+    }
+    Ok(())
+}
+
+/// Events that came in columns, as a batch of the stream's schema.
+pub(super) fn typed_events(
+    spec: &StreamSpec,
+    columns: &std::collections::HashMap<String, Column>,
+    latest_us: i64,
+) -> Result<RecordBatch, Refusal> {
+    let path = |name: &str| format!("columns[{name:?}]");
+    let fields = spec.schema.fields();
+    let names = || fields.iter().map(|field| field.name().as_str());
+    let unknown = columns
+        .keys()
+        .filter(|name| spec.schema.index_of(name).is_err());
+    if let Some(unknown) = unknown.min() {
+        let hint = nearest(unknown, names()).map_or_else(
+            || format!("its columns: {}", names().collect::<Vec<_>>().join(", ")),
+            |near| format!("did you mean '{near}'?"),
+        );
+        let reason = format!("stream '{}' has no such column: {hint}", spec.name);
+        return Err(Refusal::argument(path(unknown), reason));
+    }
+    let mut rows = None;
+    for (name, column) in columns {
+        let length = length(&path(name), column)?;
+        let others = *rows.get_or_insert(length);
+        if others != length {
+            let reason = format!("it has {length} values, and another column has {others}");
+            return Err(Refusal::argument(path(name), reason));
+        }
+    }
+    let rows = rows.unwrap_or(0);
+    check_count("columns", rows)?;
+    let column = |field: &Arc<arrow::datatypes::Field>| match columns.get(field.name()) {
+        Some(column) => value_column(&path(field.name()), field, column, rows),
+        None => Ok(new_null_array(field.data_type(), rows)),
+    };
+    let arrays = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    check_required(spec, &arrays, latest_us)?;
+    Ok(RecordBatch::try_new(Arc::clone(&spec.schema), arrays)?)
+}
+
+/// What the decoder checks of a message: nothing is missing that must be there, and no time is in the future.
+fn check_required(
+    spec: &StreamSpec,
+    arrays: &[arrow::array::ArrayRef],
+    latest_us: i64,
+) -> Result<(), Refusal> {
+    let mut violations = Vec::new();
+    for column in spec.required_columns() {
+        let name = spec.schema.field(column).name();
+        let array = &arrays[column];
+        let nulls = (0..array.len()).filter(|row| array.is_null(*row));
+        violations.extend(nulls.map(|row| {
+            Violation::new(
+                format!("columns[{name:?}][{row}]"),
+                "missing_field: it is null, and an event needs it",
+            )
+        }));
+    }
+    let times = arrays[spec.time_column].as_primitive::<TimestampMicrosecondType>();
+    for row in (0..times.len()).filter(|row| times.is_valid(*row)) {
+        if times.value(row) > latest_us {
+            let name = spec.schema.field(spec.time_column).name();
+            violations.push(Violation::new(
+                format!("columns[{name:?}][{row}]"),
+                "future_event_time: it is further in the future than kafka.allowed_future",
+            ));
+        }
+    }
+    match violations.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Arguments(violations)),
+    }
+}
+
 /// Decoders that are not in use: one is costly to make, and serves one call at a time. There are at
 /// most as many as calls were decoded at once.
 struct Decoders {
@@ -147,7 +318,7 @@ impl Decoders {
         })
     }
 
-    /// The events as a batch of the stream's schema, or the first one that is bad.
+    /// The events as a batch of the stream's schema, or all that are bad.
     fn decode(&self, events: &[String], latest_us: i64) -> Result<RecordBatch, Refusal> {
         let idle = self.idle().pop();
         let mut decoder = match idle {
@@ -158,9 +329,11 @@ impl Decoders {
         let decoded = decoder.decode(&payloads, latest_us);
         self.idle().push(decoder);
         let decoded = decoded.map_err(|e| internal(&e))?;
-        match decoded.bad.as_slice() {
-            [] => Ok(decoded.batch),
-            [first, others @ ..] => Err(bad_event(first, others.len())),
+        match decoded.bad.is_empty() {
+            true => Ok(decoded.batch),
+            false => Err(Refusal::Arguments(
+                decoded.bad.iter().map(bad_event).collect(),
+            )),
         }
     }
 
@@ -170,17 +343,8 @@ impl Decoders {
     }
 }
 
-fn bad_event(first: &BadMessage, others: usize) -> Refusal {
-    let BadMessage {
-        index,
-        reason,
-        detail,
-    } = first;
-    let others = match others {
-        0 => String::new(),
-        others => format!(" (and {others} more cannot be read)"),
-    };
-    Refusal::argument(path(*index), format!("{reason}: {detail}{others}"))
+fn bad_event(bad: &BadMessage) -> Violation {
+    Violation::new(path(bad.index), format!("{}: {}", bad.reason, bad.detail))
 }
 
 fn internal(error: &dyn std::error::Error) -> Refusal {

@@ -14,10 +14,9 @@ use millrace_learner::{
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
 use millrace_proto::v1::model_service_client::ModelServiceClient;
 use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
-use millrace_proto::v1::value::Kind;
 use millrace_proto::v1::{
-    Entity, GetFeaturesRequest, GetFeaturesResponse, ListModelsRequest, ListViewsRequest,
-    ScoreRequest, Value,
+    Column, EntityStatus, GetFeaturesRequest, GetFeaturesResponse, ListModelsRequest,
+    ListViewsRequest, PrepareRequest, ScoreRequest, ViewFeatures, ViewStatus,
 };
 use prost_types::Timestamp;
 use tokio_stream::StreamExt;
@@ -28,6 +27,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_types::StatusExt;
 
 use super::*;
 use crate::pipeline::stream_specs;
@@ -104,95 +104,218 @@ async fn connect(live: Live) -> Channel {
     endpoint.unwrap().connect().await.unwrap()
 }
 
-fn entity(key: &[(&str, Kind)]) -> Entity {
-    let value = |kind: &Kind| Value {
-        kind: Some(kind.clone()),
-    };
-    Entity {
-        key: key
-            .iter()
-            .map(|(n, k)| ((*n).to_owned(), value(k)))
-            .collect(),
+/// A column of texts.
+fn texts(values: &[&str]) -> Column {
+    Column {
+        strings: values.iter().map(|value| (*value).to_owned()).collect(),
+        ..Column::default()
     }
 }
 
-fn text(text: &str) -> Kind {
-    Kind::StringValue(text.to_owned())
-}
-
-fn ask(view: &str, key: &[(&str, Kind)], as_of: Option<i64>) -> GetFeaturesRequest {
+fn ask(features: &[&str], keys: &[(&str, Column)], as_of: Option<i64>) -> GetFeaturesRequest {
+    let keys = keys.iter();
     GetFeaturesRequest {
-        view: view.to_owned(),
-        entities: vec![entity(key)],
+        features: features.iter().map(|name| (*name).to_owned()).collect(),
+        keys: keys
+            .map(|(name, column)| ((*name).to_owned(), column.clone()))
+            .collect(),
         as_of: as_of.map(timestamp),
+        handle: None,
     }
 }
 
-/// A feature of the answer's row.
-fn feature(answer: &GetFeaturesResponse, row: usize, name: &str) -> Kind {
-    let column = answer.columns.iter().position(|c| c == name).unwrap();
-    answer.rows[row].values[column].kind.clone().unwrap()
+/// Whole numbers of a feature, one an entity.
+fn whole(view: &ViewFeatures, name: &str) -> Vec<i64> {
+    let column = view.features.iter().find(|column| column.name == name);
+    column.unwrap().int64s.clone()
 }
 
-fn null() -> Kind {
-    Kind::NullValue(0)
+/// Doubles of a feature, none where it is null.
+fn doubles(view: &ViewFeatures, name: &str) -> Vec<Option<f64>> {
+    let column = view.features.iter().find(|column| column.name == name);
+    let column = column.unwrap();
+    let value = |(row, value): (usize, &f64)| {
+        let is_null = column.nulls.contains(&(row as u32));
+        (!is_null).then_some(*value)
+    };
+    column.doubles.iter().enumerate().map(value).collect()
+}
+
+fn statuses(view: &ViewFeatures) -> Vec<EntityStatus> {
+    view.statuses().collect()
+}
+
+/// Three payments of two cards within the hour after noon.
+fn some_payments() -> [String; 3] {
+    [
+        payment("a", "c1", 10.0, 0),
+        payment("b", "c1", 30.0, 50),
+        payment("c", "c2", 5.0, 55),
+    ]
+}
+
+async fn get(
+    client: &mut FeatureServiceClient<Channel>,
+    request: &GetFeaturesRequest,
+) -> GetFeaturesResponse {
+    let answer = client.get_features(request.clone()).await;
+    answer.unwrap().into_inner()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn look_ups_answer_as_of_their_time() {
     let live = live();
-    let payments = [
-        payment("a", "c1", 10.0, 0),
-        payment("b", "c1", 30.0, 50),
-        payment("c", "c2", 5.0, 55),
-    ];
-    commit(&live, &payments);
+    commit(&live, &some_payments());
     let progress = Arc::clone(&live.progress);
     let mut client = FeatureServiceClient::new(connect(live).await);
 
-    let mut request = ask("card_activity", &[("card_id", text("c1"))], None);
-    request
-        .entities
-        .push(entity(&[("card_id", text("nobody"))]));
-    request.as_of = Some(timestamp(NOON + 60 * MINUTE));
-    let answer = client
-        .get_features(request.clone())
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(answer.as_of, Some(timestamp(NOON + 60 * MINUTE)));
-    assert_eq!(answer.complete_until, None);
-    assert_eq!(answer.columns[0], "card_id");
-    assert_eq!(feature(&answer, 0, "card_id"), text("c1"));
-    // The older edge counts, to the microsecond: see below.
-    assert_eq!(feature(&answer, 0, "tx_count_1h"), Kind::Int64Value(2));
+    let cards = [("card_id", texts(&["c1", "nobody"]))];
+    let hour = NOON + 60 * MINUTE;
+    let mut request = ask(&["card_activity"], &cards, Some(hour));
+    let answer = get(&mut client, &request).await;
+    assert_eq!(answer.as_of, Some(timestamp(hour)));
+    let [view] = &answer.views[..] else {
+        panic!("{answer:?}")
+    };
     assert_eq!(
-        feature(&answer, 0, "amount_sum_1d"),
-        Kind::DoubleValue(40.0)
+        (view.view.as_str(), view.complete_until),
+        ("card_activity", None)
     );
-    assert_eq!(feature(&answer, 1, "tx_count_1h"), Kind::Int64Value(0));
-    assert_eq!(feature(&answer, 1, "amount_avg_7d"), null());
+    assert_eq!(view.status(), ViewStatus::Empty);
+    assert_eq!(
+        statuses(view),
+        [EntityStatus::Present, EntityStatus::Unknown]
+    );
+    assert_eq!(view.version.len(), 16);
+    // The older edge counts, to the microsecond: see below.
+    assert_eq!(whole(view, "tx_count_1h"), [2, 0]);
+    assert_eq!(doubles(view, "amount_sum_1d"), [Some(40.0), None]);
+    assert_eq!(doubles(view, "amount_avg_7d"), [Some(20.0), None]);
 
     // What is finer than a microsecond is cut; one microsecond later the first payment has left.
     progress.reflect("transactions", NOON + 55 * MINUTE);
-    let mut as_of = timestamp(NOON + 60 * MINUTE + 1);
+    let mut as_of = timestamp(hour + 1);
     as_of.nanos += 999;
     request.as_of = Some(as_of);
-    let answer = client
-        .get_features(request.clone())
+    let answer = get(&mut client, &request).await;
+    let view = &answer.views[0];
+    assert_eq!(answer.as_of, Some(timestamp(hour + 1)));
+    assert_eq!(view.complete_until, Some(timestamp(NOON + 55 * MINUTE)));
+    assert_eq!(view.status(), ViewStatus::Current);
+    assert_eq!(whole(view, "tx_count_1h"), [1, 0]);
+    assert_eq!(whole(view, "tx_count_1d"), [2, 0]);
+
+    // Now is years later: the windows are empty, and the card is known all the same.
+    request.as_of = None;
+    let answer = get(&mut client, &request).await;
+    assert!(time_us(&answer.as_of.unwrap()).unwrap() > NOON + 365 * DAY);
+    let view = &answer.views[0];
+    assert_eq!(whole(view, "tx_count_30d"), [0, 0]);
+    assert_eq!(
+        statuses(view),
+        [EntityStatus::OutOfWindow, EntityStatus::Unknown]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_views_are_one_answer_and_names_can_be_resolved_before() {
+    let live = live();
+    commit(&live, &some_payments());
+    let mut client = FeatureServiceClient::new(connect(live).await);
+    let keys = [
+        ("card_id", texts(&["c1", "c2"])),
+        ("terminal_id", texts(&["t1", "t1"])),
+    ];
+    let names = [
+        "terminal_activity:tx_count_1d",
+        "card_activity:tx_count_1h",
+        "terminal_activity:tx_count_7d",
+    ];
+    let hour = Some(NOON + 60 * MINUTE);
+    let answer = get(&mut client, &ask(&names, &keys, hour)).await;
+    let [terminal, card] = &answer.views[..] else {
+        panic!("{answer:?}")
+    };
+    let columns: Vec<&str> = terminal.features.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(columns, ["tx_count_1d", "tx_count_7d"]);
+    assert_eq!(whole(terminal, "tx_count_1d"), [3, 3]);
+    assert_eq!(whole(card, "tx_count_1h"), [2, 1]);
+
+    let features = names.map(str::to_owned).to_vec();
+    let prepared = client
+        .prepare(PrepareRequest { features })
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(answer.as_of, Some(timestamp(NOON + 60 * MINUTE + 1)));
-    assert_eq!(answer.complete_until, Some(timestamp(NOON + 55 * MINUTE)));
-    assert_eq!(feature(&answer, 0, "tx_count_1h"), Kind::Int64Value(1));
-    assert_eq!(feature(&answer, 0, "tx_count_1d"), Kind::Int64Value(2));
+    let asked: Vec<&str> = prepared.keys.iter().map(|key| key.name.as_str()).collect();
+    assert_eq!(asked, ["terminal_id", "card_id"]);
+    let by_handle = GetFeaturesRequest {
+        handle: Some(prepared.handle),
+        ..ask(&[], &keys, hour)
+    };
+    let answer = get(&mut client, &by_handle).await;
+    // The names were told before.
+    assert_eq!(answer.views[0].view, "");
+    let mut named = answer.clone();
+    for (view, said) in named.views.iter_mut().zip(&prepared.views) {
+        view.view.clone_from(&said.name);
+        view.version.clone_from(&said.version);
+        for (column, field) in view.features.iter_mut().zip(&said.features) {
+            column.name.clone_from(&field.name);
+        }
+    }
+    assert_eq!(named.views, [terminal.clone(), card.clone()]);
+    let unknown = GetFeaturesRequest {
+        handle: Some(prepared.handle ^ 1),
+        ..by_handle.clone()
+    };
+    let status = client.get_features(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
 
-    // Now is years later: the windows are empty.
-    request.as_of = None;
-    let answer = client.get_features(request).await.unwrap().into_inner();
-    assert!(time_us(&answer.as_of.unwrap()).unwrap() > NOON + 365 * DAY);
-    assert_eq!(feature(&answer, 0, "tx_count_30d"), Kind::Int64Value(0));
+    // The model's inputs stand for the views that they join.
+    let inputs = get(&mut client, &ask(&["fraud_inputs"], &keys, hour)).await;
+    let views: Vec<&str> = inputs.views.iter().map(|view| view.view.as_str()).collect();
+    assert_eq!(
+        views,
+        [
+            "card_activity",
+            "terminal_activity",
+            "terminal_risk",
+            "card_risk"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_answers_part_by_part() {
+    let live = live();
+    commit(&live, &some_payments());
+    let mut client = FeatureServiceClient::new(connect(live).await);
+    let cards: Vec<String> = (0..20_000).map(|number| format!("c{number}")).collect();
+    let cards: Vec<&str> = cards.iter().map(String::as_str).collect();
+    let request = ask(
+        &["card_activity:tx_count_1h"],
+        &[("card_id", texts(&cards))],
+        Some(NOON + 60 * MINUTE),
+    );
+    let mut parts = client
+        .stream_features(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let mut counts = Vec::new();
+    while let Some(part) = parts.next().await {
+        let part = part.unwrap();
+        assert_eq!(part.first_row as usize, counts.len());
+        counts.extend(whole(&part.views[0], "tx_count_1h"));
+    }
+    assert_eq!(counts.len(), cards.len());
+    assert_eq!(counts[..4], [0, 2, 1, 0]);
+    // One call takes fewer; a caller who reads no further costs nothing more.
+    let status = client.get_features(request.clone()).await.unwrap_err();
+    assert!(status.message().contains("20000 in one call"), "{status}");
+    let mut left = client.stream_features(request).await.unwrap().into_inner();
+    left.next().await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,60 +325,89 @@ async fn mistakes_in_a_look_up_are_named() {
     // The longest window is 30 days, so look-ups work from 30 days after the horizon on.
     live.store.horizons().set_view(view.id, NOON - 30 * DAY);
     let mut client = FeatureServiceClient::new(connect(live).await);
-    let card = || ("card_id", text("c1"));
-    let many = GetFeaturesRequest {
-        entities: vec![entity(&[card()]); MAX_ITEMS + 1],
-        ..ask("card_activity", &[], None)
-    };
+    let card = || ("card_id", texts(&["c1"]));
     let bad_time = GetFeaturesRequest {
         as_of: Some(Timestamp {
             seconds: 0,
             nanos: -1,
         }),
-        ..ask("card_activity", &[card()], None)
+        ..ask(&["card_activity"], &[card()], None)
+    };
+    let double = Column {
+        doubles: vec![1.5],
+        ..Column::default()
+    };
+    let null = Column {
+        nulls: vec![0],
+        ..texts(&[""])
+    };
+    let many = texts(&vec!["c1"; MAX_ITEMS + 1]);
+    let both = Column {
+        int64s: vec![1],
+        ..texts(&["c1"])
     };
     let cases = [
         (
-            ask("card_activty", &[card()], None),
+            ask(&["card_activty"], &[card()], None),
             Code::NotFound,
             "did you mean 'card_activity'?",
         ),
         (
-            ask("card_activity", &[], None),
+            ask(&["card_activity:tx_count"], &[card()], None),
+            Code::NotFound,
+            "view 'card_activity' has no feature 'tx_count'",
+        ),
+        (
+            ask(&[], &[card()], None),
             Code::InvalidArgument,
-            "entities[0].key: 'card_id' is missing: view 'card_activity' is asked for by card_id",
+            "features: none is named",
+        ),
+        (
+            ask(&["card_activity"], &[], None),
+            Code::InvalidArgument,
+            "keys: 'card_id' is missing: card_activity is asked for by it",
         ),
         (
             ask(
-                "card_activity",
-                &[card(), ("terminal_id", text("t1"))],
+                &["card_activity"],
+                &[card(), ("terminal_id", texts(&["t1"]))],
                 None,
             ),
             Code::InvalidArgument,
-            "entities[0].key: 'terminal_id' names no entity here",
+            "keys: 'terminal_id' names no entity here",
         ),
         (
             ask(
-                "card_activity",
-                &[("card_id", Kind::DoubleValue(1.5))],
+                &["card_activity", "terminal_risk"],
+                &[card(), ("terminal_id", texts(&["t1", "t2"]))],
                 None,
             ),
             Code::InvalidArgument,
-            "entities[0].key[\"card_id\"]: it is a double, and the column is of type Utf8",
+            "keys[\"terminal_id\"]: it has 2 values, and keys[\"card_id\"] has 1",
         ),
         (
-            ask("card_activity", &[("card_id", null())], None),
+            ask(&["card_activity"], &[("card_id", double)], None),
+            Code::InvalidArgument,
+            "keys[\"card_id\"][0]: it is a double, and the column is of type Utf8",
+        ),
+        (
+            ask(&["card_activity"], &[("card_id", null)], None),
             Code::InvalidArgument,
             "it is null",
         ),
         (
-            many,
+            ask(&["card_activity"], &[("card_id", both)], None),
+            Code::InvalidArgument,
+            "a column is of one kind",
+        ),
+        (
+            ask(&["card_activity"], &[("card_id", many)], None),
             Code::InvalidArgument,
             "10001 in one call; at most 10000",
         ),
         (bad_time, Code::InvalidArgument, "as_of: 0 s and -1 ns"),
         (
-            ask("card_activity", &[card()], Some(NOON - 1)),
+            ask(&["card_activity"], &[card()], Some(NOON - 1)),
             Code::OutOfRange,
             "view 'card_activity' answers from 2018-04-01T12:00:00Z on",
         ),
@@ -264,8 +416,11 @@ async fn mistakes_in_a_look_up_are_named() {
         let status = client.get_features(request).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
         assert!(status.message().contains(message), "{status}");
+        let has_details = matches!(code, Code::InvalidArgument | Code::OutOfRange);
+        let violations = status.get_details_bad_request();
+        assert_eq!(violations.is_some(), has_details, "{status}");
     }
-    let edge = ask("card_activity", &[card()], Some(NOON));
+    let edge = ask(&["card_activity"], &[card()], Some(NOON));
     client.get_features(edge).await.unwrap();
 }
 
@@ -280,6 +435,7 @@ async fn views_are_described() {
         (card.entity.len(), card.entity[0].name.as_str()),
         (1, "card_id")
     );
+    assert_eq!(card.version.len(), 16);
     let days = card.longest_window.map(|window| window.seconds);
     assert_eq!(days, Some(30 * 86_400));
     let features: Vec<(&str, &str)> = card
@@ -342,6 +498,7 @@ fn score(event_json: Vec<String>, inputs: bool) -> ScoreRequest {
     ScoreRequest {
         event_json,
         include_inputs: inputs.then_some(true),
+        ..ScoreRequest::default()
     }
 }
 
@@ -396,6 +553,81 @@ async fn events_are_scored_as_of_their_own_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn typed_events_reasons_and_streams_say_the_same() {
+    let live = live();
+    commit(&live, &[payment("a", "c1", 10.0, 0)]);
+    let scorer = live.scorer.clone().unwrap();
+    let (manifest, checkpoint) = model(&live);
+    scorer.swap(manifest, Model::new(&checkpoint)).unwrap();
+    let mut client = ScoringServiceClient::new(connect(live).await);
+
+    let from_json = ScoreRequest {
+        top_reasons: Some(3),
+        ..score(vec![payment("x", "c1", 60.0, 55)], true)
+    };
+    let time = crate::times::rfc3339(NOON + 55 * MINUTE);
+    let columns = [
+        ("tx_id", texts(&["x"])),
+        ("card_id", texts(&["c1"])),
+        ("terminal_id", texts(&["t1"])),
+        ("event_time", texts(&[&time])),
+        (
+            "amount",
+            Column {
+                doubles: vec![60.0],
+                ..Column::default()
+            },
+        ),
+    ];
+    let columns = columns.map(|(name, column)| (name.to_owned(), column));
+    let typed = ScoreRequest {
+        event_json: vec![],
+        columns: columns.into_iter().collect(),
+        ..from_json.clone()
+    };
+    let said = client.score(from_json.clone()).await.unwrap().into_inner();
+    let again = client.score(typed.clone()).await.unwrap().into_inner();
+    assert_eq!(said, again);
+    let reasons = &said.scores[0].reasons;
+    assert_eq!(reasons.len(), 3);
+    let strength: Vec<f64> = reasons.iter().map(|r| r.contribution.abs()).collect();
+    assert!(strength.is_sorted_by(|a, b| a >= b), "{strength:?}");
+    for reason in reasons {
+        assert_eq!(
+            reason.value,
+            said.scores[0].inputs.get(&reason.input).copied()
+        );
+    }
+
+    let mut missing = typed.clone();
+    missing.columns.remove("card_id");
+    let mut typo = typed.clone();
+    typo.columns.insert("amuont".to_owned(), texts(&["1"]));
+    let mut both = typed.clone();
+    both.event_json = from_json.event_json.clone();
+    for (request, message) in [
+        (missing, "columns[\"card_id\"][0]: missing_field"),
+        (typo, "did you mean 'amount'?"),
+        (both, "and both are given"),
+    ] {
+        let status = client.score(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(message), "{status}");
+    }
+
+    let bad = score(vec!["{".to_owned()], false);
+    let requests = [from_json.clone(), from_json.clone(), bad, from_json];
+    let answers = client.score_stream(tokio_stream::iter(requests)).await;
+    let answers: Vec<_> = answers.unwrap().into_inner().collect().await;
+    let codes: Vec<Code> = answers
+        .iter()
+        .map(|answer| answer.as_ref().map_or_else(Status::code, |_| Code::Ok))
+        .collect();
+    assert_eq!(codes, [Code::Ok, Code::Ok, Code::InvalidArgument]);
+    assert_eq!(answers[1].as_ref().unwrap(), &said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_in_events_are_named() {
     let live = live();
     let view = live.workspace.project.view("card_activity").unwrap();
@@ -414,7 +646,7 @@ async fn mistakes_in_events_are_named() {
         ),
         (
             vec!["{".to_owned(), good(), "{".to_owned()],
-            "(and 1 more cannot be read)",
+            "(and 1 more are wrong)",
         ),
         (
             vec![good(), payment("b", "c1", 1.0, ahead)],
@@ -511,6 +743,70 @@ async fn models_tell_how_they_did_on_what_came_after() {
     assert_eq!(models[0].prequential_log_loss, Some(0.25));
     assert_eq!(models[0].created, Some(timestamp(NOON + DAY / 2)));
     assert_eq!(models[0].trained_until, Some(timestamp(NOON)));
+}
+
+#[tokio::test]
+async fn a_person_moves_the_traffic() {
+    use millrace_proto::v1::{GetModelRequest, PromoteRequest, RollbackRequest, SetTrafficRequest};
+    let folder = tempfile::tempdir().unwrap();
+    let live = Live {
+        registry: Some(Arc::new(registry(folder.path()))),
+        // The versions of this registry have no weights.
+        scorer: None,
+        ..live()
+    };
+    let mut client = ModelServiceClient::new(connect(live).await);
+    let canary = SetTrafficRequest {
+        version: 2,
+        percent: 10,
+    };
+    let answer = client.set_traffic(canary).await.unwrap().into_inner();
+    assert_eq!(
+        (answer.champion, answer.canary, answer.canary_percent),
+        (Some(3), Some(2), 10)
+    );
+    let answer = client
+        .promote(PromoteRequest { version: 2 })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((answer.champion, answer.canary), (Some(2), None));
+    let show = client
+        .get_model(GetModelRequest { version: 0 })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(show.model.unwrap().version, 2);
+    let life: Vec<&str> = show.life.iter().map(|step| step.state.as_str()).collect();
+    assert_eq!(life, ["canary 10%", "champion"]);
+    let back = client
+        .rollback(RollbackRequest { to: Some(3) })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(back.champion, Some(3));
+
+    let status = client
+        .promote(PromoteRequest { version: 9 })
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(
+        status.message().contains("versions 1 to 3 are kept"),
+        "{status}"
+    );
+    let all = SetTrafficRequest {
+        version: 2,
+        percent: 100,
+    };
+    let status = client.set_traffic(all).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let champion = SetTrafficRequest {
+        version: 3,
+        percent: 10,
+    };
+    let status = client.set_traffic(champion).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]

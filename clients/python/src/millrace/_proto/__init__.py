@@ -1,0 +1,1 @@
+"""What generate.sh makes of the contract. Not part of the client's interface."""

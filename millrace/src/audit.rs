@@ -1,0 +1,289 @@
+//! `millrace audit`: what was scored, compared with what the same events say now.
+//!
+//! Each scored event is in the store with the inputs that the model saw, once, for it was committed with its offset.
+//! Here the events come from files, fill a store of their own, and the inputs are computed again as of each event's
+//! time. Live and again, the same code runs on the same events, so any difference is a fact about the run: an event
+//! that came after a later one was scored, one that was lost or changed, a project that was another one then.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table as TextTable};
+use millrace_feature_store::{RocksStore, Scan, Table};
+use millrace_features::pack_rows;
+use serde::Serialize;
+
+use crate::backfill::{event_files, fill};
+use crate::failure::{Failure, Outcome};
+use crate::files::{EventFile, spinner};
+use crate::labels::{SCORED_END, SCORED_START, ScoredRecord, scored_record};
+use crate::marks::Marks;
+use crate::pipeline::inputs_tag;
+use crate::state::Committed;
+use crate::workspace::{ModelPlan, Workspace};
+
+/// What `millrace audit` takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AuditArgs {
+    /// A stream and a file of its events: transactions=events.parquet; of every stream that the inputs use
+    #[arg(long, required = true, num_args = 1.., value_name = "STREAM=FILE")]
+    pub events: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+pub struct Audit {
+    /// Events in the files.
+    pub events: u64,
+    /// Of them, those whose inputs were compared.
+    pub compared: u64,
+    /// Those with an input that differs.
+    pub mismatched: u64,
+    /// Events of the files that were not scored, or whose record has expired.
+    pub missing: u64,
+    /// Scored events that are not in the files.
+    pub extra: u64,
+    /// Those that were scored with other inputs than the project has now.
+    pub other_inputs: u64,
+    /// What differs, input by input.
+    pub inputs: Vec<InputAudit>,
+    /// Events with a difference in an input that uses the view.
+    pub views: BTreeMap<String, u64>,
+}
+
+/// The differences of one input.
+#[derive(Debug, Serialize)]
+pub struct InputAudit {
+    /// Its name.
+    pub input: String,
+    /// The views that it is computed from.
+    pub views: Vec<String>,
+    /// Events in which it differs.
+    pub mismatched: u64,
+    /// The first of them.
+    pub first: Option<Difference>,
+}
+
+/// One difference.
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    /// The event's id.
+    pub id: String,
+    /// What the model saw; null where it was missing.
+    pub scored: Option<f32>,
+    /// What the events say.
+    pub recomputed: Option<f32>,
+}
+
+/// Compares, and prints what was found.
+///
+/// # Errors
+/// Of kind input: a project without a model, a mistake in a file. Else differences, or a store that fails.
+pub fn audit(workspace: &Workspace, args: &AuditArgs) -> Outcome<()> {
+    let found = compare(workspace, &args.events)?;
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&found)
+            .map_err(|e| Failure::failed(format!("as JSON: {e}")))?,
+        false => found.table(),
+    };
+    println!("{text}");
+    match found.mismatched + found.missing + found.extra + found.other_inputs {
+        0 => Ok(()),
+        _ => Err(Failure::failed(
+            "what was scored is not what the events say",
+        )),
+    }
+}
+
+/// Compares what the project's store has scored with the events of files, each `stream=path`.
+///
+/// # Errors
+/// As [`audit`], but for differences.
+pub fn compare(workspace: &Workspace, events: &[String]) -> Outcome<Audit> {
+    let plan = workspace.model()?;
+    let files = event_files(workspace, events)?;
+    check_streams(plan, files.iter().map(|(stream, _)| stream.name.as_str()))?;
+    let scored = workspace.open_store_to_read()?;
+    let folder = tempfile::tempdir().map_err(|e| Failure::failed(format!("a folder: {e}")))?;
+    let again = workspace.open_store_at(&folder.path().join("audit"))?;
+    let mut marks = Marks::default();
+    for (stream, path) in &files {
+        fill(workspace, &again, &mut marks, stream, path)?;
+    }
+    let mut found = Audit::new(plan);
+    let bar = spinner().with_message("comparing");
+    for (stream, path) in &files {
+        if stream.name != plan.inputs.stream.name {
+            continue;
+        }
+        for batch in EventFile::open(path, stream)? {
+            found.add(plan, &scored, &again, &batch?)?;
+            bar.set_message(format!("{} events compared", found.events));
+        }
+    }
+    bar.finish_and_clear();
+    found.extra = count_scored(&scored)?.saturating_sub(found.compared + found.other_inputs);
+    Ok(found)
+}
+
+/// Without the events of a stream, everything that is computed from it would differ.
+fn check_streams<'a>(plan: &ModelPlan, given: impl Iterator<Item = &'a str>) -> Outcome<()> {
+    let given: Vec<&str> = given.collect();
+    let views = plan.inputs.views().map(|view| view.stream.name.as_str());
+    let mut needed = views.chain([plan.inputs.stream.name.as_str()]);
+    match needed.find(|stream| !given.contains(stream)) {
+        None => Ok(()),
+        Some(stream) => Err(Failure::input(format!(
+            "the inputs use stream '{stream}', and no file of its events is given"
+        ))
+        .hint(format!("add --events {stream}=FILE"))),
+    }
+}
+
+fn count_scored(store: &RocksStore) -> Outcome<u64> {
+    let mut count = 0;
+    store.scan(
+        Table::Scored,
+        SCORED_START,
+        SCORED_END,
+        false,
+        &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        },
+    )?;
+    Ok(count)
+}
+
+impl Audit {
+    fn new(plan: &ModelPlan) -> Self {
+        let input = |(index, name): (usize, &str)| InputAudit {
+            input: name.to_owned(),
+            views: plan.inputs.views_of(index),
+            mismatched: 0,
+            first: None,
+        };
+        let views = plan.inputs.views().map(|view| (view.name.clone(), 0));
+        Self {
+            inputs: plan.inputs.names().enumerate().map(input).collect(),
+            views: views.collect(),
+            ..Self::default()
+        }
+    }
+
+    fn add(
+        &mut self,
+        plan: &ModelPlan,
+        scored: &RocksStore,
+        again: &RocksStore,
+        events: &RecordBatch,
+    ) -> Outcome<()> {
+        let inputs = plan.inputs.evaluate(&Committed(again), events)?;
+        let matrix = plan.inputs.matrix(&inputs)?;
+        let width = self.inputs.len();
+        let times = events
+            .column(plan.inputs.stream.time)
+            .as_primitive::<TimestampMicrosecondType>();
+        let ids = pack_rows(&[events.column(plan.event_id).clone()]);
+        let tag = inputs_tag(plan);
+        for (row, id) in ids.iter().enumerate() {
+            self.events += 1;
+            match scored_record(scored, id)? {
+                Some(record) if record.event_time_us != times.value(row) => self.missing += 1,
+                None => self.missing += 1,
+                Some(record) if record.inputs_tag != tag => self.other_inputs += 1,
+                Some(record) => {
+                    let recomputed = &matrix[row * width..(row + 1) * width];
+                    self.compare(&text(events, plan, row)?, &record, recomputed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, id: &str, record: &ScoredRecord, recomputed: &[f32]) {
+        self.compared += 1;
+        let mut moved: Vec<&str> = Vec::new();
+        let mut differs = false;
+        for (index, input) in self.inputs.iter_mut().enumerate() {
+            let (scored, recomputed) = (record.inputs.get(index).copied(), recomputed[index]);
+            let is_same = scored.is_some_and(|scored| {
+                scored == recomputed || (scored.is_nan() && recomputed.is_nan())
+            });
+            if is_same {
+                continue;
+            }
+            differs = true;
+            input.mismatched += 1;
+            input.first.get_or_insert_with(|| Difference {
+                id: id.to_owned(),
+                scored: scored.filter(|value| !value.is_nan()),
+                recomputed: Some(recomputed).filter(|value| !value.is_nan()),
+            });
+            let views = input.views.iter().map(String::as_str);
+            moved.extend(views);
+        }
+        self.mismatched += u64::from(differs);
+        moved.sort_unstable();
+        moved.dedup();
+        for view in moved {
+            if let Some(count) = self.views.get_mut(view) {
+                *count += 1;
+            }
+        }
+    }
+
+    fn table(&self) -> String {
+        let mut table = TextTable::new();
+        table.load_preset(UTF8_FULL_CONDENSED).set_header([
+            "input",
+            "of views",
+            "mismatched",
+            "first: scored",
+            "recomputed",
+            "event",
+        ]);
+        let number = |value: Option<f32>| value.map_or("null".to_owned(), |v| v.to_string());
+        for input in &self.inputs {
+            let first = input.first.as_ref();
+            table.add_row([
+                input.input.clone(),
+                input.views.join(", "),
+                input.mismatched.to_string(),
+                first.map_or(String::new(), |first| number(first.scored)),
+                first.map_or(String::new(), |first| number(first.recomputed)),
+                first.map_or(String::new(), |first| first.id.clone()),
+            ]);
+        }
+        if let Some(column) = table.column_mut(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let views: Vec<String> = self
+            .views
+            .iter()
+            .map(|(view, count)| format!("{view}: {count}"))
+            .collect();
+        format!(
+            "{table}\n{} events, {} compared: {} mismatched, {} missing, {} extra, {} of other inputs\nby view: {}",
+            self.events,
+            self.compared,
+            self.mismatched,
+            self.missing,
+            self.extra,
+            self.other_inputs,
+            views.join(", ")
+        )
+    }
+}
+
+/// An event's id, for people.
+fn text(events: &RecordBatch, plan: &ModelPlan, row: usize) -> Outcome<String> {
+    arrow::util::display::array_value_to_string(events.column(plan.event_id), row)
+        .map_err(|e| Failure::failed(e.to_string()))
+}

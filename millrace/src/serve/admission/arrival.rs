@@ -1,0 +1,65 @@
+//! What is read of a request before it is let in: its method, its client and its deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request};
+use tokio::time::Instant;
+
+use super::gate::Gate;
+use super::refused::Refused;
+use super::{Treatment, treatment};
+use crate::serve::access::Caller;
+
+/// What admission has to know of a request.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) treatment: Treatment,
+    pub(super) client: Arc<Caller>,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Arrival {
+    pub(super) fn of<B>(request: &Request<B>, now: Instant) -> Result<Self, Refused> {
+        let treatment = treatment(request.uri().path());
+        let deadline = match treatment {
+            Treatment::Free => None,
+            _ => timeout(request.headers())?.map(|timeout| now + timeout.min(Gate::LONGEST)),
+        };
+        let client = Caller::of(request.extensions());
+        Ok(Self {
+            treatment,
+            client,
+            deadline,
+        })
+    }
+}
+
+/// The time that a client gives its request.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refused> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    match parse_timeout(&text) {
+        None => Err(Refused::Malformed(text.chars().take(20).collect())),
+        timeout => Ok(timeout),
+    }
+}
+
+pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(3_600 * number)),
+        "M" => Some(Duration::from_secs(60 * number)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}

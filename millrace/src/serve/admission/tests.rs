@@ -1,0 +1,446 @@
+//! The decisions by data, and the gate under a clock that tests move.
+
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::arrival::parse_timeout;
+use super::line::{Admission, ServiceTime, Turn, count};
+use super::refused::Refused;
+use super::*;
+use crate::serve::access::Caller;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const SERVICE: Duration = Duration::from_millis(10);
+const SCORE: &str = "/millrace.v1.ScoringService/Score";
+
+fn settings(text: &str) -> LimitSettings {
+    toml::from_str(text).unwrap()
+}
+
+/// Two places of 10 ms, with so many scores in them and in line.
+fn admission(in_place: usize, waiting: usize) -> Admission {
+    let mut admission = Admission::new(settings(
+        "concurrency = 2\nqueue = 20\nclient_concurrency = 6",
+    ));
+    for _ in 0..ServiceTime::SETTLED {
+        admission.service[Class::Score as usize].note(SERVICE, SECOND);
+    }
+    admission.in_place[Class::Score as usize] = in_place;
+    admission.waiting[Class::Score as usize] = waiting;
+    admission
+}
+
+#[test]
+fn what_becomes_of_a_request() {
+    let (queue, ms) = (20, |n| n * MS);
+    let (now, later) = (Ok(Turn::Now), Ok(Turn::Later));
+    // With both places taken and n in line, the wait is (n + 1) × 5 ms; the work takes 10 ms more.
+    let over = |wait| {
+        Err(Refused::Wait {
+            wait: ms(wait),
+            max_wait: ms(100),
+            retry: ms(wait),
+        })
+    };
+    let full = |retry| {
+        Err(Refused::Queue {
+            queue,
+            retry: ms(retry),
+        })
+    };
+    let late = |left, wait, retry| {
+        Err(Refused::Deadline {
+            left: ms(left),
+            wait: ms(wait),
+            service: SERVICE,
+            retry: ms(retry),
+        })
+    };
+    for (in_place, waiting, left, expected) in [
+        (0, 0, None, now.clone()),
+        (1, 0, None, now.clone()),
+        // A free place is given in spite of estimates, but not to the dead.
+        (1, 0, Some(1), now.clone()),
+        (1, 0, Some(0), Err(Refused::Expired)),
+        (2, 0, None, later.clone()),
+        // The free place is that of the first in line: none passes by.
+        (1, 1, None, later.clone()),
+        (2, 19, None, later.clone()),
+        (2, 20, None, full(105)),
+        (2, 20, Some(1), full(105)),
+        (2, 0, Some(15), later.clone()),
+        (2, 0, Some(14), late(14, 5, 10)),
+        (2, 7, Some(50), later.clone()),
+        (2, 8, Some(50), late(50, 45, 45)),
+        (2, 7, Some(0), Err(Refused::Expired)),
+    ] {
+        let mut admission = admission(in_place, waiting);
+        let decided = admission.arrive(Class::Score, left.map(ms), SECOND);
+        assert_eq!(
+            decided, expected,
+            "{in_place} in place, {waiting} in line, {left:?} ms left"
+        );
+        let counted = count(&admission.in_place) + count(&admission.waiting);
+        assert_eq!(counted, in_place + waiting + usize::from(decided.is_ok()));
+    }
+    let mut patient = admission(2, 20);
+    patient.settings.queue = 1_000;
+    assert_eq!(patient.arrive(Class::Score, None, SECOND), over(105));
+}
+
+#[test]
+fn what_becomes_of_a_turn() {
+    for (left, now, expected) in [
+        (None, SECOND, Ok(())),
+        (Some(10 * MS), SECOND, Ok(())),
+        (Some(9 * MS), SECOND, Err(Refused::Expired)),
+        // How long the work took long ago says little.
+        (Some(9 * MS), 3 * SECOND, Ok(())),
+        (Some(Duration::ZERO), 3 * SECOND, Err(Refused::Expired)),
+    ] {
+        let mut admission = admission(1, 1);
+        assert_eq!(admission.start(Class::Score, left, now), expected);
+        let moved = usize::from(expected.is_ok());
+        assert_eq!(
+            (count(&admission.in_place), count(&admission.waiting)),
+            (1 + moved, 1 - moved)
+        );
+    }
+}
+
+#[test]
+fn long_requests_count_for_their_places_alone() {
+    let mut admission = admission(1, 3);
+    for _ in 0..100 {
+        admission.service[Class::Write as usize].note(60 * SECOND, SECOND);
+    }
+    admission.in_place[Class::Write as usize] = 1;
+    // The other place is free in 10 ms, and three times 10 ms stand in line for two.
+    let wait = admission.wait();
+    assert!(wait > 24 * MS && wait < 26 * MS, "{wait:?}");
+}
+
+#[test]
+fn service_times_follow_what_lasts_and_not_what_happens_once() {
+    let mut time = ServiceTime::default();
+    assert_eq!(time.usual(SECOND), Duration::ZERO);
+    let mut after = |count, held| {
+        (0..count).for_each(|_| time.note(held, SECOND));
+        (time.mean_seconds * 1e3).round()
+    };
+    assert_eq!(after(100, SERVICE), 10.0);
+    assert_eq!(after(2, 5 * SECOND), 11.0);
+    assert_eq!(after(300, 100 * MS), 99.0);
+    assert_eq!(after(300, MS), 2.0);
+    assert_eq!(after(1_000, Duration::ZERO), 0.0);
+    assert!(time.expected() > 0.0);
+}
+
+#[test]
+fn clients_are_counted_while_they_have_requests() {
+    let mut admission = admission(0, 0);
+    for _ in 0..6 {
+        admission.enter("a").unwrap();
+    }
+    let refused = admission.enter("a").unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("client 'a' has 6 requests open"),
+        "{refused}"
+    );
+    admission.enter("b").unwrap();
+    admission.leave("a");
+    admission.enter("a").unwrap();
+    for client in ["a", "a", "a", "a", "a", "a", "b"] {
+        admission.leave(client);
+    }
+    assert!(admission.clients.is_empty());
+}
+
+#[test]
+fn methods_are_told_apart() {
+    use Treatment::{Free, Open, Placed};
+    for (path, expected) in [
+        (SCORE, Placed(Class::Score)),
+        ("/millrace.v1.ScoringService/ScoreStream", Open),
+        ("/millrace.v1.ModelService/WatchModels", Open),
+        (
+            "/millrace.v1.FeatureService/GetFeatures",
+            Placed(Class::LookUp),
+        ),
+        (
+            "/feast.serving.ServingService/GetOnlineFeatures",
+            Placed(Class::LookUp),
+        ),
+        (
+            "/GrpcFeatureServer/GetOnlineFeatures",
+            Placed(Class::LookUp),
+        ),
+        ("/GrpcFeatureServer/Push", Placed(Class::Write)),
+        ("/grpc.health.v1.Health/Check", Free),
+        ("/grpc.health.v1.Health/Watch", Free),
+        (
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            Open,
+        ),
+        ("/unknown/Method", Placed(Class::Other)),
+        ("", Placed(Class::Other)),
+    ] {
+        assert_eq!(treatment(path), expected, "{path}");
+    }
+}
+
+#[test]
+fn timeouts_are_read_as_grpc_writes_them() {
+    for (text, expected) in [
+        ("1H", Some(3_600 * SECOND)),
+        ("2M", Some(120 * SECOND)),
+        ("3S", Some(3 * SECOND)),
+        ("250m", Some(250 * MS)),
+        ("1000u", Some(MS)),
+        ("1000000n", Some(MS)),
+        ("0m", Some(Duration::ZERO)),
+        ("99999999H", Some(Duration::from_secs(3_600 * 99_999_999))),
+        ("123456789m", None),
+        ("m", None),
+        ("", None),
+        ("5s", None),
+        ("+5m", None),
+        ("-5m", None),
+        ("1.5S", None),
+        ("5µ", None),
+    ] {
+        assert_eq!(parse_timeout(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn limits_are_settings() {
+    let defaults = settings("");
+    assert_eq!((defaults.queue, defaults.client_concurrency), (1_024, 256));
+    assert!(defaults.places() >= 4);
+    assert_eq!(settings("concurrency = 3\nmax_wait = '2s'").places(), 3);
+    assert!(toml::from_str::<LimitSettings>("max_waiting = '2s'").is_err());
+}
+
+/// Services that answer after `SERVICE`, behind a gate.
+fn served(text: &str) -> (Gate, impl Fn(Request<Body>) -> Answering + Clone) {
+    let gate = Gate::new(settings(text));
+    let service = AdmissionLayer::new(gate.clone()).layer(Slow);
+    (gate, move |request| service.clone().call(request))
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+#[derive(Clone)]
+struct Slow;
+
+impl Service<Request<Body>> for Slow {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Answering {
+        Box::pin(async {
+            sleep(SERVICE).await;
+            Ok(Response::new(Body::new("an answer".to_owned())))
+        })
+    }
+}
+
+fn request(path: &str, client: &str, timeout: &str) -> Request<Body> {
+    let request = Request::builder().uri(path).header("grpc-timeout", timeout);
+    let caller = Arc::new(Caller::new(client.to_owned(), Vec::new()));
+    request.extension(caller).body(Body::empty()).unwrap()
+}
+
+/// The status of an answer; one that has a body is read to its end.
+async fn status(answering: Answering) -> Status {
+    let response = answering.await.unwrap();
+    let refused = Status::from_header_map(response.headers());
+    read(&mut response.into_body()).await;
+    refused.unwrap_or_else(|| Status::ok(""))
+}
+
+async fn read(body: &mut Body) {
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+        frame.unwrap();
+    }
+}
+
+fn counts(gate: &Gate) -> (usize, usize, usize) {
+    let admission = gate.lock();
+    let clients = admission.clients.values().sum();
+    (
+        count(&admission.in_place),
+        count(&admission.waiting),
+        clients,
+    )
+}
+
+/// A burst of requests: of each its status, and when it had it.
+async fn burst(
+    call: &(impl Fn(Request<Body>) -> Answering + Clone),
+    size: usize,
+) -> Vec<(Status, Duration)> {
+    let start = Instant::now();
+    let mut calls = JoinSet::new();
+    for _ in 0..size {
+        let answering = call(request(SCORE, "burst", "50m"));
+        calls.spawn(async move { (status(answering).await, start.elapsed()) });
+    }
+    calls.join_all().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_burst_some_are_answered_in_time_and_the_rest_is_refused_at_once() {
+    let (gate, call) = served("concurrency = 4\nclient_concurrency = 0");
+    let cold = burst(&call, 1_000).await;
+    // Before anything was measured more are let in than there is time for; none has its place for nothing.
+    assert!(cold.iter().all(|(_, after)| *after <= 51 * MS));
+    assert_eq!(counts(&gate), (0, 0, 0));
+
+    let warm = burst(&call, 1_000).await;
+    let (answered, refused): (Vec<_>, Vec<_>) = warm
+        .iter()
+        .partition(|(status, _)| status.code() == Code::Ok);
+    // Four places, and four rounds of 10 ms after the first.
+    assert!((16..=20).contains(&answered.len()), "{}", answered.len());
+    assert!(
+        answered.iter().all(|(_, after)| *after <= 50 * MS),
+        "{answered:?}"
+    );
+    for (status, after) in refused {
+        assert_eq!(
+            (status.code(), *after),
+            (Code::ResourceExhausted, Duration::ZERO)
+        );
+        let retry = status
+            .get_details_retry_info()
+            .unwrap()
+            .retry_delay
+            .unwrap();
+        assert!(retry >= 30 * MS && retry <= 50 * MS, "{retry:?}");
+    }
+    assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_over_its_limit_hurts_no_other() {
+    let (gate, call) = served("concurrency = 4\nclient_concurrency = 3");
+    let mut calls = JoinSet::new();
+    for _ in 0..100 {
+        calls.spawn(status(call(request(SCORE, "greedy", "1S"))));
+    }
+    tokio::task::yield_now().await;
+    let health = call(request("/grpc.health.v1.Health/Check", "greedy", "1S"));
+    assert_eq!(counts(&gate), (3, 0, 3));
+    assert_eq!(status(health).await.code(), Code::Ok);
+    let start = Instant::now();
+    assert_eq!(
+        status(call(request(SCORE, "modest", "1S"))).await.code(),
+        Code::Ok
+    );
+    assert!(start.elapsed() <= 11 * MS);
+    let statuses = calls.join_all().await;
+    let answered = statuses.iter().filter(|status| status.code() == Code::Ok);
+    assert_eq!(answered.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_away_leaves_the_line() {
+    let (gate, call) = served("concurrency = 1\nqueue = 1");
+    let poll = |answering: &mut Answering| {
+        let polled = answering
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+    };
+    let [mut first, mut second] = [(); 2].map(|()| call(request(SCORE, "a", "1S")));
+    poll(&mut first);
+    poll(&mut second);
+    assert_eq!(counts(&gate), (1, 1, 2));
+    assert_eq!(
+        status(call(request(SCORE, "a", "1S"))).await.code(),
+        Code::ResourceExhausted
+    );
+    drop(second);
+    assert_eq!(counts(&gate), (1, 0, 1));
+    let mut third = call(request(SCORE, "a", "1S"));
+    poll(&mut third);
+    // The one in place goes away too: its place is the next one's.
+    drop(first);
+    assert_eq!(status(third).await.code(), Code::Ok);
+    assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_held_until_the_answer_has_ended() {
+    let (gate, call) = served("concurrency = 1\nmax_wait = '30ms'");
+    let unread = call(request(SCORE, "a", "1S")).await.unwrap();
+    assert_eq!(counts(&gate), (1, 0, 1));
+    // Health is answered, and a stream opened, without a place.
+    assert_eq!(
+        status(call(request(
+            "/grpc.health.v1.Health/Check",
+            "a",
+            "no time"
+        )))
+        .await
+        .code(),
+        Code::Ok
+    );
+    let stream = call(request(
+        "/millrace.v1.ScoringService/ScoreStream",
+        "a",
+        "1S",
+    ));
+    assert_eq!(status(stream).await.code(), Code::Ok);
+    // The others wait, but not for ever, whatever the estimate was.
+    let start = Instant::now();
+    let expired = status(call(request(SCORE, "a", "20m"))).await;
+    assert_eq!(
+        (expired.code(), start.elapsed()),
+        (Code::DeadlineExceeded, 20 * MS)
+    );
+    let waited = status(call(request(SCORE, "a", "1S"))).await;
+    assert_eq!(
+        (waited.code(), start.elapsed()),
+        (Code::ResourceExhausted, 50 * MS)
+    );
+    let mut body = unread.into_body();
+    read(&mut body).await;
+    assert_eq!(counts(&gate), (0, 0, 0));
+    assert_eq!(
+        status(call(request(SCORE, "a", "1S"))).await.code(),
+        Code::Ok
+    );
+    let malformed = status(call(request(SCORE, "a", "5s"))).await;
+    assert_eq!(malformed.code(), Code::InvalidArgument);
+    assert!(
+        malformed.message().contains("'5s' is no length of time"),
+        "{malformed}"
+    );
+    assert_eq!(counts(&gate), (0, 0, 0));
+}

@@ -1,0 +1,226 @@
+//! What can be asked for by name, and requests whose names were resolved before.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use arrow::datatypes::FieldRef;
+use millrace_features::{FeatureView, Project};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::refusal::Refusal;
+use crate::files::nearest;
+use crate::workspace::Workspace;
+
+/// Handles that are kept at a time. Whoever holds an older one prepares again.
+const MOST_HANDLES: usize = 10_000;
+
+/// The views of a project by name, and the prepared requests.
+pub(super) struct Catalog {
+    workspace: Arc<Workspace>,
+    versions: HashMap<String, String>,
+    prepared: ArcSwap<HashMap<u64, Arc<Selection>>>,
+    /// The handles in `prepared`, oldest first; its lock is held while `prepared` changes.
+    order: Mutex<VecDeque<u64>>,
+}
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// In the order in which they were first named.
+    pub(super) views: Vec<Selected>,
+    /// The columns that name the entities, each once.
+    pub(super) keys: Vec<FieldRef>,
+}
+
+/// What is asked of one view.
+#[derive(Debug)]
+pub(super) struct Selected {
+    pub(super) view: Arc<FeatureView>,
+    /// Columns of its answer, in the order asked for.
+    pub(super) columns: Vec<usize>,
+    /// Where its entity's columns are among the selection's keys.
+    pub(super) keys: Vec<usize>,
+}
+
+impl Selected {
+    /// Names of the features, in the order asked for.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let fields = self.view.schema.fields();
+        self.columns
+            .iter()
+            .map(|column| fields[*column].name().as_str())
+    }
+}
+
+impl Catalog {
+    pub(super) fn new(workspace: Arc<Workspace>) -> Self {
+        let views = workspace.project.views.iter();
+        let versions = views.map(|view| (view.name.clone(), version(view)));
+        Self {
+            versions: versions.collect(),
+            workspace,
+            prepared: ArcSwap::default(),
+            order: Mutex::default(),
+        }
+    }
+
+    fn project(&self) -> &Project {
+        &self.workspace.project
+    }
+
+    /// What names a view's definition.
+    pub(super) fn version(&self, view: &FeatureView) -> &str {
+        self.versions.get(&view.name).map_or("", String::as_str)
+    }
+
+    /// Resolves `view`, `view:feature` and names of inputs.
+    ///
+    /// # Errors
+    /// No name at all, or one that the project does not have.
+    pub(super) fn resolve(&self, names: &[String]) -> Result<Selection, Refusal> {
+        if names.is_empty() {
+            let hint =
+                "name views or features, as in [\"card_activity\", \"terminal_risk:frauds_28d\"]";
+            return Err(Refusal::argument(
+                "features",
+                format!("none is named: {hint}"),
+            ));
+        }
+        let mut selection = Selection {
+            views: Vec::new(),
+            keys: Vec::new(),
+        };
+        for name in names {
+            match name.split_once(':') {
+                Some((view, feature)) => {
+                    let view = self.view(view)?;
+                    let column = feature_column(view, feature)?;
+                    selection.add(view, &[column]);
+                }
+                None => self.add_whole(&mut selection, name)?,
+            }
+        }
+        Ok(selection)
+    }
+
+    fn add_whole(&self, selection: &mut Selection, name: &str) -> Result<(), Refusal> {
+        if let Ok(inputs) = self.project().input_view(name) {
+            inputs
+                .views()
+                .for_each(|view| selection.add(view, &features(view)));
+            return Ok(());
+        }
+        let view = self.view(name)?;
+        selection.add(view, &features(view));
+        Ok(())
+    }
+
+    fn view(&self, name: &str) -> Result<&Arc<FeatureView>, Refusal> {
+        self.project().view(name).map_err(|hint| Refusal::Unknown {
+            what: format!("there is no feature view '{name}'"),
+            hint,
+        })
+    }
+
+    /// Keeps a selection under its handle: equal selections of equal views have equal handles, on any server.
+    pub(super) fn prepare(&self, selection: Selection) -> (u64, Arc<Selection>) {
+        let handle = self.handle(&selection);
+        if let Some(known) = self.prepared(handle) {
+            return (handle, known);
+        }
+        let selection = Arc::new(selection);
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut prepared = self.prepared.load().as_ref().clone();
+        if prepared.insert(handle, Arc::clone(&selection)).is_none() {
+            order.push_back(handle);
+        }
+        while order.len() > MOST_HANDLES {
+            order
+                .pop_front()
+                .and_then(|oldest| prepared.remove(&oldest));
+        }
+        self.prepared.store(Arc::new(prepared));
+        (handle, selection)
+    }
+
+    fn handle(&self, selection: &Selection) -> u64 {
+        let mut text = String::new();
+        for selected in &selection.views {
+            text.push_str(self.version(&selected.view));
+            for name in selected.names() {
+                text.push('\0');
+                text.push_str(name);
+            }
+            text.push('\n');
+        }
+        xxh3_64(text.as_bytes())
+    }
+
+    /// What was prepared under a handle.
+    pub(super) fn prepared(&self, handle: u64) -> Option<Arc<Selection>> {
+        self.prepared.load().get(&handle).cloned()
+    }
+}
+
+impl Selection {
+    fn add(&mut self, view: &Arc<FeatureView>, columns: &[usize]) {
+        let place = match self.views.iter().position(|s| s.view.name == view.name) {
+            Some(place) => place,
+            None => self.add_view(view),
+        };
+        let selected = &mut self.views[place].columns;
+        for column in columns {
+            if !selected.contains(column) {
+                selected.push(*column);
+            }
+        }
+    }
+
+    fn add_view(&mut self, view: &Arc<FeatureView>) -> usize {
+        let fields = view.entity.iter().map(|column| {
+            let field = &view.stream.schema.fields()[*column];
+            // Two streams may give one name to columns of two types.
+            let is_same =
+                |key: &FieldRef| key.name() == field.name() && key.data_type() == field.data_type();
+            let known = self.keys.iter().position(is_same);
+            known.unwrap_or_else(|| {
+                self.keys.push(FieldRef::clone(field));
+                self.keys.len() - 1
+            })
+        });
+        let keys = fields.collect();
+        self.views.push(Selected {
+            view: Arc::clone(view),
+            columns: Vec::new(),
+            keys,
+        });
+        self.views.len() - 1
+    }
+}
+
+/// The columns of a view's answer that are not its entity's.
+pub(super) fn features(view: &FeatureView) -> Vec<usize> {
+    let all = 0..view.schema.fields().len();
+    all.filter(|column| !view.entity_outputs.contains(column))
+        .collect()
+}
+
+fn feature_column(view: &FeatureView, feature: &str) -> Result<usize, Refusal> {
+    view.schema.index_of(feature).map_err(|_| {
+        let nearest = nearest(feature, view.features());
+        let all: Vec<&str> = view.features().collect();
+        Refusal::Unknown {
+            what: format!("view '{}' has no feature '{feature}'", view.name),
+            hint: nearest.map_or_else(
+                || format!("it has {}", all.join(", ")),
+                |near| format!("did you mean '{near}'?"),
+            ),
+        }
+    })
+}
+
+fn version(view: &FeatureView) -> String {
+    format!("{:016x}", xxh3_64(view.definition().as_bytes()))
+}

@@ -1,0 +1,221 @@
+//! From a request in JSON to one in gRPC, and what is wrong with the JSON.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TE,
+    TRANSFER_ENCODING,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use prost_reflect::prost::Message;
+use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
+use serde_path_to_error::{Path, Segment, Track};
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::error::Refused;
+use super::{BoxError, Deadline, near, short};
+
+/// Connect's header for the milliseconds that the caller waits.
+pub(super) const TIMEOUT_MS: &str = "connect-timeout-ms";
+
+/// gRPC's headers for the same and for compression.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
+/// gRPC's mark before a message that is not compressed.
+const PLAIN: u8 = 0;
+
+/// gRPC gives the number of a timeout eight digits.
+const MOST_TIMEOUT: u128 = 99_999_999;
+
+/// Refuses a compressed body.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refused> {
+    match headers.get(CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(encoding) if encoding == "identity" => Ok(()),
+        Some(encoding) => {
+            let reason = format!("content-encoding {encoding:?}: send the JSON uncompressed");
+            Err(Status::unimplemented(reason).into())
+        }
+    }
+}
+
+/// Reads a body of at most `max_bytes`. Of a larger one no more than that is read.
+pub(super) async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Refused> {
+    if http_body::Body::size_hint(&body).lower() > max_bytes as u64 {
+        return Err(too_large(max_bytes));
+    }
+    match Limited::new(body, max_bytes).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(max_bytes)),
+        Err(error) => Err(broken(error)),
+    }
+}
+
+fn too_large(max_bytes: usize) -> Refused {
+    let reason = format!("the body is larger than {max_bytes} bytes");
+    Refused::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        Code::ResourceExhausted,
+        reason,
+    )
+}
+
+fn broken(error: BoxError) -> Refused {
+    Status::from_error(error).into()
+}
+
+/// The message of `json`, as gRPC frames it. Nothing stands for the empty message.
+pub(super) fn frame(input: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Refused> {
+    let message = match json.trim_ascii() {
+        [] => DynamicMessage::new(input.clone()),
+        json => parsed(input, json)?,
+    };
+    let length = message.encoded_len();
+    let prefix = u32::try_from(length).map_err(|_| too_large(u32::MAX as usize))?;
+    let mut frame = BytesMut::with_capacity(5 + length);
+    frame.put_u8(PLAIN);
+    frame.put_u32(prefix);
+    let encoded = message.encode(&mut frame);
+    encoded.map_err(|error| Status::internal(error.to_string()))?;
+    Ok(frame.freeze())
+}
+
+fn parsed(input: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Refused> {
+    let mut track = Track::new();
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    DynamicMessage::deserialize(input.clone(), tracked)
+        .and_then(|message| json.end().map(|()| message))
+        .map_err(|error| mistake(input, &track.path(), &error.to_string()))
+}
+
+/// The caller's mistake, with its place and the nearest thing that works.
+fn mistake(input: &MessageDescriptor, path: &Path, error: &str) -> Refused {
+    let mut reason = short(&format!("{}: {error}", place(path)));
+    if let Some(hint) = hint(input, path, error) {
+        reason.push_str(": ");
+        reason.push_str(&hint);
+    }
+    Status::invalid_argument(reason).into()
+}
+
+/// The path as far as it is known: in a body that ends within a name, for instance, it is not to its end.
+fn place(path: &Path) -> String {
+    let text = path.to_string();
+    let known = match path.iter().next_back() {
+        None => "",
+        Some(Segment::Unknown) => text.trim_end_matches(['.', '?']),
+        Some(_) => &text,
+    };
+    if known.is_empty() {
+        return "the request".into();
+    }
+    known.into()
+}
+
+/// What a name that is not known may have meant.
+fn hint(input: &MessageDescriptor, path: &Path, error: &str) -> Option<String> {
+    let at = kind_at(input, path)?;
+    match &at {
+        Kind::Message(message) => {
+            let wrong = quoted(error, "unrecognized field name '")?;
+            let fields: Vec<_> = message.fields().collect();
+            let names: Vec<_> = fields.iter().map(|field| field.json_name()).collect();
+            // A field may be called as in JSON or as in the .proto file.
+            let mut both = names.clone();
+            both.extend(fields.iter().map(|field| field.name()));
+            Some(known(wrong, &both, &names, message.full_name()))
+        }
+        Kind::Enum(values) => {
+            let wrong = quoted(error, "unrecognized enum value '")?;
+            let all: Vec<_> = values.values().collect();
+            let names: Vec<_> = all.iter().map(|value| value.name()).collect();
+            Some(known(wrong, &names, &names, values.full_name()))
+        }
+        _ => None,
+    }
+}
+
+/// The name that an error quotes after `before`.
+fn quoted<'a>(error: &'a str, before: &str) -> Option<&'a str> {
+    let (name, _) = error.strip_prefix(before)?.rsplit_once('\'')?;
+    Some(name)
+}
+
+fn known(wrong: &str, accepted: &[&str], listed: &[&str], of: &str) -> String {
+    match near(wrong, accepted) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None if listed.is_empty() => format!("{of} has no fields"),
+        None => format!("{of} has {}", listed.join(", ")),
+    }
+}
+
+/// The type at a path of the request.
+fn kind_at(input: &MessageDescriptor, path: &Path) -> Option<Kind> {
+    let mut at = Kind::Message(input.clone());
+    for segment in path {
+        at = match (segment, &at) {
+            // A list has the kind of its elements.
+            (Segment::Seq { .. }, _) => at,
+            (Segment::Map { .. }, Kind::Message(entry)) if entry.is_map_entry() => {
+                entry.map_entry_value_field().kind()
+            }
+            (Segment::Map { key }, Kind::Message(message)) => message
+                .get_field_by_json_name(key)
+                .or_else(|| message.get_field_by_name(key))?
+                .kind(),
+            _ => return None,
+        };
+    }
+    Some(at)
+}
+
+/// How long the caller waits, as Connect's header has it: at most ten digits.
+pub(super) fn timeout(value: &HeaderValue) -> Result<Duration, Refused> {
+    let digits = value.to_str().ok().filter(|digits| digits.len() <= 10);
+    let ms = digits.and_then(|digits| digits.parse().ok());
+    ms.map(Duration::from_millis).ok_or_else(|| {
+        let reason = format!("{TIMEOUT_MS}: {value:?} is no number of milliseconds");
+        Status::invalid_argument(reason).into()
+    })
+}
+
+/// The call in gRPC. The headers that do not speak of the body pass on: who calls, and what traces it.
+pub(super) fn grpc(parts: Parts, frame: Bytes, deadline: Deadline) -> Request<Body> {
+    let mut request = Request::from_parts(parts, Body::new(Full::new(frame)));
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    for name in [
+        ACCEPT_ENCODING,
+        CONNECTION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+    ] {
+        headers.remove(name);
+    }
+    for name in [GRPC_ENCODING, GRPC_ACCEPT_ENCODING, TIMEOUT_MS] {
+        headers.remove(name);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    if let Some(value) = deadline.timeout.and_then(grpc_timeout) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+    request
+}
+
+/// A timeout in milliseconds, or in seconds where those have too many digits.
+fn grpc_timeout(timeout: Duration) -> Option<HeaderValue> {
+    let text = match timeout.as_millis() {
+        ms if ms <= MOST_TIMEOUT => format!("{ms}m"),
+        _ => format!("{}S", timeout.as_secs()),
+    };
+    HeaderValue::try_from(text).ok()
+}

@@ -1,0 +1,278 @@
+//! The look-up behind all interfaces: what views say of entities as of a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use arrow::array::ArrayRef;
+use millrace_features::{FeatureView, StateReader, pack_rows};
+use millrace_proto::v1::{Column, EntityStatus, ViewStatus};
+use prost_types::Timestamp;
+
+use super::access::Caller;
+use super::catalog::{Selected, Selection};
+use super::columns::time_us;
+use super::keys::{key_column, length};
+use super::refusal::Refusal;
+use crate::files::nearest;
+use crate::live::{Live, Miss};
+use crate::state::Committed;
+
+/// What one view says of some entities.
+pub(super) struct ViewAnswer {
+    /// The features asked for, one value an entity.
+    pub(super) features: Vec<ArrayRef>,
+    pub(super) statuses: Vec<EntityStatus>,
+    pub(super) status: ViewStatus,
+    /// Newest event time (µs) of its stream that the answer reflects.
+    pub(super) complete_until_us: Option<i64>,
+    /// The earliest time (µs) that it can be asked about.
+    pub(super) answers_since_us: Option<i64>,
+}
+
+/// What all views of a selection say of the entities in `keys` (one column a key of the selection) as of one time,
+/// from one moment of the store.
+///
+/// # Errors
+/// A time before a view's horizon, a store that fails.
+pub(super) fn look_up(
+    live: &Live,
+    selection: &Selection,
+    keys: &[ArrayRef],
+    as_of_us: i64,
+) -> Result<Vec<ViewAnswer>, Refusal> {
+    for selected in &selection.views {
+        check_time(live, &selected.view, "as_of", as_of_us)?;
+    }
+    // Read before the state, so that the answer reflects at least this much.
+    let reflected: Vec<Option<i64>> = selection
+        .views
+        .iter()
+        .map(|selected| live.progress.newest(&selected.view.stream.name))
+        .collect();
+    let moment = live.store.moment();
+    let state = Committed(moment.as_ref());
+    let views = selection.views.iter().zip(reflected);
+    views
+        .map(|(selected, complete_until_us)| {
+            let asked = Asked {
+                live,
+                selected,
+                as_of_us,
+                complete_until_us,
+            };
+            asked.answer(&state, keys)
+        })
+        .collect()
+}
+
+/// What is asked of one view.
+struct Asked<'a> {
+    live: &'a Live,
+    selected: &'a Selected,
+    as_of_us: i64,
+    complete_until_us: Option<i64>,
+}
+
+impl Asked<'_> {
+    fn answer(&self, state: &dyn StateReader, keys: &[ArrayRef]) -> Result<ViewAnswer, Refusal> {
+        let started = Instant::now();
+        let view = &self.selected.view;
+        let own: Vec<ArrayRef> = self
+            .selected
+            .keys
+            .iter()
+            .map(|key| ArrayRef::clone(&keys[*key]))
+            .collect();
+        let rows = own.first().map_or(0, |column| column.len());
+        let times = vec![self.as_of_us; rows];
+        let mut misses = Vec::new();
+        let answer = view.look_up(state, &own, &times, &mut |tile| {
+            if self
+                .complete_until_us
+                .is_some_and(|until| tile.span.end_us() <= until)
+            {
+                misses.push(tile.entity);
+            }
+        })?;
+        self.note_misses(&own, misses);
+        let statuses = self.statuses(state, &own, &answer.is_present)?;
+        let columns = self.selected.columns.iter();
+        let features = columns.map(|column| ArrayRef::clone(answer.features.column(*column)));
+        let answer = ViewAnswer {
+            features: features.collect(),
+            statuses,
+            status: self.status(),
+            complete_until_us: self.complete_until_us,
+            answers_since_us: answers_since_us(self.live, view),
+        };
+        metrics::histogram!("millrace_lookup_seconds", "view" => view.name.clone())
+            .record(started.elapsed());
+        Ok(answer)
+    }
+
+    fn status(&self) -> ViewStatus {
+        match self.complete_until_us {
+            None => ViewStatus::Empty,
+            Some(_) if self.live.progress.lag.load(Ordering::Relaxed) > 0 => ViewStatus::Behind,
+            Some(_) => ViewStatus::Current,
+        }
+    }
+
+    /// Of an entity without events in the windows, whether there are older ones.
+    fn statuses(
+        &self,
+        state: &dyn StateReader,
+        keys: &[ArrayRef],
+        is_present: &[bool],
+    ) -> Result<Vec<EntityStatus>, Refusal> {
+        if !is_present.contains(&false) {
+            return Ok(vec![EntityStatus::Present; is_present.len()]);
+        }
+        let packed = pack_rows(keys);
+        let status = |(entity, is_present): (&Vec<u8>, &bool)| {
+            if *is_present {
+                return Ok(EntityStatus::Present);
+            }
+            let mut is_known = false;
+            state.scan_back(self.selected.view.id, entity, self.as_of_us, &mut |_, _| {
+                is_known = true;
+                false
+            })?;
+            Ok(match is_known {
+                true => EntityStatus::OutOfWindow,
+                false => EntityStatus::Unknown,
+            })
+        };
+        packed.iter().zip(is_present).map(status).collect()
+    }
+
+    /// Asks for the tiles that would have spared this look-up work.
+    fn note_misses(&self, keys: &[ArrayRef], mut entities: Vec<Vec<u8>>) {
+        if entities.is_empty() {
+            return;
+        }
+        entities.dedup();
+        for (row, packed) in pack_rows(keys).iter().enumerate() {
+            if entities.contains(packed) {
+                self.live.misses.note(Miss {
+                    view: Arc::clone(&self.selected.view),
+                    entity: keys.iter().map(|column| column.slice(row, 1)).collect(),
+                    as_of_us: self.as_of_us,
+                });
+            }
+        }
+    }
+}
+
+/// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired.
+fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
+    // A window that time does not bound keeps its events for ever.
+    let reach = view.reach_us()?;
+    let horizon = live.store.horizons().view(view.id)?;
+    Some(horizon.saturating_add(reach))
+}
+
+/// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller
+/// gave it.
+pub(super) fn check_time(
+    live: &Live,
+    view: &FeatureView,
+    field: &str,
+    asked_us: i64,
+) -> Result<(), Refusal> {
+    match answers_since_us(live, view) {
+        Some(earliest_us) if asked_us < earliest_us => Err(Refusal::TooEarly {
+            field: field.to_owned(),
+            view: view.name.clone(),
+            asked_us,
+            earliest_us,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses views that the caller may not read.
+pub(super) fn check_views(caller: &Caller, selection: &Selection) -> Result<(), Refusal> {
+    let hidden = |selected: &&Selected| !caller.may_read(&selected.view.name);
+    match selection.views.iter().find(hidden) {
+        None => Ok(()),
+        Some(selected) => Err(Refusal::Forbidden(format!(
+            "'{}' may not read view '{name}': the scope features:{name} is missing",
+            caller.name(),
+            name = selected.view.name
+        ))),
+    }
+}
+
+/// A time of a request (µs), or the server's now.
+pub(super) fn asked_time(as_of: Option<&Timestamp>, now_us: i64) -> Result<i64, Refusal> {
+    let Some(time) = as_of else { return Ok(now_us) };
+    time_us(time).ok_or_else(|| {
+        let Timestamp { seconds, nanos } = time;
+        let reason = format!("{seconds} s and {nanos} ns is no time in the years 1 to 9999");
+        Refusal::argument("as_of", reason)
+    })
+}
+
+/// A request's keys as columns, one a key of the selection, in its order.
+///
+/// # Errors
+/// A column that is missing, too much, longer or shorter than the others, null, or of another type.
+pub(super) fn key_columns(
+    selection: &Selection,
+    keys: &HashMap<String, Column>,
+) -> Result<Vec<ArrayRef>, Refusal> {
+    check_names(selection, keys)?;
+    let path = |name: &str| format!("keys[{name:?}]");
+    let mut rows: Option<(&str, usize)> = None;
+    for field in &selection.keys {
+        let length = length(&path(field.name()), &keys[field.name()])?;
+        match rows {
+            Some((first, expected)) if length != expected => {
+                let reason = format!("it has {length} values, and keys[{first:?}] has {expected}");
+                return Err(Refusal::argument(path(field.name()), reason));
+            }
+            _ => rows = Some((field.name(), length)),
+        }
+    }
+    let rows = rows.map_or(0, |(_, rows)| rows);
+    selection
+        .keys
+        .iter()
+        .map(|field| key_column(&path(field.name()), field, &keys[field.name()], rows))
+        .collect()
+}
+
+fn check_names(selection: &Selection, keys: &HashMap<String, Column>) -> Result<(), Refusal> {
+    let names = || selection.keys.iter().map(|field| field.name().as_str());
+    if let Some(missing) = names().find(|name| !keys.contains_key(*name)) {
+        let views = selection.views.iter();
+        let asks = views.filter(|s| s.view.entity_columns().any(|column| column == missing));
+        let asking: Vec<&str> = asks.map(|s| s.view.name.as_str()).collect();
+        let reason = format!(
+            "'{missing}' is missing: {} is asked for by it",
+            asking.join(", ")
+        );
+        return Err(Refusal::argument("keys", reason));
+    }
+    // The alphabet's first, so that the same mistake gives the same message.
+    let extra = keys
+        .keys()
+        .filter(|name| !names().any(|known| known == name.as_str()))
+        .min();
+    match extra {
+        None => Ok(()),
+        Some(extra) => {
+            let all: Vec<&str> = names().collect();
+            let hint = nearest(extra, names());
+            let hint = hint.map_or(String::new(), |near| format!("; did you mean '{near}'?"));
+            let reason = format!(
+                "'{extra}' names no entity here: what is asked for goes by {}{hint}",
+                all.join(" and ")
+            );
+            Err(Refusal::argument("keys", reason))
+        }
+    }
+}
