@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arrow::array::{ArrayRef, StringArray};
 use millrace::live::Live;
 use millrace::pipeline::stream_specs;
 use millrace::scorer::Scorer;
 use millrace::serve::{bind, serve};
-use millrace::state::Pending;
+use millrace::state::{Committed, Pending};
 use millrace::workspace::Workspace;
 use millrace_benches::{Load, ask_echo, connect, load, payments, report, serve_echo};
 use millrace_feature_store::{Commit, Store};
@@ -376,8 +377,33 @@ fn open(folder: &Path) -> Result<Live> {
         misses: Arc::default(),
     };
     fill(&live, &payments(EVENTS, 1), None)?;
+    sum_up(&live)?;
     live.store.flush()?;
     Ok(live)
+}
+
+/// Keeps the tiles of busy entities, as the pipeline does after the first look-ups that miss them.
+fn sum_up(live: &Live) -> Result<()> {
+    let cards: Vec<String> = (0..CARDS).map(card).collect();
+    let merchants: Vec<String> = (0..20_000).map(|number| format!("m{number:05}")).collect();
+    for view in &live.workspace.project.views {
+        let entities = match view.entity_columns().next() {
+            Some("card_id") => &cards,
+            Some("merchant_id") => &merchants,
+            _ => continue,
+        };
+        let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(entities))];
+        let times = vec![AS_OF_SECONDS * 1_000_000; entities.len()];
+        let mut pending = Pending::default();
+        let moment = live.store.moment();
+        view.answer_and_sum_up(&Committed(moment.as_ref()), &keys, &times, &mut |tile| {
+            pending.put_tile(tile);
+        })?;
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        live.store.commit(commit)?;
+    }
+    Ok(())
 }
 
 /// Commits payments as the pipeline does.

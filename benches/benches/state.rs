@@ -117,7 +117,9 @@ fn look_ups(project: &Project, store: &RocksStore, card: &str) -> Result<f64, Bo
     let mut failed = None;
     let time = fastest(3, || {
         for _ in 0..LOOK_UPS / 10 {
-            if let Err(error) = project.views[0].answer(&Committed(store), &keys, &[as_of]) {
+            let moment = store.moment();
+            let state = Committed(moment.as_ref());
+            if let Err(error) = project.views[0].answer(&state, &keys, &[as_of]) {
                 failed = Some(error);
             }
         }

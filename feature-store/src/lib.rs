@@ -17,6 +17,7 @@ mod codec;
 mod commit;
 #[cfg(test)]
 mod conformance;
+mod entity_cache;
 mod error;
 mod expiry;
 mod horizons;
@@ -29,6 +30,7 @@ mod rocks_moment;
 mod rocks_options;
 mod rocks_store;
 mod store;
+mod tiled;
 
 pub use codec::{RECORD_VERSION, decode, encode};
 pub use commit::{Commit, Offset, Table};

@@ -1,16 +1,20 @@
-//! Reads of [`RocksStore`] as of one moment, through iterators that are made once.
+//! Reads of [`RocksStore`] as of one moment: entities that were read lately from memory, the others through iterators
+//! that are made once.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use rocksdb::{DB, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
 
+use crate::entity_cache::{EntityCache, Found, Rows};
 use crate::rocks_store::{engine, entity_of_range, seek_last_before};
-use crate::{RocksStore, Scan, StoreError, Table};
+use crate::{RocksStore, Scan, StoreError, Table, keys};
 
 /// A snapshot, and an iterator of each table that was read by entity.
 pub(crate) struct Moment<'a> {
     store: &'a RocksStore,
+    /// How many commits the snapshot contains, at least.
+    commits: u64,
     /// Declared before the snapshot, for they are dropped in this order.
     by_entity: RefCell<[Option<DBRawIterator<'a>>; Table::ALL.len()]>,
     snapshot: SnapshotWithThreadMode<'a, DB>,
@@ -20,6 +24,7 @@ impl<'a> Moment<'a> {
     pub(crate) fn new(store: &'a RocksStore) -> Self {
         Self {
             store,
+            commits: store.caches().moment(),
             by_entity: RefCell::default(),
             snapshot: store.db().snapshot(),
         }
@@ -28,9 +33,8 @@ impl<'a> Moment<'a> {
     fn options(&self, within_entity: bool) -> ReadOptions {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
+        // Files without the entity are skipped. What lies past the entity is then not in order, and `walk` ends before.
         options.set_total_order_seek(!within_entity);
-        // The prefix is that of the key that is sought, whatever the iterator was made for.
-        options.set_prefix_same_as_start(within_entity);
         options
     }
 
@@ -38,6 +42,84 @@ impl<'a> Moment<'a> {
         let family = self.store.family(table)?;
         let options = self.options(within_entity);
         Ok(self.store.db().raw_iterator_cf_opt(family, options))
+    }
+
+    /// Lends the iterator of a table that is read by entity.
+    fn with_iterator<T>(
+        &self,
+        table: Table,
+        read: impl FnOnce(&mut DBRawIterator<'a>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Taken out for the time of the read, should a visitor scan too.
+        let kept = self.by_entity.borrow_mut()[table as usize].take();
+        let mut rows = kept.map_or_else(|| self.iterator(table, true), Ok)?;
+        let read = read(&mut rows);
+        self.by_entity.borrow_mut()[table as usize] = Some(rows);
+        read
+    }
+
+    /// The rows of an entity in `from..to_exclusive`, from memory where they are there, and kept there otherwise.
+    fn of_entity(
+        &self,
+        table: Table,
+        cache: &EntityCache,
+        entity: &[u8],
+        from: &[u8],
+        to_exclusive: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let since = &from[entity.len()..];
+        let clock = self.store.caches();
+        let mut kept = match cache.get(entity, since, self.commits) {
+            Found::Rows(rows) => {
+                show(entity, &rows, since, to_exclusive, visit);
+                return Ok(());
+            }
+            Found::Nothing if clock.is_quiet_since(self.commits) => {
+                Some(Rows::new(self.commits, since))
+            }
+            Found::Nothing | Found::Large => None,
+        };
+        let mut is_collecting = kept.is_some();
+        let end = keys::after_prefix(entity);
+        let mut is_wanted = true;
+        let mut collect = |key: &[u8], value: &[u8]| {
+            is_wanted = is_wanted && key < to_exclusive && visit(key, value).is_continue();
+            if let Some(rows) = kept.as_mut().filter(|_| is_collecting) {
+                is_collecting = rows.push(&key[entity.len()..], value);
+            }
+            match is_wanted || is_collecting {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        self.with_iterator(table, |rows| {
+            walk(rows, Some(entity), from, &end, false, &mut collect)
+        })?;
+        if let Some(rows) = kept {
+            cache.keep(entity, rows, clock);
+        }
+        Ok(())
+    }
+}
+
+/// Shows what a cache has of a range.
+fn show(
+    entity: &[u8],
+    rows: &Rows,
+    from: &[u8],
+    to_exclusive: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) {
+    // A bound past the entity's end is above all of its keys.
+    let to = to_exclusive.strip_prefix(entity);
+    let mut key = entity.to_vec();
+    for (suffix, value) in rows.range(from, to) {
+        key.truncate(entity.len());
+        key.extend_from_slice(suffix);
+        if visit(&key, value).is_break() {
+            return;
+        }
     }
 }
 
@@ -57,12 +139,15 @@ impl Scan for Moment<'_> {
             let mut rows = self.iterator(table, false)?;
             return walk(&mut rows, None, from, to_exclusive, reverse, visit);
         };
-        // Taken out for the time of the scan, should `visit` scan too.
-        let kept = self.by_entity.borrow_mut()[table as usize].take();
-        let mut rows = kept.map_or_else(|| self.iterator(table, true), Ok)?;
-        let walked = walk(&mut rows, Some(entity), from, to_exclusive, reverse, visit);
-        self.by_entity.borrow_mut()[table as usize] = Some(rows);
-        walked
+        if table == Table::Tiles && !self.store.tiled().may_have(entity) {
+            return Ok(());
+        }
+        match self.store.caches().of(table).filter(|_| !reverse) {
+            Some(cache) => self.of_entity(table, cache, entity, from, to_exclusive, visit),
+            None => self.with_iterator(table, |rows| {
+                walk(rows, Some(entity), from, to_exclusive, reverse, visit)
+            }),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use crate::{Horizons, Table, keys};
 pub struct StoreSettings {
     /// Bytes of memory for blocks, indexes and filters that were read; all tables share them.
     pub block_cache_bytes: usize,
+    /// Bytes of memory for the events of entities that were looked up lately.
+    pub entity_cache_bytes: usize,
     /// Bytes of a table that collect in memory before RocksDB flushes by itself. All tables together
     /// take at most twice this.
     pub write_buffer_bytes: usize,
@@ -30,6 +32,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             block_cache_bytes: 128 << 20,
+            entity_cache_bytes: 64 << 20,
             write_buffer_bytes: 32 << 20,
             sweep_seconds: 24 * 60 * 60,
             background_jobs: 2,

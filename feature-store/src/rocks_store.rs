@@ -14,7 +14,9 @@ use rocksdb::{
     WriteBatch,
 };
 
+use crate::entity_cache::Caches;
 use crate::rocks_moment::Moment;
+use crate::tiled::Tiled;
 
 use crate::{
     Commit, Horizons, Scan, Store, StoreError, StoreIdentity, StoreSettings, Table, identity, keys,
@@ -25,6 +27,8 @@ use crate::{
 pub struct RocksStore {
     db: DB,
     horizons: Arc<Horizons>,
+    tiled: Tiled,
+    caches: Caches,
     is_read_only: bool,
 }
 
@@ -54,12 +58,16 @@ impl RocksStore {
         let options = rocks_options::database(settings);
         let db = DB::open_cf_descriptors(&options, path, descriptors(settings, &horizons))
             .map_err(|error| open_error(path, error))?;
-        tracing::info!(path = %path.display(), "store opened");
-        Ok(Self {
+        let store = Self {
             db,
             horizons,
+            tiled: Tiled::default(),
+            caches: Caches::new(settings.entity_cache_bytes),
             is_read_only: false,
-        })
+        };
+        store.note_tiles()?;
+        tracing::info!(path = %path.display(), "store opened");
+        Ok(store)
     }
 
     /// Opens the store of `identity` for reading, beside a process that may be writing to it. It
@@ -86,11 +94,33 @@ impl RocksStore {
         let families = descriptors(settings, &horizons);
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, error))?;
-        Ok(Self {
+        let store = Self {
             db,
             horizons,
+            tiled: Tiled::default(),
+            caches: Caches::new(settings.entity_cache_bytes),
             is_read_only: true,
+        };
+        store.note_tiles()?;
+        Ok(store)
+    }
+
+    /// Which entities have tiles, of those that are there at the start.
+    fn note_tiles(&self) -> Result<(), StoreError> {
+        self.scan(Table::Tiles, &[], &[], false, &mut |key, _| {
+            self.tiled.note(key);
+            ControlFlow::Continue(())
         })
+    }
+
+    /// Rows of entities that were read lately.
+    pub(crate) fn caches(&self) -> &Caches {
+        &self.caches
+    }
+
+    /// Which entities have tiles.
+    pub(crate) fn tiled(&self) -> &Tiled {
+        &self.tiled
     }
 
     pub(crate) fn db(&self) -> &DB {
@@ -197,7 +227,15 @@ impl Store for RocksStore {
     fn commit(&self, commit: Commit) -> Result<(), StoreError> {
         let started = Instant::now();
         let batch = self.batch(&commit)?;
-        self.db.write_without_wal(batch).map_err(engine("commit"))?;
+        let tiles = commit
+            .puts
+            .iter()
+            .filter(|(table, ..)| *table == Table::Tiles);
+        tiles.for_each(|(_, key, _)| self.tiled.note(key));
+        self.caches.begin(touched(&commit));
+        let written = self.db.write_without_wal(batch).map_err(engine("commit"));
+        self.caches.committed();
+        written?;
         metrics::histogram!("millrace_store_commit_seconds").record(started.elapsed());
         metrics::counter!("millrace_store_commits_total").increment(1);
         metrics::counter!("millrace_store_rows_written_total").increment(commit.puts.len() as u64);
@@ -232,11 +270,22 @@ impl Store for RocksStore {
     }
 }
 
+/// The entities whose rows a commit changes.
+fn touched(commit: &Commit) -> impl Iterator<Item = (Table, &[u8])> {
+    let puts = commit.puts.iter().map(|(table, key, _)| (*table, key));
+    let deletes = commit.deletes.iter().map(|(table, key)| (*table, key));
+    let by_entity = puts
+        .chain(deletes)
+        .filter(|(table, _)| table.is_by_entity());
+    by_entity.filter_map(|(table, key)| Some((table, key.get(..keys::prefix_len(key)?)?)))
+}
+
 fn descriptors(
     settings: &StoreSettings,
     horizons: &Arc<Horizons>,
 ) -> [ColumnFamilyDescriptor; Table::ALL.len()] {
-    let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+    // Without a lock: every look-up asks it for several blocks.
+    let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
     Table::ALL.map(|table| {
         let options = rocks_options::family(table, settings, &cache, horizons);
         ColumnFamilyDescriptor::new(table.name(), options)

@@ -13,7 +13,7 @@ use rocksdb::WaitForCompactOptions;
 
 use crate::conformance::{conformance, rows};
 use crate::{
-    Commit, MemoryStore, Offset, RocksStore, Store, StoreError, StoreIdentity, StoreSettings,
+    Commit, MemoryStore, Offset, RocksStore, Scan, Store, StoreError, StoreIdentity, StoreSettings,
     Table, entity_range, event_key, event_range, time_bytes,
 };
 
@@ -295,4 +295,69 @@ fn compare(random: &mut Pcg64Mcg, rocks: &dyn Store, memory: &dyn Store) {
     let get = |store: &dyn Store| store.get(Table::Events, &key).unwrap();
     assert!(get(rocks) == get(memory), "{key:02x?}");
     assert_eq!(rocks.offsets().unwrap(), memory.offsets().unwrap());
+}
+
+/// Whatever is committed and whenever a moment began: it says what the store said then, from memory or not.
+#[test]
+fn moments_say_what_the_store_said() {
+    type Model = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = StoreSettings {
+        // Small enough for entries to leave.
+        entity_cache_bytes: 40_000,
+        ..StoreSettings::default()
+    };
+    let store =
+        RocksStore::open_with(&folder.path().join("store"), &identity(), &settings).unwrap();
+    let mut random = Pcg64Mcg::seed_from_u64(5);
+    let mut model = Model::new();
+    let mut moments: Vec<(Box<dyn Scan + '_>, Model)> = Vec::new();
+    let entity = |number: u64| vec![b'e', number as u8];
+    for step in 0..4_000 {
+        match random.random_range(0..10) {
+            0 => {
+                let mut commit = Commit::default();
+                for _ in 0..random.random_range(1..8) {
+                    let who = entity(random.random_range(0..30));
+                    let unique = [random.random_range(0..2); 16];
+                    let key = event_key(1, &who, random.random_range(0..50), &unique);
+                    if random.random_bool(0.2) {
+                        commit.delete(Table::Events, key);
+                    } else {
+                        let value = vec![step as u8; random.random_range(0..20)];
+                        commit.put(Table::Events, key, value);
+                    }
+                }
+                for (_, key) in &commit.deletes {
+                    model.remove(key);
+                }
+                let puts = commit.puts.iter();
+                model.extend(puts.map(|(_, key, value)| (key.clone(), value.clone())));
+                store.commit(commit).unwrap();
+            }
+            1 => {
+                if moments.len() == 4 {
+                    moments.remove(random.random_range(0..4));
+                }
+                moments.push((store.moment(), model.clone()));
+            }
+            _ => {
+                let from = random.random_range(-1..50);
+                let to = from + random.random_range(1..60);
+                let who = entity(random.random_range(0..31));
+                let (from, to) = match random.random_bool(0.1) {
+                    true => entity_range(1, &who),
+                    false => event_range(1, &who, from..to),
+                };
+                let most = random.random_range(1..60);
+                let fresh = (store.moment(), model.clone());
+                for (moment, model) in moments.iter().chain([&fresh]) {
+                    let rows = rows(&**moment, Table::Events, (&from, &to), false, most);
+                    let expected = model.range(from.clone()..to.clone()).take(most);
+                    let expected: Vec<_> = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
+                    assert_eq!(rows, expected, "step {step}");
+                }
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, ScalarValue};
 
 use crate::FeatureError;
 use crate::decay::decayed_to;
@@ -180,6 +180,11 @@ impl FeatureView {
     ) -> Result<(), DataFusionError> {
         if let Some(kernel) = measure.kernel {
             column.set_folded(row, kernel, history.fold(kernel, measure, items)?);
+            return Ok(());
+        }
+        if let Some(distinct) = measure.distinct {
+            let count = history.count_distinct(distinct, measure, items)?;
+            column.set(row, ScalarValue::Int64(Some(count)));
             return Ok(());
         }
         let mut accumulator = history.accumulate(measure, items)?;

@@ -10,6 +10,7 @@ use datafusion::common::DataFusionError;
 use datafusion::logical_expr::Accumulator;
 
 use crate::FeatureError;
+use crate::distinct::Distinct;
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
 use crate::packed;
@@ -230,6 +231,16 @@ impl<'a> History<'a> {
         items: &[Item],
     ) -> Result<Partial, DataFusionError> {
         kernel.fold(&self.operands, &measure.state, items)
+    }
+
+    /// A count of distinct values over a frame's items.
+    pub(crate) fn count_distinct(
+        &self,
+        distinct: Distinct,
+        measure: &Measure,
+        items: &[Item],
+    ) -> Result<i64, DataFusionError> {
+        distinct.count(&self.operands, measure.state.start, items)
     }
 
     /// Any measure over a frame's items.

@@ -14,6 +14,7 @@
 mod answer;
 mod call;
 mod decay;
+mod distinct;
 mod frame;
 mod history;
 mod inputs;

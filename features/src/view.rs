@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::Call;
 use crate::decay;
+use crate::distinct::Distinct;
 use crate::frame::Frame;
 use crate::kernel::Kernel;
 use crate::packed;
@@ -82,6 +83,8 @@ pub(crate) struct Measure {
     pub(crate) state: Range<usize>,
     /// How to fold it without an accumulator, where there is a way.
     pub(crate) kernel: Option<Kernel>,
+    /// How to count distinct values without an accumulator, where it is that.
+    pub(crate) distinct: Option<Distinct>,
 }
 
 /// An aggregate over a frame.
@@ -470,6 +473,7 @@ impl<'a> Slots<'a> {
             .state_fields()
             .map_err(|e| self.planner.complaint(&e))?;
         let first = self.measures.last().map_or(0, |last| last.state.end);
+        let distinct = Distinct::of(&aggregate, &arguments, filter.as_ref(), &self.operand_types);
         let kernel = Kernel::of(&aggregate, &arguments, filter.as_ref(), &self.operand_types);
         let measure = Measure {
             aggregate,
@@ -478,6 +482,7 @@ impl<'a> Slots<'a> {
             half_life_us,
             state: first..first + fields.len(),
             kernel,
+            distinct,
         };
         let slot = Slot {
             measure: self.measure(measure),

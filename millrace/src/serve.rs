@@ -29,13 +29,12 @@ mod scoring;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tls;
+mod workers;
 
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use millrace_proto::FILE_DESCRIPTOR_SET;
 use millrace_proto::feast::feast::serving::serving_service_server::ServingServiceServer;
@@ -45,10 +44,7 @@ use millrace_proto::v1::model_service_server::ModelServiceServer;
 use millrace_proto::v1::scoring_service_server::ScoringServiceServer;
 use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::oneshot;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -66,7 +62,8 @@ use json::JsonLayer;
 use models::Models;
 use refusal::Refusal;
 use scoring::Scoring;
-use tls::{Tls, connections};
+use tls::{Tls, accepted};
+use workers::{Services, Workers};
 
 pub(crate) use columns::{time_us, timestamp};
 pub(crate) use models::{Version, versions};
@@ -76,10 +73,6 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Most entities or events of one call. It bounds the memory and the time that one call takes.
 pub const MAX_ITEMS: usize = 10_000;
-
-/// How long open calls may go on after the shutdown has begun. Some never end by themselves: a
-/// health check's `Watch`, for instance.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Takes an address. Port 0 takes a free one, which the listener's `local_addr` tells.
 ///
@@ -102,6 +95,8 @@ pub async fn bind(listen: SocketAddr) -> Outcome<TcpListener> {
 /// Answers calls on `listener` until `shutdown` completes and the open calls have ended, for which
 /// they have five seconds.
 ///
+/// Connections are dealt out to [`workers`], one a core.
+///
 /// # Errors
 /// Certificates or tokens that cannot be read, a model's stream that cannot be decoded, or a listener that fails.
 pub async fn serve(
@@ -118,32 +113,22 @@ pub async fn serve(
     let gate = Gate::new(settings.limits.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, ServingStatus::Serving).await;
-    let routes = routes(live, &gate)?
-        .add_service(health)
-        .add_service(reflection()?);
-    let (stop, stopped) = oneshot::channel();
-    let server = Server::builder()
-        .accept_http1(true)
-        // The first is the outermost.
-        .layer(JsonLayer::new(descriptors()?, MAX_MESSAGE_BYTES))
-        .layer(AccessLayer::new(access))
-        .layer(AdmissionLayer::new(gate))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(connections(tls, listener), async {
-            stopped.await.unwrap_or(());
-        });
-    let mut server = pin!(server);
+    let services = Services {
+        routes: routes(live, &gate)?
+            .add_service(health)
+            .add_service(reflection()?),
+        json: JsonLayer::new(descriptors()?, MAX_MESSAGE_BYTES),
+        access: AccessLayer::new(access),
+        admission: AdmissionLayer::new(gate),
+        tls: tls.map(Arc::new),
+    };
+    let mut workers = Workers::start(&services)?;
     tokio::select! {
-        ended = &mut server => return ended.map_err(|e| server_failed(&e)),
+        ended = workers.deal_out(accepted(listener)) => return ended,
         () = shutdown => {}
     }
     report(&reporter, ServingStatus::NotServing).await;
-    // Refused only by a server that has ended, which is what is wanted.
-    let _ = stop.send(());
-    match tokio::time::timeout(SHUTDOWN_GRACE, server).await {
-        Ok(ended) => ended.map_err(|e| server_failed(&e)),
-        Err(_) => Ok(()),
-    }
+    workers.stop().await
 }
 
 /// All services but health and reflection.
@@ -211,10 +196,6 @@ fn warn_if_open(address: Option<SocketAddr>, is_guarded: bool) {
     }
 }
 
-fn server_failed(error: &tonic::transport::Error) -> Failure {
-    Failure::failed(format!("the gRPC server failed: {}", with_causes(error)))
-}
-
 /// Tells health checks how the server as a whole and each of its services are.
 async fn report(reporter: &HealthReporter, status: ServingStatus) {
     let services = [
@@ -238,15 +219,20 @@ const SMALL: usize = 64;
 
 /// Answers one call of about `size` answers of views, counts it by its status and logs what is not the caller's
 /// fault.
-fn answered<T>(
+///
+/// A small call is answered where it is: a hop to another thread and back costs more than most look-ups. A large one
+/// must not hold up the calls that wait behind it, and goes to the threads for such.
+async fn answered<T: Send + 'static>(
     method: &'static str,
     size: usize,
-    answer: impl FnOnce() -> Result<T, Refusal>,
+    answer: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<Response<T>, Status> {
-    let answer = if size <= SMALL {
-        answer()
-    } else {
-        in_place(answer)
+    let answer = match size <= SMALL {
+        true => answer(),
+        false => {
+            let elsewhere = tokio::task::spawn_blocking(answer).await;
+            elsewhere.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
+        }
     };
     counted(method, answer).map(Response::new)
 }
@@ -266,19 +252,6 @@ fn counted<T>(method: &'static str, answer: Result<T, Refusal>) -> Result<T, Sta
 /// Who calls.
 fn caller<T>(request: &Request<T>) -> Arc<Caller> {
     Caller::of(request.extensions())
-}
-
-/// Runs what reads the store where the call is, and lets other threads take over the waiting calls.
-///
-/// A hop to another thread and back (`spawn_blocking`) costs more than most look-ups; but a large one must not hold
-/// up a thread that other calls wait for. `block_in_place` does both: the hand-over goes on beside the look-up. A
-/// small look-up is over before a hand-over is. Only a runtime with a single thread, as in tests, has nobody to
-/// hand over to.
-fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::CurrentThread => work(),
-        _ => tokio::task::block_in_place(work),
-    }
 }
 
 /// A status as metrics name it.

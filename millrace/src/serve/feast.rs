@@ -106,17 +106,17 @@ impl Feast {
         })
     }
 
-    fn answer(
+    async fn answer(
         &self,
-        request: &Request<GetOnlineFeaturesRequest>,
+        request: Request<GetOnlineFeaturesRequest>,
     ) -> Result<Response<GetOnlineFeaturesResponse>, Status> {
         let now_us = now_us();
-        let caller = caller(request);
-        let request = request.get_ref();
+        let (service, caller) = (self.clone(), caller(&request));
+        let request = request.into_inner();
         let rows = request.entities.values().map(|values| values.val.len());
-        answered("GetOnlineFeatures", rows.max().unwrap_or(1), || {
-            self.online_features(request, &caller, now_us)
-        })
+        let rows = rows.max().unwrap_or(1);
+        let answer = move || service.online_features(&request, &caller, now_us);
+        answered("GetOnlineFeatures", rows, answer).await
     }
 }
 
@@ -127,16 +127,15 @@ impl ServingService for Feast {
         _: Request<GetFeastServingInfoRequest>,
     ) -> Result<Response<GetFeastServingInfoResponse>, Status> {
         let version = concat!("millrace ", env!("CARGO_PKG_VERSION")).to_owned();
-        answered("GetFeastServingInfo", 1, || {
-            Ok(GetFeastServingInfoResponse { version })
-        })
+        let answer = move || Ok(GetFeastServingInfoResponse { version });
+        answered("GetFeastServingInfo", 1, answer).await
     }
 
     async fn get_online_features(
         &self,
         request: Request<GetOnlineFeaturesRequest>,
     ) -> Result<Response<GetOnlineFeaturesResponse>, Status> {
-        self.answer(&request)
+        self.answer(request).await
     }
 }
 
@@ -159,7 +158,7 @@ impl GrpcFeatureServer for Feast {
         &self,
         request: Request<GetOnlineFeaturesRequest>,
     ) -> Result<Response<GetOnlineFeaturesResponse>, Status> {
-        self.answer(&request)
+        self.answer(request).await
     }
 }
 

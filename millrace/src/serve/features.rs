@@ -198,11 +198,11 @@ impl FeatureService for Features {
         request: Request<GetFeaturesRequest>,
     ) -> Result<Response<GetFeaturesResponse>, Status> {
         let now_us = now_us();
-        let caller = caller(&request);
-        let request = request.get_ref();
-        answered("GetFeatures", size(request), || {
-            self.get(request, &caller, now_us)
-        })
+        let (service, caller) = (self.clone(), caller(&request));
+        let request = request.into_inner();
+        let size = size(&request);
+        let answer = move || service.get(&request, &caller, now_us);
+        answered("GetFeatures", size, answer).await
     }
 
     async fn stream_features(
@@ -223,7 +223,9 @@ impl FeatureService for Features {
         request: Request<PrepareRequest>,
     ) -> Result<Response<PrepareResponse>, Status> {
         let caller = caller(&request);
-        answered("Prepare", 1, || self.prepare(request.get_ref(), &caller))
+        let service = self.clone();
+        let answer = move || service.prepare(request.get_ref(), &caller);
+        answered("Prepare", 1, answer).await
     }
 
     async fn list_views(
@@ -231,15 +233,17 @@ impl FeatureService for Features {
         request: Request<ListViewsRequest>,
     ) -> Result<Response<ListViewsResponse>, Status> {
         let caller = caller(&request);
-        answered("ListViews", 1, || {
-            let views = self.live.workspace.project.views.iter();
+        let service = self.clone();
+        let answer = move || {
+            let views = service.live.workspace.project.views.iter();
             let readable = views.filter(|view| caller.may_read(&view.name));
             Ok(ListViewsResponse {
                 views: readable
-                    .map(|view| self.described(view, &features(view)))
+                    .map(|view| service.described(view, &features(view)))
                     .collect(),
             })
-        })
+        };
+        answered("ListViews", 1, answer).await
     }
 }
 

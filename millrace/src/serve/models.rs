@@ -65,6 +65,7 @@ pub(crate) fn versions(registry: &Registry) -> Result<Vec<Version>, LearnerError
 }
 
 /// The service.
+#[derive(Clone)]
 pub(super) struct Models {
     live: Live,
 }
@@ -134,14 +135,16 @@ impl ModelService for Models {
         &self,
         _: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        answered("ListModels", LARGE, || self.list())
+        let service = self.clone();
+        answered("ListModels", LARGE, move || service.list()).await
     }
 
     async fn get_model(
         &self,
         request: Request<GetModelRequest>,
     ) -> Result<Response<GetModelResponse>, Status> {
-        answered("GetModel", LARGE, || self.show(request.get_ref().version))
+        let (service, version) = (self.clone(), request.get_ref().version);
+        answered("GetModel", LARGE, move || service.show(version)).await
     }
 
     async fn promote(
@@ -149,9 +152,9 @@ impl ModelService for Models {
         request: Request<PromoteRequest>,
     ) -> Result<Response<TrafficResponse>, Status> {
         let version = request.get_ref().version;
-        answered("Promote", LARGE, || {
-            self.choose(Some(version), |registry| promote(registry, version))
-        })
+        let service = self.clone();
+        let answer = move || service.choose(Some(version), |registry| promote(registry, version));
+        answered("Promote", LARGE, answer).await
     }
 
     async fn rollback(
@@ -159,9 +162,9 @@ impl ModelService for Models {
         request: Request<RollbackRequest>,
     ) -> Result<Response<TrafficResponse>, Status> {
         let to = request.get_ref().to;
-        answered("Rollback", LARGE, || {
-            self.choose(to, |registry| roll_back(registry, to))
-        })
+        let service = self.clone();
+        let answer = move || service.choose(to, |registry| roll_back(registry, to));
+        answered("Rollback", LARGE, answer).await
     }
 
     async fn set_traffic(
@@ -169,16 +172,18 @@ impl ModelService for Models {
         request: Request<SetTrafficRequest>,
     ) -> Result<Response<TrafficResponse>, Status> {
         let SetTrafficRequest { version, percent } = *request.get_ref();
-        answered("SetTraffic", LARGE, || {
-            let percent = u8::try_from(percent).ok().filter(|percent| *percent < 100);
-            let percent = percent.ok_or_else(|| {
+        let service = self.clone();
+        let answer = move || {
+            let share = u8::try_from(percent).ok().filter(|percent| *percent < 100);
+            let share = share.ok_or_else(|| {
                 let reason = "a share is 0 to 99 of 100 entities; Promote gives all of them";
                 Refusal::argument("percent", reason)
             })?;
-            self.choose(Some(version), |registry| {
-                set_share(registry, version, percent)
+            service.choose(Some(version), |registry| {
+                set_share(registry, version, share)
             })
-        })
+        };
+        answered("SetTraffic", LARGE, answer).await
     }
 }
 

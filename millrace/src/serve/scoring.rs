@@ -117,8 +117,9 @@ impl ScoringService for Scoring {
         &self,
         request: Request<ScoreRequest>,
     ) -> Result<Response<ScoreResponse>, Status> {
-        let request = request.get_ref();
-        answered("Score", size(request), || self.score_request(request))
+        let (service, request) = (self.clone(), request.into_inner());
+        let size = size(&request);
+        answered("Score", size, move || service.score_request(&request)).await
     }
 
     async fn score_stream(
@@ -133,9 +134,9 @@ impl ScoringService for Scoring {
                 // An open stream takes no place among the requests that are worked on: each of its messages does.
                 let place = service.gate.place(Class::Score, None).await;
                 let _place = place.map_err(Status::from)?;
-                let answer = answered("ScoreStream", size(&request), || {
-                    service.score_request(&request)
-                });
+                let size = size(&request);
+                let answer = move || service.score_request(&request);
+                let answer = answered("ScoreStream", size, answer).await;
                 answer.map(Response::into_inner)
             }
         });

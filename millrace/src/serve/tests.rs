@@ -858,7 +858,7 @@ async fn a_port_in_use_is_said_at_once() {
 async fn a_server_ends_when_it_is_told_to() {
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel::<()>();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = serve(live(), listener, async { stopped.await.unwrap() });
     let server = tokio::spawn(server);
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));

@@ -82,22 +82,27 @@ impl Tls {
     }
 }
 
-/// The connections of a listener; with `tls`, those whose handshake has succeeded. The stream does not end, and has no
-/// errors: a client that breaks a handshake off is no reason to stop serving the others.
-pub(crate) fn connections(
-    tls: Option<Tls>,
-    listener: TcpListener,
-) -> impl Stream<Item = io::Result<Connection>> {
+/// What a listener accepts. The stream does not end.
+pub(crate) fn accepted(listener: TcpListener) -> impl Stream<Item = TcpStream> {
     stream::unfold(listener, |listener| async {
         Some((accept(&listener).await, listener))
     })
-    .map(move |tcp| {
-        let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config.get()));
-        // Tasks of their own, so that signatures are made on all cores.
-        tokio::spawn(open(acceptor, tcp))
-    })
-    .buffer_unordered(MAX_HANDSHAKES)
-    .filter_map(|connection| ready(connection.ok().flatten().map(Ok)))
+}
+
+/// Connections to serve; with `tls`, those whose handshake has succeeded. The stream has no errors: a client that
+/// breaks a handshake off is no reason to stop serving the others.
+pub(crate) fn connections(
+    tls: Option<Arc<Tls>>,
+    accepted: impl Stream<Item = TcpStream>,
+) -> impl Stream<Item = io::Result<Connection>> {
+    accepted
+        .map(move |tcp| {
+            let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config.get()));
+            // Tasks of their own, so that signatures are made on all cores.
+            tokio::spawn(open(acceptor, tcp))
+        })
+        .buffer_unordered(MAX_HANDSHAKES)
+        .filter_map(|connection| ready(connection.ok().flatten().map(Ok)))
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {

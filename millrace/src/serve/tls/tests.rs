@@ -53,7 +53,7 @@ async fn serve(tls: Tls) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut connections = Box::pin(connections(Some(tls), listener));
+        let mut connections = Box::pin(connections(Some(Arc::new(tls)), accepted(listener)));
         while let Some(Ok(mut connection)) = connections.next().await {
             assert!(
                 connection
