@@ -89,6 +89,32 @@ pub fn check_scored_inputs(system: &System, data: &Data, scores: &Scores) {
     );
 }
 
+/// `millrace audit` finds no difference, and finds one where there is one: a payment that the files lack.
+pub fn check_audit(system: &System, data: &Data) {
+    let audit = |files: &[&std::path::Path]| {
+        let payments = files.iter().map(|file| ("transactions", *file));
+        let labels = [("labels", data.labels_file.as_path())];
+        let events = payments.chain(labels);
+        let events: Vec<String> = events
+            .map(|(stream, file)| format!("{stream}={}", file.display()))
+            .collect();
+        let mut arguments = vec!["audit", "--json", "--events"];
+        arguments.extend(events.iter().map(String::as_str));
+        let output = system.command(&arguments).output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), found)
+    };
+    let (code, found) = audit(&[&data.first_half, &data.second_half]);
+    assert_eq!(code, Some(0), "{found:#}");
+    assert_eq!(found["compared"], data.payments.num_rows());
+    for kind in ["mismatched", "missing", "extra", "other_inputs"] {
+        assert_eq!(found[kind], 0, "{found:#}");
+    }
+    let (code, found) = audit(&[&data.first_half]);
+    assert_eq!(code, Some(1));
+    assert!(found["extra"].as_u64().unwrap() > 0, "{found:#}");
+}
+
 /// Average precision on payments whose labels nobody had yet, far above their fraud rate.
 pub fn check_model_beats_chance(data: &Data, scores: &[Value]) {
     let scored = scores.iter().map(|score| {
