@@ -4,6 +4,8 @@
 //! input, the sum of the weights below the value's bin is known beforehand, and only the bin's own
 //! code is a real product. How a model is trained is in [`crate::trainer`](crate::update).
 
+use std::sync::Arc;
+
 use crate::checkpoint::Checkpoint;
 use crate::encoder::{Encoder, Place};
 use crate::error::LearnerError;
@@ -17,18 +19,42 @@ pub struct Model {
     widest: usize,
 }
 
-/// One network of the ensemble, with its scales multiplied into its weights.
+/// One network of the ensemble. Its first layer has its scales multiplied in; the others share their matrix, which
+/// then stays in a core's nearest cache from member to member.
 #[derive(Debug, Clone)]
 struct Member {
     first: FirstLayer,
     rest: Vec<Dense>,
 }
 
-/// y = x·W + b, with W `[inputs, outputs]` row-major.
+/// y = ((x ⊙ scale_in)·W) ⊙ scale_out + b, with W `[inputs, outputs]` row-major.
 #[derive(Debug, Clone)]
 struct Dense {
-    weight: Vec<f32>,
+    weight: Arc<[f32]>,
+    scale_in: Vec<f32>,
+    scale_out: Vec<f32>,
     bias: Vec<f32>,
+}
+
+/// The matrices of a layer: one, or one a member.
+fn matrices(layer: &Layer) -> Vec<Arc<[f32]>> {
+    let size = (layer.inputs * layer.outputs).max(1);
+    layer.weight.chunks_exact(size).map(Arc::from).collect()
+}
+
+impl Dense {
+    fn new(layer: &Layer, matrices: &[Arc<[f32]>], member: usize) -> Self {
+        let own = |numbers: &[f32], count: usize| match numbers {
+            [] => vec![1.0; count],
+            _ => numbers[member * count..(member + 1) * count].to_vec(),
+        };
+        Self {
+            weight: Arc::clone(matrices.get(member).unwrap_or(&matrices[0])),
+            scale_in: own(&layer.scale_in, layer.inputs),
+            scale_out: own(&layer.scale_out, layer.outputs),
+            bias: own(&layer.bias, layer.outputs),
+        }
+    }
 }
 
 impl Model {
@@ -43,17 +69,15 @@ impl Model {
     }
 
     fn of(checkpoint: &Checkpoint, layers: &[Layer]) -> Self {
+        let matrices: Vec<Vec<Arc<[f32]>>> = layers.iter().map(matrices).collect();
         let member = |member: usize| {
-            let mut layers = layers.iter().map(|layer| {
-                let (weight, bias) = layer.folded(member);
-                Dense { weight, bias }
-            });
-            let first = layers
-                .next()
-                .map(|layer| FirstLayer::new(checkpoint.encoder(), layer));
+            let first = layers.first()?;
+            let rest = layers.iter().zip(&matrices).skip(1);
             Some(Member {
-                first: first?,
-                rest: layers.collect(),
+                first: FirstLayer::new(checkpoint.encoder(), first.folded(member)),
+                rest: rest
+                    .map(|(layer, matrices)| Dense::new(layer, matrices, member))
+                    .collect(),
             })
         };
         Self {
@@ -218,9 +242,9 @@ struct FirstLayer {
 }
 
 impl FirstLayer {
-    fn new(encoder: &Encoder, layer: Dense) -> Self {
-        let outputs = layer.bias.len();
-        let mut table = Vec::with_capacity(2 * layer.weight.len());
+    fn new(encoder: &Encoder, (weight, bias): (Vec<f32>, Vec<f32>)) -> Self {
+        let outputs = bias.len();
+        let mut table = Vec::with_capacity(2 * weight.len());
         let mut starts = Vec::with_capacity(encoder.width());
         for input in 0..encoder.width() {
             let (from, bins) = (encoder.offset(input), encoder.bins(input));
@@ -230,7 +254,7 @@ impl FirstLayer {
                 if code == from + bins {
                     below.fill(0.0);
                 }
-                let weights = &layer.weight[code * outputs..(code + 1) * outputs];
+                let weights = &weight[code * outputs..(code + 1) * outputs];
                 table.extend(below.iter().map(|sum| *sum as f32));
                 table.extend_from_slice(weights);
                 below
@@ -241,7 +265,7 @@ impl FirstLayer {
         }
         Self {
             outputs,
-            bias: layer.bias,
+            bias,
             table,
             starts,
         }
@@ -265,17 +289,55 @@ impl FirstLayer {
     }
 }
 
-/// outputs = relu(inputs)·W + b. Inputs at or below zero are skipped.
+/// Outputs that are summed up in registers at a time.
+const BLOCK: usize = 64;
+
+/// outputs = ((relu(inputs) ⊙ scale_in)·W) ⊙ scale_out + b. Inputs at or below zero are skipped.
 #[inline(always)]
 fn rectified_forward(layer: &Dense, inputs: &[f32], outputs: &mut [f32]) {
-    let outputs = &mut outputs[..layer.bias.len()];
-    outputs.copy_from_slice(&layer.bias);
-    let rows = layer.weight.chunks_exact(layer.bias.len());
-    for (input, weights) in inputs.iter().zip(rows) {
-        if *input > 0.0 {
-            for (output, weight) in outputs.iter_mut().zip(weights) {
-                *output += input * weight;
+    let width = layer.bias.len();
+    if width == 1 {
+        outputs[0] = rectified_dot(layer, inputs) * layer.scale_out[0] + layer.bias[0];
+        return;
+    }
+    for start in (0..width).step_by(BLOCK) {
+        let end = width.min(start + BLOCK);
+        let mut sums = [0.0_f32; BLOCK];
+        for ((input, scale), weights) in inputs
+            .iter()
+            .zip(&layer.scale_in)
+            .zip(layer.weight.chunks_exact(width))
+        {
+            if *input > 0.0 {
+                let input = input * scale;
+                // A block of a length that is known is kept in registers.
+                match <&[f32; BLOCK]>::try_from(&weights[start..end]) {
+                    Ok(weights) => (0..BLOCK).for_each(|at| sums[at] += input * weights[at]),
+                    Err(_) => sums
+                        .iter_mut()
+                        .zip(&weights[start..end])
+                        .for_each(|(sum, weight)| *sum += input * weight),
+                }
             }
         }
+        for at in start..end {
+            outputs[at] = sums[at - start] * layer.scale_out[at] + layer.bias[at];
+        }
     }
+}
+
+/// The only output of a last layer, before its scale and bias.
+#[inline(always)]
+fn rectified_dot(layer: &Dense, inputs: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let inputs = &inputs[..layer.scale_in.len()];
+    let mut sums = [0.0_f32; LANES];
+    let products = inputs.chunks(LANES).zip(layer.scale_in.chunks(LANES));
+    for ((inputs, scales), weights) in products.zip(layer.weight.chunks(LANES)) {
+        for (((sum, input), scale), weight) in sums.iter_mut().zip(inputs).zip(scales).zip(weights)
+        {
+            *sum += input.max(0.0) * scale * weight;
+        }
+    }
+    sums.iter().sum()
 }
