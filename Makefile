@@ -92,6 +92,10 @@ oracle: build ## random views against DuckDB from PyPI (ARGS: --rounds N --seed 
 	@python3 -m venv "$(CARGO_TARGET_DIR)/oracle" && "$(CARGO_TARGET_DIR)/oracle/bin/pip" -q install duckdb
 	@"$(CARGO_TARGET_DIR)/oracle/bin/python" scripts/duckdb-oracle.py "$(CARGO_TARGET_DIR)/release/millrace" $(ARGS)
 
+.PHONY: test-clients
+test-clients: build ## the Python client and Feast's own protos (from PyPI) against a running demo
+	@scripts/test-clients.sh
+
 .PHONY: bench
 bench: deps ## the benchmarks (ARGS: a name to run that one alone)
 	cargo bench --package millrace-benches $(LOCKED) $(ARGS)

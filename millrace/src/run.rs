@@ -23,6 +23,7 @@ use crate::cli::{parse_address, runtime};
 use crate::failure::{Failure, Outcome};
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
+use crate::marks::Marks;
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_specs};
 use crate::produce::RawProducer;
 use crate::score_topic::{ScoreSink, ScoreTopic};
@@ -396,6 +397,9 @@ fn open_live(workspace: &Arc<Workspace>) -> Outcome<Live> {
         None => (None, None),
     };
     let progress = Arc::new(Progress::default());
+    for (stream, newest_us) in Marks::open(store.as_ref())?.all() {
+        progress.reflect(stream, newest_us);
+    }
     Ok(Live {
         workspace: Arc::clone(workspace),
         store,

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the Python client's tests, and those with Feast's own protos, against the demo's server. Packages from PyPI go
+# to a virtual environment in the target folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace/target}
+venv=$target/test-clients
+log=$(mktemp)
+
+python3 -m venv "$venv"
+"$venv/bin/pip" -q install './clients/python[dev]' 'feast[grpcio]==0.67.*'
+
+"$target/release/millrace" demo >"$log" 2>&1 &
+demo=$!
+trap 'kill -INT "$demo" 2>/dev/null || true; wait "$demo" 2>/dev/null || true; rm -f "$log"' EXIT
+echo 'the demo fills a store; this takes two minutes'
+until grep -q 'Try next' "$log"; do
+  if ! kill -0 "$demo" 2>/dev/null; then
+    cat "$log" >&2
+    exit 1
+  fi
+  sleep 1
+done
+cd clients/python
+MILLRACE_SERVER=127.0.0.1:7077 "$venv/bin/python" -m pytest -q
+"$venv/bin/mypy" --strict src
