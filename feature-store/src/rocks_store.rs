@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rocksdb::{
-    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, ReadOptions,
-    WriteBatch,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, WriteBatch,
 };
 
 use crate::entity_cache::Caches;
@@ -181,35 +180,7 @@ impl Scan for RocksStore {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        if !to_exclusive.is_empty() && from >= to_exclusive {
-            return Ok(());
-        }
-        let entity = entity_of_range(table, from, to_exclusive);
-        let mut options = ReadOptions::default();
-        options.set_total_order_seek(entity.is_none());
-        options.set_prefix_same_as_start(entity.is_some());
-        if reverse {
-            options.set_iterate_lower_bound(from);
-        } else if !to_exclusive.is_empty() {
-            options.set_iterate_upper_bound(to_exclusive);
-        }
-        let mut rows = self.db.raw_iterator_cf_opt(self.family(table)?, options);
-        if reverse {
-            seek_last_before(&mut rows, entity, to_exclusive);
-        } else {
-            rows.seek(from);
-        }
-        while let Some((key, value)) = rows.item() {
-            if visit(key, value).is_break() {
-                return Ok(());
-            }
-            if reverse {
-                rows.prev();
-            } else {
-                rows.next();
-            }
-        }
-        rows.status().map_err(engine("scan"))
+        Moment::new(self).scan(table, from, to_exclusive, reverse, visit)
     }
 }
 

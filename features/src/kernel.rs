@@ -139,6 +139,8 @@ impl Kernel {
             (Fold::Average | Fold::Sum(Number::Floating), Some(index)) => {
                 let (count, floating) =
                     chosen.fold::<Float64Type>(&kept[index], rows, |sum, x| sum + x);
+                // A sum of −0.0 alone is 0.0, as sums begin with that.
+                let floating = floating + 0.0;
                 Partial {
                     count,
                     floating,
