@@ -15,6 +15,8 @@ pub(crate) struct Moment<'a> {
     store: &'a RocksStore,
     /// How many commits the snapshot contains, at least.
     commits: u64,
+    /// Whether what is read is kept in memory for other moments.
+    keeps_rows: bool,
     /// Declared before the snapshot, for they are dropped in this order.
     by_entity: RefCell<[Option<DBRawIterator<'a>>; Table::ALL.len()]>,
     snapshot: SnapshotWithThreadMode<'a, DB>,
@@ -25,8 +27,17 @@ impl<'a> Moment<'a> {
         Self {
             store,
             commits: store.caches().moment(),
+            keeps_rows: true,
             by_entity: RefCell::default(),
             snapshot: store.db().snapshot(),
+        }
+    }
+
+    /// For a single scan: the thread that writes scans this way, and keeps what it reads in a cache of its own.
+    pub(crate) fn of_one_scan(store: &'a RocksStore) -> Self {
+        Self {
+            keeps_rows: false,
+            ..Self::new(store)
         }
     }
 
@@ -75,7 +86,7 @@ impl<'a> Moment<'a> {
                 show(entity, &rows, since, to_exclusive, visit);
                 return Ok(());
             }
-            Found::Nothing if clock.is_quiet_since(self.commits) => {
+            Found::Nothing if self.keeps_rows && clock.is_quiet_since(self.commits) => {
                 Some(Rows::new(self.commits, since))
             }
             Found::Nothing | Found::Large => None,

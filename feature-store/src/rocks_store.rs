@@ -180,7 +180,7 @@ impl Scan for RocksStore {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        Moment::new(self).scan(table, from, to_exclusive, reverse, visit)
+        Moment::of_one_scan(self).scan(table, from, to_exclusive, reverse, visit)
     }
 }
 

@@ -69,13 +69,14 @@ impl Model {
     }
 
     fn of(checkpoint: &Checkpoint, layers: &[Layer]) -> Self {
-        let matrices: Vec<Vec<Arc<[f32]>>> = layers.iter().map(matrices).collect();
+        let rest = layers.iter().skip(1);
+        let rest: Vec<_> = rest.map(|layer| (layer, matrices(layer))).collect();
         let member = |member: usize| {
             let first = layers.first()?;
-            let rest = layers.iter().zip(&matrices).skip(1);
             Some(Member {
                 first: FirstLayer::new(checkpoint.encoder(), first.folded(member)),
                 rest: rest
+                    .iter()
                     .map(|(layer, matrices)| Dense::new(layer, matrices, member))
                     .collect(),
             })
