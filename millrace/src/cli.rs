@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -211,7 +212,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             runtime()?.block_on(client::score(&server, &args.file, args.inputs))
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
-        Command::Backfill(args) => backfill::backfill(&Workspace::open(project)?, &args),
+        Command::Backfill(args) => backfill::backfill(&Arc::new(Workspace::open(project)?), &args),
         Command::Audit(args) => audit::audit(&Workspace::open(project)?, &args),
         Command::Simulate(args) => simulate::simulate(project, &args),
         Command::Models(command) => {

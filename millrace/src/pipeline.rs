@@ -1,5 +1,6 @@
 //! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +10,11 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
-use millrace_features::{Origin, Tile, pack_rows};
+use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
 use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
+use crate::evolve::Reading;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
@@ -32,6 +34,8 @@ pub struct Pipeline {
     model: Option<ModelStage>,
     marks: Marks,
     recent: RefCell<Recent>,
+    /// While views of the next project are filled.
+    reading: Option<Reading>,
     flushed: Instant,
 }
 
@@ -68,14 +72,20 @@ struct ModelStage {
 /// The streams of a project as ingestion reads them, in the project's order.
 #[must_use]
 pub fn stream_specs(workspace: &Workspace) -> Vec<StreamSpec> {
-    let spec = |stream: &Arc<millrace_features::Stream>| StreamSpec {
+    let streams = workspace.project.streams.iter();
+    streams.map(|stream| stream_spec(stream)).collect()
+}
+
+/// A stream as ingestion reads it.
+#[must_use]
+pub fn stream_spec(stream: &Stream) -> StreamSpec {
+    StreamSpec {
         name: stream.name.clone(),
         topic: stream.topic.clone(),
         schema: Arc::clone(&stream.schema),
         time_column: stream.time,
         required: stream.required(),
-    };
-    workspace.project.streams.iter().map(spec).collect()
+    }
 }
 
 /// Where the store stands, for ingestion to start at.
@@ -122,6 +132,7 @@ impl Pipeline {
             )),
             live,
             model,
+            reading: None,
             flushed: Instant::now(),
         };
         for (stream, newest) in pipeline.marks.all() {
@@ -129,6 +140,13 @@ impl Pipeline {
         }
         pipeline.expire();
         Ok(pipeline)
+    }
+
+    /// The same pipeline, for steps that are read as `reading` says.
+    #[must_use]
+    pub fn reading(self, reading: Reading) -> Self {
+        let reading = Some(reading);
+        Self { reading, ..self }
     }
 
     /// Reads and applies until `stop` is set, then makes everything durable.
@@ -228,12 +246,21 @@ impl Pipeline {
         let project = &self.live.workspace.project;
         let mut pending = Pending::over(self.marks.seals(project));
         let mut marks = self.marks.clone();
+        let step = &match &self.reading {
+            None => Cow::Borrowed(step),
+            Some(reading) => {
+                for batch in &step.batches {
+                    let stream = &reading.streams[batch.stream];
+                    marks.see(stream, &batch.batch);
+                    write_state(stream, &reading.views, batch, &mut pending)?;
+                }
+                Cow::Owned(reading.served(step)?)
+            }
+        };
         for batch in &step.batches {
             let stream = &project.streams[batch.stream];
-            if let Some(newest) = newest(&batch.batch, stream.time) {
-                marks.advance(&stream.name, newest);
-            }
-            self.write_state(batch, &mut pending)?;
+            marks.see(stream, &batch.batch);
+            write_state(stream, &project.views, batch, &mut pending)?;
         }
         let mut tiles = Vec::new();
         let mut commit = Commit::default();
@@ -320,36 +347,6 @@ impl Pipeline {
         Ok(self.live.store.commit(commit)?)
     }
 
-    fn write_state(&self, batch: &StreamBatch, pending: &mut Pending) -> Outcome<()> {
-        let project = &self.live.workspace.project;
-        let stream = &project.streams[batch.stream];
-        let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
-        let origin = Origin {
-            partitions: &partitions,
-            offsets: &offsets,
-        };
-        for view in project
-            .views
-            .iter()
-            .filter(|view| Arc::ptr_eq(&view.stream, stream))
-        {
-            for (row, reason) in view.state_rows(&batch.batch, origin, pending)? {
-                let (partition, offset) = batch.origin[row];
-                metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())
-                    .increment(1);
-                warn!(
-                    view = view.name,
-                    stream = stream.name,
-                    partition,
-                    offset,
-                    reason,
-                    "an event does not count in a view, which cannot be evaluated on it"
-                );
-            }
-        }
-        Ok(())
-    }
-
     fn note(&self, step: &Step, scored: u64, labels: LabelCounts) {
         let progress = &self.live.progress;
         let now_ms = now_us() / 1_000;
@@ -390,7 +387,12 @@ impl Pipeline {
         let workspace = &self.live.workspace;
         let settings = &workspace.settings.store;
         for view in &workspace.project.views {
-            if let Some(horizon) = self.marks.horizon(view, settings) {
+            // A view of the next project may have the same rows, and want them for longer.
+            let next = self.reading.iter().flat_map(|reading| &reading.wider);
+            let same = next.filter(|next| next.id == view.id).chain([view]);
+            let horizons: Option<Vec<i64>> =
+                same.map(|v| self.marks.horizon(v, settings)).collect();
+            if let Some(horizon) = horizons.and_then(|all| all.into_iter().min()) {
                 self.live.store.set_horizon(view.id, horizon);
             }
         }
@@ -405,6 +407,39 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// The rows of state that views make of a batch of a stream's events.
+fn write_state(
+    stream: &Arc<Stream>,
+    views: &[Arc<FeatureView>],
+    batch: &StreamBatch,
+    pending: &mut Pending,
+) -> Outcome<()> {
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
+    let origin = Origin {
+        partitions: &partitions,
+        offsets: &offsets,
+    };
+    for view in views
+        .iter()
+        .filter(|view| Arc::ptr_eq(&view.stream, stream))
+    {
+        for (row, reason) in view.state_rows(&batch.batch, origin, pending)? {
+            let (partition, offset) = batch.origin[row];
+            metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())
+                .increment(1);
+            warn!(
+                view = view.name,
+                stream = stream.name,
+                partition,
+                offset,
+                reason,
+                "an event does not count in a view, which cannot be evaluated on it"
+            );
+        }
+    }
+    Ok(())
 }
 
 impl ModelStage {

@@ -166,12 +166,17 @@ impl Asked<'_> {
     }
 }
 
-/// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired.
+/// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired and
+/// nothing was missing.
 fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
-    // A window that time does not bound keeps its events for ever.
-    let reach = view.reach_us()?;
-    let horizon = live.store.horizons().view(view.id)?;
-    Some(horizon.saturating_add(reach))
+    let since = live.progress.complete_since(view.id);
+    // A window that time does not bound keeps its events for ever, and what it lacked it lacks for ever.
+    let Some(reach) = view.reach_us() else {
+        return since;
+    };
+    let horizon = live.store.horizons().view(view.id);
+    let kept = horizon.into_iter().chain(since).max()?;
+    Some(kept.saturating_add(reach))
 }
 
 /// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller

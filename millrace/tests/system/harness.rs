@@ -50,6 +50,16 @@ impl System {
         }
     }
 
+    /// Writes a file of the project.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    /// Takes a file of the project away.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.folder.path().join(name)).unwrap();
+    }
+
     pub fn workspace(&self) -> Workspace {
         Workspace::open(self.folder.path()).unwrap()
     }
@@ -118,7 +128,32 @@ impl System {
         );
     }
 
-    fn log(&self) -> String {
+    /// Waits until the process has said something.
+    pub fn wait_for_log(&mut self, text: &str) {
+        self.wait(text, |system| system.log().contains(text));
+    }
+
+    /// What the server answers for an entity of a view, if it knows the view and has come so far.
+    pub fn look_up(&self, view: &str, key: &str, until: Option<&str>) -> Option<Value> {
+        let mut arguments = vec!["features", "get", view, key];
+        arguments.extend(until.iter().flat_map(|until| ["--as-of", until]));
+        let output = self.command(&arguments).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let is_there = until.is_none_or(|until| answer["complete_until"].as_str() == Some(until));
+        (output.status.success() && is_there).then_some(answer)
+    }
+
+    /// Waits until a look-up reflects all until a time.
+    pub fn wait_for_look_up(&mut self, view: &str, key: &str, until: &str) -> Value {
+        let mut answer = None;
+        self.wait(view, |system| {
+            answer = system.look_up(view, key, Some(until));
+            answer.is_some()
+        });
+        answer.unwrap()
+    }
+
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("run.log")).unwrap_or_default()
     }
 

@@ -6,6 +6,7 @@
 mod broker;
 mod commands;
 mod data;
+mod evolution;
 mod harness;
 mod oracle;
 mod simulation;
