@@ -402,6 +402,7 @@ pub fn finish(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
         }
     }
     store.commit(commit)?;
+    crash_point!("switched");
     Ok(store.flush()?)
 }
 
@@ -416,6 +417,7 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
             continue;
         }
         store.remove_view(id)?;
+        crash_point!("removed");
         // The record goes after the rows: a crash in between removes them again.
         store.flush()?;
         let mut commit = Commit::default();

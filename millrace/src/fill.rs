@@ -319,6 +319,7 @@ impl<'a> Job<'a> {
             }
         }
         self.filler.store.commit(commit)?;
+        crash_point!("filled");
         metrics::counter!("millrace_fill_events_total", "stream" => self.stream.name.clone())
             .increment(batch.num_rows() as u64);
         Ok(())

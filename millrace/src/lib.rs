@@ -2,6 +2,14 @@
 //!
 //! This is the only crate that knows them all, and the only one with a clock, a runtime and a terminal.
 
+/// A place between two steps at which a test can end the process at once, as a power cut does: `FAILPOINTS=name=return`
+/// at the first time, `name=5*off->return` after five.
+macro_rules! crash_point {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| std::process::abort())
+    };
+}
+
 pub mod audit;
 pub mod backfill;
 #[cfg(feature = "embedded-broker")]
@@ -20,6 +28,7 @@ pub mod learning;
 pub mod live;
 pub mod marks;
 pub mod pipeline;
+pub mod priority;
 pub mod produce;
 pub mod recent;
 pub mod run;

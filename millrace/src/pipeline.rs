@@ -179,6 +179,7 @@ impl Pipeline {
             }
             if !step.positions.is_empty() {
                 self.apply_until_taken(&step, stop)?;
+                crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 if let Err(error) = ingest.commit(&step.positions) {
                     warn!(
@@ -207,7 +208,9 @@ impl Pipeline {
     /// # Errors
     /// A store that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
+        crash_point!("flush");
         self.live.store.flush()?;
+        crash_point!("flushed");
         self.flushed = Instant::now();
         Ok(())
     }
@@ -262,6 +265,7 @@ impl Pipeline {
             marks.see(stream, &batch.batch);
             write_state(stream, &project.views, batch, &mut pending)?;
         }
+        crash_point!("rows");
         let mut tiles = Vec::new();
         let mut commit = Commit::default();
         let mut counts = LabelCounts::default();
@@ -289,11 +293,13 @@ impl Pipeline {
                     join_labels(&model.scorer.plan, &batch.batch, &mut join)?;
                 }
             }
+            crash_point!("scored");
             if let Some(topic) = &mut model.topic {
                 topic.flush().map_err(StepFailure::Scores)?;
             }
             counts = join.finish(&mut model.join, &mut commit)?;
         }
+        crash_point!("acknowledged");
         self.keep_tiles(tiles, &marks, &mut pending);
         self.recent.get_mut().put_all(&pending);
         pending.drain_into(&mut commit);
@@ -306,6 +312,7 @@ impl Pipeline {
             self.recent.get_mut().clear();
             return Err(error.into());
         }
+        crash_point!("committed");
         self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);

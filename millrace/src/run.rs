@@ -15,7 +15,6 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_feature_store::Store;
 use millrace_ingest::Ingest;
 use millrace_learner::Registry;
-use thread_priority::{ThreadPriority, set_current_thread_priority};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -28,6 +27,7 @@ use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_spec, stream_specs};
+use crate::priority::Priority;
 use crate::produce::RawProducer;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
@@ -313,7 +313,7 @@ impl Running {
         let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition);
         let has_caught_up = Arc::clone(&filling.has_caught_up);
         self.role("fill", move |stop| {
-            yield_to_others();
+            Priority::Spare.take();
             has_caught_up.store(filler.run(stop)?, Ordering::Relaxed);
             wait_for(stop);
             Ok(())
@@ -324,7 +324,7 @@ impl Running {
     fn start_sweep(&mut self) -> Outcome<()> {
         let live = self.live.clone();
         self.role("sweep", move |stop| {
-            yield_to_others();
+            Priority::Spare.take();
             evolve::drop_unused(live.store.as_ref(), &live.workspace)?;
             wait_for(stop);
             Ok(())
@@ -374,7 +374,10 @@ impl Running {
             }
         };
         let ingest = Ingest::start(kafka, streams, offsets)?;
-        self.role("ingest", move |stop| pipeline.run(ingest, stop))
+        self.role("ingest", move |stop| {
+            Priority::Events.take();
+            pipeline.run(ingest, stop)
+        })
     }
 
     fn start_learner(&mut self) -> Outcome<()> {
@@ -386,6 +389,7 @@ impl Running {
         let mut learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
         self.device = Some(learning.device().to_string());
         self.role("learn", move |stop| {
+            Priority::Updates.take();
             let mut clock = LabelClock::default();
             let mut followed = Instant::now();
             while !stop.load(Ordering::Relaxed) {
@@ -445,19 +449,20 @@ impl Running {
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                // One role that ends takes the others with it: half a system must not look alive. So does one
+                // that panics.
+                let mut end = End {
+                    ended,
+                    is_expected: false,
+                };
                 let outcome = body(&stop);
-                let was_told = stop.load(Ordering::Relaxed);
+                end.is_expected = outcome.is_ok() && stop.load(Ordering::Relaxed);
                 if let Err(cause) = outcome {
                     error!(role, error = %cause, "a role ended");
                     failure
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .get_or_insert(cause);
-                    ended.store(true, Ordering::Relaxed);
-                }
-                // One role that ends takes the others with it: half a system must not look alive.
-                if !was_told {
-                    ended.store(true, Ordering::Relaxed);
                 }
             })
             .map_err(|e| Failure::failed(format!("no thread for {name}: {e}")))
@@ -511,6 +516,20 @@ impl Running {
     }
 }
 
+/// Notes that a role has ended by itself, when it goes.
+struct End {
+    ended: Arc<AtomicBool>,
+    is_expected: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.is_expected {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 fn join(thread: JoinHandle<()>) -> Outcome<()> {
     thread
         .join()
@@ -521,16 +540,6 @@ fn join(thread: JoinHandle<()>) -> Outcome<()> {
 fn wait_for(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Gives this thread the lowest priority: what waits for an answer goes first.
-fn yield_to_others() {
-    if let Err(error) = set_current_thread_priority(ThreadPriority::Min) {
-        warn!(
-            ?error,
-            "a thread in the background has the priority of the others"
-        );
     }
 }
 

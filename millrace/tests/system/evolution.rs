@@ -59,8 +59,12 @@ fn views_change_in_a_project_that_is_in_use() {
     system.start();
     system.wait_for_log("older events are being read");
     system.kill();
+    if cfg!(feature = "failpoints") {
+        system.start_with("filled=1*off->return");
+        system.wait_for_crash("filled");
+    }
     let killed = system.log().len();
-    system.start();
+    system.start_with("removed=return");
     // What is gone answers until what is new has caught up.
     let mut answers = 0;
     while !system.log()[killed..].contains("the views have caught up, and are served") {
@@ -72,6 +76,10 @@ fn views_change_in_a_project_that_is_in_use() {
         }
     }
     assert!(answers > 0, "the views before were not served");
+    if cfg!(feature = "failpoints") {
+        system.wait_for_crash("removed");
+        system.start();
+    }
     system.wait_for_log("the rows of a view that is gone were dropped");
     let last = rfc3339(data.last_payment_us());
     system.wait_for_look_up("terminal_activity", &key, &last);

@@ -50,6 +50,10 @@ impl System {
         }
     }
 
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Writes a file of the project.
     pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.folder.path().join(name), text).unwrap();
@@ -91,6 +95,12 @@ impl System {
     }
 
     pub fn start(&mut self) {
+        self.start_with("");
+    }
+
+    /// Starts a process that ends itself: `point=5*off->return` at a point between two steps, when it has passed it
+    /// five times.
+    pub fn start_with(&mut self, failpoints: &str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -98,6 +108,7 @@ impl System {
             .unwrap();
         let process = self
             .command(&["run", "--create-topics"])
+            .env("FAILPOINTS", failpoints)
             .stderr(log)
             .stdout(Stdio::null())
             .spawn()
@@ -110,6 +121,24 @@ impl System {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// Waits until the process has ended itself.
+    pub fn wait_for_crash(&mut self, what: &str) {
+        let mut process = self.process.take().unwrap();
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                // By a signal: an error of its own would have a code.
+                assert_eq!(status.code(), None, "{what}: {status}\n{}", self.log());
+                return;
+            }
+            if begun.elapsed() > PATIENCE {
+                process.kill().unwrap();
+                panic!("{what} was not passed\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn terminate(&mut self) {

@@ -5,6 +5,8 @@
 
 mod broker;
 mod commands;
+#[cfg(feature = "failpoints")]
+mod crashes;
 mod data;
 mod evolution;
 mod harness;
