@@ -20,8 +20,8 @@ impl Priority {
     pub fn take(self) {
         // Of 100 steps; on Linux they are niceness 5, 10 and 19.
         let priority = match self {
-            Self::Events => crossplatform(37),
-            Self::Updates => crossplatform(24),
+            Self::Events => crossplatform(35),
+            Self::Updates => crossplatform(22),
             Self::Spare => ThreadPriority::Min,
         };
         if let Err(error) = set_current_thread_priority(priority) {
