@@ -29,6 +29,7 @@ use crate::produce::RawProducer;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
 use crate::serve;
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// `millrace run`
@@ -97,8 +98,11 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let store: Arc<dyn Store> = Arc::new(workspace.open_store_to_read()?);
     let registry = open_registry(&workspace)?;
     let scorer = Arc::new(Scorer::new(plan));
-    let mut learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
-    match learning.next_period(now_us())? {
+    let traces = Traces::open(&workspace.settings.traces)?;
+    let learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
+    let learned = learning.traced(traces.clone()).next_period(now_us());
+    traces.shut_down();
+    match learned? {
         None => println!("no period with new labels has ended: nothing to learn"),
         Some(period) => println!("{period}"),
     }
@@ -252,7 +256,8 @@ impl Running {
             }
             None => None,
         };
-        let ingest = Ingest::start(kafka, stream_specs(workspace), offsets)?;
+        let ingest = Ingest::start(kafka, stream_specs(workspace), offsets)?
+            .keeping(self.live.traces.headers());
         let pipeline = Pipeline::new(self.live.clone(), topic)?;
         self.thread("ingest", move |stop| pipeline.run(ingest, stop))
     }
@@ -263,7 +268,8 @@ impl Running {
             return Ok(());
         };
         let workspace = Arc::clone(&live.workspace);
-        let mut learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
+        let learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
+        let mut learning = learning.traced(live.traces.clone());
         self.device = Some(learning.device().to_string());
         self.thread("learn", move |stop| {
             let mut clock = LabelClock::default();
@@ -360,6 +366,7 @@ impl Running {
                 ));
             }
         }
+        self.live.traces.shut_down();
         let failure = self
             .failure
             .lock()
@@ -407,6 +414,7 @@ fn open_live(workspace: &Arc<Workspace>) -> Outcome<Live> {
         registry,
         progress,
         misses: Arc::default(),
+        traces: Traces::open(&workspace.settings.traces)?,
     })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! It answers from committed state. Each service translates between messages and the library crates, where all the
 //! meaning is; every error becomes a status in `refusal`. A request passes, from the outside in: TLS (`tls`), JSON
-//! to gRPC (`json`), who may call what (`access`), how much at once (`admission`), its service.
+//! to gRPC (`json`), its trace (`traced`), who may call what (`access`), how much at once (`admission`), its service.
 //!
 //! ```text
 //!            ┌ features ┐
@@ -29,6 +29,7 @@ mod scoring;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tls;
+mod traced;
 mod workers;
 
 use std::future::Future;
@@ -52,6 +53,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::live::Live;
+use crate::traces;
 
 use access::{Access, AccessLayer, Caller};
 use admission::{AdmissionLayer, Gate};
@@ -63,6 +65,7 @@ use models::Models;
 use refusal::Refusal;
 use scoring::Scoring;
 use tls::{Tls, accepted};
+use traced::TraceLayer;
 use workers::{Services, Workers};
 
 pub(crate) use columns::{time_us, timestamp};
@@ -113,11 +116,13 @@ pub async fn serve(
     let gate = Gate::new(settings.limits.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, ServingStatus::Serving).await;
+    let pool = descriptors()?;
     let services = Services {
+        traces: TraceLayer::new(live.traces.clone(), &pool),
         routes: routes(live, &gate)?
             .add_service(health)
             .add_service(reflection()?),
-        json: JsonLayer::new(descriptors()?, MAX_MESSAGE_BYTES),
+        json: JsonLayer::new(pool, MAX_MESSAGE_BYTES),
         access: AccessLayer::new(access),
         admission: AdmissionLayer::new(gate),
         tls: tls.map(Arc::new),
@@ -230,7 +235,7 @@ async fn answered<T: Send + 'static>(
     let answer = match size <= SMALL {
         true => answer(),
         false => {
-            let elsewhere = tokio::task::spawn_blocking(answer).await;
+            let elsewhere = tokio::task::spawn_blocking(traces::carried(answer)).await;
             elsewhere.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
         }
     };

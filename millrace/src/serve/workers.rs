@@ -23,6 +23,7 @@ use super::access::AccessLayer;
 use super::admission::AdmissionLayer;
 use super::json::JsonLayer;
 use super::tls::{Tls, connections};
+use super::traced::TraceLayer;
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// How long open calls may go on after the shutdown has begun. Some never end by themselves: a
@@ -37,6 +38,7 @@ const WAITING: usize = 64;
 pub(super) struct Services {
     pub(super) routes: Routes,
     pub(super) json: JsonLayer,
+    pub(super) traces: TraceLayer,
     pub(super) access: AccessLayer,
     pub(super) admission: AdmissionLayer,
     pub(super) tls: Option<Arc<Tls>>,
@@ -161,6 +163,7 @@ async fn answer(
         .accept_http1(true)
         // The first is the outermost.
         .layer(services.json)
+        .layer(services.traces)
         .layer(services.access)
         .layer(services.admission)
         .add_routes(services.routes)
