@@ -249,6 +249,7 @@ impl Pipeline {
         traces.collect()
     }
 
+    /// [`apply`](Self::apply), with the traces of the step's events.
     fn apply_traced(&mut self, step: &Step, traces: &mut [EventTraces]) -> Result<(), StepFailure> {
         let started = Instant::now();
         let project = &self.live.workspace.project;

@@ -2,7 +2,7 @@
 //!
 //! The layer stands inside `json`, so that a call in JSON is the gRPC call that it becomes, and outside of `access`, so
 //! that who is refused has a trace as well. What comes in between says where it takes time (`traces::step`). A stream
-//! is one span, without parts: it may be open for hours.
+//! is one span, and its messages have none: it may be open for hours.
 //!
 //! A call that fails and whose trace is known has the trace's id in its details, as `google.rpc.RequestInfo`.
 
