@@ -18,6 +18,7 @@ use millrace::priority::Priority;
 use millrace::scorer::Scorer;
 use millrace::serve::{bind, serve};
 use millrace::state::{Committed, Pending};
+use millrace::traces::Traces;
 use millrace::workspace::Workspace;
 use millrace_benches::{Load, ask_echo, connect, load, payments, report, serve_echo};
 use millrace_feature_store::{Commit, Store};
@@ -378,6 +379,7 @@ fn open(folder: &Path) -> Result<Live> {
         registry: None,
         progress: Arc::default(),
         misses: Arc::default(),
+        traces: Traces::default(),
     };
     fill(&live, &payments(EVENTS, 1), None)?;
     sum_up(&live)?;

@@ -32,7 +32,7 @@ mod stream;
 mod telemetry;
 
 pub use admin::ensure_topics;
-pub use align::{Align, AlignSettings, Released, Rows, Source, StreamBatch};
+pub use align::{Align, AlignSettings, Released, RowHeader, Rows, Source, StreamBatch};
 pub use consumer::{Ingest, Lost, StartOffsets, Step};
 pub use dead_letters::{DeadLetter, DeadLetters, header};
 pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};

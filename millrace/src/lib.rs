@@ -40,6 +40,7 @@ pub mod settings;
 pub mod simulate;
 pub mod state;
 pub mod times;
+pub mod traces;
 pub mod traffic;
 pub mod training_set;
 pub mod workspace;

@@ -12,6 +12,7 @@ use millrace_learner::Registry;
 
 use crate::scored_watch::Alarm;
 use crate::scorer::Scorer;
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// The parts of a running process. Cheap to clone.
@@ -29,6 +30,8 @@ pub struct Live {
     pub progress: Arc<Progress>,
     /// Look-ups that would have been faster with a tile.
     pub misses: Arc<Misses>,
+    /// Makes spans of what is done, where there is a collector for them.
+    pub traces: Traces,
 }
 
 /// A look-up that had to sum up many events.

@@ -26,6 +26,7 @@ use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
 use crate::times::rfc3339;
+use crate::traces::{EventTraces, Origin as Source};
 use crate::workspace::{ModelPlan, Workspace};
 
 /// Applies steps to the store.
@@ -245,6 +246,34 @@ impl Pipeline {
     /// # Errors
     /// A store or a broker that fails. Nothing of the step is visible then.
     pub fn apply(&mut self, step: &Step) -> Result<(), StepFailure> {
+        let mut traces = self.traces(step);
+        let applied = self.apply_traced(step, &mut traces);
+        if let Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) = &applied {
+            traces
+                .iter()
+                .for_each(|traces| traces.fail(&failure.message));
+        }
+        applied
+    }
+
+    /// The traces of each batch's events.
+    fn traces(&self, step: &Step) -> Vec<EventTraces> {
+        let workspace = &self.live.workspace;
+        // Streams that the served project does not have come after its own.
+        let served = workspace.project.streams.len();
+        let batches = step.batches.iter().filter(|batch| batch.stream < served);
+        let traces = batches.map(|batch| {
+            let from = Source {
+                topic: &workspace.project.streams[batch.stream].topic,
+                group: &workspace.settings.kafka.group,
+            };
+            self.live.traces.events(batch, from)
+        });
+        traces.collect()
+    }
+
+    /// [`apply`](Self::apply), with the traces of the step's events.
+    fn apply_traced(&mut self, step: &Step, traces: &mut [EventTraces]) -> Result<(), StepFailure> {
         let started = Instant::now();
         let project = &self.live.workspace.project;
         let mut pending = Pending::over(self.marks.seals(project));
@@ -281,10 +310,11 @@ impl Pipeline {
                 pending: &pending,
             };
             let streams = &self.live.workspace.project.streams;
-            for batch in &step.batches {
+            for (batch, traces) in step.batches.iter().zip(&mut *traces) {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
-                    let scores = model.score(&state, &batch.batch, &mut join, &mut tiles)?;
+                    let scores =
+                        model.score(&state, &batch.batch, traces, &mut join, &mut tiles)?;
                     model.look_for_drift(&batch.batch, &scores, &self.live.progress);
                 }
             }
@@ -297,6 +327,7 @@ impl Pipeline {
             if let Some(topic) = &mut model.topic {
                 topic.flush().map_err(StepFailure::Scores)?;
             }
+            traces.iter_mut().for_each(EventTraces::sent);
             counts = join.finish(&mut model.join, &mut commit)?;
         }
         crash_point!("acknowledged");
@@ -454,13 +485,16 @@ impl ModelStage {
         &mut self,
         state: &Overlay<'_>,
         events: &RecordBatch,
+        traces: &mut EventTraces,
         join: &mut JoinStep<'_>,
         tiles: &mut Vec<Tile>,
     ) -> Result<Scores, StepFailure> {
+        let under_way = traces.enter();
         let plan = &self.scorer.plan;
         let started = Instant::now();
         let keep = &mut |tile| tiles.push(tile);
         let scores = self.scorer.score_and_sum_up(state, events, keep)?;
+        drop(under_way);
         metrics::histogram!("millrace_scoring_seconds")
             .record(started.elapsed().as_secs_f64() / events.num_rows().max(1) as f64);
         let ids = pack_rows(&[Arc::clone(events.column(plan.event_id))]);
@@ -475,7 +509,9 @@ impl ModelStage {
             )?;
         }
         if let Some(topic) = &mut self.topic {
-            topic.send(events, &scores).map_err(StepFailure::Scores)?;
+            let traces = traces.send(&plan.settings.scores);
+            let sent = topic.send(events, &scores, traces);
+            sent.map_err(StepFailure::Scores)?;
         }
         Ok(scores)
     }

@@ -32,6 +32,7 @@ use crate::produce::RawProducer;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// `millrace run`
@@ -102,8 +103,11 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let store: Arc<dyn Store> = Arc::new(workspace.open_store_to_read()?);
     let registry = open_registry(&workspace)?;
     let scorer = Arc::new(Scorer::new(plan));
-    let mut learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
-    match learning.next_period(now_us())? {
+    let traces = Traces::open(&workspace.settings.traces)?;
+    let learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
+    let learned = learning.traced(traces.clone()).next_period(now_us());
+    traces.shut_down();
+    match learned? {
         None => println!("no period with new labels has ended: nothing to learn"),
         Some(period) => println!("{period}"),
     }
@@ -218,16 +222,18 @@ impl Running {
     pub fn start(workspace: Arc<Workspace>, roles: &[Role]) -> Outcome<Self> {
         let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
         let transition = evolve::begin(store.as_ref(), &workspace)?;
+        let traces = Traces::open(&workspace.settings.traces)?;
         if let Some(transition) = &transition {
             // What the next project's model needs is said now, and not when its views have caught up.
             live(
                 Arc::clone(&transition.next),
                 Arc::clone(&store),
                 Arc::default(),
+                traces.clone(),
             )?;
         }
         let served = transition.as_ref().map(|next| Arc::clone(&next.served));
-        let live = live(served.unwrap_or(workspace), store, Arc::default())?;
+        let live = live(served.unwrap_or(workspace), store, Arc::default(), traces)?;
         log_start(&live.workspace, live.store.as_ref())?;
         let mut running = Self {
             live,
@@ -343,7 +349,8 @@ impl Running {
         let next = filling.transition.next;
         evolve::finish(self.live.store.as_ref(), &next)?;
         let (store, progress) = (&self.live.store, &self.live.progress);
-        self.live = live(next, Arc::clone(store), Arc::clone(progress))?;
+        let traces = self.live.traces.clone();
+        self.live = live(next, Arc::clone(store), Arc::clone(progress), traces)?;
         self.stop = Arc::default();
         if let Some(serving) = &self.server {
             serving.server.take_over(self.live.clone())?;
@@ -373,7 +380,8 @@ impl Running {
                 (pipeline.reading(reading), streams)
             }
         };
-        let ingest = Ingest::start(kafka, streams, offsets)?;
+        let headers = self.live.traces.headers();
+        let ingest = Ingest::start(kafka, streams, offsets)?.keeping(headers);
         self.role("ingest", move |stop| {
             Priority::Events.take();
             pipeline.run(ingest, stop)
@@ -386,7 +394,8 @@ impl Running {
             return Ok(());
         };
         let workspace = Arc::clone(&live.workspace);
-        let mut learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
+        let learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
+        let mut learning = learning.traced(live.traces.clone());
         self.device = Some(learning.device().to_string());
         self.role("learn", move |stop| {
             Priority::Updates.take();
@@ -512,7 +521,9 @@ impl Running {
             drop(serving.stop);
             join(serving.thread)?;
         }
-        self.stop_roles()
+        let stopped = self.stop_roles();
+        self.live.traces.shut_down();
+        stopped
     }
 }
 
@@ -563,6 +574,7 @@ fn live(
     workspace: Arc<Workspace>,
     store: Arc<dyn Store>,
     progress: Arc<Progress>,
+    traces: Traces,
 ) -> Outcome<Live> {
     let (scorer, registry) = match &workspace.model {
         Some(plan) => {
@@ -584,6 +596,7 @@ fn live(
         registry,
         progress,
         misses: Arc::default(),
+        traces,
     })
 }
 

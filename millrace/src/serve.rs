@@ -3,7 +3,7 @@
 //!
 //! It answers from committed state. Each service translates between messages and the library crates, where all the
 //! meaning is; every error becomes a status in `refusal`. A request passes, from the outside in: TLS (`tls`), JSON
-//! to gRPC (`json`), who may call what (`access`), how much at once (`admission`), its service.
+//! to gRPC (`json`), its trace (`traced`), who may call what (`access`), how much at once (`admission`), its service.
 //!
 //! ```text
 //!            ┌ features ┐
@@ -29,6 +29,7 @@ mod scoring;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tls;
+mod traced;
 mod workers;
 
 use std::future::Future;
@@ -53,6 +54,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::live::Live;
+use crate::traces::{self, Traces};
 use crate::workspace::Workspace;
 
 use access::{Access, AccessLayer, Caller};
@@ -65,6 +67,7 @@ use models::Models;
 use refusal::Refusal;
 use scoring::Scoring;
 use tls::{Tls, accepted};
+use traced::TraceLayer;
 use workers::{Services, Workers};
 
 pub(crate) use columns::{time_us, timestamp};
@@ -114,6 +117,7 @@ pub async fn serve(
 pub struct Server {
     workspace: Arc<Workspace>,
     gate: Gate,
+    traces: Traces,
     reporter: HealthReporter,
     /// Health and reflection.
     common: Routes,
@@ -130,6 +134,7 @@ impl Server {
         let server = Self {
             workspace: Arc::clone(&live.workspace),
             gate: Gate::new(live.workspace.settings.server.limits.clone()),
+            traces: live.traces.clone(),
             reporter,
             common: Routes::default()
                 .add_service(health)
@@ -165,9 +170,11 @@ impl Server {
         let tls = tls.map(|tls| Tls::open(tls, folder)).transpose()?;
         warn_if_open(listener.local_addr().ok(), access.is_some());
         report(&self.reporter, ServingStatus::Serving).await;
+        let pool = descriptors()?;
         let services = Services {
+            traces: TraceLayer::new(self.traces, &pool),
             routes: Arc::clone(&self.routes),
-            json: JsonLayer::new(descriptors()?, MAX_MESSAGE_BYTES),
+            json: JsonLayer::new(pool, MAX_MESSAGE_BYTES),
             access: AccessLayer::new(access),
             admission: AdmissionLayer::new(self.gate),
             tls: tls.map(Arc::new),
@@ -281,7 +288,7 @@ async fn answered<T: Send + 'static>(
     let answer = match size <= SMALL {
         true => answer(),
         false => {
-            let elsewhere = tokio::task::spawn_blocking(answer).await;
+            let elsewhere = tokio::task::spawn_blocking(traces::carried(answer)).await;
             elsewhere.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
         }
     };

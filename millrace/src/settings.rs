@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::serve::access::AccessSettings;
 use crate::serve::admission::LimitSettings;
 use crate::serve::tls::TlsSettings;
+use crate::traces::TraceSettings;
 
 /// The settings of a project. Paths are relative to its folder.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub store: StoreSection,
     /// Where look-ups and scores are answered.
     pub server: ServerSettings,
+    /// Where traces go.
+    pub traces: TraceSettings,
     /// The model; without this section nothing is scored or learned.
     pub model: Option<ModelSettings>,
     /// How the model learns.
@@ -440,6 +443,23 @@ mod tests {
         };
         assert!(decisions("{ review = 20 }").contains("a probability is 0 to 1"));
         assert!(decisions("{ a = 0.5, b = 0.5 }").contains("both hold from 0.5 on"));
+    }
+
+    #[test]
+    fn traces_go_to_an_address_over_http() {
+        let read = |text: &str| toml::from_str::<Settings>(&format!("[traces]\n{text}"));
+        let traces = read("endpoint = 'https://collector:4318'").unwrap().traces;
+        assert_eq!(traces.endpoint.unwrap().host_str(), Some("collector"));
+        assert!(Settings::default().traces.endpoint.is_none());
+        for (wrong, message) in [
+            ("endpoint = 'localhost:4318'", "write http://localhost:4318"),
+            ("endpoint = ''", "write http://localhost:4318"),
+            ("sample = 1.5", "0 to 1"),
+            ("sample = nan", "0 to 1"),
+        ] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains(message), "{wrong}: {error}");
+        }
     }
 
     #[test]

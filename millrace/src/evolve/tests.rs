@@ -189,6 +189,7 @@ fn a_stream_may_grow_and_a_smaller_one_is_served_no_more() {
         batch: RecordBatch::new_empty(Arc::clone(&reading.streams[0].schema)),
         origin: Vec::new(),
         kafka_ts: Vec::new(),
+        headers: Vec::new(),
     };
     let step = Step {
         batches: vec![batch],

@@ -18,6 +18,7 @@ use super::refusal::Refusal;
 use crate::files::nearest;
 use crate::live::{Live, Miss};
 use crate::state::Committed;
+use crate::traces;
 
 /// What one view says of some entities.
 pub(super) struct ViewAnswer {
@@ -42,6 +43,9 @@ pub(super) fn look_up(
     keys: &[ArrayRef],
     as_of_us: i64,
 ) -> Result<Vec<ViewAnswer>, Refusal> {
+    let mut step = traces::step("look-up");
+    let entities = keys.first().map_or(0, |column| column.len());
+    step.note("millrace.entities", entities as i64);
     for selected in &selection.views {
         check_time(live, &selected.view, "as_of", as_of_us)?;
     }

@@ -33,6 +33,7 @@ use super::*;
 use crate::pipeline::stream_specs;
 use crate::scorer::Scorer;
 use crate::state::Pending;
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// 2018-04-01T12:00:00Z.
@@ -52,6 +53,7 @@ pub(crate) fn live() -> Live {
         registry: None,
         progress: Arc::default(),
         misses: Arc::default(),
+        traces: Traces::default(),
     }
 }
 

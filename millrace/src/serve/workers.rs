@@ -29,6 +29,7 @@ use super::access::AccessLayer;
 use super::admission::AdmissionLayer;
 use super::json::JsonLayer;
 use super::tls::{Tls, connections};
+use super::traced::TraceLayer;
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// How long open calls may go on after the shutdown has begun. Some never end by themselves: a
@@ -44,6 +45,7 @@ pub(super) struct Services {
     /// The services, as they are at each call.
     pub(super) routes: Arc<ArcSwap<Routes>>,
     pub(super) json: JsonLayer,
+    pub(super) traces: TraceLayer,
     pub(super) access: AccessLayer,
     pub(super) admission: AdmissionLayer,
     pub(super) tls: Option<Arc<Tls>>,
@@ -168,6 +170,7 @@ async fn answer(
         .accept_http1(true)
         // The first is the outermost.
         .layer(services.json)
+        .layer(services.traces)
         .layer(services.access)
         .layer(services.admission)
         .layer(layer_fn(move |_: Routes| {
