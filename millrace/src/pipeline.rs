@@ -18,6 +18,7 @@ use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::recent::{Cached, Recent};
+use crate::score_log::{ScoreLog, ScoredRows};
 use crate::score_topic::ScoreSink;
 use crate::scored_watch::ScoredWatch;
 use crate::scorer::{Scorer, Scores};
@@ -32,6 +33,7 @@ pub struct Pipeline {
     model: Option<ModelStage>,
     marks: Marks,
     recent: RefCell<Recent>,
+    log: Option<ScoreLog>,
     flushed: Instant,
 }
 
@@ -122,6 +124,7 @@ impl Pipeline {
             )),
             live,
             model,
+            log: None,
             flushed: Instant::now(),
         };
         for (stream, newest) in pipeline.marks.all() {
@@ -131,13 +134,30 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// With a log of what is scored.
+    #[must_use]
+    pub fn with_log(self, log: Option<ScoreLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    /// The log, which a test gave it.
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> &ScoreLog {
+        self.log.as_ref().unwrap()
+    }
+
     /// Reads and applies until `stop` is set, then makes everything durable.
     ///
     /// # Errors
     /// What cannot be gone on from: a store that fails, a broker that refuses.
     pub fn run(mut self, mut ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
-        let flush_every = self.live.workspace.settings.store.flush_every;
         while !stop.load(Ordering::Relaxed) {
+            if self.log.as_ref().is_some_and(ScoreLog::is_full) {
+                // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
+                std::thread::sleep(RETRY);
+                self.between_steps()?;
+                continue;
+            }
             let step = match ingest.poll(now_us(), Duration::from_millis(50)) {
                 Ok(step) => step,
                 Err(error) if error.remedy() == Remedy::Retry => {
@@ -169,7 +189,6 @@ impl Pipeline {
                     );
                 }
             }
-            self.sum_up_asked()?;
             let lag = ingest.lag();
             self.live.progress.lag.store(lag, Ordering::Relaxed);
             self.live
@@ -177,11 +196,29 @@ impl Pipeline {
                 .dead_letters
                 .store(ingest.dead_letters(), Ordering::Relaxed);
             metrics::gauge!("millrace_consumer_lag").set(lag as f64);
-            if self.flushed.elapsed() >= flush_every {
-                self.flush()?;
-            }
+            self.between_steps()?;
         }
-        self.flush()
+        self.finish()
+    }
+
+    /// Makes everything durable, and lets the log write what waits.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn finish(&mut self) -> Outcome<()> {
+        self.flush()?;
+        self.log.as_mut().map_or(Ok(()), ScoreLog::finish)
+    }
+
+    /// What the one thread that writes the store does besides steps.
+    pub(crate) fn between_steps(&mut self) -> Outcome<()> {
+        self.sum_up_asked()?;
+        let mut is_due = self.flushed.elapsed() >= self.live.workspace.settings.store.flush_every;
+        if let Some(log) = &mut self.log {
+            log.tend()?;
+            is_due |= log.wants_flush();
+        }
+        if is_due { self.flush() } else { Ok(()) }
     }
 
     /// Makes everything that was applied durable.
@@ -189,8 +226,14 @@ impl Pipeline {
     /// # Errors
     /// A store that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
+        if let Some(log) = &mut self.log {
+            log.before_flush()?;
+        }
         self.live.store.flush()?;
         self.flushed = Instant::now();
+        if let Some(log) = &mut self.log {
+            log.flushed();
+        }
         Ok(())
     }
 
@@ -216,7 +259,7 @@ impl Pipeline {
     /// 2. its events are scored over the store with those rows on top;
     /// 3. its labels join what was scored;
     /// 4. the broker acknowledges the scores;
-    /// 5. rows, examples and offsets are committed as one.
+    /// 5. rows, scored rows for the log, examples and offsets are committed as one.
     ///
     /// A crash before 5 leaves the store at the step before, and Kafka gives the step again: features and
     /// labels count once, and a score may stand twice in its topic, under one key.
@@ -239,6 +282,7 @@ impl Pipeline {
         let mut commit = Commit::default();
         let mut counts = LabelCounts::default();
         let mut scored = 0;
+        let mut logged = ScoredRows::default();
         if let Some(model) = &mut self.model {
             let mut join = model.join.begin(self.live.store.as_ref());
             let committed = Cached {
@@ -253,7 +297,10 @@ impl Pipeline {
             for batch in &step.batches {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
-                    let scores = model.score(&state, &batch.batch, &mut join, &mut tiles)?;
+                    let (scores, new) = model.score(&state, &batch.batch, &mut join, &mut tiles)?;
+                    if let Some(log) = &self.log {
+                        log.take(&mut logged, batch, &scores, new, now_us())?;
+                    }
                     model.look_for_drift(&batch.batch, &scores, &self.live.progress);
                 }
             }
@@ -274,10 +321,16 @@ impl Pipeline {
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);
         }
+        if let Some(log) = &self.log {
+            log.put(&mut logged, &mut commit);
+        }
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
             self.recent.get_mut().clear();
             return Err(error.into());
+        }
+        if let Some(log) = &mut self.log {
+            log.committed(logged);
         }
         self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
@@ -408,13 +461,14 @@ impl Pipeline {
 }
 
 impl ModelStage {
+    /// Scores events, and says which of them are new: no event of their id and time was scored before.
     fn score(
         &mut self,
         state: &Overlay<'_>,
         events: &RecordBatch,
         join: &mut JoinStep<'_>,
         tiles: &mut Vec<Tile>,
-    ) -> Result<Scores, StepFailure> {
+    ) -> Result<(Scores, Vec<bool>), StepFailure> {
         let plan = &self.scorer.plan;
         let started = Instant::now();
         let keep = &mut |tile| tiles.push(tile);
@@ -425,17 +479,18 @@ impl ModelStage {
         let times = events
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
+        let mut new = Vec::with_capacity(ids.len());
         for (row, id) in ids.iter().enumerate() {
             let record = ScoredRecord::new(times.value(row), scores.row(row), self.inputs_tag);
-            join.scored(
+            new.push(join.scored(
                 id,
                 record.answered(scores.probability(row), scores.versions[row]),
-            )?;
+            )?);
         }
         if let Some(topic) = &mut self.topic {
             topic.send(events, &scores).map_err(StepFailure::Scores)?;
         }
-        Ok(scores)
+        Ok((scores, new))
     }
 
     /// Looks whether the inputs of scored events have moved.

@@ -26,6 +26,7 @@ use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_specs};
 use crate::produce::RawProducer;
+use crate::score_log::ScoreLog;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
 use crate::serve;
@@ -253,7 +254,8 @@ impl Running {
             None => None,
         };
         let ingest = Ingest::start(kafka, stream_specs(workspace), offsets)?;
-        let pipeline = Pipeline::new(self.live.clone(), topic)?;
+        let log = ScoreLog::open(&self.live)?;
+        let pipeline = Pipeline::new(self.live.clone(), topic)?.with_log(log);
         self.thread("ingest", move |stop| pipeline.run(ingest, stop))
     }
 

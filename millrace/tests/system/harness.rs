@@ -38,7 +38,8 @@ impl System {
              [store]\nflush_every = \"500ms\"\nhistory = \"100d\"\n\
              [server]\nlisten = \"127.0.0.1:{port}\"\nmetrics = \"127.0.0.1:{}\"\n\
              [model]\ninputs = \"fraud_inputs\"\nlabel = \"labels.is_fraud\"\nevery = \"12h\"\n\
-             [learner]\ndevice = \"cpu\"\n[learner.training]\nreplay_frauds = 1024\nreplay_negatives = 3072\nhidden = [64, 32]\n",
+             [learner]\ndevice = \"cpu\"\n[learner.training]\nreplay_frauds = 1024\nreplay_negatives = 3072\nhidden = [64, 32]\n\
+             [score_log]\nlocation = \"data/scores\"\nevery = \"1s\"\nmax_rows = 4000\n",
             broker.address(),
             port + 1
         );
@@ -48,6 +49,11 @@ impl System {
             brokers: broker.address(),
             process: None,
         }
+    }
+
+    /// Where what was scored is logged.
+    pub fn score_log(&self) -> PathBuf {
+        self.folder.path().join("data/scores")
     }
 
     pub fn workspace(&self) -> Workspace {
