@@ -89,6 +89,14 @@ impl InputView {
         self.joins.iter().map(|join| &join.view)
     }
 
+    /// The columns of the stream that name an entity of one of the views, each once, in the stream's order.
+    #[must_use]
+    pub fn entity_columns(&self) -> Vec<usize> {
+        let keys = self.joins.iter().flat_map(|join| &join.keys);
+        let columns: std::collections::BTreeSet<usize> = keys.copied().collect();
+        columns.into_iter().collect()
+    }
+
     /// Names of the feature views that an input is computed from, by the input's place.
     #[must_use]
     pub fn views_of(&self, input: usize) -> Vec<String> {

@@ -36,7 +36,7 @@ mod view;
 pub use answer::Answer;
 pub use frame::Frame;
 pub use inputs::InputView;
-pub use packed::pack_rows;
+pub use packed::{pack_rows, unpack_rows};
 pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
 pub use state::{BestRead, MemoryState, StateError, StateReader, StateRow, StateWriter};

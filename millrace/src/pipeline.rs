@@ -20,6 +20,7 @@ use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::recent::{Cached, Recent};
+use crate::score_log::{ScoreLog, ScoredRows};
 use crate::score_topic::ScoreSink;
 use crate::scored_watch::ScoredWatch;
 use crate::scorer::{Scorer, Scores};
@@ -37,6 +38,7 @@ pub struct Pipeline {
     recent: RefCell<Recent>,
     /// While views of the next project are filled.
     reading: Option<Reading>,
+    log: Option<ScoreLog>,
     flushed: Instant,
 }
 
@@ -134,6 +136,7 @@ impl Pipeline {
             live,
             model,
             reading: None,
+            log: None,
             flushed: Instant::now(),
         };
         for (stream, newest) in pipeline.marks.all() {
@@ -150,13 +153,30 @@ impl Pipeline {
         Self { reading, ..self }
     }
 
+    /// With a log of what is scored.
+    #[must_use]
+    pub fn with_log(self, log: Option<ScoreLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    /// The log, which a test gave it.
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> Option<&ScoreLog> {
+        self.log.as_ref()
+    }
+
     /// Reads and applies until `stop` is set, then makes everything durable.
     ///
     /// # Errors
     /// What cannot be gone on from: a store that fails, a broker that refuses.
     pub fn run(mut self, mut ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
-        let flush_every = self.live.workspace.settings.store.flush_every;
         while !stop.load(Ordering::Relaxed) {
+            if self.log.as_ref().is_some_and(ScoreLog::is_full) {
+                // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
+                std::thread::sleep(RETRY);
+                self.between_steps()?;
+                continue;
+            }
             let step = match ingest.poll(now_us(), Duration::from_millis(50)) {
                 Ok(step) => step,
                 Err(error) if error.remedy() == Remedy::Retry => {
@@ -189,7 +209,6 @@ impl Pipeline {
                     );
                 }
             }
-            self.sum_up_asked()?;
             let lag = ingest.lag();
             self.live.progress.lag.store(lag, Ordering::Relaxed);
             self.live
@@ -197,11 +216,29 @@ impl Pipeline {
                 .dead_letters
                 .store(ingest.dead_letters(), Ordering::Relaxed);
             metrics::gauge!("millrace_consumer_lag").set(lag as f64);
-            if self.flushed.elapsed() >= flush_every {
-                self.flush()?;
-            }
+            self.between_steps()?;
         }
-        self.flush()
+        self.finish()
+    }
+
+    /// Makes everything durable, and lets the log write what waits.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn finish(&mut self) -> Outcome<()> {
+        self.flush()?;
+        self.log.as_mut().map_or(Ok(()), ScoreLog::finish)
+    }
+
+    /// What the one thread that writes the store does besides steps.
+    pub(crate) fn between_steps(&mut self) -> Outcome<()> {
+        self.sum_up_asked()?;
+        let mut is_due = self.flushed.elapsed() >= self.live.workspace.settings.store.flush_every;
+        if let Some(log) = &mut self.log {
+            log.tend()?;
+            is_due |= log.wants_flush();
+        }
+        if is_due { self.flush() } else { Ok(()) }
     }
 
     /// Makes everything that was applied durable.
@@ -210,9 +247,15 @@ impl Pipeline {
     /// A store that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
         crash_point!("flush");
+        if let Some(log) = &mut self.log {
+            log.before_flush()?;
+        }
         self.live.store.flush()?;
         crash_point!("flushed");
         self.flushed = Instant::now();
+        if let Some(log) = &mut self.log {
+            log.flushed();
+        }
         Ok(())
     }
 
@@ -238,7 +281,7 @@ impl Pipeline {
     /// 2. its events are scored over the store with those rows on top;
     /// 3. its labels join what was scored;
     /// 4. the broker acknowledges the scores;
-    /// 5. rows, examples and offsets are committed as one.
+    /// 5. rows, scored rows for the log, examples and offsets are committed as one.
     ///
     /// A crash before 5 leaves the store at the step before, and Kafka gives the step again: features and
     /// labels count once, and a score may stand twice in its topic, under one key.
@@ -299,6 +342,7 @@ impl Pipeline {
         let mut commit = Commit::default();
         let mut counts = LabelCounts::default();
         let mut scored = 0;
+        let mut logged = ScoredRows::default();
         if let Some(model) = &mut self.model {
             let mut join = model.join.begin(self.live.store.as_ref());
             let committed = Cached {
@@ -313,8 +357,11 @@ impl Pipeline {
             for (batch, traces) in step.batches.iter().zip(&mut *traces) {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
-                    let scores =
+                    let (scores, new) =
                         model.score(&state, &batch.batch, traces, &mut join, &mut tiles)?;
+                    if let Some(log) = &self.log {
+                        log.take(&mut logged, batch, &scores, new, now_us())?;
+                    }
                     model.look_for_drift(&batch.batch, &scores, &self.live.progress);
                 }
             }
@@ -338,12 +385,18 @@ impl Pipeline {
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);
         }
+        if let Some(log) = &self.log {
+            log.put(&mut logged, &mut commit);
+        }
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
             self.recent.get_mut().clear();
             return Err(error.into());
         }
         crash_point!("committed");
+        if let Some(log) = &mut self.log {
+            log.committed(logged);
+        }
         self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);
@@ -481,6 +534,7 @@ fn write_state(
 }
 
 impl ModelStage {
+    /// Scores events, and says which of them are new: no event of their id and time was scored before.
     fn score(
         &mut self,
         state: &Overlay<'_>,
@@ -488,7 +542,7 @@ impl ModelStage {
         traces: &mut EventTraces,
         join: &mut JoinStep<'_>,
         tiles: &mut Vec<Tile>,
-    ) -> Result<Scores, StepFailure> {
+    ) -> Result<(Scores, Vec<bool>), StepFailure> {
         let under_way = traces.enter();
         let plan = &self.scorer.plan;
         let started = Instant::now();
@@ -501,19 +555,20 @@ impl ModelStage {
         let times = events
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
+        let mut new = Vec::with_capacity(ids.len());
         for (row, id) in ids.iter().enumerate() {
             let record = ScoredRecord::new(times.value(row), scores.row(row), self.inputs_tag);
-            join.scored(
+            new.push(join.scored(
                 id,
                 record.answered(scores.probability(row), scores.versions[row]),
-            )?;
+            )?);
         }
         if let Some(topic) = &mut self.topic {
             let traces = traces.send(&plan.settings.scores);
             let sent = topic.send(events, &scores, traces);
             sent.map_err(StepFailure::Scores)?;
         }
-        Ok(scores)
+        Ok((scores, new))
     }
 
     /// Looks whether the inputs of scored events have moved.

@@ -29,6 +29,7 @@ use crate::marks::Marks;
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_spec, stream_specs};
 use crate::priority::Priority;
 use crate::produce::RawProducer;
+use crate::score_log::ScoreLog;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
@@ -371,7 +372,8 @@ impl Running {
             }
             None => None,
         };
-        let pipeline = Pipeline::new(self.live.clone(), topic)?;
+        let log = ScoreLog::open(&self.live)?;
+        let pipeline = Pipeline::new(self.live.clone(), topic)?.with_log(log);
         let (pipeline, streams) = match &self.filling {
             None => (pipeline, stream_specs(workspace)),
             Some(filling) => {

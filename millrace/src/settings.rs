@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub model: Option<ModelSettings>,
     /// How the model learns.
     pub learner: LearnerSection,
+    /// The log of what was scored, in Parquet.
+    pub score_log: ScoreLogSettings,
 }
 
 /// `[topics]`: topics that Millrace creates.
@@ -236,6 +239,33 @@ impl Default for LearnerSection {
             afresh_at_growth: 2.0,
             training: LearnerSettings::default(),
             gate: GateSettings::default(),
+        }
+    }
+}
+
+/// `[score_log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScoreLogSettings {
+    /// Where the log is: a folder, `s3://bucket/path` or `gs://bucket/path`. None: nothing is logged.
+    pub location: Option<String>,
+    /// How often what was scored is written, at least.
+    #[serde(deserialize_with = "duration")]
+    pub every: Duration,
+    /// Rows that are written at once, at most; so many that wait are not kept waiting.
+    pub max_rows: NonZeroU64,
+    /// Bytes of rows that may wait in the store while the location takes none. At the bound no more events are
+    /// read from Kafka.
+    pub max_waiting_bytes: u64,
+}
+
+impl Default for ScoreLogSettings {
+    fn default() -> Self {
+        Self {
+            location: None,
+            every: Duration::from_secs(300),
+            max_rows: NonZeroU64::new(250_000).unwrap_or(NonZeroU64::MIN),
+            max_waiting_bytes: 1 << 30,
         }
     }
 }

@@ -38,7 +38,8 @@ impl System {
              [store]\nflush_every = \"500ms\"\nhistory = \"100d\"\n\
              [server]\nlisten = \"127.0.0.1:{port}\"\nmetrics = \"127.0.0.1:{}\"\n\
              [model]\ninputs = \"fraud_inputs\"\nlabel = \"labels.is_fraud\"\nevery = \"12h\"\n\
-             [learner]\ndevice = \"cpu\"\n[learner.training]\nreplay_frauds = 1024\nreplay_negatives = 3072\nhidden = [64, 32]\n",
+             [learner]\ndevice = \"cpu\"\n[learner.training]\nreplay_frauds = 1024\nreplay_negatives = 3072\nhidden = [64, 32]\n\
+             [score_log]\nlocation = \"data/scores\"\nevery = \"1s\"\nmax_rows = 4000\n",
             broker.address(),
             port + 1
         );
@@ -62,6 +63,11 @@ impl System {
     /// Takes a file of the project away.
     pub fn remove(&self, name: &str) {
         std::fs::remove_file(self.folder.path().join(name)).unwrap();
+    }
+
+    /// Where what was scored is logged.
+    pub fn score_log(&self) -> PathBuf {
+        self.folder.path().join("data/scores")
     }
 
     pub fn workspace(&self) -> Workspace {

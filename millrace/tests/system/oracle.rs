@@ -128,9 +128,44 @@ pub fn check_audit(system: &System, data: &Data) {
     for kind in ["mismatched", "missing", "extra", "other_inputs"] {
         assert_eq!(found[kind], 0, "{found:#}");
     }
+    let log = &found["log"];
+    assert_eq!(log["rows"], data.payments.num_rows());
+    assert_eq!(log["compared"], data.payments.num_rows());
+    for kind in [
+        "waiting",
+        "mismatched",
+        "missing",
+        "extra",
+        "twice",
+        "other_inputs",
+    ] {
+        assert_eq!(log[kind], 0, "{log:#}");
+    }
     let (code, found) = audit(&[&data.first_half]);
     assert_eq!(code, Some(1));
     assert!(found["extra"].as_u64().unwrap() > 0, "{found:#}");
+    assert!(found["log"]["extra"].as_u64().unwrap() > 0, "{found:#}");
+}
+
+/// Through kill -9, every payment stands in the log of scores once, under a number of its own and without a gap.
+pub fn check_score_log(system: &System, data: &Data) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let counts = runtime.block_on(async {
+        let context = SessionContext::new();
+        let folder = system.score_log().display().to_string();
+        context
+            .register_parquet("log", folder, Default::default())
+            .await
+            .unwrap();
+        let sql = "SELECT count(*), count(DISTINCT tx_id), max(sequence) + 1 FROM log";
+        context.sql(sql).await.unwrap().collect().await.unwrap()
+    });
+    for column in counts[0].columns() {
+        let count = column
+            .as_primitive::<arrow::datatypes::Int64Type>()
+            .value(0);
+        assert_eq!(count, data.payments.num_rows() as i64);
+    }
 }
 
 /// Average precision on payments whose labels nobody had yet, far above their fraud rate.
