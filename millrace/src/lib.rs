@@ -12,6 +12,7 @@ pub mod client;
 pub mod demo;
 pub mod failure;
 pub mod files;
+pub mod fold;
 pub mod generate;
 pub mod labels;
 pub mod learning;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
-use millrace_features::{Origin, Tile, pack_rows};
+use millrace_features::{FeatureView, Origin, Tile, pack_rows};
 use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
 use crate::failure::{Failure, Outcome, with_causes};
+use crate::fold::Folder;
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
@@ -32,6 +33,7 @@ pub struct Pipeline {
     model: Option<ModelStage>,
     marks: Marks,
     recent: RefCell<Recent>,
+    folder: Folder,
     flushed: Instant,
 }
 
@@ -52,6 +54,9 @@ impl<E: Into<Failure>> From<E> for StepFailure {
 
 /// Look-ups whose tiles are made between two steps, at most.
 const MISSES_AT_ONCE: usize = 16;
+
+/// Events and their places in their topic.
+type Newer = (RecordBatch, Vec<(i32, i64)>);
 
 /// Pause before Kafka is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -120,6 +125,7 @@ impl Pipeline {
             recent: RefCell::new(Recent::new(
                 live.workspace.settings.store.scoring_cache_bytes,
             )),
+            folder: Folder::default(),
             live,
             model,
             flushed: Instant::now(),
@@ -268,6 +274,7 @@ impl Pipeline {
             counts = join.finish(&mut model.join, &mut commit)?;
         }
         self.keep_tiles(tiles, &marks, &mut pending);
+        self.fold(&marks, &mut pending)?;
         self.recent.get_mut().put_all(&pending);
         pending.drain_into(&mut commit);
         marks.write(&mut commit);
@@ -277,12 +284,22 @@ impl Pipeline {
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
             self.recent.get_mut().clear();
+            self.folder.clear();
             return Err(error.into());
         }
         self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);
         Ok(())
+    }
+
+    /// Replaces settled rows of the entities that the step touches by totals, in views with a resolution.
+    fn fold(&mut self, marks: &Marks, pending: &mut Pending) -> Outcome<()> {
+        let workspace = &self.live.workspace;
+        let settings = &workspace.settings.store;
+        let committed = Committed(self.live.store.as_ref());
+        self.folder
+            .fold(&workspace.project, marks, settings, &committed, pending)
     }
 
     /// Puts those of the tiles that are worth it.
@@ -323,18 +340,23 @@ impl Pipeline {
     fn write_state(&self, batch: &StreamBatch, pending: &mut Pending) -> Outcome<()> {
         let project = &self.live.workspace.project;
         let stream = &project.streams[batch.stream];
-        let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
-        let origin = Origin {
-            partitions: &partitions,
-            offsets: &offsets,
-        };
         for view in project
             .views
             .iter()
             .filter(|view| Arc::ptr_eq(&view.stream, stream))
         {
-            for (row, reason) in view.state_rows(&batch.batch, origin, pending)? {
-                let (partition, offset) = batch.origin[row];
+            let newer = self.newer_than_files(view, batch)?;
+            let (events, places) = match &newer {
+                Some((events, places)) => (events, places),
+                None => (&batch.batch, &batch.origin),
+            };
+            let (partitions, offsets): (Vec<i32>, Vec<i64>) = places.iter().copied().unzip();
+            let origin = Origin {
+                partitions: &partitions,
+                offsets: &offsets,
+            };
+            for (row, reason) in view.state_rows(events, origin, pending)? {
+                let (partition, offset) = places[row];
                 metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())
                     .increment(1);
                 warn!(
@@ -348,6 +370,27 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    /// A batch without the events that files have brought already, as far as they are settled: in a view with a
+    /// resolution they can no longer be told from new ones. None where it has no such events.
+    fn newer_than_files(&self, view: &FeatureView, batch: &StreamBatch) -> Outcome<Option<Newer>> {
+        let Some(complete) = self.marks.complete(view) else {
+            return Ok(None);
+        };
+        let times = batch.batch.column(view.stream.time);
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let is_new: BooleanArray = times.iter().map(|t| t.map(|t| t >= complete)).collect();
+        if is_new.false_count() == 0 {
+            return Ok(None);
+        }
+        metrics::counter!("millrace_events_of_files_total", "view" => view.name.clone())
+            .increment(is_new.false_count() as u64);
+        let events = filter_record_batch(&batch.batch, &is_new)
+            .map_err(|e| Failure::failed(format!("events of '{}': {e}", view.stream.name)))?;
+        let rows = batch.origin.iter().zip(&is_new);
+        let places = rows.filter(|(_, is_new)| *is_new == Some(true));
+        Ok(Some((events, places.map(|(place, _)| *place).collect())))
     }
 
     fn note(&self, step: &Step, scored: u64, labels: LabelCounts) {

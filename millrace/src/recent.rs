@@ -58,6 +58,11 @@ impl Recent {
 
     /// Notes all rows that are being committed.
     pub fn put_all(&mut self, pending: &Pending) {
+        for key in pending.replaced() {
+            let prefix = &key[..key.len().saturating_sub(PLACE_BYTES)];
+            self.young.remove(prefix);
+            self.old.remove(prefix);
+        }
         pending.rows().for_each(|(key, value)| self.put(key, value));
     }
 

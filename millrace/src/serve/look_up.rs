@@ -17,6 +17,7 @@ use super::keys::{key_column, length};
 use super::refusal::Refusal;
 use crate::files::nearest;
 use crate::live::{Live, Miss};
+use crate::settings::micros;
 use crate::state::Committed;
 
 /// What one view says of some entities.
@@ -96,6 +97,10 @@ impl Asked<'_> {
                 misses.push(tile.entity);
             }
         })?;
+        if answer.is_rounded {
+            // The step was settled between the check and the read.
+            return Err(between_steps(view, "as_of", self.as_of_us));
+        }
         self.note_misses(&own, misses);
         let statuses = self.statuses(state, &own, &answer.is_present)?;
         let columns = self.selected.columns.iter();
@@ -168,8 +173,12 @@ impl Asked<'_> {
 
 /// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired.
 fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
-    // A window that time does not bound keeps its events for ever.
-    let reach = view.reach_us()?;
+    let Some(reach) = view.reach_us() else {
+        // A window that time does not bound keeps its events for ever; with a resolution, in sum.
+        view.resolution()?;
+        let newest = live.progress.newest(&view.stream.name)?;
+        return Some(newest.saturating_sub(micros(live.workspace.settings.store.history)));
+    };
     let horizon = live.store.horizons().view(view.id)?;
     Some(horizon.saturating_add(reach))
 }
@@ -189,7 +198,35 @@ pub(super) fn check_time(
             asked_us,
             earliest_us,
         }),
-        _ => Ok(()),
+        _ => check_step(live, view, field, asked_us),
+    }
+}
+
+/// Refuses a time inside a step whose events may be known in sum alone.
+pub(super) fn check_step(
+    live: &Live,
+    view: &FeatureView,
+    field: &str,
+    asked_us: i64,
+) -> Result<(), Refusal> {
+    let newest = live.progress.newest(&view.stream.name);
+    let (Some(resolution), Some(newest)) = (view.resolution(), newest) else {
+        return Ok(());
+    };
+    let settled = resolution.step_start(newest.saturating_sub(resolution.late_us));
+    match asked_us < settled && resolution.step_start(asked_us) != asked_us {
+        true => Err(between_steps(view, field, asked_us)),
+        false => Ok(()),
+    }
+}
+
+fn between_steps(view: &FeatureView, field: &str, asked_us: i64) -> Refusal {
+    let step = view.resolution();
+    Refusal::BetweenSteps {
+        field: field.to_owned(),
+        view: view.name.clone(),
+        asked_us,
+        step_start_us: step.map_or(asked_us, |step| step.step_start(asked_us)),
     }
 }
 
