@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use millrace_feature_store::{EventKey, event_time_us};
-use millrace_features::{FeatureView, Project, StateReader};
+use millrace_features::{FeatureError, FeatureView, Project, StateReader};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::Outcome;
@@ -244,16 +244,18 @@ fn read(
     let mut end = times.end;
     let overlay = Overlay { committed, pending };
     let mut step_end = i64::MIN;
-    overlay.each(view.id, entity, times, false, &mut |place, value| {
-        if rows.len() >= MOST_ROWS && place.0 >= step_end {
-            end = step_end;
-            return false;
-        }
-        step_end = step_end.max(ladder.span(0, place.0).end_us());
-        places.push(place);
-        rows.push((place.0, value.to_vec()));
-        true
-    })?;
+    overlay
+        .each(view.id, entity, times, false, &mut |place, value| {
+            if rows.len() >= MOST_ROWS && place.0 >= step_end {
+                end = step_end;
+                return false;
+            }
+            step_end = step_end.max(ladder.span(0, place.0).end_us());
+            places.push(place);
+            rows.push((place.0, value.to_vec()));
+            true
+        })
+        .map_err(FeatureError::from)?;
     Ok(Read { places, rows, end })
 }
 
@@ -291,12 +293,17 @@ fn drop_tiles(
     for level in 0..=top {
         let mut starts = Vec::new();
         let overlay = Overlay { committed, pending };
-        overlay.tiles(view.id, entity, level, span.clone(), &mut |start, _| {
-            starts.push(start);
-        })?;
+        overlay
+            .tiles(view.id, entity, level, span.clone(), &mut |start, _| {
+                starts.push(start);
+            })
+            .map_err(FeatureError::from)?;
         for start in starts {
             pending.drop_tile(view.id, entity, level, start);
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
