@@ -213,7 +213,7 @@ fn touched(view: &FeatureView, pending: &Pending, settled: i64) -> Vec<Touched> 
         let Some(entity) = all.last_mut() else {
             continue;
         };
-        entity.is_due |= xxh3_64(key) % EVERY == 0;
+        entity.is_due |= xxh3_64(key).is_multiple_of(EVERY);
         if let Some(time) = event_time_us(key).filter(|time| *time < settled) {
             let step = ladder.span(0, time).start_us;
             if entity.late.last() != Some(&step) {

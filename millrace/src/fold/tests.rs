@@ -8,7 +8,7 @@ use arrow::array::{
     ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Int64Type, SchemaRef};
-use millrace_feature_store::{Commit, MemoryStore, Scan, Store, Table};
+use millrace_feature_store::{Commit, MemoryStore, Store, Table};
 use millrace_features::{EventTable, Origin, StateReader, pack_rows};
 use millrace_ingest::{Step, StreamBatch};
 use rand::{Rng, SeedableRng};
