@@ -5,7 +5,8 @@
 
 MILLRACE is the program. Needs the package duckdb (PyPI). Each round makes a project with one view, a file of events
 (bursts, ties, gaps, late and duplicated events, a hot key, nulls) and a spine; `millrace training-set` answers it, and
-so does DuckDB with window functions that exclude the row's own instant. Integers, texts and booleans must be equal,
+so does DuckDB with window functions that exclude the row's own instant. Some views have a resolution: DuckDB then
+aggregates, for each row of the spine, the events between edges that are rounded down to a step. Integers, texts and booleans must be equal,
 floating point to 1e-9 of its size. The seed of a round that differs is printed: run it again with --seed.
 """
 
@@ -39,20 +40,33 @@ def interval(us):
     return f"INTERVAL '{us} microseconds'"
 
 
-def frame(rnd):
-    """A RANGE frame as our SQL and as DuckDB's, and whether it leaves out the row's own instant by itself."""
+def frame(rnd, step):
+    """The edges of a RANGE frame, µs before the row: far (None: unbounded) and near (None: the row itself)."""
     width = lambda: int(10 ** rnd.uniform(0, 6.5)) * SECOND if rnd.random() < 0.9 else 1
     kind = rnd.random()
     if kind < 0.15:
-        return "UNBOUNDED PRECEDING AND CURRENT ROW", "UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP"
+        return None, None
     if kind < 0.35:
         near, far = sorted((width(), width()))
-        if near == far:
-            far += 1
-        text = f"{interval(far)} PRECEDING AND {interval(near)} PRECEDING"
-        return text, text
-    text = f"{interval(width())} PRECEDING AND CURRENT ROW"
-    return text, text + " EXCLUDE GROUP"
+        return max(far, near + max(step or 0, 1)), near
+    return max(width(), step or 0), None
+
+
+def ours_of(far, near):
+    start = f"{interval(far)} PRECEDING" if far else "UNBOUNDED PRECEDING"
+    return f"{start} AND " + (f"{interval(near)} PRECEDING" if near else "CURRENT ROW")
+
+
+def theirs_of(far, near):
+    return ours_of(far, near) + ("" if near else " EXCLUDE GROUP")
+
+
+def between(far, near, step):
+    """The same with a resolution, as a condition on an event e of a row s."""
+    edge = lambda us: f"((epoch_us(s.event_time) - {us}) - (epoch_us(s.event_time) - {us}) % {step})"
+    after = f"epoch_us(e.event_time) >= {edge(far)}" if far else "true"
+    before = f"epoch_us(e.event_time) < {edge(near)}" if near else "e.event_time < s.event_time"
+    return f"{after} AND {before}"
 
 
 # Ours, DuckDB's ({f} is its filter), and how they are compared.
@@ -92,6 +106,8 @@ class Round:
         self.ties = rnd.random() < 0.7
         self.entity = rnd.choice([["card"], ["card"], ["shop"], ["card", "shop"]])
         self.where = rnd.choice(WHERES)
+        self.step = rnd.choice([None, None, 1, 60, 300, 3600, 86400])
+        self.step = self.step and self.step * SECOND
         self.events = self.make_events()
         self.spine = self.make_spine()
         self.items = self.make_items()
@@ -146,20 +162,31 @@ class Round:
         rnd = self.rnd
         items = []
         pool = AGGREGATES + ([] if self.ties else ORDERED)
+        if self.step:
+            pool = [item for item in AGGREGATES if "median" not in item[0]]
         for number in range(rnd.randint(1, 8)):
             ours, theirs, compare = rnd.choice(pool)
-            mine, yours = frame(rnd)
+            edges = frame(rnd, self.step)
             condition = rnd.choice(FILTERS)
-            over = f"OVER (PARTITION BY {', '.join(self.entity)} ORDER BY event_time RANGE BETWEEN %s)"
+            partition = f"PARTITION BY {', '.join(self.entity)} ORDER BY event_time"
             # The rows that are asked for stand among the events, and are none.
             keep = f"FILTER (WHERE is_event{f' AND ({condition})' if condition else ''})"
             with_filter = condition and "first_value" not in ours and "last_value" not in ours
             if not with_filter:
                 keep = "FILTER (WHERE is_event)"
-            ours = f"{ours} {f'FILTER (WHERE {condition}) ' if with_filter else ''}{over % mine}"
-            theirs = f"{theirs.format(f=keep, start=START)} {over % yours}"
+            over = f"OVER ({partition} RANGE BETWEEN {ours_of(*edges)})"
+            ours = f"{ours} {f'FILTER (WHERE {condition}) ' if with_filter else ''}{over}"
+            if self.step:
+                keep = f"FILTER (WHERE {condition or 'true'})"
+                same = " AND ".join(f"e.{column} = s.{column}" for column in self.entity)
+                where = f" AND ({self.where})" if self.where else ""
+                theirs = (f"(SELECT {theirs.format(f=keep, start=START)} FROM tx e "
+                          f"WHERE {same} AND {between(*edges, self.step)}{where})")
+            else:
+                theirs = f"{theirs.format(f=keep, start=START)} OVER ({partition} RANGE BETWEEN {theirs_of(*edges)})"
+            now = "s.event_time" if self.step else "event_time"
             if compare == "decay":
-                theirs = f"{theirs} * pow(2, -(epoch_us(event_time) - {START}) / 86400e6)"
+                theirs = f"{theirs} * pow(2, -(epoch_us({now}) - {START}) / 86400e6)"
                 if "count" in ours:
                     theirs = f"coalesce({theirs}, 0)"
             elif compare == "float" and rnd.random() < 0.3:
@@ -167,7 +194,7 @@ class Round:
                 theirs = f"coalesce({theirs}, 0) / 4"
             elif "max(event_time)" in ours:
                 ours = f"date_part('epoch', event_time) - date_part('epoch', {ours})"
-                theirs = f"epoch(event_time) - epoch({theirs})"
+                theirs = f"epoch({now}) - epoch({theirs})"
                 compare = "seconds"
             items.append((f"f{number}", ours, theirs, compare))
         return items
@@ -178,7 +205,8 @@ class Round:
         (folder / "sources.sql").write_text(SOURCES)
         select = ", ".join(self.entity + [f"{ours} AS {name}" for name, ours, _, _ in self.items])
         where = f" WHERE {self.where}" if self.where else ""
-        (folder / "features" / "v.sql").write_text(f"CREATE VIEW v AS SELECT {select} FROM tx{where};\n")
+        options = f" WITH (resolution = '{self.step // SECOND} seconds')" if self.step else ""
+        (folder / "features" / "v.sql").write_text(f"CREATE VIEW v{options} AS SELECT {select} FROM tx{where};\n")
         # Out of order, and some of them twice: neither may matter.
         delivered = self.events + self.rnd.sample(self.events, len(self.events) // 10)
         self.rnd.shuffle(delivered)
@@ -193,6 +221,8 @@ class Round:
         db.execute(f"CREATE TABLE spine AS SELECT row AS number, card, shop, event_time FROM {read.format(folder / 'spine.jsonl')}")
         where = f"WHERE {self.where}" if self.where else ""
         select = ", ".join(f"{theirs} AS {name}" for name, _, theirs, _ in self.items)
+        if self.step:
+            return db.execute(f"SELECT false, {select} FROM spine s ORDER BY number").fetchall()
         return db.execute(f"""
             SELECT * EXCLUDE number FROM (SELECT number, is_event, {select} FROM (
               SELECT NULL::BIGINT AS number, true AS is_event, * FROM tx {where}

@@ -1,15 +1,27 @@
 //! From JSON messages to committed state, without a broker, beside decoding alone; and look-ups beside empty ones.
+//!
+//! Then a terminal with a million events a week beside a card with a hundred, in a view that is exact and in the same
+//! view with a resolution: bytes on disk, and how long a look-up takes.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use millrace::fold::Folder;
+use millrace::marks::Marks;
+use millrace::settings::StoreSection;
 use millrace::state::{Committed, Pending};
 use millrace_benches::{SOURCES, VIEW, fastest, payments, report};
 use millrace_feature_store::{Commit, RocksStore, Store, StoreIdentity};
 use millrace_features::{Origin, Project, SqlFile};
 use millrace_ingest::{JsonDecoder, StreamSpec};
-use serde_json::json;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+use serde_json::{Value, json};
 
 const EVENTS: usize = 400_000;
 const BATCH: usize = 8_192;
@@ -50,6 +62,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             "ratio_to_decode_only": decode_only.as_secs_f64() / whole.as_secs_f64(),
             "look_up_us": { "busiest_card": busy, "card_in_the_middle": typical, "absent_card": absent },
             "busiest_to_absent": busy / absent,
+            "million_events_a_week": {
+                "exact": million("")?,
+                "resolution_1_minute": million("WITH (resolution = '1 minute')")?,
+            },
         }),
     )?;
     drop(store);
@@ -128,4 +144,188 @@ fn look_ups(project: &Project, store: &RocksStore, card: &str) -> Result<f64, Bo
         Ok(time.as_secs_f64() * 1e6 / (LOOK_UPS / 10) as f64),
         |error| Err(error.into()),
     )
+}
+
+const MILLION: usize = 1_000_000;
+const WEEK_US: i64 = 7 * 86_400_000_000;
+const WEEK_START_US: i64 = 1_767_225_600_000_000;
+
+const MILLION_SOURCES: &str = "CREATE EXTERNAL TABLE tx (
+  tx_id VARCHAR NOT NULL, entity VARCHAR NOT NULL, amount DOUBLE NOT NULL, units BIGINT NOT NULL,
+  approved BOOLEAN NOT NULL, event_time TIMESTAMP NOT NULL
+) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('id' 'tx_id');";
+
+/// Three columns of each event are kept.
+const MILLION_VIEW: &str = "AS SELECT entity,
+  count(*) OVER h1 AS n_1h, sum(amount) OVER h1 AS sum_1h, avg(amount) OVER h1 AS avg_1h,
+  count(*) OVER d1 AS n_1d, sum(amount) OVER d1 AS sum_1d, max(units) OVER d1 AS units_1d,
+  count(*) OVER d7 AS n_7d, sum(amount) OVER d7 AS sum_7d, avg(amount) OVER d7 AS avg_7d, max(units) OVER d7 AS units_7d,
+  count(*) FILTER (WHERE approved) OVER d7 AS approved_7d
+FROM tx
+WINDOW h1 AS (PARTITION BY entity ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),
+       d1 AS (PARTITION BY entity ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW),
+       d7 AS (PARTITION BY entity ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW)";
+
+/// A million events of one entity and a hundred of another, in a week and in the order of time, through the steps of a
+/// pipeline: what they take, and how long look-ups of both take.
+fn million(options: &str) -> Result<Value, Box<dyn Error>> {
+    let view = file("v.sql", &format!("CREATE VIEW v {options} {MILLION_VIEW}"));
+    let project = Project::plan(&file("sources.sql", MILLION_SOURCES), &[view], None)
+        .map_err(|problems| format!("{problems:?}"))?;
+    let folder = tempfile::tempdir()?;
+    let identity = StoreIdentity {
+        project_fingerprint: "bench".into(),
+        description: "bench".into(),
+    };
+    let store = RocksStore::open(folder.path(), &identity)?;
+    let settings = StoreSection::default();
+    let mut random = Pcg64::seed_from_u64(1);
+    let mut marks = Marks::default();
+    let mut folder_of_rows = Folder::default();
+    let mut slowest_us = 0;
+    let started = std::time::Instant::now();
+    for first in (0..MILLION).step_by(2_000) {
+        let step = std::time::Instant::now();
+        let batch = week(&project, first..first + 2_000, &mut random)?;
+        let places = vec![0; batch.num_rows()];
+        let origin = Origin {
+            partitions: &places,
+            offsets: &vec![0; batch.num_rows()],
+        };
+        let mut pending = Pending::over(marks.seals(&project));
+        project.views[0].state_rows(&batch, origin, &mut pending)?;
+        marks.advance("tx", time_of(first + 2_000 - 1));
+        let committed = Committed(&store);
+        folder_of_rows
+            .fold(&project, &marks, &settings, &committed, &mut pending)
+            .map_err(|e| e.to_string())?;
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        marks.write(&mut commit);
+        store.commit(commit)?;
+        slowest_us = slowest_us.max(step.elapsed().as_micros());
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    store.flush()?;
+    store.expire()?;
+    let bytes = bytes_of_tables(folder.path())?;
+    let hot = hot_look_up(&project, &store, &marks, &settings, "hot")?;
+    let quiet = hot_look_up(&project, &store, &marks, &settings, "quiet")?;
+    store.flush()?;
+    store.expire()?;
+    let result = json!({
+        "events": MILLION + MILLION / 10_000,
+        "bytes_on_disk": bytes,
+        "bytes_an_event": bytes as f64 / (MILLION + MILLION / 10_000) as f64,
+        "bytes_on_disk_with_tiles": bytes_of_tables(folder.path())?,
+        "commit_per_second": (MILLION as f64 / seconds).round(),
+        "slowest_commit_us": slowest_us as u64,
+        "look_up_us": { "hot": hot, "quiet": quiet },
+        "hot_to_quiet": hot / quiet,
+    });
+    drop(store);
+    folder.close()?;
+    Ok(result)
+}
+
+fn time_of(number: usize) -> i64 {
+    WEEK_START_US + (number as i64) * (WEEK_US / MILLION as i64)
+}
+
+/// Events of the hot entity, and each ten thousandth time one of the quiet one.
+fn week(
+    project: &Project,
+    numbers: std::ops::Range<usize>,
+    random: &mut Pcg64,
+) -> Result<RecordBatch, Box<dyn Error>> {
+    let of = |number: usize| match number % 10_000 {
+        0 => vec![(number, "hot"), (number, "quiet")],
+        _ => vec![(number, "hot")],
+    };
+    let events: Vec<(usize, &str)> = numbers.flat_map(of).collect();
+    let ids = events
+        .iter()
+        .map(|(number, entity)| format!("{entity}-{number}"));
+    let amounts: Float64Array = events
+        .iter()
+        .map(|_| Some(f64::from(random.random_range(100..20_000)) / 100.0))
+        .collect();
+    let units: Int64Array = events
+        .iter()
+        .map(|_| Some(random.random_range(1..9)))
+        .collect();
+    let approved: BooleanArray = events
+        .iter()
+        .map(|_| Some(random.random_bool(0.9)))
+        .collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(ids)),
+        Arc::new(StringArray::from_iter_values(
+            events.iter().map(|(_, entity)| entity),
+        )),
+        Arc::new(amounts),
+        Arc::new(units),
+        Arc::new(approved),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(
+            events.iter().map(|(number, _)| time_of(*number)),
+        )),
+    ];
+    Ok(RecordBatch::try_new(
+        Arc::clone(&project.streams[0].schema),
+        columns,
+    )?)
+}
+
+/// Mean microseconds of a look-up of an entity, each as of another time of the last minutes, once its tiles are there.
+fn hot_look_up(
+    project: &Project,
+    store: &RocksStore,
+    marks: &Marks,
+    settings: &StoreSection,
+    entity: &str,
+) -> Result<f64, Box<dyn Error>> {
+    let view = &project.views[0];
+    let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![entity]))];
+    let end = time_of(MILLION);
+    let times: Vec<i64> = (0..2_000).map(|i| end + i * 30_011).collect();
+    for time in [times[0], times[1_999]] {
+        let mut pending = Pending::default();
+        let state = Committed(store);
+        view.answer_and_sum_up(&state, &keys, &[time], &mut |tile| {
+            if marks.is_whole(view, settings, &tile) {
+                pending.put_tile(tile);
+            }
+        })?;
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        store.commit(commit)?;
+    }
+    let mut failed = None;
+    let time = fastest(3, || {
+        for time in &times {
+            let moment = store.moment();
+            let state = Committed(moment.as_ref());
+            if let Err(error) = view.answer(&state, &keys, &[*time]) {
+                failed = Some(error);
+            }
+        }
+    });
+    failed.map_or(Ok(time.as_secs_f64() * 1e6 / times.len() as f64), |error| {
+        Err(error.into())
+    })
+}
+
+fn bytes_of_tables(folder: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|ending| ending == "sst")
+        {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
 }

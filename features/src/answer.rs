@@ -23,6 +23,9 @@ pub struct Answer {
     pub features: RecordBatch,
     /// Whether a window of the view covers an event of the entity.
     pub is_present: Vec<bool>,
+    /// Whether a time asked for lay inside a span whose events a view with a resolution knows only in sum: the answer
+    /// is as of the span's start.
+    pub is_rounded: bool,
 }
 
 impl FeatureView {
@@ -75,6 +78,7 @@ impl FeatureView {
         let keys = packed::pack(entity, as_of.len());
         let mut values = self.slot_columns(as_of.len());
         let mut is_present = vec![false; as_of.len()];
+        let mut is_rounded = false;
         let mut asked = Vec::new();
         for (key, rows) in group(&keys) {
             asked.clear();
@@ -83,12 +87,14 @@ impl FeatureView {
             for row in rows {
                 is_present[row] = self.answer_row(&mut history, as_of[row], &mut values, row)?;
             }
+            is_rounded |= history.is_rounded();
             self.hand_out(key, &mut history, tiles)?;
         }
         let features = self.project(entity, values, as_of)?;
         Ok(Answer {
             features,
             is_present,
+            is_rounded,
         })
     }
 
@@ -98,6 +104,13 @@ impl FeatureView {
         slots
             .map(|slot| SlotColumn::new(&self.measures[slot.measure], rows))
             .collect()
+    }
+
+    pub(crate) fn damaged(&self, detail: String) -> FeatureError {
+        FeatureError::Damaged {
+            view: self.name.clone(),
+            detail,
+        }
     }
 
     fn hand_out(

@@ -10,6 +10,13 @@
 //! | `RANGE BETWEEN UNBOUNDED PRECEDING AND …` | no lower edge |
 //! | `ROWS BETWEEN n PRECEDING AND CURRENT ROW` | the last n events with event_time < t |
 //! | `ROWS BETWEEN n PRECEDING AND m PRECEDING` | of those, all but the newest m − 1 |
+//!
+//! In a view with a resolution, where ⌊x⌋ is x rounded down to a step:
+//!
+//! | frame | events covered |
+//! |---|---|
+//! | `RANGE BETWEEN W PRECEDING AND CURRENT ROW` | ⌊t − W⌋ ≤ event_time < t |
+//! | `RANGE BETWEEN a PRECEDING AND b PRECEDING` | ⌊t − a⌋ ≤ event_time < ⌊t − b⌋ |
 
 use std::ops::Range;
 
@@ -18,6 +25,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 
 use crate::problem::{Checked, Complaint};
+use crate::resolution::step_start;
 
 /// A window frame, its lengths in microseconds or rows before the row that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +52,7 @@ impl Frame {
         let earlier = times.partition_point(|time| *time < t);
         let (start, end) = match *self {
             Self::Range { .. } => {
-                let covered = self.times(t).unwrap_or_default();
+                let covered = self.times(t, None).unwrap_or_default();
                 let before = |edge: i64| times.partition_point(|time| *time < edge);
                 (before(covered.start), before(covered.end))
             }
@@ -57,14 +65,23 @@ impl Frame {
         start.min(end)..end
     }
 
-    /// The times that a RANGE frame covers as of `t`; none for a ROWS frame.
-    pub(crate) fn times(&self, t: i64) -> Option<Range<i64>> {
+    /// The times that a RANGE frame covers as of `t`, in a view whose resolution has steps of `step_us` where it has
+    /// one; none for a ROWS frame.
+    pub(crate) fn times(&self, t: i64, step_us: Option<i64>) -> Option<Range<i64>> {
         let Self::Range { start_us, end_us } = *self else {
             return None;
         };
-        let start = start_us.map_or(i64::MIN, |width| t.saturating_sub(width));
-        let end = end_us.map_or(t, |width| t.saturating_sub(width).saturating_add(1));
-        Some(start..end)
+        let back = |width: i64| t.saturating_sub(width);
+        Some(match step_us {
+            None => {
+                let end = end_us.map_or(t, |width| back(width).saturating_add(1));
+                start_us.map_or(i64::MIN, back)..end
+            }
+            Some(step_us) => {
+                let rounded = |width| step_start(step_us, back(width));
+                start_us.map_or(i64::MIN, rounded)..end_us.map_or(t, rounded)
+            }
+        })
     }
 
     /// How far before t the frame reaches, in µs; `None` when time does not bound it.
@@ -227,11 +244,29 @@ mod tests {
                     .collect();
                 let got: Vec<usize> = frame.cover(&times, t).collect();
                 assert_eq!(got, expected, "{frame:?} as of {t}");
-                if let Some(range) = frame.times(t) {
+                if let Some(range) = frame.times(t, None) {
                     let by_time = (0..times.len()).filter(|i| range.contains(&times[*i]));
                     assert_eq!(by_time.collect::<Vec<_>>(), expected, "{frame:?} as of {t}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn with_a_resolution_all_edges_but_the_current_row_are_steps() {
+        let frame = |start_us, end_us| Frame::Range { start_us, end_us };
+        let times = |frame: Frame, t| frame.times(t, Some(10)).unwrap();
+        assert_eq!(times(frame(Some(25), None), 67), 40..67);
+        assert_eq!(times(frame(Some(25), None), 70), 40..70);
+        assert_eq!(times(frame(Some(25), None), 65), 40..65);
+        assert_eq!(times(frame(Some(25), None), 7), -20..7);
+        assert_eq!(times(frame(Some(30), Some(12)), 67), 30..50);
+        assert_eq!(times(frame(None, Some(12)), 67), i64::MIN..50);
+        assert_eq!(times(frame(None, None), 67), i64::MIN..67);
+        // Two frames that follow each other share no event and leave none out.
+        for t in -30..30 {
+            let (far, near) = (frame(Some(25), Some(11)), frame(Some(11), None));
+            assert_eq!(times(far, t).end, times(near, t).start);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The events of one entity, as far as some look-ups need them: rows at the edges of their frames, tiles between.
+//! The events of one entity, as far as some look-ups need them: rows at the edges of their frames, tiles between. In a
+//! view with a resolution, totals stand for the events of settled spans.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -11,27 +12,33 @@ use datafusion::logical_expr::Accumulator;
 
 use crate::FeatureError;
 use crate::distinct::Distinct;
+use crate::fold::{Held, held};
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
 use crate::packed;
 use crate::state::{BestRead, StateReader};
-use crate::tile::{Node, Span, TileCodec, inner, top_level};
+use crate::tile::{Ladder, Node, Span, TileCodec};
 use crate::view::{FeatureView, Measure, Operand};
 
 /// What look-ups of one entity read.
 pub(crate) struct History<'a> {
     view: &'a FeatureView,
-    /// Event times, ascending: all events that no tile of the same frame sums up.
+    ladder: Ladder,
+    /// Event times, ascending: all events that no tile of the same frame and no total sums up.
     times: Vec<i64>,
     /// What the view keeps of each, one array an operand.
     operands: Vec<ArrayRef>,
     /// Tiles that were read, by start and level.
     stored: BTreeMap<(i64, u8), Rc<Node>>,
+    /// Totals that were read, by start and level.
+    totals: BTreeMap<(i64, u8), Rc<Node>>,
     /// Spans that were looked at: their node, or none where they are not dense.
     nodes: HashMap<Span, Option<Rc<Node>>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
     keeps_nodes: bool,
+    /// Whether a frame ended inside a total's span.
+    is_rounded: bool,
 }
 
 /// A stretch of a frame, in the order of time.
@@ -51,13 +58,53 @@ impl<'a> History<'a> {
     ) -> Self {
         Self {
             view,
+            ladder: view.ladder(),
             times,
             operands,
             stored: BTreeMap::new(),
+            totals: BTreeMap::new(),
             nodes: HashMap::new(),
             made: Vec::new(),
             keeps_nodes: false,
+            is_rounded: false,
         }
+    }
+
+    /// A history of rows of state: times ascending, and values.
+    pub(crate) fn of_rows<'v>(
+        view: &'a FeatureView,
+        rows: impl Iterator<Item = (i64, &'v [u8])>,
+    ) -> Result<Self, FeatureError> {
+        let damaged = |detail| view.damaged(detail);
+        let (mut times, mut kept) = (Vec::new(), Vec::new());
+        let (mut keys, mut nodes) = (Vec::new(), Vec::new());
+        for (time, value) in rows {
+            match view.resolution {
+                None => kept.push(value),
+                Some(_) => match held(value).map_err(damaged)? {
+                    Held::Event(value) => kept.push(value),
+                    Held::Total(level, node) => {
+                        keys.push((time, level));
+                        nodes.push(node);
+                        continue;
+                    }
+                },
+            }
+            times.push(time);
+        }
+        let operands = packed::unpack(&view.operand_types, &kept).map_err(damaged)?;
+        let mut history = Self::of_events(view, times, operands);
+        if let Some(codec) = view.tiles.as_ref().filter(|_| !nodes.is_empty()) {
+            if nodes.iter().any(|node| !codec.is_current(node)) {
+                return Err(damaged("a total of other aggregates".to_owned()));
+            }
+            let nodes = codec.decode(&nodes).map_err(damaged)?;
+            history.totals = keys
+                .into_iter()
+                .zip(nodes.into_iter().map(Rc::new))
+                .collect();
+        }
+        Ok(history)
     }
 
     /// Reads what look-ups as of `asked` (not empty) need.
@@ -101,10 +148,14 @@ impl<'a> History<'a> {
     /// What a frame covers as of `t`.
     pub(crate) fn items(&mut self, frame: &Frame, t: i64) -> Result<Vec<Item>, DataFusionError> {
         let mut items = Vec::new();
-        match frame.times(t) {
-            Some(times) if self.view.tiles.is_some() => {
+        match frame.times(t, self.view.step_us()) {
+            Some(mut times) if self.view.tiles.is_some() => {
+                if let Some(span) = self.total_across(times.end) {
+                    times.end = span.start_us;
+                    self.is_rounded = true;
+                }
                 let width = times.end.saturating_sub(times.start);
-                self.collect(top_level(width), times, &mut items)?;
+                self.collect(self.ladder.top_level(width), times, &mut items)?;
             }
             _ => push_rows(&mut items, frame.cover(&self.times, t)),
         }
@@ -117,10 +168,44 @@ impl<'a> History<'a> {
         start..end
     }
 
-    fn has_tile(&self, times: &Range<i64>) -> bool {
+    /// Whether an answer left events out that are known only in sum with later ones.
+    pub(crate) fn is_rounded(&self) -> bool {
+        self.is_rounded
+    }
+
+    /// The total whose span holds times on both sides of `end`.
+    fn total_across(&self, end: i64) -> Option<Span> {
+        if self.totals.is_empty() {
+            return None;
+        }
+        let mut spans = (0..self.ladder.levels()).map(|level| self.ladder.span(level, end));
+        spans.find(|span| {
+            span.start_us < end && self.totals.contains_key(&(span.start_us, span.level))
+        })
+    }
+
+    /// How many events there are in `times`, or at least `enough`.
+    fn events(&self, times: &Range<i64>, enough: u64) -> u64 {
+        let mut events = self.rows(times).len() as u64;
         let starts = (times.start, 0)..(times.end, 0);
-        let mut tiles = self.stored.range(starts);
-        tiles.any(|((start, level), _)| Span::of(*level, *start).end_us() <= times.end)
+        if events >= enough || starts.is_empty() {
+            return events;
+        }
+        for ((start, level), node) in self.stored.range(starts.clone()) {
+            if self.ladder.span(*level, *start).end_us() <= times.end {
+                events += node.events;
+            }
+            if events >= enough {
+                return events;
+            }
+        }
+        for node in self.totals.range(starts).map(|(_, node)| node) {
+            events += node.events;
+            if events >= enough {
+                break;
+            }
+        }
+        events
     }
 
     /// Largest nodes inside `times`, and the rows between them.
@@ -130,14 +215,14 @@ impl<'a> History<'a> {
         times: Range<i64>,
         items: &mut Vec<Item>,
     ) -> Result<(), DataFusionError> {
-        let rows = self.rows(&times);
-        let dense = rows.len() as u64 >= self.view.dense || self.has_tile(&times);
-        let Some(level) = level.filter(|_| dense) else {
-            push_rows(items, rows);
+        // The least events that a node has.
+        let least = self.view.dense_unit;
+        let Some(level) = level.filter(|_| self.events(&times, least) >= least) else {
+            push_rows(items, self.rows(&times));
             return Ok(());
         };
         let below = level.checked_sub(1);
-        let whole = inner(level, &times);
+        let whole = self.ladder.inner(level, &times);
         if whole.is_empty() {
             return self.collect(below, times, items);
         }
@@ -146,7 +231,7 @@ impl<'a> History<'a> {
         self.collect(below, whole.end..times.end, items)
     }
 
-    /// The spans of a level in `times`, which they fill: nodes, or their rows where they are none.
+    /// The spans of a level in `times`, which they fill: nodes, or what they hold where they are none.
     fn spans(
         &mut self,
         level: u8,
@@ -155,14 +240,22 @@ impl<'a> History<'a> {
     ) -> Result<(), DataFusionError> {
         let mut from = times.start;
         while let Some(time) = self.next_occupied(from..times.end) {
-            let span = Span::of(level, time);
+            let span = self.span(level, time);
             match self.node(span)? {
                 Some(node) => items.push(Item::Node(node)),
-                None => push_rows(items, self.rows(&span.times())),
+                None => self.collect(span.level.checked_sub(1), span.times(), items)?,
             }
             from = span.end_us();
         }
         Ok(())
+    }
+
+    /// The span of a level that holds `time`, or that of a larger total that begins there.
+    fn span(&self, level: u8, time: i64) -> Span {
+        let larger = (time, level + 1)..=(time, u8::MAX);
+        let total = self.totals.range(larger).next_back();
+        let level = total.map_or(level, |((_, level), _)| *level);
+        self.ladder.span(level, time)
     }
 
     fn next_occupied(&self, times: Range<i64>) -> Option<i64> {
@@ -171,13 +264,13 @@ impl<'a> History<'a> {
         }
         let row = self.times.partition_point(|time| *time < times.start);
         let row = self.times.get(row).copied();
-        let tile = self
-            .stored
-            .range((times.start, 0)..)
-            .next()
-            .map(|((start, _), _)| *start);
+        let first = |nodes: &BTreeMap<(i64, u8), Rc<Node>>| {
+            let first = nodes.range((times.start, 0)..).next();
+            first.map(|((start, _), _)| *start)
+        };
         row.into_iter()
-            .chain(tile)
+            .chain(first(&self.stored))
+            .chain(first(&self.totals))
             .min()
             .filter(|time| *time < times.end)
     }
@@ -190,12 +283,15 @@ impl<'a> History<'a> {
         if let Some(stored) = self.stored.get(&(span.start_us, span.level)) {
             return Ok(Some(Rc::clone(stored)));
         }
-        let rows = self.rows(&span.times());
-        let node = if rows.len() as u64 >= self.view.dense || self.has_tile(&span.times()) {
+        let times = span.times();
+        let dense = self.view.dense_at(span.level);
+        let node = if let Some(total) = self.totals.get(&(span.start_us, span.level)) {
+            Some(self.with_late(span, Rc::clone(total))?)
+        } else if self.events(&times, dense) >= dense {
             let mut items = Vec::new();
             match span.level.checked_sub(1) {
-                Some(below) => self.spans(below, &span.times(), &mut items)?,
-                None => push_rows(&mut items, rows),
+                Some(below) => self.spans(below, &times, &mut items)?,
+                None => push_rows(&mut items, self.rows(&times)),
             }
             if self.keeps_nodes {
                 self.made.push(span);
@@ -206,6 +302,75 @@ impl<'a> History<'a> {
         };
         self.nodes.insert(span, node.clone());
         Ok(node)
+    }
+
+    /// A total with what came after it was made.
+    fn with_late(&self, span: Span, total: Rc<Node>) -> Result<Rc<Node>, DataFusionError> {
+        let mut items = vec![Item::Node(total)];
+        items.extend(self.inside(span).map(Item::Node));
+        push_rows(&mut items, self.rows(&span.times()));
+        match items.as_slice() {
+            [Item::Node(total)] => Ok(Rc::clone(total)),
+            items => Ok(Rc::new(self.sum_up(items)?)),
+        }
+    }
+
+    /// Totals inside a span, but for its own.
+    fn inside(&self, span: Span) -> impl Iterator<Item = Rc<Node>> + '_ {
+        let times = span.times();
+        let others = self.totals.range((times.start, 0)..(times.end, 0));
+        others
+            .filter(move |(key, _)| **key != (span.start_us, span.level))
+            .map(|(_, node)| Rc::clone(node))
+    }
+
+    /// The spans whose rows are to be replaced by a total, and the totals: steps, and spans of any level that end at
+    /// or before `old_us`.
+    pub(crate) fn fold_spans(
+        &mut self,
+        old_us: i64,
+    ) -> Result<Vec<(Span, Rc<Node>)>, DataFusionError> {
+        let mut folded = Vec::new();
+        let top = match old_us {
+            i64::MIN => 0,
+            _ => self.ladder.levels() - 1,
+        };
+        self.fold_level(top, i64::MIN..i64::MAX, old_us, &mut folded)?;
+        Ok(folded)
+    }
+
+    fn fold_level(
+        &mut self,
+        level: u8,
+        times: Range<i64>,
+        old_us: i64,
+        folded: &mut Vec<(Span, Rc<Node>)>,
+    ) -> Result<(), DataFusionError> {
+        let mut from = times.start;
+        while let Some(time) = self.next_occupied(from..times.end) {
+            let span = self.span(level, time);
+            let total = self.totals.get(&(span.start_us, span.level));
+            let may = span.level == 0 || total.is_some() || span.end_us() <= old_us;
+            let node = match may {
+                true => self.node(span)?,
+                false => None,
+            };
+            match (node, span.level.checked_sub(1)) {
+                (Some(node), _) if self.rows_inside(span) > 1 => folded.push((span, node)),
+                (None, Some(below)) => self.fold_level(below, span.times(), old_us, folded)?,
+                _ => {}
+            }
+            from = span.end_us();
+        }
+        Ok(())
+    }
+
+    /// How many rows of state a span has: events and totals.
+    fn rows_inside(&self, span: Span) -> usize {
+        let own = (span.start_us, span.level);
+        self.rows(&span.times()).len()
+            + self.inside(span).count()
+            + usize::from(self.totals.contains_key(&own))
     }
 
     fn sum_up(&self, items: &[Item]) -> Result<Node, DataFusionError> {
@@ -315,7 +480,9 @@ struct Plan<'a, 'b> {
 
 impl<'a> Plan<'a, '_> {
     fn frame(&mut self, frame: &Frame, oldest: i64, newest: i64) -> Result<(), FeatureError> {
-        let (Some(first), Some(last)) = (frame.times(oldest), frame.times(newest)) else {
+        let step = self.view.step_us();
+        let (Some(first), Some(last)) = (frame.times(oldest, step), frame.times(newest, step))
+        else {
             let start = self.rows_start(frame, oldest, newest)?;
             self.rows.push(start..newest);
             return Ok(());
@@ -337,11 +504,12 @@ impl<'a> Plan<'a, '_> {
 
     /// Tiles inside `times`, the largest first, and rows where there are none.
     fn core(&mut self, codec: &TileCodec, top: u8, times: Range<i64>) -> Result<(), FeatureError> {
+        let ladder = self.view.ladder();
         let mut open = vec![times];
         for level in (0..=top).rev() {
             let mut gaps = Vec::new();
             for times in open {
-                let whole = inner(level, &times);
+                let whole = ladder.inner(level, &times);
                 if whole.is_empty() {
                     push_times(&mut gaps, times);
                     continue;
@@ -356,7 +524,7 @@ impl<'a> Plan<'a, '_> {
                     &mut |start, value| {
                         if codec.is_current(value) {
                             push_times(&mut gaps, from..start);
-                            from = Span::of(level, start).end_us();
+                            from = ladder.span(level, start).end_us();
                             tiles.insert((start, level), value.to_vec());
                         }
                     },
@@ -411,20 +579,13 @@ impl<'a> Plan<'a, '_> {
                 })?;
         }
         let starts = [0].into_iter().chain(ends.iter().copied());
-        let packed: Vec<&[u8]> = starts
-            .zip(&ends)
-            .map(|(start, end)| &bytes[start..*end])
-            .collect();
-        let damaged = |detail| FeatureError::Damaged {
-            view: self.view.name.clone(),
-            detail,
-        };
-        let operands = packed::unpack(&self.view.operand_types, &packed).map_err(damaged)?;
-        let mut history = History::of_events(self.view, times, operands);
+        let values = starts.zip(&ends).map(|(start, end)| &bytes[start..*end]);
+        let mut history = History::of_rows(self.view, times.into_iter().zip(values))?;
         history.keeps_nodes = self.read != BestRead::Rows;
         if let Some(codec) = self.view.tiles.as_ref().filter(|_| !self.tiles.is_empty()) {
             let (keys, values): (Vec<_>, Vec<_>) = self.tiles.into_iter().unzip();
-            let nodes = codec.decode(&values).map_err(damaged)?;
+            let nodes = codec.decode(&values);
+            let nodes = nodes.map_err(|detail| self.view.damaged(detail))?;
             history.stored = keys
                 .into_iter()
                 .zip(nodes.into_iter().map(Rc::new))

@@ -7,6 +7,7 @@
 //!
 //! - [`Project`] plans `sources.sql`, `features/*.sql` and `inputs.sql`.
 //! - [`FeatureView::state_rows`] turns a batch of events into rows of state.
+//! - [`FeatureView::fold`] replaces settled rows of a view with a resolution by their sums.
 //! - [`FeatureView::answer`] reads those rows as of a time.
 //! - [`EventTable`] answers for many events at once, in memory: training sets and back-tests.
 //! - [`InputView::evaluate`] joins an event with the answers of its views.
@@ -15,6 +16,7 @@ mod answer;
 mod call;
 mod decay;
 mod distinct;
+mod fold;
 mod frame;
 mod history;
 mod inputs;
@@ -26,6 +28,9 @@ mod packed;
 mod plan;
 mod problem;
 mod project;
+mod resolution;
+#[cfg(test)]
+mod resolution_tests;
 mod rows;
 mod state;
 mod stream;
@@ -34,15 +39,17 @@ mod tile;
 mod view;
 
 pub use answer::Answer;
+pub use fold::Total;
 pub use frame::Frame;
 pub use inputs::InputView;
 pub use packed::{pack_rows, unpack_rows};
 pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
+pub use resolution::Resolution;
 pub use state::{BestRead, MemoryState, StateError, StateReader, StateRow, StateWriter};
 pub use stream::Stream;
 pub use table::EventTable;
-pub use tile::{Span, Tile, tile_width_us};
+pub use tile::{Ladder, Span, Tile, tile_width_us};
 pub use view::{FeatureView, Origin};
 
 /// Errors of evaluating a plan: on a planned project these are bugs or damaged state, never a user's mistake.

@@ -70,6 +70,12 @@ impl Complaint {
         self
     }
 
+    /// This complaint with the other's hint, where it has none of its own.
+    pub(crate) fn or(mut self, other: Self) -> Self {
+        self.hint = self.hint.or(other.hint);
+        self
+    }
+
     /// Sets the place unless a more precise one is known already.
     pub(crate) fn span(mut self, span: Option<Span>) -> Self {
         self.span = self.span.or(span);

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use crate::inputs::InputView;
 use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, Problem, known_names, point, sql_span};
+use crate::resolution;
 use crate::stream::Stream;
 use crate::view::FeatureView;
 
@@ -180,9 +181,10 @@ impl Planning {
         Ok(())
     }
 
-    fn feature_view(&mut self, statement: Statement) -> Checked<()> {
+    fn feature_view(&mut self, mut statement: Statement) -> Checked<()> {
+        let resolution = resolution::take(&mut statement)?;
         let (name, plan) = self.view_plan(statement)?;
-        let view = FeatureView::plan(&name, &plan, &self.streams, &self.planner)?;
+        let view = FeatureView::plan(&name, &plan, resolution, &self.streams, &self.planner)?;
         if let Some(other) = self.views.iter().find(|other| other.id == view.id) {
             return Err(Complaint::new(format!(
                 "'{name}' and '{}' collide in the store",
@@ -195,7 +197,13 @@ impl Planning {
         Ok(())
     }
 
-    fn input_view(&mut self, statement: Statement) -> Checked<()> {
+    fn input_view(&mut self, mut statement: Statement) -> Checked<()> {
+        if resolution::take(&mut statement)?.is_some() {
+            return Err(
+                Complaint::new("inputs have no resolution: they join what views say")
+                    .hint("set it in the view that reads the stream"),
+            );
+        }
         let (name, plan) = self.view_plan(statement)?;
         let view = InputView::plan(&name, &plan, &self.streams, &self.views, &self.planner)?;
         self.planner.register(&name, Arc::clone(&view.schema))?;

@@ -9,6 +9,7 @@ use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::FeatureError;
+use crate::fold;
 use crate::key::{unique_of_id, unique_of_place};
 use crate::packed;
 use crate::state::{StateRow, StateWriter};
@@ -84,7 +85,13 @@ impl FeatureView {
         state: &mut dyn StateWriter,
     ) -> Result<(), DataFusionError> {
         let kept = self.keep(events, origin)?;
-        let values = packed::pack(&kept.operands, kept.times.len());
+        let mut values = packed::pack(&kept.operands, kept.times.len());
+        if self.resolution.is_some() {
+            values = values
+                .iter()
+                .map(|value| fold::event_value(value))
+                .collect();
+        }
         let rows = kept.entities.into_iter().zip(values).zip(kept.uniques);
         for (((entity, value), unique), time_us) in rows.zip(kept.times) {
             state.put(StateRow {

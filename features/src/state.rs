@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::tile::{LEVELS, Span, Tile};
+use crate::FeatureError;
+use crate::fold::TOTAL_UNIQUE;
+use crate::tile::Tile;
+use crate::view::FeatureView;
 
 /// The store failed: an I/O error, a closed database. The text is the store's own.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,8 @@ pub trait StateReader {
 /// Where a view puts its rows. A row that is put again under its view, entity, time and unique part replaces
 /// itself, so a replay changes nothing.
 ///
+/// A view with a resolution may be given fewer rows back: [`FeatureView::fold`] says how.
+///
 /// Whoever keeps [`Tile`]s drops those whose span holds the row's time before the row can be seen.
 pub trait StateWriter {
     /// Puts one row.
@@ -98,7 +103,8 @@ pub trait StateWriter {
 #[derive(Debug, Default, Clone)]
 pub struct MemoryState {
     rows: BTreeMap<MemoryKey, Vec<u8>>,
-    tiles: BTreeMap<TileKey, Vec<u8>>,
+    /// The end of each tile's span, and its value.
+    tiles: BTreeMap<TileKey, (i64, Vec<u8>)>,
 }
 
 type MemoryKey = (u32, Vec<u8>, i64, [u8; 16]);
@@ -120,7 +126,42 @@ impl MemoryState {
     /// Keeps a tile for look-ups to come.
     pub fn put_tile(&mut self, tile: Tile) {
         let key = (tile.view, tile.entity, tile.span.level, tile.span.start_us);
-        self.tiles.insert(key, tile.value);
+        self.tiles.insert(key, (tile.span.end_us(), tile.value));
+    }
+
+    /// Replaces an entity's rows in whole steps before `settled_us` by their totals, in a view with a resolution;
+    /// those before `old_us` by totals of larger spans.
+    ///
+    /// # Errors
+    /// As [`FeatureView::fold`].
+    pub fn fold(
+        &mut self,
+        view: &FeatureView,
+        entity: &[u8],
+        settled_us: i64,
+        old_us: i64,
+    ) -> Result<(), FeatureError> {
+        let mut rows = Vec::new();
+        self.scan(view.id, entity, i64::MIN..settled_us, &mut |time, value| {
+            rows.push((time, value.to_vec()));
+            true
+        })?;
+        let key = |time: i64, unique| (view.id, entity.to_vec(), time, unique);
+        for total in view.fold(&rows, old_us)? {
+            let span = total.span.times();
+            let gone = self
+                .rows
+                .range(key(span.start, [0; 16])..key(span.end, [0; 16]));
+            let gone: Vec<MemoryKey> = gone.map(|(key, _)| key.clone()).collect();
+            gone.iter().for_each(|key| drop(self.rows.remove(key)));
+            self.rows.insert(key(span.start, TOTAL_UNIQUE), total.value);
+            if total.span.level > 0 {
+                self.tiles.retain(|(id, of, _, start), _| {
+                    (*id, of.as_slice()) != (view.id, entity) || !span.contains(start)
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Number of tiles.
@@ -132,13 +173,11 @@ impl MemoryState {
 
 impl StateWriter for MemoryState {
     fn put(&mut self, row: StateRow) {
-        if !self.tiles.is_empty() {
-            for level in 0..LEVELS {
-                let start = Span::of(level, row.time_us).start_us;
-                self.tiles
-                    .remove(&(row.view, row.entity.clone(), level, start));
-            }
-        }
+        let is_stale = |(view, entity, _, start): &TileKey, end: i64| {
+            let span = *start..end;
+            (*view, entity) == (row.view, &row.entity) && span.contains(&row.time_us)
+        };
+        self.tiles.retain(|key, (end, _)| !is_stale(key, *end));
         self.rows
             .insert((row.view, row.entity, row.time_us, row.unique), row.value);
     }
@@ -192,7 +231,7 @@ impl StateReader for MemoryState {
             return Ok(());
         }
         let key = |start: i64| (view, entity.to_vec(), level, start);
-        for ((_, _, _, start), value) in self.tiles.range(key(starts.start)..key(starts.end)) {
+        for ((_, _, _, start), (_, value)) in self.tiles.range(key(starts.start)..key(starts.end)) {
             visit(*start, value);
         }
         Ok(())
@@ -200,7 +239,7 @@ impl StateReader for MemoryState {
 
     fn best_read(&self, view: u32, entity: &[u8], _from: i64) -> Result<BestRead, StateError> {
         let key = |level: u8, start: i64| (view, entity.to_vec(), level, start);
-        let mut all = self.tiles.range(key(0, i64::MIN)..=key(LEVELS, i64::MAX));
+        let mut all = self.tiles.range(key(0, i64::MIN)..=key(u8::MAX, i64::MAX));
         Ok(BestRead::Tiles(
             all.next_back().map(|((_, _, level, _), _)| *level),
         ))

@@ -1,13 +1,15 @@
 //! Tiles: partial aggregates over the events of aligned spans of time, so that what a look-up reads grows with the
 //! logarithm of its window.
 //!
-//! Time is cut into spans of 2^20 µs (about a second) at level 0, and each level's spans are eight of the level
-//! below: 8 s, 67 s, 9 min, 72 min, 10 h, 3 days, 25 days, … An entity's span that holds at least
+//! Time is cut into spans, each level's eight times as long as those of the level below. In an exact view the lowest
+//! are 2^20 µs (about a second): 8 s, 67 s, 9 min, 72 min, 10 h, 3 days, 25 days, … In a view with a resolution they
+//! are its steps, so that its frames' tails are ends of spans. An entity's span that holds at least
 //! [`FeatureView::dense`] events is a **node**. A frame is answered from the largest nodes that lie inside it and
 //! the events between them, in the order of time; a node from its own largest nodes and the events between them.
 //!
 //! Which spans are nodes depends on the events alone, so an answer has the same bits whether a node was read from
-//! the store or made on the spot: a stored node, a *tile*, is a cache. It may be missing; it must not be stale.
+//! the store or made on the spot: a stored node, a *tile*, is a cache. It may be missing; it must not be stale. A
+//! *total* is a node that took the place of its events (`fold.rs`): it is no cache.
 //!
 //! [`FeatureView::dense`]: crate::FeatureView::dense
 
@@ -17,28 +19,77 @@ use arrow::array::ArrayRef;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::ScalarValue;
 
-/// Number of levels. A span of the highest takes more than 2,000 years.
-pub(crate) const LEVELS: u8 = 13;
-
 /// Part of a tile's tag: raise it when the rules of nodes or the bytes of a tile change.
 const FORMAT: &[u8] = b"millrace.tile.2";
 
-/// The exponent of a level's width: 2^shift µs.
-pub(crate) const fn shift(level: u8) -> u32 {
-    20 + 3 * level as u32
-}
+/// The widest span of a ladder, µs: more than 2,000 years.
+const WIDEST_US: i64 = 1 << 56;
 
-/// A level's width in µs.
+/// A level's width in µs, in an exact view.
 #[must_use]
 pub const fn tile_width_us(level: u8) -> i64 {
-    1 << shift(level)
+    Ladder::EXACT.width_us(level)
 }
 
-/// The highest level whose spans fit in `width_us`; none where not even the lowest's do.
-pub(crate) fn top_level(width_us: i64) -> Option<u8> {
-    (0..LEVELS)
-        .rev()
-        .find(|level| tile_width_us(*level) <= width_us)
+/// How time is cut into spans: level 0 in those of `unit_us` from 1970 on, each level above in eight times as long ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ladder {
+    unit_us: i64,
+}
+
+impl Ladder {
+    /// The spans of exact views.
+    pub const EXACT: Self = Self { unit_us: 1 << 20 };
+
+    /// Spans over steps of `step_us` (> 0).
+    pub(crate) const fn of_steps(step_us: i64) -> Self {
+        Self { unit_us: step_us }
+    }
+
+    /// Number of levels.
+    pub(crate) const fn levels(self) -> u8 {
+        let mut level = 0;
+        while self.unit_us <= WIDEST_US >> (3 * level as u32) {
+            level += 1;
+        }
+        level
+    }
+
+    /// A level's width in µs.
+    #[must_use]
+    pub const fn width_us(self, level: u8) -> i64 {
+        self.unit_us << (3 * level as u32)
+    }
+
+    /// The highest level whose spans fit in `width_us`; none where not even the lowest's do.
+    pub(crate) fn top_level(self, width_us: i64) -> Option<u8> {
+        (0..self.levels())
+            .rev()
+            .find(|level| self.width_us(*level) <= width_us)
+    }
+
+    /// The span of `level` that holds `time_us`.
+    #[must_use]
+    pub const fn span(self, level: u8, time_us: i64) -> Span {
+        let width_us = self.width_us(level);
+        let start_us = time_us.div_euclid(width_us).saturating_mul(width_us);
+        Span {
+            level,
+            start_us,
+            width_us,
+        }
+    }
+
+    /// The part of `times` that whole spans of a level cover; empty where no span fits.
+    pub(crate) fn inner(self, level: u8, times: &Range<i64>) -> Range<i64> {
+        let width = i128::from(self.width_us(level));
+        let (start, end) = (i128::from(times.start), i128::from(times.end));
+        let first = (start + width - 1).div_euclid(width) * width;
+        let last = end.div_euclid(width) * width;
+        let clamp =
+            |time: i128| i64::try_from(time).unwrap_or(if time < 0 { i64::MIN } else { i64::MAX });
+        clamp(first)..clamp(last).max(clamp(first))
+    }
 }
 
 /// Where a span stands: level `level` from `start_us`, which is a multiple of the level's width.
@@ -48,36 +99,27 @@ pub struct Span {
     pub level: u8,
     /// The span's first µs.
     pub start_us: i64,
+    width_us: i64,
 }
 
 impl Span {
-    /// The span of `level` that holds `time_us`.
+    /// The span of `level` that holds `time_us`, in an exact view.
     #[must_use]
     pub const fn of(level: u8, time_us: i64) -> Self {
-        let start_us = (time_us >> shift(level)) << shift(level);
-        Self { level, start_us }
+        Ladder::EXACT.span(level, time_us)
     }
 
     /// The first µs after the span.
     #[must_use]
     pub const fn end_us(self) -> i64 {
-        self.start_us.saturating_add(tile_width_us(self.level))
+        self.start_us.saturating_add(self.width_us)
     }
 
-    pub(crate) const fn times(self) -> Range<i64> {
+    /// The times that it holds.
+    #[must_use]
+    pub const fn times(self) -> Range<i64> {
         self.start_us..self.end_us()
     }
-}
-
-/// The part of `times` that whole spans of a level cover; empty where no span fits.
-pub(crate) fn inner(level: u8, times: &Range<i64>) -> Range<i64> {
-    let width = i128::from(tile_width_us(level));
-    let (start, end) = (i128::from(times.start), i128::from(times.end));
-    let first = (start + width - 1).div_euclid(width) * width;
-    let last = end.div_euclid(width) * width;
-    let clamp =
-        |time: i128| i64::try_from(time).unwrap_or(if time < 0 { i64::MIN } else { i64::MAX });
-    clamp(first)..clamp(last).max(clamp(first))
 }
 
 /// A node of an entity in a view, to be stored.
@@ -140,12 +182,13 @@ impl TileCodec {
     }
 
     /// The nodes of values that are [current](Self::is_current).
-    pub(crate) fn decode(&self, values: &[Vec<u8>]) -> Result<Vec<Node>, String> {
+    pub(crate) fn decode(&self, values: &[impl AsRef<[u8]>]) -> Result<Vec<Node>, String> {
         let parser = self.converter.parser();
         let mut rows = Vec::with_capacity(values.len());
         let mut events = Vec::with_capacity(values.len());
         for value in values {
             let (header, row) = value
+                .as_ref()
                 .split_first_chunk::<HEADER>()
                 .ok_or("a tile is cut off")?;
             events.push(u64::from_le_bytes(std::array::from_fn(|i| header[4 + i])));
@@ -183,9 +226,11 @@ mod tests {
     use arrow::datatypes::{DataType, Field};
     use std::sync::Arc;
 
+    const MINUTES: Ladder = Ladder::of_steps(60_000_000);
+
     #[test]
     fn spans_nest_and_cover() {
-        for time in [
+        let times = [
             i64::MIN,
             -1,
             0,
@@ -194,30 +239,35 @@ mod tests {
             1_048_576,
             1_700_000_000_000_000,
             i64::MAX,
-        ] {
-            for level in 0..LEVELS {
-                let span = Span::of(level, time);
+        ];
+        let of_all = |ladder| times.map(|time| (ladder, time));
+        for (ladder, time) in [Ladder::EXACT, MINUTES].map(of_all).concat() {
+            for level in 0..ladder.levels() {
+                let span = ladder.span(level, time);
                 assert!(span.start_us <= time && (time < span.end_us() || time == i64::MAX));
-                if level + 1 < LEVELS {
-                    let above = Span::of(level + 1, time);
+                if level + 1 < ladder.levels() {
+                    let above = ladder.span(level + 1, time);
                     assert!(above.start_us <= span.start_us && span.end_us() <= above.end_us());
                 }
             }
         }
-        assert_eq!(top_level(1_048_575), None);
-        assert_eq!(top_level(3_600_000_000), Some(3));
+        assert_eq!(Ladder::EXACT.levels(), 13);
+        assert_eq!(Ladder::EXACT.top_level(1_048_575), None);
+        assert_eq!(Ladder::EXACT.top_level(3_600_000_000), Some(3));
+        assert_eq!(MINUTES.top_level(3_600_000_000), Some(1));
     }
 
     #[test]
     fn whole_spans_inside() {
         let width = tile_width_us(0);
+        let inner = |level, times: &Range<i64>| Ladder::EXACT.inner(level, times);
         assert_eq!(inner(0, &(0..width)), 0..width);
         assert!(inner(0, &(1..width)).is_empty());
         assert!(inner(0, &(1..2 * width - 1)).is_empty());
         assert_eq!(inner(0, &(1..2 * width)), width..2 * width);
         assert_eq!(inner(0, &(-1..width + 5)), 0..width);
         assert_eq!(inner(0, &(-width - 1..0)), -width..0);
-        let all = inner(LEVELS - 1, &(i64::MIN..i64::MAX));
+        let all = inner(Ladder::EXACT.levels() - 1, &(i64::MIN..i64::MAX));
         assert_eq!(all.start, i64::MIN);
     }
 

@@ -28,8 +28,9 @@ use crate::kernel::Kernel;
 use crate::packed;
 use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint};
+use crate::resolution::Resolution;
 use crate::stream::Stream;
-use crate::tile::{Node, TileCodec, top_level};
+use crate::tile::{Ladder, Node, TileCodec};
 
 /// A planned feature view.
 #[derive(Debug)]
@@ -57,6 +58,10 @@ pub struct FeatureView {
     pub(crate) tiles: Option<TileCodec>,
     /// From how many events on a span is a node.
     pub(crate) dense: u64,
+    /// The same of a span of the lowest level.
+    pub(crate) dense_unit: u64,
+    /// How its windows are rounded, where they are.
+    pub(crate) resolution: Option<Resolution>,
     /// Entity columns, one column a slot, the time asked for: what `outputs` are evaluated on.
     pub(crate) row_schema: SchemaRef,
     pub(crate) outputs: Vec<Arc<dyn PhysicalExpr>>,
@@ -109,10 +114,52 @@ impl FeatureView {
     /// How far back an answer looks, in µs; `None` when time does not bound it.
     #[must_use]
     pub fn reach_us(&self) -> Option<i64> {
+        let rounded = self.step_us().unwrap_or(0);
+        Some(self.longest_window_us()?.saturating_add(rounded))
+    }
+
+    /// The length of its longest window, in µs, as SQL states it; `None` when time does not bound it.
+    #[must_use]
+    pub fn longest_window_us(&self) -> Option<i64> {
         self.frames
             .iter()
             .map(Frame::reach_us)
             .try_fold(0, |longest, reach| Some(longest.max(reach?)))
+    }
+
+    /// How far back the edges of its frames lie, in µs: what is older lies in the unbounded frames alone, and whole.
+    #[must_use]
+    pub fn edges_us(&self) -> i64 {
+        let edge = |frame: &Frame| match *frame {
+            Frame::Range { start_us, end_us } => start_us.or(end_us).unwrap_or(0),
+            Frame::Rows { .. } => i64::MAX,
+        };
+        let furthest = self.frames.iter().map(edge).max().unwrap_or(0);
+        furthest.saturating_add(self.step_us().unwrap_or(0))
+    }
+
+    /// How its windows are rounded, where they are.
+    #[must_use]
+    pub fn resolution(&self) -> Option<Resolution> {
+        self.resolution
+    }
+
+    /// How time is cut into the spans of its tiles.
+    #[must_use]
+    pub fn ladder(&self) -> Ladder {
+        self.step_us().map_or(Ladder::EXACT, Ladder::of_steps)
+    }
+
+    pub(crate) fn step_us(&self) -> Option<i64> {
+        self.resolution.map(|resolution| resolution.step_us)
+    }
+
+    /// From how many events on a span of a level is a node.
+    pub(crate) fn dense_at(&self, level: u8) -> u64 {
+        match level {
+            0 => self.dense_unit,
+            _ => self.dense,
+        }
     }
 
     /// The highest level of the view's tiles; none where it has none.
@@ -120,9 +167,12 @@ impl FeatureView {
     pub fn top_tile_level(&self) -> Option<u8> {
         self.tiles.as_ref()?;
         // What a frame covers as of the end of time is as wide as it is at any time.
-        let times = self.frames.iter().filter_map(|frame| frame.times(i64::MAX));
+        let frames = self.frames.iter();
+        let times = frames.filter_map(|frame| frame.times(i64::MAX, self.step_us()));
         let widths = times.map(|times| times.end.saturating_sub(times.start));
-        widths.filter_map(top_level).max()
+        widths
+            .filter_map(|width| self.ladder().top_level(width))
+            .max()
     }
 
     /// Names of the features: the columns of an answer that are not the entity's.
@@ -160,6 +210,7 @@ impl FeatureView {
     pub(crate) fn plan(
         name: &str,
         plan: &LogicalPlan,
+        resolution: Option<Resolution>,
         streams: &[Arc<Stream>],
         planner: &Planner,
     ) -> Checked<Arc<Self>> {
@@ -168,7 +219,7 @@ impl FeatureView {
             .iter()
             .find(|stream| stream.name == query.table)
             .ok_or_else(|| not_a_stream(&query.table))?;
-        let mut slots = Slots::new(stream, &query.source, planner);
+        let mut slots = Slots::new(stream, &query.source, resolution, planner);
         for (_, window) in &query.windows {
             let culprit = query.item_of(window);
             slots.add(window).map_err(|c| c.item(culprit))?;
@@ -178,9 +229,18 @@ impl FeatureView {
         let outputs = Outputs::plan(&query, &row, &entity, stream, planner)?;
         let predicate = query.predicate(planner)?;
         let codec = slots.tile_codec().map_err(|e| planner.complaint(&e))?;
-        let dense = slots
-            .dense(codec.as_ref())
+        if codec.is_none() && resolution.is_some() {
+            return Err(Complaint::new(
+                "an aggregate of this view has a state that cannot be kept in place of events",
+            )
+            .hint("drop the resolution, or put the aggregate in a view of its own"));
+        }
+        let worth = slots
+            .worth(codec.as_ref())
             .map_err(|e| planner.complaint(&e))?;
+        let dense = worth.max(LEAST_DENSE);
+        // A step's sums take the place of its events, which is worth it as soon as they are smaller.
+        let dense_unit = resolution.map_or(dense, |_| worth.max(2));
         let mut view = Self {
             name: name.to_owned(),
             id: 0,
@@ -196,6 +256,8 @@ impl FeatureView {
             slots: slots.slots,
             tiles: codec,
             dense,
+            dense_unit,
+            resolution,
             row_schema: engine_schema(row.as_arrow()),
             outputs: outputs.exprs,
         };
@@ -253,12 +315,13 @@ impl FeatureView {
         let entity: Vec<String> = self.entity.iter().map(|column| of_event(*column)).collect();
         let predicate = self.predicate.as_ref();
         format!(
-            "{} of {} {} by {} in {} where {:?}",
+            "{} of {} {} by {} in {} at {:?} where {:?}",
             with_columns(&self.outputs[output], &column),
             self.stream.name,
             self.stream.topic,
             entity.join(", "),
             of_event(self.stream.time),
+            self.step_us(),
             predicate.map(|predicate| with_columns(predicate, &of_event)),
         )
     }
@@ -280,6 +343,18 @@ impl FeatureView {
         );
         for (operand, data_type) in self.operands.iter().zip(&self.operand_types) {
             let _ = write!(text, "|{operand}:{data_type}");
+        }
+        // Sums that took the place of events are of these aggregates and steps, and of no others.
+        if let Some(Resolution { step_us, .. }) = self.resolution {
+            let _ = write!(
+                text,
+                "|resolution {step_us} reach {:?} edges {}",
+                self.reach_us(),
+                self.edges_us()
+            );
+            for measure in &self.measures {
+                let _ = write!(text, "|{}", measure.definition());
+            }
         }
         text
     }
@@ -474,6 +549,7 @@ fn unsupported(plan: &LogicalPlan) -> Complaint {
 struct Slots<'a> {
     stream: &'a Stream,
     source: &'a DFSchemaRef,
+    resolution: Option<Resolution>,
     planner: &'a Planner,
     entity: Option<Vec<usize>>,
     operands: Vec<Arc<dyn PhysicalExpr>>,
@@ -484,10 +560,16 @@ struct Slots<'a> {
 }
 
 impl<'a> Slots<'a> {
-    fn new(stream: &'a Stream, source: &'a DFSchemaRef, planner: &'a Planner) -> Self {
+    fn new(
+        stream: &'a Stream,
+        source: &'a DFSchemaRef,
+        resolution: Option<Resolution>,
+        planner: &'a Planner,
+    ) -> Self {
         Self {
             stream,
             source,
+            resolution,
             planner,
             entity: None,
             operands: Vec::new(),
@@ -501,7 +583,13 @@ impl<'a> Slots<'a> {
     fn add(&mut self, window: &WindowFunction) -> Checked<()> {
         self.check_entity(&window.params)?;
         self.check_order(&window.params)?;
+        if let Some(resolution) = self.resolution {
+            resolution.check_function(window.fun.name())?;
+        }
         let call = Call::read(window)?;
+        if let Some(resolution) = self.resolution {
+            resolution.check_frame(&call.frame)?;
+        }
         let mut expressions = call
             .arguments
             .iter()
@@ -567,6 +655,9 @@ impl<'a> Slots<'a> {
     fn tile_codec(&self) -> Result<Option<TileCodec>, DataFusionError> {
         let mut types = Vec::new();
         let mut definition = String::new();
+        if let Some(Resolution { step_us, .. }) = self.resolution {
+            let _ = write!(definition, "resolution {step_us}");
+        }
         for measure in &self.measures {
             let fields = measure.aggregate.state_fields()?;
             types.extend(fields.iter().map(|field| field.data_type().clone()));
@@ -575,8 +666,8 @@ impl<'a> Slots<'a> {
         Ok(TileCodec::new(&definition, types))
     }
 
-    /// A node pays when its state is smaller than what it sums up: a HyperLogLog of 16 KB takes a thousand events.
-    fn dense(&self, codec: Option<&TileCodec>) -> Result<u64, DataFusionError> {
+    /// From how many events on a node is smaller than what it sums up: a HyperLogLog of 16 KB takes a thousand.
+    fn worth(&self, codec: Option<&TileCodec>) -> Result<u64, DataFusionError> {
         let Some(codec) = codec else {
             return Ok(u64::MAX);
         };
@@ -585,7 +676,7 @@ impl<'a> Slots<'a> {
             state.extend(measure.aggregate.create_accumulator()?.state()?);
         }
         let bytes = codec.encode(&Node::new(0, state)?)?.len();
-        Ok((bytes as u64 / EVENT_BYTES).max(LEAST_DENSE))
+        Ok(bytes as u64 / EVENT_BYTES)
     }
 
     fn aggregate(

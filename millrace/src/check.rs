@@ -60,6 +60,7 @@ fn print_plan(workspace: &Workspace) {
         "stream",
         "features",
         "longest window",
+        "resolution",
         "kept of an event",
     ]);
     for view in &project.views {
@@ -69,6 +70,7 @@ fn print_plan(workspace: &Workspace) {
             view.stream.name.clone(),
             view.features().count().to_string(),
             longest_window(view),
+            resolution(view),
             view.kept()
                 .map(|(name, _)| column_name(&name))
                 .collect::<Vec<_>>()
@@ -113,14 +115,27 @@ fn column_name(expression: &str) -> String {
         .to_owned()
 }
 
+/// How a view's windows are rounded, in words.
+fn resolution(view: &FeatureView) -> String {
+    match view.resolution() {
+        None => "exact".to_owned(),
+        Some(resolution) => {
+            let (step, late) = (length(resolution.step_us), length(resolution.late_us));
+            format!("{step}, events {late}")
+        }
+    }
+}
+
+fn length(us: i64) -> String {
+    let length = std::time::Duration::from_micros(us.unsigned_abs());
+    humantime::format_duration(length).to_string()
+}
+
 /// The longest window of a view, in words.
 #[must_use]
 pub fn longest_window(view: &FeatureView) -> String {
-    match view.reach_us() {
-        Some(reach) => {
-            let reach = std::time::Duration::from_micros(reach.unsigned_abs());
-            humantime::format_duration(reach).to_string()
-        }
+    match view.longest_window_us() {
+        Some(reach) => length(reach),
         None if view
             .frames()
             .iter()
@@ -142,7 +157,9 @@ fn plan_json(workspace: &Workspace) -> Value {
         json!({ "name": view.name, "stream": view.stream.name,
                 "entity": view.entity_columns().collect::<Vec<_>>(),
                 "features": view.features().collect::<Vec<_>>(),
-                "longest_window_us": view.reach_us() })
+                "longest_window_us": view.longest_window_us(),
+                "resolution_us": view.resolution().map(|resolution| resolution.step_us),
+                "late_us": view.resolution().map(|resolution| resolution.late_us) })
     });
     let inputs = project.inputs.iter().map(|inputs| {
         json!({ "name": inputs.name, "stream": inputs.stream.name, "inputs": inputs.names().collect::<Vec<_>>() })

@@ -22,6 +22,7 @@ pub mod evolve;
 pub mod failure;
 pub mod files;
 pub mod fill;
+pub mod fold;
 pub mod generate;
 pub mod labels;
 pub mod learning;

@@ -21,9 +21,16 @@ const SETTLED_US: i64 = 60_000_000;
 const NEWEST: &str = "newest/";
 const NEWEST_END: &[u8] = b"newest0";
 
+const FILLED: &str = "filled/";
+const FILLED_END: &[u8] = b"filled0";
+
 /// The newest event time of each stream, µs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks(BTreeMap<String, i64>);
+pub struct Marks {
+    newest: BTreeMap<String, i64>,
+    /// The same of those that came from files.
+    filled: BTreeMap<String, i64>,
+}
 
 impl Marks {
     /// The marks that a store has.
@@ -31,39 +38,29 @@ impl Marks {
     /// # Errors
     /// A store that cannot be read.
     pub fn open(store: &dyn Store) -> Outcome<Self> {
-        let mut marks = BTreeMap::new();
-        store.scan(
-            Table::Meta,
-            NEWEST.as_bytes(),
-            NEWEST_END,
-            false,
-            &mut |key, value| {
-                let stream = key.get(NEWEST.len()..).map(String::from_utf8_lossy);
-                if let (Some(stream), Some(newest)) = (stream, time_from_bytes(value)) {
-                    marks.insert(stream.into_owned(), newest);
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
-        Ok(Self(marks))
+        Ok(Self {
+            newest: times(store, NEWEST, NEWEST_END)?,
+            filled: times(store, FILLED, FILLED_END)?,
+        })
     }
 
     /// Newest event time of a stream, µs.
     #[must_use]
     pub fn newest(&self, stream: &str) -> Option<i64> {
-        self.0.get(stream).copied()
+        self.newest.get(stream).copied()
     }
 
     /// All streams and their newest event times, µs.
     pub fn all(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0
+        self.newest
             .iter()
             .map(|(stream, newest)| (stream.as_str(), *newest))
     }
 
     /// Moves a stream's mark forward.
     pub fn advance(&mut self, stream: &str, event_time_us: i64) {
-        let mark = self.0.entry(stream.to_owned()).or_insert(event_time_us);
+        let newest = &mut self.newest;
+        let mark = newest.entry(stream.to_owned()).or_insert(event_time_us);
         *mark = (*mark).max(event_time_us);
     }
 
@@ -78,12 +75,10 @@ impl Marks {
 
     /// Makes the marks part of a commit.
     pub fn write(&self, commit: &mut Commit) {
-        for (stream, newest) in &self.0 {
-            commit.put(
-                Table::Meta,
-                format!("{NEWEST}{stream}"),
-                time_bytes(*newest),
-            );
+        for (prefix, times) in [(NEWEST, &self.newest), (FILLED, &self.filled)] {
+            for (stream, time) in times {
+                commit.put(Table::Meta, format!("{prefix}{stream}"), time_bytes(*time));
+            }
         }
     }
 
@@ -94,6 +89,7 @@ impl Marks {
             let seal = Seal {
                 until_us: self.sealed_until(view)?,
                 top_level: view.top_tile_level()?,
+                ladder: view.ladder(),
             };
             Some((view.id, seal))
         };
@@ -112,6 +108,42 @@ impl Marks {
         Some(newest.saturating_sub(kept))
     }
 
+    /// Up to when the events of a view with a resolution are settled: the start of a step, from which on events are
+    /// kept one by one.
+    #[must_use]
+    pub fn settled(&self, view: &FeatureView) -> Option<i64> {
+        let resolution = view.resolution()?;
+        let newest = self.newest(&view.stream.name)?;
+        Some(resolution.step_start(newest.saturating_sub(resolution.late_us)))
+    }
+
+    /// Before when no frame of a view with a resolution has an edge, as of any time that may be asked for; none where
+    /// such events expire.
+    #[must_use]
+    pub fn old(&self, view: &FeatureView, settings: &StoreSection) -> Option<i64> {
+        if view.reach_us().is_some() {
+            return None;
+        }
+        let kept = view.edges_us().saturating_add(micros(settings.history));
+        Some(self.settled(view)?.saturating_sub(kept))
+    }
+
+    /// Up to when what came from files counts as complete, for views with a resolution: an event of a topic that is
+    /// older was in the files. None where the stream had no file.
+    #[must_use]
+    pub fn complete(&self, view: &FeatureView) -> Option<i64> {
+        let resolution = view.resolution()?;
+        let filled = self.filled.get(&view.stream.name)?;
+        Some(resolution.step_start(filled.saturating_sub(resolution.late_us)))
+    }
+
+    /// Notes that files of a stream reach up to its newest event.
+    pub fn fill(&mut self, stream: &str) {
+        if let Some(newest) = self.newest(stream) {
+            self.filled.insert(stream.to_owned(), newest);
+        }
+    }
+
     /// Whether a tile that was made now is worth keeping: its span is over, and no event of it has expired.
     #[must_use]
     pub fn is_whole(&self, view: &FeatureView, settings: &StoreSection, tile: &Tile) -> bool {
@@ -121,4 +153,23 @@ impl Marks {
         let gone = self.horizon(view, settings);
         over && gone.is_none_or(|horizon| horizon <= tile.span.start_us)
     }
+}
+
+/// Times by stream, as the store has them under a prefix.
+fn times(store: &dyn Store, prefix: &str, end: &[u8]) -> Outcome<BTreeMap<String, i64>> {
+    let mut times = BTreeMap::new();
+    store.scan(
+        Table::Meta,
+        prefix.as_bytes(),
+        end,
+        false,
+        &mut |key, value| {
+            let stream = key.get(prefix.len()..).map(String::from_utf8_lossy);
+            if let (Some(stream), Some(time)) = (stream, time_from_bytes(value)) {
+                times.insert(stream.into_owned(), time);
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    Ok(times)
 }

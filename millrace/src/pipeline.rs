@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
 use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::evolve::Reading;
 use crate::failure::{Failure, Outcome, with_causes};
+use crate::fold::Folder;
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
@@ -39,6 +40,7 @@ pub struct Pipeline {
     /// While views of the next project are filled.
     reading: Option<Reading>,
     log: Option<ScoreLog>,
+    folder: Folder,
     flushed: Instant,
 }
 
@@ -59,6 +61,9 @@ impl<E: Into<Failure>> From<E> for StepFailure {
 
 /// Look-ups whose tiles are made between two steps, at most.
 const MISSES_AT_ONCE: usize = 16;
+
+/// Events and their places in their topic.
+type Newer = (RecordBatch, Vec<(i32, i64)>);
 
 /// Pause before Kafka is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -133,6 +138,7 @@ impl Pipeline {
             recent: RefCell::new(Recent::new(
                 live.workspace.settings.store.scoring_cache_bytes,
             )),
+            folder: Folder::default(),
             live,
             model,
             reading: None,
@@ -327,7 +333,7 @@ impl Pipeline {
                 for batch in &step.batches {
                     let stream = &reading.streams[batch.stream];
                     marks.see(stream, &batch.batch);
-                    write_state(stream, &reading.views, batch, &mut pending)?;
+                    self.write_state(stream, &reading.views, batch, &mut pending)?;
                 }
                 Cow::Owned(reading.served(step)?)
             }
@@ -335,7 +341,7 @@ impl Pipeline {
         for batch in &step.batches {
             let stream = &project.streams[batch.stream];
             marks.see(stream, &batch.batch);
-            write_state(stream, &project.views, batch, &mut pending)?;
+            self.write_state(stream, &project.views, batch, &mut pending)?;
         }
         crash_point!("rows");
         let mut tiles = Vec::new();
@@ -379,6 +385,7 @@ impl Pipeline {
         }
         crash_point!("acknowledged");
         self.keep_tiles(tiles, &marks, &mut pending);
+        self.fold(&marks, &mut pending)?;
         self.recent.get_mut().put_all(&pending);
         pending.drain_into(&mut commit);
         marks.write(&mut commit);
@@ -391,6 +398,7 @@ impl Pipeline {
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
             self.recent.get_mut().clear();
+            self.folder.clear();
             return Err(error.into());
         }
         crash_point!("committed");
@@ -401,6 +409,15 @@ impl Pipeline {
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);
         Ok(())
+    }
+
+    /// Replaces settled rows of the entities that the step touches by totals, in views with a resolution.
+    fn fold(&mut self, marks: &Marks, pending: &mut Pending) -> Outcome<()> {
+        let workspace = &self.live.workspace;
+        let settings = &workspace.settings.store;
+        let committed = Committed(self.live.store.as_ref());
+        self.folder
+            .fold(&workspace.project, marks, settings, &committed, pending)
     }
 
     /// Puts those of the tiles that are worth it.
@@ -436,6 +453,66 @@ impl Pipeline {
         let mut commit = Commit::default();
         pending.drain_into(&mut commit);
         Ok(self.live.store.commit(commit)?)
+    }
+
+    /// The rows of state that views make of a batch of a stream's events.
+    fn write_state(
+        &self,
+        stream: &Arc<Stream>,
+        views: &[Arc<FeatureView>],
+        batch: &StreamBatch,
+        pending: &mut Pending,
+    ) -> Outcome<()> {
+        for view in views
+            .iter()
+            .filter(|view| Arc::ptr_eq(&view.stream, stream))
+        {
+            let newer = self.newer_than_files(view, batch)?;
+            let (events, places) = match &newer {
+                Some((events, places)) => (events, places),
+                None => (&batch.batch, &batch.origin),
+            };
+            let (partitions, offsets): (Vec<i32>, Vec<i64>) = places.iter().copied().unzip();
+            let origin = Origin {
+                partitions: &partitions,
+                offsets: &offsets,
+            };
+            for (row, reason) in view.state_rows(events, origin, pending)? {
+                let (partition, offset) = places[row];
+                metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())
+                    .increment(1);
+                warn!(
+                    view = view.name,
+                    stream = stream.name,
+                    partition,
+                    offset,
+                    reason,
+                    "an event does not count in a view, which cannot be evaluated on it"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch without the events that files have brought already, as far as they are settled: in a view with a
+    /// resolution they can no longer be told from new ones. None where it has no such events.
+    fn newer_than_files(&self, view: &FeatureView, batch: &StreamBatch) -> Outcome<Option<Newer>> {
+        let Some(complete) = self.marks.complete(view) else {
+            return Ok(None);
+        };
+        let times = batch.batch.column(view.stream.time);
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let is_new: BooleanArray = times.iter().map(|t| t.map(|t| t >= complete)).collect();
+        if is_new.false_count() == 0 {
+            return Ok(None);
+        }
+        metrics::counter!("millrace_events_of_files_total", "view" => view.name.clone())
+            .increment(is_new.false_count() as u64);
+        let events = filter_record_batch(&batch.batch, &is_new)
+            .map_err(|e| Failure::failed(format!("events of '{}': {e}", view.stream.name)))?;
+        let rows = batch.origin.iter().zip(&is_new);
+        let places = rows.filter(|(_, is_new)| *is_new == Some(true));
+        Ok(Some((events, places.map(|(place, _)| *place).collect())))
     }
 
     fn note(&self, step: &Step, scored: u64, labels: LabelCounts) {
@@ -498,39 +575,6 @@ impl Pipeline {
             }
         }
     }
-}
-
-/// The rows of state that views make of a batch of a stream's events.
-fn write_state(
-    stream: &Arc<Stream>,
-    views: &[Arc<FeatureView>],
-    batch: &StreamBatch,
-    pending: &mut Pending,
-) -> Outcome<()> {
-    let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
-    let origin = Origin {
-        partitions: &partitions,
-        offsets: &offsets,
-    };
-    for view in views
-        .iter()
-        .filter(|view| Arc::ptr_eq(&view.stream, stream))
-    {
-        for (row, reason) in view.state_rows(&batch.batch, origin, pending)? {
-            let (partition, offset) = batch.origin[row];
-            metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())
-                .increment(1);
-            warn!(
-                view = view.name,
-                stream = stream.name,
-                partition,
-                offset,
-                reason,
-                "an event does not count in a view, which cannot be evaluated on it"
-            );
-        }
-    }
-    Ok(())
 }
 
 impl ModelStage {

@@ -58,6 +58,11 @@ impl Recent {
 
     /// Notes all rows that are being committed.
     pub fn put_all(&mut self, pending: &Pending) {
+        for key in pending.replaced() {
+            let prefix = &key[..key.len().saturating_sub(PLACE_BYTES)];
+            self.young.remove(prefix);
+            self.old.remove(prefix);
+        }
         pending.rows().for_each(|(key, value)| self.put(key, value));
     }
 
@@ -276,7 +281,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use millrace_feature_store::{Commit, MemoryStore, Store};
-    use millrace_features::{StateRow, StateWriter};
+    use millrace_features::{Span, StateRow, StateWriter, Total};
     use rand::{Rng, SeedableRng};
 
     fn rows(state: &dyn StateReader, entity: &[u8], times: Range<i64>) -> Vec<(i64, Vec<u8>)> {
@@ -295,7 +300,7 @@ mod tests {
         let mut random = rand_pcg::Pcg64::seed_from_u64(3);
         let store = MemoryStore::new();
         let recent = RefCell::new(Recent::new(60_000));
-        let (mut now, mut hits) = (0_i64, 0);
+        let (mut now, mut hits, mut replaced) = (0_i64, 0, 0);
         for step in 0..3_000 {
             let mut pending = Pending::default();
             for _ in 0..random.random_range(0..6) {
@@ -319,6 +324,24 @@ mod tests {
                     value: vec![entity; random.random_range(0..9)],
                 });
             }
+            if random.random_bool(0.05) {
+                // Some rows are replaced by a total before them.
+                let entity = [random.random_range(0..40_u8)];
+                let mut places = Vec::new();
+                let newest = now - random.random_range(0..1_500)..now + 1;
+                let committed = Committed(&store);
+                let collect = &mut |place, _: &[u8]| {
+                    places.push(place);
+                    places.len() < 3
+                };
+                committed.each(1, &entity, newest, false, collect).unwrap();
+                let total = Total {
+                    span: Span::of(0, 0),
+                    value: vec![step as u8],
+                };
+                replaced += places.len();
+                pending.replace(1, &entity, &places, total);
+            }
             let mut commit = Commit::default();
             recent.borrow_mut().put_all(&pending);
             pending.drain_into(&mut commit);
@@ -338,7 +361,7 @@ mod tests {
                 assert_eq!(rows(&cached, &entity, times), expected, "step {step}");
             }
         }
-        assert!(hits > 5_000);
+        assert!(hits > 5_000 && replaced > 100);
         let recent = recent.borrow();
         assert!(recent.young_bytes <= 60_000 && !recent.old.is_empty());
         let large = recent

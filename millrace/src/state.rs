@@ -7,7 +7,9 @@ use millrace_feature_store::{
     Commit, Scan, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
     tile_range,
 };
-use millrace_features::{BestRead, Span, StateError, StateReader, StateRow, StateWriter, Tile};
+use millrace_features::{
+    BestRead, Ladder, StateError, StateReader, StateRow, StateWriter, Tile, Total,
+};
 
 use crate::failure::with_causes;
 
@@ -146,6 +148,8 @@ pub struct Seal {
     pub until_us: i64,
     /// The highest level of the view's tiles.
     pub top_level: u8,
+    /// How time is cut into their spans.
+    pub ladder: Ladder,
 }
 
 /// The rows of a step that is not committed yet. What is scored in a step sees the step's own events, and all
@@ -153,6 +157,8 @@ pub struct Seal {
 #[derive(Debug, Default)]
 pub struct Pending {
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Keys of rows that a total replaces. An overlay does not know of them: folding is the last thing in a step.
+    replaced: Vec<Vec<u8>>,
     /// None where a tile is dropped.
     tiles: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     seals: HashMap<u32, Seal>,
@@ -164,7 +170,7 @@ impl StateWriter for Pending {
             && row.time_us < seal.until_us
         {
             for level in 0..=seal.top_level {
-                let start = Span::of(level, row.time_us).start_us;
+                let start = seal.ladder.span(level, row.time_us).start_us;
                 let key = tile_key(row.view, &row.entity, level, start);
                 self.tiles.insert(key, None);
             }
@@ -190,6 +196,41 @@ impl Pending {
         self.tiles.insert(key, Some(tile.value));
     }
 
+    /// Puts a total in place of rows, which are those of its span at `places`.
+    pub(crate) fn replace(
+        &mut self,
+        view: u32,
+        entity: &[u8],
+        places: &[EventPlace],
+        total: Total,
+    ) {
+        for (time, unique) in places {
+            let key = event_key(view, entity, *time, unique);
+            self.rows.remove(&key);
+            self.replaced.push(key);
+        }
+        let key = event_key(view, entity, total.span.start_us, &Total::UNIQUE);
+        self.rows.insert(key, total.value);
+    }
+
+    /// Keys of rows that are no more.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = &[u8]> {
+        self.replaced.iter().map(Vec::as_slice)
+    }
+
+    /// Drops a tile.
+    pub(crate) fn drop_tile(&mut self, view: u32, entity: &[u8], level: u8, start_us: i64) {
+        self.tiles
+            .insert(tile_key(view, entity, level, start_us), None);
+    }
+
+    /// The keys of a view's rows.
+    pub(crate) fn keys_of(&self, view: u32) -> impl Iterator<Item = &[u8]> {
+        let from = view.to_be_bytes().to_vec();
+        let keys = self.rows.range(from..).map(|(key, _)| key.as_slice());
+        keys.take_while(move |key| key.starts_with(&view.to_be_bytes()))
+    }
+
     /// The rows: keys and values.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.rows
@@ -199,6 +240,10 @@ impl Pending {
 
     /// Moves the rows and the tiles into a commit.
     pub fn drain_into(self, commit: &mut Commit) {
+        // A commit deletes before it puts.
+        for key in self.replaced {
+            commit.delete(Table::Events, key);
+        }
         let rows = self.rows.into_iter();
         commit
             .puts
@@ -228,7 +273,9 @@ impl StateReader for Overlay<'_> {
         times: Range<i64>,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        self.merge(view, entity, times, false, visit)
+        self.each(view, entity, times, false, &mut |place, value| {
+            visit(place.0, value)
+        })
     }
 
     fn scan_back(
@@ -238,7 +285,9 @@ impl StateReader for Overlay<'_> {
         before: i64,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        self.merge(view, entity, i64::MIN..before, true, visit)
+        self.each(view, entity, i64::MIN..before, true, &mut |place, value| {
+            visit(place.0, value)
+        })
     }
 
     fn tiles(
@@ -285,15 +334,15 @@ impl StateReader for Overlay<'_> {
     }
 }
 
-impl Overlay<'_> {
+impl Base for Overlay<'_> {
     /// Merges two ordered sequences.
-    fn merge(
+    fn each(
         &self,
         view: u32,
         entity: &[u8],
         times: Range<i64>,
         reverse: bool,
-        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+        visit: &mut dyn FnMut(EventPlace, &[u8]) -> bool,
     ) -> Result<(), StateError> {
         let (from, to) = event_range(view, entity, times.clone());
         if from >= to {
@@ -312,17 +361,17 @@ impl Overlay<'_> {
                 && let Some((other, value)) =
                     pending.next_if(|(other, _)| comes_first(*other, place))
             {
-                go_on = visit(other.0, value);
+                go_on = visit(other, value);
             }
             // An event that is read again stands in both places, and the newer delivery is what will be kept.
             let newer = pending.next_if(|(other, _)| *other == place);
-            go_on = go_on && visit(place.0, newer.map_or(value, |(_, value)| value));
+            go_on = go_on && visit(place, newer.map_or(value, |(_, value)| value));
             go_on
         };
         self.committed
             .each(view, entity, times, reverse, &mut merge)?;
         while go_on && let Some((place, value)) = pending.next() {
-            go_on = visit(place.0, value);
+            go_on = visit(place, value);
         }
         Ok(())
     }
@@ -350,6 +399,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use millrace_feature_store::{MemoryStore, Store};
+    use millrace_features::Span;
 
     fn row(time: i64) -> StateRow {
         let value = time.to_be_bytes().to_vec();
@@ -421,6 +471,7 @@ mod tests {
         let seal = Seal {
             until_us: 3 * second,
             top_level: 1,
+            ladder: Ladder::EXACT,
         };
         let mut pending = Pending::over(HashMap::from([(1, seal)]));
         pending.put(row(second + 5));

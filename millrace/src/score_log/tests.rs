@@ -109,7 +109,7 @@ fn an_outage_holds_reading_and_loses_nothing() {
     let trial = Trial::new(folder.path(), i64::MAX);
     trial.faults.fail_every(1);
     let events = events();
-    let mut log = trial.log().unwrap();
+    let mut log = trial.log();
     log.settings.max_waiting_bytes = 1_000;
     let mut pipeline = trial.pipeline(log);
     let mut next = 0;
@@ -151,7 +151,7 @@ fn a_location_of_another_store_is_refused() {
     let marker = std::fs::read_to_string(one.path().join("log/_millrace.json")).unwrap();
     let log = outbox::position(trial.live.store.as_ref()).unwrap();
     assert_eq!(log, None);
-    let copied = trial.log().unwrap();
+    let copied = trial.log();
     let name = &copied.outbox.position().log;
     let theirs: serde_json::Value = serde_json::from_str(&marker).unwrap();
     let marker = marker.replace(theirs["log"].as_str().unwrap(), name);
@@ -163,7 +163,7 @@ fn a_location_of_another_store_is_refused() {
 }
 
 fn first_failure(trial: &Trial) -> String {
-    let mut log = trial.log().unwrap();
+    let mut log = trial.log();
     loop {
         if let Err(failure) = log.tend_for(Duration::from_secs(10)) {
             return failure.to_string();
@@ -364,7 +364,7 @@ impl Trial {
     /// Goes on where the store stands, in steps of so many events, to the end.
     fn run(self, step_rows: usize) {
         let events = events();
-        let mut pipeline = self.pipeline(self.log().unwrap());
+        let mut pipeline = self.pipeline(self.log());
         let offsets = self.live.store.offsets().unwrap();
         let mut next = offsets.first().map_or(0, |offset| offset.next as usize);
         for count in 1.. {

@@ -177,7 +177,7 @@ impl Features {
             stream: view.stream.name.clone(),
             entity: entity.collect(),
             features: features.collect(),
-            longest_window: view.reach_us().map(duration),
+            longest_window: view.longest_window_us().map(duration),
             version: self.catalog.version(view).to_owned(),
         }
     }

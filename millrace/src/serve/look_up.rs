@@ -17,6 +17,7 @@ use super::keys::{key_column, length};
 use super::refusal::Refusal;
 use crate::files::nearest;
 use crate::live::{Live, Miss};
+use crate::settings::micros;
 use crate::state::Committed;
 use crate::traces;
 
@@ -100,6 +101,10 @@ impl Asked<'_> {
                 misses.push(tile.entity);
             }
         })?;
+        if answer.is_rounded {
+            // The step was settled between the check and the read.
+            return Err(between_steps(view, "as_of", self.as_of_us));
+        }
         self.note_misses(&own, misses);
         let statuses = self.statuses(state, &own, &answer.is_present)?;
         let columns = self.selected.columns.iter();
@@ -174,9 +179,14 @@ impl Asked<'_> {
 /// nothing was missing.
 fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
     let since = live.progress.complete_since(view.id);
-    // A window that time does not bound keeps its events for ever, and what it lacked it lacks for ever.
     let Some(reach) = view.reach_us() else {
-        return since;
+        // A window that time does not bound keeps its events for ever, and what it lacked it lacks for ever. With a
+        // resolution it keeps them in sum.
+        let settled = view.resolution().and_then(|_| {
+            let newest = live.progress.newest(&view.stream.name)?;
+            Some(newest.saturating_sub(micros(live.workspace.settings.store.history)))
+        });
+        return settled.into_iter().chain(since).max();
     };
     let horizon = live.store.horizons().view(view.id);
     let kept = horizon.into_iter().chain(since).max()?;
@@ -198,7 +208,35 @@ pub(super) fn check_time(
             asked_us,
             earliest_us,
         }),
-        _ => Ok(()),
+        _ => check_step(live, view, field, asked_us),
+    }
+}
+
+/// Refuses a time inside a step whose events may be known in sum alone.
+pub(super) fn check_step(
+    live: &Live,
+    view: &FeatureView,
+    field: &str,
+    asked_us: i64,
+) -> Result<(), Refusal> {
+    let newest = live.progress.newest(&view.stream.name);
+    let (Some(resolution), Some(newest)) = (view.resolution(), newest) else {
+        return Ok(());
+    };
+    let settled = resolution.step_start(newest.saturating_sub(resolution.late_us));
+    match asked_us < settled && resolution.step_start(asked_us) != asked_us {
+        true => Err(between_steps(view, field, asked_us)),
+        false => Ok(()),
+    }
+}
+
+fn between_steps(view: &FeatureView, field: &str, asked_us: i64) -> Refusal {
+    let step = view.resolution();
+    Refusal::BetweenSteps {
+        field: field.to_owned(),
+        view: view.name.clone(),
+        asked_us,
+        step_start_us: step.map_or(asked_us, |step| step.step_start(asked_us)),
     }
 }
 

@@ -31,6 +31,19 @@ pub(super) enum Refusal {
         asked_us: i64,
         earliest_us: i64,
     },
+    /// Events of the step that holds the time are known in sum alone.
+    #[error(
+        "{field}: {} lies inside a step of view '{view}' whose events are settled: ask as of {} or of the start of \
+         another step (late in the view's options says how long single events are kept)",
+        rfc3339(*asked_us),
+        rfc3339(*step_start_us)
+    )]
+    BetweenSteps {
+        field: String,
+        view: String,
+        asked_us: i64,
+        step_start_us: i64,
+    },
     /// The project has no model.
     #[error("the project has no model: its millrace.toml has no section [model]")]
     NoModel,
@@ -91,7 +104,7 @@ impl Refusal {
         match self {
             Self::Unknown { .. } => Code::NotFound,
             Self::Arguments(_) => Code::InvalidArgument,
-            Self::TooEarly { .. } => Code::OutOfRange,
+            Self::TooEarly { .. } | Self::BetweenSteps { .. } => Code::OutOfRange,
             Self::NoModel | Self::NotNow(_) => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::Unavailable(_) => Code::Unavailable,
@@ -109,7 +122,7 @@ impl Refusal {
                         .collect::<Vec<_>>(),
                 )
             }
-            Self::TooEarly { field, .. } => {
+            Self::TooEarly { field, .. } | Self::BetweenSteps { field, .. } => {
                 ErrorDetails::with_bad_request_violation(field, self.to_string())
             }
             _ => ErrorDetails::new(),

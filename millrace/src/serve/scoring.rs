@@ -21,7 +21,7 @@ use super::admission::{Class, Gate};
 use super::answered;
 use super::columns::timestamp;
 use super::keys::{length, value_column};
-use super::look_up::check_time;
+use super::look_up::{check_step, check_time};
 use super::refusal::{Refusal, Violation, check_count};
 use crate::failure::{Outcome, with_causes};
 use crate::files::nearest;
@@ -103,9 +103,15 @@ impl Scoring {
         else {
             return Ok(());
         };
-        inputs
-            .views()
-            .try_for_each(|view| check_time(&self.live, view, &path(index), *oldest))
+        for view in inputs.views() {
+            check_time(&self.live, view, &path(index), *oldest)?;
+            if view.resolution().is_some() {
+                for (index, time) in times.values().iter().enumerate() {
+                    check_step(&self.live, view, &path(index), *time)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -37,6 +37,17 @@ impl Data {
             .unwrap();
         }
         std::fs::write(
+            folder.path().join("features/terminal_steps.sql"),
+            "CREATE VIEW terminal_steps WITH (resolution = '1 hour', late = '60 days') AS SELECT terminal_id,
+               count(*) OVER w AS n, sum(amount) OVER w AS s, avg(amount) OVER life AS avg_of_all
+             FROM transactions WINDOW
+               w AS (PARTITION BY terminal_id ORDER BY event_time
+                     RANGE BETWEEN INTERVAL '7 days' PRECEDING AND INTERVAL '1 day' PRECEDING),
+               life AS (PARTITION BY terminal_id ORDER BY event_time
+                     RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
+        )
+        .unwrap();
+        std::fs::write(
             folder.path().join("millrace.toml"),
             "[store]\nhistory = \"100d\"\n",
         )

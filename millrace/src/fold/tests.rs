@@ -1,0 +1,325 @@
+//! Folding in the steps of a pipeline: through crashes, in any batches, beside files.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use millrace_feature_store::{Commit, MemoryStore, Store, Table};
+use millrace_features::{EventTable, Origin, StateReader, pack_rows};
+use millrace_ingest::{Step, StreamBatch};
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+use super::*;
+use crate::backfill::{BackfillArgs, backfill};
+use crate::live::{Live, Progress};
+use crate::pipeline::Pipeline;
+use crate::state::Committed;
+use crate::workspace::Workspace;
+
+const SECOND: i64 = 1_000_000;
+const START: i64 = 1_700_000_040 * SECOND;
+
+const SOURCES: &str = "CREATE EXTERNAL TABLE tx (tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, amount DOUBLE,
+  event_time TIMESTAMP NOT NULL) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('id' 'tx_id');";
+
+const VIEWS: &str = "CREATE VIEW recent WITH (resolution = '1 minute', late = '5 minutes') AS SELECT card_id,
+    count(*) OVER w AS n, sum(amount) OVER w AS s, max(amount) OVER w AS top
+  FROM tx WINDOW w AS
+    (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '2 hours' PRECEDING AND CURRENT ROW);
+  CREATE VIEW life WITH (resolution = '1 minute', late = '5 minutes') AS SELECT card_id,
+    count(*) OVER w AS n, sum(amount) OVER w AS s, max(amount) OVER w AS top
+  FROM tx WINDOW w AS
+    (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW);";
+
+fn workspace(folder: &Path) -> Workspace {
+    std::fs::create_dir(folder.join("features")).unwrap();
+    std::fs::write(folder.join("sources.sql"), SOURCES).unwrap();
+    std::fs::write(folder.join("features/v.sql"), VIEWS).unwrap();
+    std::fs::write(folder.join("millrace.toml"), "[store]\nhistory = \"10m\"\n").unwrap();
+    Workspace::open(folder).unwrap()
+}
+
+#[derive(Debug, Clone)]
+struct Event {
+    id: usize,
+    card: &'static str,
+    amount: f64,
+    time: i64,
+}
+
+/// Some hours of a busy card and a quiet one, as they arrive: up to four minutes late, some twice.
+fn arrivals(random: &mut Pcg64, count: usize) -> Vec<Event> {
+    let mut time = START;
+    let mut all = Vec::new();
+    for id in 0..count {
+        time += random.random_range(0..5 * SECOND);
+        let event = Event {
+            id,
+            card: if random.random_bool(0.97) {
+                "busy"
+            } else {
+                "quiet"
+            },
+            amount: f64::from(random.random_range(0..9_999)) / 10.0,
+            time,
+        };
+        let late = if random.random_bool(0.2) {
+            240 * SECOND
+        } else {
+            1
+        };
+        for _ in 0..random.random_range(1..12) / 10 + 1 {
+            all.push((time + random.random_range(0..late), event.clone()));
+        }
+    }
+    all.sort_by_key(|(arrival, _)| *arrival);
+    all.into_iter().map(|(_, event)| event).collect()
+}
+
+fn batch(schema: &SchemaRef, events: &[Event]) -> RecordBatch {
+    let texts = |text: fn(&Event) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(events.iter().map(text)))
+    };
+    let amounts = events.iter().map(|event| Some(event.amount));
+    let times = events.iter().map(|event| event.time);
+    let columns = vec![
+        texts(|event| format!("t{}", event.id)),
+        texts(|event| event.card.to_owned()),
+        Arc::new(amounts.collect::<Float64Array>()) as ArrayRef,
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
+    ];
+    RecordBatch::try_new(Arc::clone(schema), columns).unwrap()
+}
+
+/// A store in memory that can go back to an earlier commit, as a crash takes the one on disk.
+struct Process<'a> {
+    workspace: &'a Workspace,
+    store: MemoryStore,
+    commits: Vec<Commit>,
+    marks: Marks,
+    folder: Folder,
+}
+
+impl<'a> Process<'a> {
+    fn start(workspace: &'a Workspace, commits: Vec<Commit>) -> Self {
+        let store = MemoryStore::new();
+        commits
+            .iter()
+            .for_each(|commit| store.commit(commit.clone()).unwrap());
+        Self {
+            workspace,
+            marks: Marks::open(&store).unwrap(),
+            folder: Folder::default(),
+            store,
+            commits,
+        }
+    }
+
+    fn position(&self) -> usize {
+        let offsets = self.store.offsets().unwrap();
+        offsets.first().map_or(0, |offset| offset.next as usize)
+    }
+
+    fn apply(&mut self, events: &[Event]) {
+        let project = &self.workspace.project;
+        let batch = batch(&project.streams[0].schema, events);
+        let mut pending = Pending::over(self.marks.seals(project));
+        let places = vec![0; events.len()];
+        let offsets = vec![0; events.len()];
+        let origin = Origin {
+            partitions: &places,
+            offsets: &offsets,
+        };
+        for view in &project.views {
+            view.state_rows(&batch, origin, &mut pending).unwrap();
+        }
+        for event in events {
+            self.marks.advance("tx", event.time);
+        }
+        let settings = &self.workspace.settings.store;
+        let committed = Committed(&self.store);
+        let folded = self
+            .folder
+            .fold(project, &self.marks, settings, &committed, &mut pending);
+        folded.unwrap();
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        self.marks.write(&mut commit);
+        commit.offset("tx", 0, (self.position() + events.len()) as i64);
+        self.commits.push(commit.clone());
+        self.store.commit(commit).unwrap();
+    }
+
+    fn rows(&self, view: &FeatureView, card: &str) -> usize {
+        let mut rows = 0;
+        let all = i64::MIN..i64::MAX;
+        let entity = pack_rows(&[key(&[card])]).remove(0);
+        Committed(&self.store)
+            .scan(view.id, &entity, all, &mut |_, _| {
+                rows += 1;
+                true
+            })
+            .unwrap();
+        rows
+    }
+}
+
+fn key(cards: &[&str]) -> ArrayRef {
+    Arc::new(StringArray::from(cards.to_vec()))
+}
+
+fn bits(batch: &RecordBatch) -> Vec<Vec<u8>> {
+    let column = |column: &ArrayRef| pack_rows(&[Arc::clone(column)]).concat();
+    batch.columns().iter().map(column).collect()
+}
+
+#[test]
+fn crashes_and_batches_change_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = workspace(folder.path());
+    for seed in 0..3 {
+        let mut random = Pcg64::seed_from_u64(seed);
+        let arrivals = arrivals(&mut random, 12_000);
+        let mut process = Process::start(&workspace, Vec::new());
+        let mut crashes = 0;
+        while process.position() < arrivals.len() {
+            let from = process.position();
+            let to = (from + random.random_range(1..400)).min(arrivals.len());
+            process.apply(&arrivals[from..to]);
+            if random.random_bool(0.1) {
+                let mut commits = process.commits;
+                // How far back it goes depends on when it was flushed.
+                commits.truncate(commits.len().saturating_sub(random.random_range(0..8)));
+                process = Process::start(&workspace, commits);
+                crashes += 1;
+            }
+        }
+        assert!(crashes > 4);
+        let newest = process.marks.newest("tx").unwrap();
+        let settled = process.marks.settled(&workspace.project.views[0]).unwrap();
+        let mut asked = vec![newest, newest + 1, settled, newest + 3_600 * SECOND];
+        asked.extend((0..60).map(|_| random.random_range(settled..=newest)));
+        asked.extend((0..10).map(|step| settled - 60 * SECOND * step));
+        for view in &workspace.project.views {
+            let places = vec![0; arrivals.len()];
+            let offsets = vec![0; arrivals.len()];
+            let origin = Origin {
+                partitions: &places,
+                offsets: &offsets,
+            };
+            let all = batch(&view.stream.schema, &arrivals);
+            let (kept, _) = view.kept_of(&all, origin).unwrap();
+            let table = EventTable::new(view, &[kept]).unwrap();
+            for card in ["busy", "quiet", "nobody"] {
+                let key = [key(&vec![card; asked.len()])];
+                let got = view
+                    .answer(&Committed(&process.store), &key, &asked)
+                    .unwrap();
+                let expected = table.answer(&key, &asked).unwrap();
+                assert!(
+                    bits(&got) == bits(&expected),
+                    "{} of {card}, seed {seed}",
+                    view.name
+                );
+            }
+            let counts = table.answer(&[key(&["busy"])], &[newest + 1]).unwrap();
+            let count = counts.column(1).as_primitive::<Int64Type>().value(0) as usize;
+            let rows = process.rows(view, "busy");
+            println!(
+                "{}: {rows} rows, {count} events in the window, {crashes} crashes",
+                view.name
+            );
+        }
+        // 12,000 events in 8 hours: of the lifetime the last 35 minutes and a handful of totals are left.
+        let life = process.rows(&workspace.project.views[1], "busy");
+        assert!(life < 600, "{life} rows");
+    }
+}
+
+/// A process over a project without a model.
+fn pipeline(workspace: Workspace, store: Arc<dyn Store>) -> Pipeline {
+    let live = Live {
+        workspace: Arc::new(workspace),
+        store,
+        scorer: None,
+        registry: None,
+        progress: Arc::new(Progress::default()),
+        misses: Arc::default(),
+        traces: crate::traces::Traces::default(),
+    };
+    Pipeline::new(live, None).unwrap()
+}
+
+#[test]
+fn what_files_have_brought_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut random = Pcg64::seed_from_u64(5);
+    let arrivals = arrivals(&mut random, 3_000);
+    let (first, rest) = arrivals.split_at(2_000);
+    let lines = first.iter().map(|event| {
+        let time = crate::times::rfc3339(event.time);
+        format!(
+            "{{\"tx_id\":\"t{}\",\"card_id\":\"{}\",\"amount\":{},\"event_time\":\"{time}\"}}\n",
+            event.id, event.card, event.amount
+        )
+    });
+    std::fs::write(path.join("tx.jsonl"), lines.collect::<String>()).unwrap();
+    let args = BackfillArgs {
+        events: vec![format!("tx={}", path.join("tx.jsonl").display())],
+    };
+    let workspace = Arc::new(workspace(path));
+    backfill(&workspace, &args).unwrap();
+
+    // The topic has all of it again, and more.
+    let store: Arc<dyn Store> = Arc::new(workspace.open_store().unwrap());
+    let mut pipeline = pipeline(Workspace::open(path).unwrap(), Arc::clone(&store));
+    let mut offset = 0;
+    for events in [first, rest].concat().chunks(250) {
+        let step = Step {
+            batches: vec![StreamBatch {
+                stream: 0,
+                batch: batch(&workspace.project.streams[0].schema, events),
+                origin: (offset..)
+                    .take(events.len())
+                    .map(|offset| (0, offset))
+                    .collect(),
+                kafka_ts: vec![-1; events.len()],
+                headers: Vec::new(),
+            }],
+            positions: vec![("tx".to_owned(), 0, offset + events.len() as i64)],
+            ..Step::default()
+        };
+        pipeline.apply(&step).unwrap();
+        offset += events.len() as i64;
+    }
+    let ids: std::collections::BTreeSet<usize> = arrivals.iter().map(|event| event.id).collect();
+    let newest = arrivals.iter().map(|event| event.time).max().unwrap();
+    let life = &workspace.project.views[1];
+    let cards = key(&["busy", "quiet"]);
+    let answer = life
+        .answer(&Committed(store.as_ref()), &[cards], &[newest + 1; 2])
+        .unwrap();
+    let counts = answer.column(1).as_primitive::<Int64Type>();
+    assert_eq!(counts.value(0) + counts.value(1), ids.len() as i64);
+    let mut rows = 0;
+    store
+        .scan(Table::Events, &[], &[], false, &mut |_, _| {
+            rows += 1;
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(rows < 2 * ids.len() * 2 / 3, "{rows} rows of two views");
+    drop((pipeline, store));
+
+    let failure = backfill(&workspace, &args).unwrap_err();
+    assert!(
+        failure.to_string().contains("could count twice"),
+        "{failure}"
+    );
+}
