@@ -140,10 +140,10 @@ impl Pipeline {
         Self { log, ..self }
     }
 
-    /// The log, which a test gave it.
+    /// The log, if it was given one.
     #[cfg(test)]
-    pub(crate) fn log(&self) -> &ScoreLog {
-        self.log.as_ref().unwrap()
+    pub(crate) fn log(&self) -> Option<&ScoreLog> {
+        self.log.as_ref()
     }
 
     /// Reads and applies until `stop` is set, then makes everything durable.

@@ -252,7 +252,9 @@ fn index(
 /// Each input by itself, row by row.
 fn packed_inputs(columns: &[ArrayRef]) -> Vec<Vec<Vec<u8>>> {
     let columns = columns.iter();
-    columns.map(|column| pack_rows(&[column.clone()])).collect()
+    columns
+        .map(|column| pack_rows(std::slice::from_ref(column)))
+        .collect()
 }
 
 fn column(batch: &RecordBatch, name: &str) -> Outcome<ArrayRef> {

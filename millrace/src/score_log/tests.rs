@@ -111,7 +111,7 @@ fn an_outage_holds_reading_and_loses_nothing() {
     log.settings.max_waiting_bytes = 1_000;
     let mut pipeline = trial.pipeline(log);
     let mut next = 0;
-    while !pipeline.log().is_full() {
+    while !pipeline.log().unwrap().is_full() {
         pipeline
             .apply(&step(&trial.live, &events, next..next + 1))
             .unwrap();
@@ -122,7 +122,7 @@ fn an_outage_holds_reading_and_loses_nothing() {
     assert_eq!(files(folder.path()), [] as [PathBuf; 0]);
 
     trial.faults.fail_every(i64::MAX);
-    while pipeline.log().is_full() {
+    while pipeline.log().unwrap().is_full() {
         pipeline.between_steps().unwrap();
     }
     pipeline
@@ -381,14 +381,14 @@ impl Trial {
             self.wait_for_writer(&mut pipeline);
         }
         pipeline.finish().unwrap();
-        assert_eq!(pipeline.log().outbox.rows(), 0);
+        assert_eq!(pipeline.log().unwrap().outbox.rows(), 0);
     }
 
     /// So that a run is the same each time: nothing is applied while the writer works.
     fn wait_for_writer(&self, pipeline: &mut Pipeline) {
         loop {
             pipeline.between_steps().unwrap();
-            match pipeline.log().phase {
+            match pipeline.log().unwrap().phase {
                 Phase::Writing => std::thread::sleep(Duration::from_micros(200)),
                 _ => break,
             }
