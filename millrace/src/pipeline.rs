@@ -165,7 +165,7 @@ impl Pipeline {
         Self { log, ..self }
     }
 
-    /// The log, which a test gave it.
+    /// The log, if it was given one.
     #[cfg(test)]
     pub(crate) fn log(&self) -> Option<&ScoreLog> {
         self.log.as_ref()

@@ -59,16 +59,14 @@ fn a_crash_at_any_change_logs_each_event_once() {
         let has_crashed = crash_at(folder.path(), change);
         // Kafka gives again what the store has not, in other steps.
         Trial::new(folder.path(), i64::MAX).run(7);
-        assert_eq!(
-            logged(folder.path()),
-            expected,
-            "crashed at change {change}"
-        );
+        let logged = logged(folder.path());
+        // Not shown: they are long.
+        assert!(logged == expected, "crashed at change {change}");
         if !has_crashed {
             break;
         }
     }
-    println!("{change} crashes");
+    println!("{} crashes", change - 1);
     assert!(change > 30, "{change}");
 }
 
@@ -94,7 +92,7 @@ fn crash_at(folder: &FilePath, change: i64) -> bool {
 fn a_location_that_fails_now_and_then_loses_and_doubles_nothing() {
     let straight = tempfile::tempdir().unwrap();
     Trial::new(straight.path(), i64::MAX).run(9);
-    for period in [2, 3, 5] {
+    for period in [3, 5, 7] {
         let folder = tempfile::tempdir().unwrap();
         let trial = Trial::new(folder.path(), i64::MAX);
         trial.faults.fail_every(period);
@@ -212,6 +210,7 @@ fn values_come_back_to_the_bit() {
         .map(|name| Payment {
             id: (*name).to_owned(),
             card: (*name).to_owned(),
+            amount: 1.0,
             time: NOON,
         })
         .collect();
@@ -474,6 +473,7 @@ fn live_of(workspace: Workspace, store: Arc<dyn Store>) -> Live {
 struct Payment {
     id: String,
     card: String,
+    amount: f64,
     time: i64,
 }
 
@@ -486,6 +486,7 @@ fn events() -> Vec<Payment> {
             5 => format!("late-{number}"),
             _ => ["a", "b", "ü"][(number % 3) as usize].to_owned(),
         },
+        amount: number as f64 / 8.0,
         time: NOON + number * HOUR - if number % 8 == 5 { 30 * HOUR } else { 0 },
     };
     let numbers = (0..60).flat_map(|number| match number {
@@ -509,7 +510,7 @@ fn batch(live: &Live, events: &[Payment], range: Range<usize>) -> StreamBatch {
     let texts = |text: fn(&Payment) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(events.iter().map(text)))
     };
-    let amounts = range.clone().map(|offset| offset as f64 / 8.0);
+    let amounts = events.iter().map(|event| event.amount);
     let columns = stream.schema.fields().iter().map(|field| -> ArrayRef {
         match field.name().as_str() {
             "tx_id" => texts(|event| &event.id),

@@ -149,7 +149,7 @@ impl Worker {
         let outcome = async {
             self.until_taken(|| self.claim()).await?;
             while let Some(range) = todo.recv().await {
-                self.until_taken(|| self.write(range.clone())).await?;
+                self.write(range).await?;
                 if tell.send(Ok(())).is_err() {
                     break;
                 }
@@ -238,20 +238,28 @@ impl Worker {
         Ok(())
     }
 
-    async fn write(&self, range: Range<u64>) -> Result<(), Trouble> {
+    async fn write(&self, range: Range<u64>) -> Outcome<()> {
         let started = Instant::now();
-        let files = RangeFiles::read(self.store.as_ref(), &self.position.log, range.clone())
-            .map_err(Trouble::Lasting)?;
+        let files = RangeFiles::read(self.store.as_ref(), &self.position.log, range.clone())?;
         let (mut count, mut bytes) = (0_u64, 0);
         for file in files.files() {
-            let file = file.map_err(Trouble::Lasting)?;
+            let file = file?;
             count += 1;
             bytes += file.bytes.len() as u64;
             let path = self.place.under(&file.path);
-            self.place.objects.put(&path, file.bytes.into()).await?;
+            let put = || async {
+                let payload = file.bytes.clone().into();
+                self.place.objects.put(&path, payload).await?;
+                Ok(())
+            };
+            self.until_taken(put).await?;
         }
         let marker = self.marker(range.end);
-        self.place.put_marker(&marker, PutMode::Overwrite).await?;
+        let put = || async {
+            let put = self.place.put_marker(&marker, PutMode::Overwrite);
+            put.await.map_err(Trouble::from)
+        };
+        self.until_taken(put).await?;
         let rows = range.end - range.start;
         metrics::counter!("millrace_score_log_rows_total").increment(rows);
         metrics::counter!("millrace_score_log_files_total").increment(count);
