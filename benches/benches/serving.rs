@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, StringArray};
 use millrace::live::Live;
 use millrace::pipeline::stream_specs;
+use millrace::priority::Priority;
 use millrace::scorer::Scorer;
 use millrace::serve::{bind, serve};
 use millrace::state::{Committed, Pending};
+use millrace::traces::Traces;
 use millrace::workspace::Workspace;
 use millrace_benches::{Load, ask_echo, connect, load, payments, report, serve_echo};
 use millrace_feature_store::{Commit, Store};
@@ -250,6 +252,8 @@ impl Bench {
             let count = Arc::new(AtomicU64::new(0));
             let (live, stopped, counted) = (live.clone(), Arc::clone(&stop), Arc::clone(&count));
             let thread = std::thread::spawn(move || {
+                // As the thread of the program that does this.
+                Priority::Events.take();
                 let messages = payments(100_000, 100 + round_number as u64);
                 while !stopped.load(Ordering::Relaxed) {
                     if let Err(error) = fill(&live, &messages, Some((&stopped, &counted))) {
@@ -375,6 +379,7 @@ fn open(folder: &Path) -> Result<Live> {
         registry: None,
         progress: Arc::default(),
         misses: Arc::default(),
+        traces: Traces::default(),
     };
     fill(&live, &payments(EVENTS, 1), None)?;
     sum_up(&live)?;

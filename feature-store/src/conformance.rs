@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::{
     Commit, Offset, Scan, Store, StoreError, Table, entity_range, event_key, event_range,
-    event_time_us, time_bytes,
+    event_time_us, tile_key, time_bytes,
 };
 
 /// Runs the whole suite on an empty store.
@@ -22,6 +22,39 @@ pub(crate) fn conformance(store: &dyn Store) {
     scans_see_whole_commits(store);
     a_moment_stays_as_it_was(store);
     old_rows_expire(store);
+    a_view_is_removed_alone(store);
+}
+
+fn a_view_is_removed_alone(store: &dyn Store) {
+    for view in [30, 31, 32, u32::MAX] {
+        put_events(store, view, b"", &[i64::MIN, 1]);
+        put_events(store, view, &[0xFF; 40], &[2, i64::MAX]);
+        let mut commit = Commit::default();
+        commit.put(Table::Tiles, tile_key(view, b"a", 3, 8), b"tile");
+        store.commit(commit).unwrap();
+    }
+    let left = |store: &dyn Store, view: u32| {
+        let count = |table| {
+            rows(store, table, (&[], &[]), false, usize::MAX)
+                .iter()
+                .filter(|(key, _)| key.starts_with(&view.to_be_bytes()))
+                .count()
+        };
+        // By entity too: that is how rows are kept in memory.
+        let (from, to) = event_range(view, b"", i64::MIN..i64::MAX);
+        let of_entity = rows(store, Table::Events, (&from, &to), false, 9).len();
+        [count(Table::Events), of_entity, count(Table::Tiles)]
+    };
+    for view in [30, 31, 32, u32::MAX] {
+        assert_eq!(left(store, view), [4, 2, 1]);
+    }
+    for (removed, kept) in [(31, 30), (u32::MAX, 32)] {
+        store.remove_view(removed).unwrap();
+        assert_eq!(left(store, removed), [0, 0, 0]);
+        assert_eq!(left(store, kept), [4, 2, 1]);
+    }
+    put_events(store, 31, b"", &[5]);
+    assert_eq!(left(store, 31), [1, 1, 0]);
 }
 
 pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;

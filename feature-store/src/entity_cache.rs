@@ -110,6 +110,12 @@ impl Caches {
         }
     }
 
+    /// Drops all entries. To be called between [`begin`](Self::begin) and [`committed`](Self::committed).
+    pub(crate) fn clear(&self) {
+        self.events.clear();
+        self.tiles.clear();
+    }
+
     /// Ends what [`begin`](Self::begin) began, whether it was written or not.
     pub(crate) fn committed(&self) {
         self.done.fetch_add(1, Ordering::SeqCst);
@@ -131,6 +137,12 @@ impl EntityCache {
         Self {
             shards: Default::default(),
             shard_bytes: limit_bytes / SHARDS,
+        }
+    }
+
+    fn clear(&self) {
+        for shard in &self.shards {
+            *shard.lock().unwrap_or_else(PoisonError::into_inner) = Shard::default();
         }
     }
 

@@ -1,4 +1,10 @@
-//! Whose store a folder is: a small JSON file beside RocksDB's own, read before RocksDB is touched.
+//! That a folder is a store, and of which format: a small JSON file beside RocksDB's own, read before RocksDB is
+//! touched.
+//!
+//! Format 1 also named the project by the layout of its state, so that no other project could have the store. Since
+//! format 2 the views of a project may change, and the store's records say which views it has: whose store it is
+//! then is the caller's to check. A store of format 1 opens for the project that it was made for, and is of format 2
+//! from then on; its rows are the same.
 //!
 //! It is written, and durable, before RocksDB creates its first file. A crash in between leaves an
 //! empty store of the right project. A folder that holds anything else is refused untouched.
@@ -12,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::StoreError;
 
 /// The format of the store on disk: table names, key layouts, this file.
-pub const STORE_FORMAT: u32 = 1;
+pub const STORE_FORMAT: u32 = 2;
 
 const FILE: &str = "MILLRACE";
 const UNFINISHED_FILE: &str = "MILLRACE.new";
@@ -22,8 +28,7 @@ const IGNORED: [&str; 2] = [UNFINISHED_FILE, "lost+found"];
 /// Which project a store belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreIdentity {
-    /// Equal for two projects exactly if they may share a store; what goes into it is the caller's
-    /// to decide.
+    /// The layout of the project's state, as a store of format 1 has it. It is not written any more.
     pub project_fingerprint: String,
     /// For people, say the project's name and folder. It is not compared.
     pub description: String,
@@ -39,15 +44,17 @@ struct Format {
 struct Contents<'a> {
     #[serde(flatten)]
     format: Format,
-    #[serde(flatten)]
-    identity: &'a StoreIdentity,
+    description: &'a str,
 }
 
 /// Checks that the folder at `path` is a store of `identity`, and makes it one where it is empty or
 /// missing.
 pub(crate) fn claim(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
     match fs::read(path.join(FILE)) {
-        Ok(contents) => check(path, &contents, identity),
+        Ok(contents) => match check(path, &contents, identity)? {
+            STORE_FORMAT => Ok(()),
+            _ => write(path, identity),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, identity),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(not_a_store(path, "it is a file".to_owned()))
@@ -56,7 +63,18 @@ pub(crate) fn claim(path: &Path, identity: &StoreIdentity) -> Result<(), StoreEr
     }
 }
 
-fn check(path: &Path, contents: &[u8], wanted: &StoreIdentity) -> Result<(), StoreError> {
+/// As [`claim`], of a store that is there and is not written to.
+pub(crate) fn check_readable(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
+    let file = path.join(FILE);
+    let contents = fs::read(&file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => not_a_store(path, format!("it has no {FILE} file")),
+        _ => io_error("read", &file, error),
+    })?;
+    check(path, &contents, identity).map(|_| ())
+}
+
+/// The format of a store that may be opened.
+fn check(path: &Path, contents: &[u8], wanted: &StoreIdentity) -> Result<u32, StoreError> {
     let unreadable = |error| not_a_store(path, format!("its {FILE} file says {error}"));
     let format: Format = serde_json::from_slice(contents).map_err(unreadable)?;
     if format.millrace_store_format > STORE_FORMAT {
@@ -65,6 +83,9 @@ fn check(path: &Path, contents: &[u8], wanted: &StoreIdentity) -> Result<(), Sto
             found: format.millrace_store_format,
             supported: STORE_FORMAT,
         });
+    }
+    if format.millrace_store_format > 1 {
+        return Ok(format.millrace_store_format);
     }
     let found: StoreIdentity = serde_json::from_slice(contents).map_err(unreadable)?;
     if found.project_fingerprint != wanted.project_fingerprint {
@@ -75,7 +96,7 @@ fn check(path: &Path, contents: &[u8], wanted: &StoreIdentity) -> Result<(), Sto
             wanted_fingerprint: wanted.project_fingerprint.clone(),
         });
     }
-    Ok(())
+    Ok(format.millrace_store_format)
 }
 
 fn create(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
@@ -86,11 +107,15 @@ fn create(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
             format!("it holds {name}, and no {FILE} file"),
         ));
     }
+    write(path, identity)
+}
+
+fn write(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
     let contents = Contents {
         format: Format {
             millrace_store_format: STORE_FORMAT,
         },
-        identity,
+        description: &identity.description,
     };
     serde_json::to_vec_pretty(&contents)
         .map_err(io::Error::from)
@@ -154,39 +179,48 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_folder_knows_its_project() {
+    fn a_store_of_format_1_knows_its_project_and_becomes_one_of_format_2() {
         let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("state/store");
-        claim(&path, &identity("p1")).unwrap();
-        claim(&path, &identity("p1")).unwrap();
-        let error = claim(&path, &identity("p2")).unwrap_err();
+        let path = parent.path();
+        fs::write(path.join(FILE), FORMAT_1).unwrap();
+        check_readable(path, &identity("p1")).unwrap();
+        let error = claim(path, &identity("p2")).unwrap_err();
         assert!(
             matches!(&error, StoreError::OtherProject { found_fingerprint, wanted_fingerprint, .. }
                 if found_fingerprint == "p1" && wanted_fingerprint == "p2"),
             "{error:?}"
         );
+        assert_eq!(fs::read_to_string(path.join(FILE)).unwrap(), FORMAT_1);
+        claim(path, &identity("p1")).unwrap();
+        assert_eq!(fs::read_to_string(path.join(FILE)).unwrap(), FORMAT_2);
+        claim(path, &identity("p2")).unwrap();
     }
 
+    const FORMAT_1: &str = "{\n  \"millrace_store_format\": 1,\n  \"project_fingerprint\": \"p1\",\n  \
+         \"description\": \"cards \\\"east\\\"\\n\"\n}";
+    const FORMAT_2: &str =
+        "{\n  \"millrace_store_format\": 2,\n  \"description\": \"cards \\\"east\\\"\\n\"\n}";
+
     #[test]
-    fn format_1_is_pinned() {
-        let folder = tempfile::tempdir().unwrap();
-        claim(folder.path(), &identity("p1")).unwrap();
-        assert_eq!(
-            fs::read_to_string(folder.path().join(FILE)).unwrap(),
-            "{\n  \"millrace_store_format\": 1,\n  \"project_fingerprint\": \"p1\",\n  \
-             \"description\": \"cards \\\"east\\\"\\n\"\n}"
-        );
+    fn format_2_is_pinned() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state/store");
+        claim(&path, &identity("p1")).unwrap();
+        claim(&path, &identity("p1")).unwrap();
+        assert_eq!(fs::read_to_string(path.join(FILE)).unwrap(), FORMAT_2);
+        check_readable(&path, &identity("p2")).unwrap();
+        assert!(check_readable(parent.path(), &identity("p1")).is_err());
     }
 
     #[test]
     fn a_later_format_is_named_whatever_else_it_says() {
-        let error = claim_with("{\"millrace_store_format\": 2, \"owner\": []}");
+        let error = claim_with("{\"millrace_store_format\": 3, \"owner\": []}");
         assert!(
             matches!(
                 error,
                 StoreError::NewerFormat {
-                    found: 2,
-                    supported: 1,
+                    found: 3,
+                    supported: 2,
                     ..
                 }
             ),

@@ -52,6 +52,17 @@ pub fn entity_prefix(view: u32, entity: &[u8]) -> Vec<u8> {
     key
 }
 
+/// The bounds, first and past the last, of all rows of a view.
+pub(crate) fn view_range(view: u32) -> (Vec<u8>, Vec<u8>) {
+    let from = view.to_be_bytes().to_vec();
+    let to = match view.checked_add(1) {
+        Some(next) => next.to_be_bytes().to_vec(),
+        // Past every key, of which none is longer than this.
+        None => vec![0xFF; VIEW_BYTES + (1 << 16)],
+    };
+    (from, to)
+}
+
 /// The bounds, first and past the last, of all events of one entity.
 #[must_use]
 pub fn entity_range(view: u32, entity: &[u8]) -> (Vec<u8>, Vec<u8>) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use crate::{Commit, Horizons, Scan, Store, StoreError, Table};
+use crate::{Commit, Horizons, Scan, Store, StoreError, Table, keys};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -119,6 +119,18 @@ impl Store for MemoryStore {
 
     fn horizons(&self) -> &Horizons {
         &self.horizons
+    }
+
+    fn remove_view(&self, view: u32) -> Result<(), StoreError> {
+        let (from, to) = keys::view_range(view);
+        let mut tables = self.write();
+        let tables = Arc::make_mut(&mut tables);
+        for table in [Table::Events, Table::Tiles] {
+            tables
+                .of_mut(table)
+                .retain(|key, _| *key < from || *key >= to);
+        }
+        Ok(())
     }
 
     fn expire(&self) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use rocksdb::{
@@ -28,6 +28,8 @@ pub struct RocksStore {
     horizons: Arc<Horizons>,
     tiled: Tiled,
     caches: Caches,
+    /// Held by who writes: the caches know of one commit at a time.
+    writing: Mutex<()>,
     is_read_only: bool,
 }
 
@@ -62,6 +64,7 @@ impl RocksStore {
             horizons,
             tiled: Tiled::default(),
             caches: Caches::new(settings.entity_cache_bytes),
+            writing: Mutex::default(),
             is_read_only: false,
         };
         store.note_tiles()?;
@@ -85,7 +88,7 @@ impl RocksStore {
         if !path.join(CURRENT).exists() {
             return Self::open_with(path, identity, settings);
         }
-        identity::claim(path, identity)?;
+        identity::check_readable(path, identity)?;
         let horizons = Arc::new(Horizons::default());
         let mut options = rocks_options::database(settings);
         // Opens every file now: one that the writer deletes stays readable for whoever has it open.
@@ -98,6 +101,7 @@ impl RocksStore {
             horizons,
             tiled: Tiled::default(),
             caches: Caches::new(settings.entity_cache_bytes),
+            writing: Mutex::default(),
             is_read_only: true,
         };
         store.note_tiles()?;
@@ -198,6 +202,8 @@ impl Store for RocksStore {
     fn commit(&self, commit: Commit) -> Result<(), StoreError> {
         let started = Instant::now();
         let batch = self.batch(&commit)?;
+        // Nothing is guarded that a panic could leave half done.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tiles = commit
             .puts
             .iter()
@@ -230,6 +236,30 @@ impl Store for RocksStore {
 
     fn horizons(&self) -> &Horizons {
         &self.horizons
+    }
+
+    fn remove_view(&self, view: u32) -> Result<(), StoreError> {
+        let (from, to) = keys::view_range(view);
+        let families = [self.family(Table::Events)?, self.family(Table::Tiles)?];
+        {
+            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut batch = WriteBatch::default();
+            for family in families {
+                batch.delete_range_cf(family, &from, &to);
+            }
+            self.caches.begin(std::iter::empty());
+            self.caches.clear();
+            let written = self
+                .db
+                .write_without_wal(batch)
+                .map_err(engine("remove a view"));
+            self.caches.committed();
+            written?;
+        }
+        for family in families {
+            self.db.compact_range_cf(family, Some(&from), Some(&to));
+        }
+        Ok(())
     }
 
     fn expire(&self) -> Result<(), StoreError> {

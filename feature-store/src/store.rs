@@ -67,6 +67,13 @@ pub trait Store: Scan + Send + Sync {
     /// [`StoreError::Engine`] where the store cannot be written.
     fn expire(&self) -> Result<(), StoreError>;
 
+    /// Drops all rows of a view, and frees their space: at the cost of rewriting the files that others share with it.
+    /// It is not durable before the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be written.
+    fn remove_view(&self, view: u32) -> Result<(), StoreError>;
+
     /// Lets events of `view` with a time before `time_us` expire.
     fn set_horizon(&self, view: u32, time_us: i64) {
         self.horizons().set_view(view, time_us);

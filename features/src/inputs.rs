@@ -19,7 +19,7 @@ use crate::rows::evaluate;
 use crate::state::StateReader;
 use crate::stream::Stream;
 use crate::tile::Tile;
-use crate::view::{FeatureView, nullable};
+use crate::view::{FeatureView, nullable, with_columns};
 
 /// A planned view of a model's inputs.
 #[derive(Debug)]
@@ -59,14 +59,26 @@ impl InputView {
             .map(|field| field.name().as_str())
     }
 
-    /// What the inputs mean, as text: equal exactly if the same events give the same inputs.
+    /// What the inputs mean, as text: the same text, the same inputs of the same events. What else the views and
+    /// streams have does not matter to it.
     #[must_use]
     pub fn definition(&self) -> String {
+        let column = |index: usize| match self.columns[index] {
+            Source::Event { column } => self.stream.schema.field(column).name().clone(),
+            Source::View { join, column } => {
+                let join = &self.joins[join];
+                let key = |column: &usize| self.stream.schema.field(*column).name().as_str();
+                let keys: Vec<&str> = join.keys.iter().map(key).collect();
+                format!(
+                    "[{} by {}]",
+                    join.view.output_meaning(column),
+                    keys.join(", ")
+                )
+            }
+        };
         let mut text = self.stream.name.clone();
-        for join in &self.joins {
-            let _ = write!(text, "\njoin {:?} {}", join.keys, join.view.definition());
-        }
         for (output, field) in self.outputs.iter().zip(self.schema.fields()) {
+            let output = with_columns(output, &column);
             let _ = write!(text, "\n{} {} = {output}", field.name(), field.data_type());
         }
         text
@@ -75,6 +87,14 @@ impl InputView {
     /// The feature views that the inputs use.
     pub fn views(&self) -> impl Iterator<Item = &Arc<FeatureView>> {
         self.joins.iter().map(|join| &join.view)
+    }
+
+    /// The columns of the stream that name an entity of one of the views, each once, in the stream's order.
+    #[must_use]
+    pub fn entity_columns(&self) -> Vec<usize> {
+        let keys = self.joins.iter().flat_map(|join| &join.keys);
+        let columns: std::collections::BTreeSet<usize> = keys.copied().collect();
+        columns.into_iter().collect()
     }
 
     /// Names of the feature views that an input is computed from, by the input's place.

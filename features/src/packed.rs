@@ -80,6 +80,14 @@ fn push_bytes(row: &mut Vec<u8>, value: &[u8]) {
     row.extend_from_slice(value);
 }
 
+/// Rows that [`pack_rows`] made of columns of `types`, as columns again, to the bit.
+///
+/// # Errors
+/// What does not fit.
+pub fn unpack_rows(types: &[DataType], rows: &[&[u8]]) -> Result<Vec<ArrayRef>, String> {
+    unpack(types, rows)
+}
+
 /// Unpacks rows into columns of `types`; an error says what does not fit.
 pub(crate) fn unpack(types: &[DataType], rows: &[&[u8]]) -> Result<Vec<ArrayRef>, String> {
     let header = types.len().div_ceil(8);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{
     Column, DFSchema, DFSchemaRef, DataFusionError, ScalarValue, TableReference,
 };
@@ -17,7 +17,7 @@ use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFuncti
 use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
-use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::expressions::{Column as Place, Literal};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::Call;
@@ -279,6 +279,53 @@ impl FeatureView {
         text
     }
 
+    /// What a column of the answers means, as text, whatever else the view has.
+    pub(crate) fn output_meaning(&self, output: usize) -> String {
+        let schema = &self.stream.schema;
+        let of_event = |index: usize| schema.field(index).name().clone();
+        let operand = |operand: &Operand| match operand {
+            Operand::Kept(kept) => format!(
+                "{}:{}",
+                with_columns(&self.operands[*kept], &of_event),
+                self.operand_types[*kept]
+            ),
+            Operand::Literal(value) => format!("{value:?}"),
+        };
+        let slot = |slot: &Slot| {
+            let (measure, frame) = (&self.measures[slot.measure], self.frames[slot.frame]);
+            let aggregate = &measure.aggregate;
+            format!(
+                "{} of {:?} distinct {} ignoring nulls {} filter {:?} half life {:?} over {frame:?}",
+                aggregate.fun().name(),
+                measure.arguments.iter().map(operand).collect::<Vec<_>>(),
+                aggregate.is_distinct(),
+                aggregate.ignore_nulls(),
+                measure.filter.as_ref().map(operand),
+                measure.half_life_us,
+            )
+        };
+        let entities = self.entity.len();
+        let column = |index: usize| match index.checked_sub(entities) {
+            None => of_event(self.entity[index]),
+            Some(index) => self
+                .slots
+                .get(index)
+                .map_or_else(|| "as of".to_owned(), slot),
+        };
+        let entity: Vec<String> = self.entity.iter().map(|column| of_event(*column)).collect();
+        let predicate = self.predicate.as_ref();
+        format!(
+            "{} of {} {} by {} in {} at {:?} where {:?}",
+            with_columns(&self.outputs[output], &column),
+            self.stream.name,
+            self.stream.topic,
+            entity.join(", "),
+            of_event(self.stream.time),
+            self.step_us(),
+            predicate.map(|predicate| with_columns(predicate, &of_event)),
+        )
+    }
+
     /// What decides the rows of state: the same text, the same rows.
     pub(crate) fn layout(&self) -> String {
         let stream = &self.stream;
@@ -299,7 +346,12 @@ impl FeatureView {
         }
         // Sums that took the place of events are of these aggregates and steps, and of no others.
         if let Some(Resolution { step_us, .. }) = self.resolution {
-            let _ = write!(text, "|resolution {step_us}");
+            let _ = write!(
+                text,
+                "|resolution {step_us} reach {:?} edges {}",
+                self.reach_us(),
+                self.edges_us()
+            );
             for measure in &self.measures {
                 let _ = write!(text, "|{}", measure.definition());
             }
@@ -321,6 +373,19 @@ impl Measure {
             self.filter,
         )
     }
+}
+
+/// An expression as text, with other names for its columns than their places.
+pub(crate) fn with_columns(expr: &Arc<dyn PhysicalExpr>, name: &dyn Fn(usize) -> String) -> String {
+    let named = Arc::clone(expr).transform(|node| {
+        let column = (node.as_ref() as &dyn Any).downcast_ref::<Place>();
+        Ok(match column.map(Place::index) {
+            Some(index) => Transformed::yes(Arc::new(Place::new(&name(index), 0)) as _),
+            None => Transformed::no(node),
+        })
+    });
+    // The closure does not fail.
+    named.map_or_else(|_| expr.to_string(), |named| named.data.to_string())
 }
 
 fn not_a_stream(table: &str) -> Complaint {

@@ -25,6 +25,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -53,7 +54,18 @@ pub struct Source {
     pub partition: i32,
 }
 
-/// Decoded rows of one partition, in its order. All four have the same length.
+/// A header of a row's message that was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowHeader {
+    /// The row in its batch.
+    pub row: usize,
+    /// The header's name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// Decoded rows of one partition, in its order. All but the headers have the same length.
 #[derive(Clone, Debug)]
 pub struct Rows {
     /// The rows.
@@ -64,6 +76,8 @@ pub struct Rows {
     pub offsets: Vec<i64>,
     /// Their Kafka timestamps, in milliseconds since 1970; -1 where there is none.
     pub kafka_ts: Vec<i64>,
+    /// Headers of their messages, by rising row; most rows have none.
+    pub headers: Vec<RowHeader>,
 }
 
 /// Rows of one stream that leave together: each partition's in its order; between partitions, no order is promised.
@@ -77,6 +91,8 @@ pub struct StreamBatch {
     pub origin: Vec<(i32, i64)>,
     /// For each row, its Kafka timestamp in milliseconds since 1970; -1 where there is none.
     pub kafka_ts: Vec<i64>,
+    /// Headers of their messages that were kept, by rising row; most rows have none.
+    pub headers: Vec<RowHeader>,
 }
 
 /// One step.
@@ -436,9 +452,28 @@ impl Chunk {
             batch: self.rows.batch.slice(range.start, length),
             times: self.rows.times[range.clone()].to_vec(),
             offsets: self.rows.offsets[range.clone()].to_vec(),
-            kafka_ts: self.rows.kafka_ts[range].to_vec(),
+            kafka_ts: self.rows.kafka_ts[range.clone()].to_vec(),
+            headers: self.headers(range),
         }
     }
+}
+
+impl Chunk {
+    /// The headers of some rows, as of a batch of those alone.
+    fn headers(&self, rows: Range<usize>) -> Vec<RowHeader> {
+        let headers = &self.rows.headers;
+        let from = headers.partition_point(|header| header.row < rows.start);
+        let to = headers.partition_point(|header| header.row < rows.end);
+        moved(&headers[from..to], |row| row - rows.start).collect()
+    }
+}
+
+/// The same headers, of other rows.
+fn moved(headers: &[RowHeader], to: impl Fn(usize) -> usize) -> impl Iterator<Item = RowHeader> {
+    headers.iter().map(move |header| RowHeader {
+        row: to(header.row),
+        ..header.clone()
+    })
 }
 
 fn join(stream: usize, parts: Vec<(i32, Rows)>) -> Result<StreamBatch, ArrowError> {
@@ -450,11 +485,18 @@ fn join(stream: usize, parts: Vec<(i32, Rows)>) -> Result<StreamBatch, ArrowErro
     let kafka_ts = parts
         .iter()
         .flat_map(|(_, rows)| rows.kafka_ts.iter().copied());
+    let mut headers = Vec::new();
+    let mut before = 0;
+    for (_, rows) in &parts {
+        headers.extend(moved(&rows.headers, |row| row + before));
+        before += rows.times.len();
+    }
     Ok(StreamBatch {
         stream,
         batch,
         origin: origin.collect(),
         kafka_ts: kafka_ts.collect(),
+        headers,
     })
 }
 

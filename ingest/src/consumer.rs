@@ -15,16 +15,17 @@
 //! Everything here runs in the thread that calls [`Ingest::poll`]; librdkafka fetches ahead in threads of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::align::{Align, Rows, Source, StreamBatch};
+use crate::align::{Align, RowHeader, Rows, Source, StreamBatch};
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::decode::JsonDecoder;
 use crate::error::IngestError;
@@ -95,6 +96,8 @@ pub struct Ingest {
     letters: DeadLetters,
     consumer: Arc<GroupConsumer>,
     wake: Arc<Wake>,
+    /// Names of the headers that are handed out with rows.
+    kept: &'static [&'static str],
     started: Instant,
     /// Whether the group has said which partitions are ours.
     settled: bool,
@@ -172,6 +175,7 @@ impl Ingest {
             lanes: BTreeMap::new(),
             consumer: Arc::new(consumer),
             wake,
+            kept: &[],
             started: now,
             settled: false,
             broken: BTreeSet::new(),
@@ -179,6 +183,13 @@ impl Ingest {
             gauges_at: now,
             news: News::default(),
         })
+    }
+
+    /// Hands out the headers of these names with the rows of their messages. Without it, no header is read.
+    #[must_use]
+    pub fn keeping(mut self, headers: &'static [&'static str]) -> Self {
+        self.kept = headers;
+        self
     }
 
     /// The next step: as soon as there is anything to tell, and after `timeout` with nothing. `now_us` (microseconds
@@ -498,7 +509,8 @@ impl Ingest {
             }
             if !taken.messages.is_empty() {
                 busy = true;
-                let rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
+                let mut rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
+                rows.headers = kept_headers(&taken.messages, &rows.offsets, self.kept);
                 self.align.push(*source, rows, next.unwrap_or_default());
             }
             if taken.at_end {
@@ -551,6 +563,7 @@ impl Stream {
             kafka_ts: good()
                 .map(|message| message.timestamp().to_millis().unwrap_or(-1))
                 .collect(),
+            headers: Vec::new(),
         })
     }
 }
@@ -604,6 +617,54 @@ fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
         }
     }
     Ok(taken)
+}
+
+/// Headers are to be short: longer values are left out.
+const KEPT_BYTES: usize = 1_024;
+
+/// The headers of these names of the messages that became rows; of several of a name in one message, the last counts.
+/// Messages and rows are in the order of their offsets.
+fn kept_headers(
+    messages: &[BorrowedMessage<'_>],
+    offsets: &[i64],
+    kept: &'static [&'static str],
+) -> Vec<RowHeader> {
+    let mut found = Vec::new();
+    if kept.is_empty() {
+        return found;
+    }
+    let mut rows = offsets.iter().enumerate().peekable();
+    for message in messages {
+        let Some((row, _)) = rows.next_if(|(_, offset)| **offset == message.offset()) else {
+            // A dead letter.
+            continue;
+        };
+        if let Some(headers) = message.headers() {
+            for name in kept {
+                let value = last_value(headers, name);
+                let value = value.filter(|value| value.len() <= KEPT_BYTES);
+                found.extend(value.map(|value| RowHeader {
+                    row,
+                    name,
+                    value: value.to_vec(),
+                }));
+            }
+        }
+    }
+    found
+}
+
+fn last_value<'a>(headers: &'a BorrowedHeaders, name: &str) -> Option<&'a [u8]> {
+    // rdkafka panics on a header whose name is no text, which a producer can send.
+    let header = |index| {
+        let read = AssertUnwindSafe(|| headers.try_get(index));
+        catch_unwind(read).ok().flatten()
+    };
+    let indexes = (0..headers.count()).rev();
+    let mut found = indexes
+        .filter_map(header)
+        .filter(|header| header.key == name);
+    found.next()?.value
 }
 
 fn is_out_of_range(error: &KafkaError) -> bool {

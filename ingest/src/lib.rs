@@ -13,7 +13,7 @@
 //! ```
 //!
 //! `decode` and `align` are pure: no socket, no clock, no Kafka type. `consumer` and `group` hold everything that
-//! librdkafka needs; `admin` creates topics.
+//! librdkafka needs; `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
 //!
 //! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
 //! offsets that are committed to the group serve lag tools only), and the loop that ties them (the `millrace`
@@ -26,15 +26,17 @@ mod dead_letters;
 mod decode;
 mod error;
 mod group;
+mod replay;
 mod settings;
 mod stream;
 mod telemetry;
 
 pub use admin::ensure_topics;
-pub use align::{Align, AlignSettings, Released, Rows, Source, StreamBatch};
+pub use align::{Align, AlignSettings, Released, RowHeader, Rows, Source, StreamBatch};
 pub use consumer::{Ingest, Lost, StartOffsets, Step};
 pub use dead_letters::{DeadLetter, DeadLetters, header};
 pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
 pub use error::{IngestError, Remedy};
+pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
 pub use stream::StreamSpec;

@@ -161,6 +161,17 @@ impl IngestSettings {
         config
     }
 
+    /// The configuration of a consumer outside the group, which reads what was read before.
+    pub(crate) fn replay(&self) -> ClientConfig {
+        let mut config = self.consumer();
+        config.set("group.id", format!("{}.replay", self.group));
+        config.remove("group.instance.id");
+        // Retention goes on while it reads; what goes meanwhile is the oldest of what is wanted.
+        config.set("auto.offset.reset", "earliest");
+        config.set("statistics.interval.ms", "0");
+        config
+    }
+
     /// The dead-letter producer's configuration.
     pub(crate) fn producer(&self) -> ClientConfig {
         let mut config = ClientConfig::new();

@@ -4,6 +4,8 @@
 //! Here the events come from files, fill a store of their own, and the inputs are computed again as of each event's
 //! time. Live and again, the same code runs on the same events, so any difference is a fact about the run: an event
 //! that came after a later one was scored, one that was lost or changed, a project that was another one then.
+//!
+//! The log of scores, where there is one, is compared with the same inputs (`audit/score_log.rs`).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -25,12 +27,19 @@ use crate::pipeline::inputs_tag;
 use crate::state::Committed;
 use crate::workspace::{ModelPlan, Workspace};
 
+mod score_log;
+
+pub use score_log::LogAudit;
+
 /// What `millrace audit` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AuditArgs {
     /// A stream and a file of its events: transactions=events.parquet; of every stream that the inputs use
     #[arg(long, required = true, num_args = 1.., value_name = "STREAM=FILE")]
     pub events: Vec<String>,
+    /// Compare the log of scores at this place, too; by default the project's score_log.location
+    #[arg(long, value_name = "LOCATION")]
+    pub scores: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -55,6 +64,8 @@ pub struct Audit {
     pub inputs: Vec<InputAudit>,
     /// Events with a difference in an input that uses the view.
     pub views: BTreeMap<String, u64>,
+    /// What was found in the log of scores, where there is one.
+    pub log: Option<LogAudit>,
 }
 
 /// The differences of one input.
@@ -86,14 +97,17 @@ pub struct Difference {
 /// # Errors
 /// Of kind input: a project without a model, a mistake in a file. Else differences, or a store that fails.
 pub fn audit(workspace: &Workspace, args: &AuditArgs) -> Outcome<()> {
-    let found = compare(workspace, &args.events)?;
+    let log = args.scores.as_ref();
+    let log = log.or(workspace.settings.score_log.location.as_ref());
+    let found = compare(workspace, &args.events, log.map(String::as_str))?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&found)
             .map_err(|e| Failure::failed(format!("as JSON: {e}")))?,
         false => found.table(),
     };
     println!("{text}");
-    match found.mismatched + found.missing + found.extra + found.other_inputs {
+    let of_log = found.log.as_ref().map_or(0, LogAudit::differences);
+    match found.mismatched + found.missing + found.extra + found.other_inputs + of_log {
         0 => Ok(()),
         _ => Err(Failure::failed(
             "what was scored is not what the events say",
@@ -101,11 +115,12 @@ pub fn audit(workspace: &Workspace, args: &AuditArgs) -> Outcome<()> {
     }
 }
 
-/// Compares what the project's store has scored with the events of files, each `stream=path`.
+/// Compares what the project's store has scored, and the log at a location, with the events of files, each
+/// `stream=path`.
 ///
 /// # Errors
 /// As [`audit`], but for differences.
-pub fn compare(workspace: &Workspace, events: &[String]) -> Outcome<Audit> {
+pub fn compare(workspace: &Workspace, events: &[String], log: Option<&str>) -> Outcome<Audit> {
     let plan = workspace.model()?;
     let files = event_files(workspace, events)?;
     check_streams(plan, files.iter().map(|(stream, _)| stream.name.as_str()))?;
@@ -117,6 +132,8 @@ pub fn compare(workspace: &Workspace, events: &[String]) -> Outcome<Audit> {
         fill(workspace, &again, &mut marks, stream, path)?;
     }
     let mut found = Audit::new(plan);
+    let log = log.map(|location| LogAudit::read(workspace, location, &scored, &again));
+    found.log = log.transpose()?;
     let bar = spinner().with_message("comparing");
     for (stream, path) in &files {
         if stream.name != plan.inputs.stream.name {
@@ -128,6 +145,9 @@ pub fn compare(workspace: &Workspace, events: &[String]) -> Outcome<Audit> {
         }
     }
     bar.finish_and_clear();
+    if let Some(log) = &mut found.log {
+        log.finish(&again)?;
+    }
     found.extra = count_scored(&scored)?.saturating_sub(found.compared + found.other_inputs);
     Ok(found)
 }
@@ -186,6 +206,9 @@ impl Audit {
     ) -> Outcome<()> {
         let inputs = plan.inputs.evaluate(&Committed(again), events)?;
         let matrix = plan.inputs.matrix(&inputs)?;
+        if let Some(log) = &mut self.log {
+            log.add(plan, again, events, &inputs)?;
+        }
         let width = self.inputs.len();
         let times = events
             .column(plan.inputs.stream.time)
@@ -269,8 +292,9 @@ impl Audit {
             .iter()
             .map(|(view, count)| format!("{view}: {count}"))
             .collect();
+        let log = self.log.as_ref().map(LogAudit::text).unwrap_or_default();
         format!(
-            "{table}\n{} events, {} compared: {} mismatched, {} missing, {} extra, {} of other inputs\nby view: {}",
+            "{table}\n{} events, {} compared: {} mismatched, {} missing, {} extra, {} of other inputs\nby view: {}{log}",
             self.events,
             self.compared,
             self.mismatched,

@@ -3,7 +3,10 @@
 //! Each batch is one commit, with how far its file was read: a run that was stopped goes on where it stood, and a
 //! file that was read to its end is not read again. The store has one writer, so no `millrace run` may have it open.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -14,8 +17,10 @@ use millrace_features::{Origin, Stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::evolve;
 use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, spinner};
+use crate::fill::Filler;
 use crate::marks::Marks;
 use crate::state::Pending;
 use crate::workspace::Workspace;
@@ -27,6 +32,9 @@ pub struct BackfillArgs {
     #[arg(long, required = true, num_args = 1.., value_name = "STREAM=FILE")]
     pub events: Vec<String>,
 }
+
+/// What the keys of the files that were read start with.
+const READ: &str = "backfill/";
 
 /// Batches that are read ahead of the writer.
 const AHEAD: usize = 4;
@@ -46,10 +54,11 @@ struct Reading {
 /// # Errors
 /// Of kind input: a stream that is not there, a mistake in a file (what stands before it is in the store). Else a
 /// store that is in use or fails.
-pub fn backfill(workspace: &Workspace, args: &BackfillArgs) -> Outcome<()> {
+pub fn backfill(workspace: &Arc<Workspace>, args: &BackfillArgs) -> Outcome<()> {
     let files = event_files(workspace, &args.events)?;
-    let store = workspace.open_store()?;
-    let mut marks = Marks::open(&store)?;
+    let store = Arc::new(workspace.open_store()?);
+    follow_views(&store, workspace)?;
+    let mut marks = Marks::open(store.as_ref())?;
     for (stream, _) in &files {
         check_no_topic(workspace, &store, stream)?;
     }
@@ -57,6 +66,44 @@ pub fn backfill(workspace: &Workspace, args: &BackfillArgs) -> Outcome<()> {
         fill(workspace, &store, &mut marks, stream, &path)?;
     }
     Ok(store.flush()?)
+}
+
+/// Views that are new to the store first get what was read before.
+fn follow_views(store: &Arc<RocksStore>, workspace: &Arc<Workspace>) -> Outcome<()> {
+    let Some(transition) = evolve::begin(store.as_ref(), workspace)? else {
+        return evolve::drop_unused(store.as_ref(), workspace);
+    };
+    let filler = Filler::new(Arc::clone(store) as Arc<dyn Store>, &transition);
+    if filler.needs_kafka()? {
+        let names = transition.views.iter().map(|view| view.name.as_str());
+        let names: Vec<&str> = names.collect();
+        return Err(Failure::input(format!(
+            "the store lacks older events of views that are new or have changed: {}",
+            names.join(", ")
+        ))
+        .hint("`millrace run` reads them from Kafka; fill the store from files when it has"));
+    }
+    filler.run(&AtomicBool::new(false))?;
+    evolve::finish(store.as_ref(), workspace)?;
+    evolve::drop_unused(store.as_ref(), workspace)
+}
+
+/// The files that were read into a store for a stream.
+///
+/// # Errors
+/// A store that cannot be read.
+pub(crate) fn files_read(store: &dyn Store, stream: &str) -> Outcome<Vec<PathBuf>> {
+    let prefix = format!("{READ}{stream}/");
+    let mut files = Vec::new();
+    let mut end = prefix.clone().into_bytes();
+    end.push(0xFF);
+    let mut note = |key: &[u8], _: &[u8]| {
+        let path = key.get(prefix.len()..).unwrap_or_default();
+        files.push(PathBuf::from(String::from_utf8_lossy(path).into_owned()));
+        ControlFlow::Continue(())
+    };
+    store.scan(Table::Meta, prefix.as_bytes(), &end, false, &mut note)?;
+    Ok(files)
 }
 
 /// Refuses files of a stream whose topic was read already, where a view with a resolution reads it: events of settled
@@ -82,7 +129,7 @@ fn check_no_topic(workspace: &Workspace, store: &RocksStore, stream: &Stream) ->
 pub(crate) fn event_files<'a>(
     workspace: &'a Workspace,
     events: &[String],
-) -> Outcome<Vec<(&'a Stream, PathBuf)>> {
+) -> Outcome<Vec<(&'a Arc<Stream>, PathBuf)>> {
     let file = |text: &String| {
         let Some((name, path)) = text.split_once('=') else {
             return Err(
@@ -95,7 +142,7 @@ pub(crate) fn event_files<'a>(
         })?;
         let path = PathBuf::from(path);
         EventFile::open(&path, stream)?;
-        Ok((stream.as_ref(), path))
+        Ok((stream, path))
     };
     events.iter().map(file).collect()
 }
@@ -112,7 +159,7 @@ pub(crate) fn fill(
     let path = path
         .canonicalize()
         .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
-    let key = format!("backfill/{}/{}", stream.name, path.display());
+    let key = format!("{READ}{}/{}", stream.name, path.display());
     let mut reading = Reading::of(&path)?;
     if let Some(known) = store.get(Table::Meta, key.as_bytes())? {
         let known: Reading = decode(&known)?;

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 
 use crate::audit::AuditArgs;
 use crate::backfill::BackfillArgs;
@@ -14,6 +16,7 @@ use crate::generate::GenerateArgs;
 use crate::produce::ProduceArgs;
 use crate::run::RunArgs;
 use crate::simulate::SimulateArgs;
+use crate::traces::LogFields;
 use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
 use crate::{audit, backfill, check, client, demo, generate, produce, run, simulate, training_set};
@@ -211,7 +214,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             runtime()?.block_on(client::score(&server, &args.file, args.inputs))
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
-        Command::Backfill(args) => backfill::backfill(&Workspace::open(project)?, &args),
+        Command::Backfill(args) => backfill::backfill(&Arc::new(Workspace::open(project)?), &args),
         Command::Audit(args) => audit::audit(&Workspace::open(project)?, &args),
         Command::Simulate(args) => simulate::simulate(project, &args),
         Command::Models(command) => {
@@ -245,9 +248,20 @@ fn init_logging(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // A test harness may have set a subscriber already.
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .fmt_fields(LogFields::default())
+        .with_env_filter(without_exporter(filter))
         .with_writer(std::io::stderr)
         .try_init();
+}
+
+/// The exporter of traces says that it fails each time that it does; `traces/export.rs` says it once. What a person
+/// has set for it stays.
+fn without_exporter(filter: EnvFilter) -> EnvFilter {
+    let off = "opentelemetry=off".parse::<Directive>().ok();
+    match off.filter(|_| !filter.to_string().contains("opentelemetry")) {
+        Some(off) => filter.add_directive(off),
+        None => filter,
+    }
 }
 
 /// An address of the command line.

@@ -102,8 +102,8 @@ impl From<StoreError> for Failure {
                 "run the release that wrote it, or move the folder away: Kafka fills a new one"
             }
             StoreError::OtherProject { .. } => {
-                "its views are not this project's: give store.path a new folder, which Kafka fills \
-                 again, or go back to the views that filled it"
+                "an older release filled it for other views: give store.path a new folder, which Kafka \
+                 fills again, or start once with the views that filled it"
             }
             StoreError::Locked { .. } => {
                 "another `millrace run` uses it: stop that one, or ask it over its port"

@@ -132,26 +132,32 @@ impl LabelJoin {
 }
 
 impl JoinStep<'_> {
-    /// Notes that an event was scored. Its label may wait already.
+    /// Notes that an event was scored. Its label may wait already. True where the event is new: it is not a second
+    /// delivery of one that was scored.
     ///
     /// # Errors
     /// A store that cannot be read.
-    pub fn scored(&mut self, id: &[u8], mut record: ScoredRecord) -> Result<(), StoreError> {
-        if let Some(before) = self.find(id)? {
+    pub fn scored(&mut self, id: &[u8], mut record: ScoredRecord) -> Result<bool, StoreError> {
+        let before = self.find(id)?;
+        let is_new = before
+            .as_ref()
+            .is_none_or(|before| before.event_time_us != record.event_time_us);
+        if let Some(before) = before {
             // A second delivery or a replay: the label that was learned stays learned.
             record.label = before.label;
         }
         self.scored.insert(id.to_vec(), record);
         if self.position.waiting == 0 {
-            return Ok(());
+            return Ok(is_new);
         }
         let key = key(WAITING, id);
         let Some(label) = read::<WaitingLabel>(self.store, Table::Scored, &key)? else {
-            return Ok(());
+            return Ok(is_new);
         };
         self.commit.delete(Table::Scored, key);
         self.position.waiting -= 1;
-        self.label(id, label.fraud, label.known_us)
+        self.label(id, label.fraud, label.known_us)?;
+        Ok(is_new)
     }
 
     /// Notes a label that became known at a time (µs).

@@ -34,6 +34,7 @@ use crate::pipeline::inputs_tag;
 use crate::scorer::Scorer;
 use crate::settings::{LearnerSection, micros};
 use crate::times::rfc3339;
+use crate::traces::{Traces, step};
 use crate::workspace::{ModelPlan, Workspace};
 
 mod checks;
@@ -80,6 +81,7 @@ pub struct Learning {
     /// Sequence number up to which examples are known to survive a crash.
     durable: u64,
     prequential: VecDeque<(f32, bool)>,
+    traces: Traces,
 }
 
 /// A version in memory.
@@ -147,11 +149,19 @@ impl Learning {
             done_until_us: None,
             durable: 0,
             prequential: VecDeque::new(),
+            traces: Traces::default(),
         };
         learning.resume()?;
         learning.read_examples()?;
         learning.learn_what_is_usual();
         Ok(learning)
+    }
+
+    /// Makes a span of each period.
+    #[must_use]
+    pub fn traced(mut self, traces: Traces) -> Self {
+        self.traces = traces;
+        self
     }
 
     /// Reads from the registry where an earlier process stood.
@@ -225,6 +235,18 @@ impl Learning {
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {
             return Ok(None);
         };
+        let work = self.traces.period(end_us);
+        let learned = self.learn_period(end_us);
+        if let Some(work) = work {
+            match &learned {
+                Ok(period) => period.note_on(&work),
+                Err(failure) => work.fail(failure.message.clone()),
+            }
+        }
+        learned.map(Some)
+    }
+
+    fn learn_period(&mut self, end_us: i64) -> Outcome<Period> {
         let started = Instant::now();
         let rows = self.history.between(self.dealt_with, end_us);
         let mut period = Period {
@@ -253,7 +275,7 @@ impl Learning {
         self.done_until_us = Some(end_us);
         period.seconds = started.elapsed().as_secs_f64();
         period.log();
-        Ok(Some(period))
+        Ok(period)
     }
 
     /// The end of the next period that has labels.
@@ -406,6 +428,8 @@ impl Learning {
         served: &[f32],
         at_us: i64,
     ) -> Outcome<(Tested, Option<Harm>)> {
+        let mut under_test = step("gate");
+        under_test.note("millrace.model.version", trial.held.manifest.version as i64);
         let gate = &self.settings().gate;
         let logits = trial.held.model.logits(fresh.inputs())?;
         trial.paired.extend(served, &logits, fresh.labels());
@@ -663,7 +687,10 @@ impl Learning {
             let past: Vec<usize> = self.history.believed(0..first).collect();
             (fresh, self.sample(&past, training, seed)?)
         };
-        let updated = match update(training, self.device, start, &fresh, &replay, seed) {
+        let training_step = step("update");
+        let updated = update(training, self.device, start, &fresh, &replay, seed);
+        drop(training_step);
+        let updated = match updated {
             Ok(updated) => updated,
             Err(LearnerError::Rejected(reason)) => {
                 metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);

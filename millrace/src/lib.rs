@@ -2,6 +2,14 @@
 //!
 //! This is the only crate that knows them all, and the only one with a clock, a runtime and a terminal.
 
+/// A place between two steps at which a test can end the process at once, as a power cut does: `FAILPOINTS=name=return`
+/// at the first time, `name=5*off->return` after five.
+macro_rules! crash_point {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| std::process::abort())
+    };
+}
+
 pub mod audit;
 pub mod backfill;
 #[cfg(feature = "embedded-broker")]
@@ -10,18 +18,23 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod evolve;
 pub mod failure;
 pub mod files;
+pub mod fill;
 pub mod fold;
 pub mod generate;
 pub mod labels;
 pub mod learning;
 pub mod live;
 pub mod marks;
+pub mod object_stores;
 pub mod pipeline;
+pub mod priority;
 pub mod produce;
 pub mod recent;
 pub mod run;
+pub mod score_log;
 pub mod score_topic;
 pub mod scored_watch;
 pub mod scorer;
@@ -30,6 +43,7 @@ pub mod settings;
 pub mod simulate;
 pub mod state;
 pub mod times;
+pub mod traces;
 pub mod traffic;
 pub mod training_set;
 pub mod workspace;

@@ -1,8 +1,8 @@
 //! What a running process shares between its roles: the store, the scorer, the registry, and how far it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow::array::ArrayRef;
 use hdrhistogram::Histogram;
@@ -12,6 +12,7 @@ use millrace_learner::Registry;
 
 use crate::scored_watch::Alarm;
 use crate::scorer::Scorer;
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// The parts of a running process. Cheap to clone.
@@ -29,6 +30,8 @@ pub struct Live {
     pub progress: Arc<Progress>,
     /// Look-ups that would have been faster with a tile.
     pub misses: Arc<Misses>,
+    /// Makes spans of what is done, where there is a collector for them.
+    pub traces: Traces,
 }
 
 /// A look-up that had to sum up many events.
@@ -87,6 +90,8 @@ pub struct Progress {
     pub lag: AtomicI64,
     /// Newest event time that was committed, µs, by stream.
     newest: Mutex<BTreeMap<String, i64>>,
+    /// Since when a view has all of its events, µs, by its id; none for those that had them from the start.
+    complete_since: RwLock<HashMap<u32, i64>>,
     /// Inputs of scored events that moved, oldest first.
     alarms: Mutex<VecDeque<Alarm>>,
     /// Microseconds from a message's Kafka timestamp to its being visible in a look-up.
@@ -111,6 +116,22 @@ impl Progress {
         let mut newest = lock(&self.newest);
         let entry = newest.entry(stream.to_owned()).or_insert(event_time_us);
         *entry = (*entry).max(event_time_us);
+    }
+
+    /// Since when (µs) a view has all of its events; none where nothing was missing when it was made.
+    #[must_use]
+    pub fn complete_since(&self, view: u32) -> Option<i64> {
+        let since = self.complete_since.read();
+        since
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&view)
+            .copied()
+    }
+
+    /// Says since when views have all of their events, by their ids.
+    pub fn set_complete_since(&self, since: HashMap<u32, i64>) {
+        let all = self.complete_since.write();
+        *all.unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Notes an input that moved. The newest are kept.

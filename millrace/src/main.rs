@@ -9,6 +9,8 @@ use millrace::cli::Arguments;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     match millrace::cli::execute(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Store, Table, time_bytes, time_from_bytes};
-use millrace_features::{FeatureView, Project, Tile};
+use millrace_features::{FeatureView, Project, Stream, Tile};
 
 use crate::failure::Outcome;
 use crate::settings::{StoreSection, micros};
@@ -60,6 +62,15 @@ impl Marks {
         let newest = &mut self.newest;
         let mark = newest.entry(stream.to_owned()).or_insert(event_time_us);
         *mark = (*mark).max(event_time_us);
+    }
+
+    /// Moves a stream's mark to the newest of some of its events.
+    pub fn see(&mut self, stream: &Stream, events: &RecordBatch) {
+        let times = events.column(stream.time);
+        if let Some(newest) = arrow::compute::max(times.as_primitive::<TimestampMicrosecondType>())
+        {
+            self.advance(&stream.name, newest);
+        }
     }
 
     /// Makes the marks part of a commit.

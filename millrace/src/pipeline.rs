@@ -1,5 +1,6 @@
 //! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,22 +10,25 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
-use millrace_features::{FeatureView, Origin, Tile, pack_rows};
+use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
 use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
+use crate::evolve::Reading;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::fold::Folder;
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::recent::{Cached, Recent};
+use crate::score_log::{ScoreLog, ScoredRows};
 use crate::score_topic::ScoreSink;
 use crate::scored_watch::ScoredWatch;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
 use crate::times::rfc3339;
+use crate::traces::{EventTraces, Origin as Source};
 use crate::workspace::{ModelPlan, Workspace};
 
 /// Applies steps to the store.
@@ -33,6 +37,9 @@ pub struct Pipeline {
     model: Option<ModelStage>,
     marks: Marks,
     recent: RefCell<Recent>,
+    /// While views of the next project are filled.
+    reading: Option<Reading>,
+    log: Option<ScoreLog>,
     folder: Folder,
     flushed: Instant,
 }
@@ -73,14 +80,20 @@ struct ModelStage {
 /// The streams of a project as ingestion reads them, in the project's order.
 #[must_use]
 pub fn stream_specs(workspace: &Workspace) -> Vec<StreamSpec> {
-    let spec = |stream: &Arc<millrace_features::Stream>| StreamSpec {
+    let streams = workspace.project.streams.iter();
+    streams.map(|stream| stream_spec(stream)).collect()
+}
+
+/// A stream as ingestion reads it.
+#[must_use]
+pub fn stream_spec(stream: &Stream) -> StreamSpec {
+    StreamSpec {
         name: stream.name.clone(),
         topic: stream.topic.clone(),
         schema: Arc::clone(&stream.schema),
         time_column: stream.time,
         required: stream.required(),
-    };
-    workspace.project.streams.iter().map(spec).collect()
+    }
 }
 
 /// Where the store stands, for ingestion to start at.
@@ -128,6 +141,8 @@ impl Pipeline {
             folder: Folder::default(),
             live,
             model,
+            reading: None,
+            log: None,
             flushed: Instant::now(),
         };
         for (stream, newest) in pipeline.marks.all() {
@@ -137,13 +152,37 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// The same pipeline, for steps that are read as `reading` says.
+    #[must_use]
+    pub fn reading(self, reading: Reading) -> Self {
+        let reading = Some(reading);
+        Self { reading, ..self }
+    }
+
+    /// With a log of what is scored.
+    #[must_use]
+    pub fn with_log(self, log: Option<ScoreLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    /// The log, which a test gave it.
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> Option<&ScoreLog> {
+        self.log.as_ref()
+    }
+
     /// Reads and applies until `stop` is set, then makes everything durable.
     ///
     /// # Errors
     /// What cannot be gone on from: a store that fails, a broker that refuses.
     pub fn run(mut self, mut ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
-        let flush_every = self.live.workspace.settings.store.flush_every;
         while !stop.load(Ordering::Relaxed) {
+            if self.log.as_ref().is_some_and(ScoreLog::is_full) {
+                // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
+                std::thread::sleep(RETRY);
+                self.between_steps()?;
+                continue;
+            }
             let step = match ingest.poll(now_us(), Duration::from_millis(50)) {
                 Ok(step) => step,
                 Err(error) if error.remedy() == Remedy::Retry => {
@@ -167,6 +206,7 @@ impl Pipeline {
             }
             if !step.positions.is_empty() {
                 self.apply_until_taken(&step, stop)?;
+                crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 if let Err(error) = ingest.commit(&step.positions) {
                     warn!(
@@ -175,7 +215,6 @@ impl Pipeline {
                     );
                 }
             }
-            self.sum_up_asked()?;
             let lag = ingest.lag();
             self.live.progress.lag.store(lag, Ordering::Relaxed);
             self.live
@@ -183,11 +222,29 @@ impl Pipeline {
                 .dead_letters
                 .store(ingest.dead_letters(), Ordering::Relaxed);
             metrics::gauge!("millrace_consumer_lag").set(lag as f64);
-            if self.flushed.elapsed() >= flush_every {
-                self.flush()?;
-            }
+            self.between_steps()?;
         }
-        self.flush()
+        self.finish()
+    }
+
+    /// Makes everything durable, and lets the log write what waits.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn finish(&mut self) -> Outcome<()> {
+        self.flush()?;
+        self.log.as_mut().map_or(Ok(()), ScoreLog::finish)
+    }
+
+    /// What the one thread that writes the store does besides steps.
+    pub(crate) fn between_steps(&mut self) -> Outcome<()> {
+        self.sum_up_asked()?;
+        let mut is_due = self.flushed.elapsed() >= self.live.workspace.settings.store.flush_every;
+        if let Some(log) = &mut self.log {
+            log.tend()?;
+            is_due |= log.wants_flush();
+        }
+        if is_due { self.flush() } else { Ok(()) }
     }
 
     /// Makes everything that was applied durable.
@@ -195,8 +252,16 @@ impl Pipeline {
     /// # Errors
     /// A store that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
+        crash_point!("flush");
+        if let Some(log) = &mut self.log {
+            log.before_flush()?;
+        }
         self.live.store.flush()?;
+        crash_point!("flushed");
         self.flushed = Instant::now();
+        if let Some(log) = &mut self.log {
+            log.flushed();
+        }
         Ok(())
     }
 
@@ -222,7 +287,7 @@ impl Pipeline {
     /// 2. its events are scored over the store with those rows on top;
     /// 3. its labels join what was scored;
     /// 4. the broker acknowledges the scores;
-    /// 5. rows, examples and offsets are committed as one.
+    /// 5. rows, scored rows for the log, examples and offsets are committed as one.
     ///
     /// A crash before 5 leaves the store at the step before, and Kafka gives the step again: features and
     /// labels count once, and a score may stand twice in its topic, under one key.
@@ -230,21 +295,60 @@ impl Pipeline {
     /// # Errors
     /// A store or a broker that fails. Nothing of the step is visible then.
     pub fn apply(&mut self, step: &Step) -> Result<(), StepFailure> {
+        let mut traces = self.traces(step);
+        let applied = self.apply_traced(step, &mut traces);
+        if let Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) = &applied {
+            traces
+                .iter()
+                .for_each(|traces| traces.fail(&failure.message));
+        }
+        applied
+    }
+
+    /// The traces of each batch's events.
+    fn traces(&self, step: &Step) -> Vec<EventTraces> {
+        let workspace = &self.live.workspace;
+        // Streams that the served project does not have come after its own.
+        let served = workspace.project.streams.len();
+        let batches = step.batches.iter().filter(|batch| batch.stream < served);
+        let traces = batches.map(|batch| {
+            let from = Source {
+                topic: &workspace.project.streams[batch.stream].topic,
+                group: &workspace.settings.kafka.group,
+            };
+            self.live.traces.events(batch, from)
+        });
+        traces.collect()
+    }
+
+    /// [`apply`](Self::apply), with the traces of the step's events.
+    fn apply_traced(&mut self, step: &Step, traces: &mut [EventTraces]) -> Result<(), StepFailure> {
         let started = Instant::now();
         let project = &self.live.workspace.project;
         let mut pending = Pending::over(self.marks.seals(project));
         let mut marks = self.marks.clone();
+        let step = &match &self.reading {
+            None => Cow::Borrowed(step),
+            Some(reading) => {
+                for batch in &step.batches {
+                    let stream = &reading.streams[batch.stream];
+                    marks.see(stream, &batch.batch);
+                    self.write_state(stream, &reading.views, batch, &mut pending)?;
+                }
+                Cow::Owned(reading.served(step)?)
+            }
+        };
         for batch in &step.batches {
             let stream = &project.streams[batch.stream];
-            if let Some(newest) = newest(&batch.batch, stream.time) {
-                marks.advance(&stream.name, newest);
-            }
-            self.write_state(batch, &mut pending)?;
+            marks.see(stream, &batch.batch);
+            self.write_state(stream, &project.views, batch, &mut pending)?;
         }
+        crash_point!("rows");
         let mut tiles = Vec::new();
         let mut commit = Commit::default();
         let mut counts = LabelCounts::default();
         let mut scored = 0;
+        let mut logged = ScoredRows::default();
         if let Some(model) = &mut self.model {
             let mut join = model.join.begin(self.live.store.as_ref());
             let committed = Cached {
@@ -256,10 +360,14 @@ impl Pipeline {
                 pending: &pending,
             };
             let streams = &self.live.workspace.project.streams;
-            for batch in &step.batches {
+            for (batch, traces) in step.batches.iter().zip(&mut *traces) {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
-                    let scores = model.score(&state, &batch.batch, &mut join, &mut tiles)?;
+                    let (scores, new) =
+                        model.score(&state, &batch.batch, traces, &mut join, &mut tiles)?;
+                    if let Some(log) = &self.log {
+                        log.take(&mut logged, batch, &scores, new, now_us())?;
+                    }
                     model.look_for_drift(&batch.batch, &scores, &self.live.progress);
                 }
             }
@@ -268,11 +376,14 @@ impl Pipeline {
                     join_labels(&model.scorer.plan, &batch.batch, &mut join)?;
                 }
             }
+            crash_point!("scored");
             if let Some(topic) = &mut model.topic {
                 topic.flush().map_err(StepFailure::Scores)?;
             }
+            traces.iter_mut().for_each(EventTraces::sent);
             counts = join.finish(&mut model.join, &mut commit)?;
         }
+        crash_point!("acknowledged");
         self.keep_tiles(tiles, &marks, &mut pending);
         self.fold(&marks, &mut pending)?;
         self.recent.get_mut().put_all(&pending);
@@ -281,11 +392,18 @@ impl Pipeline {
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);
         }
+        if let Some(log) = &self.log {
+            log.put(&mut logged, &mut commit);
+        }
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
             self.recent.get_mut().clear();
             self.folder.clear();
             return Err(error.into());
+        }
+        crash_point!("committed");
+        if let Some(log) = &mut self.log {
+            log.committed(logged);
         }
         self.marks = marks;
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
@@ -337,11 +455,15 @@ impl Pipeline {
         Ok(self.live.store.commit(commit)?)
     }
 
-    fn write_state(&self, batch: &StreamBatch, pending: &mut Pending) -> Outcome<()> {
-        let project = &self.live.workspace.project;
-        let stream = &project.streams[batch.stream];
-        for view in project
-            .views
+    /// The rows of state that views make of a batch of a stream's events.
+    fn write_state(
+        &self,
+        stream: &Arc<Stream>,
+        views: &[Arc<FeatureView>],
+        batch: &StreamBatch,
+        pending: &mut Pending,
+    ) -> Outcome<()> {
+        for view in views
             .iter()
             .filter(|view| Arc::ptr_eq(&view.stream, stream))
         {
@@ -433,7 +555,12 @@ impl Pipeline {
         let workspace = &self.live.workspace;
         let settings = &workspace.settings.store;
         for view in &workspace.project.views {
-            if let Some(horizon) = self.marks.horizon(view, settings) {
+            // A view of the next project may have the same rows, and want them for longer.
+            let next = self.reading.iter().flat_map(|reading| &reading.wider);
+            let same = next.filter(|next| next.id == view.id).chain([view]);
+            let horizons: Option<Vec<i64>> =
+                same.map(|v| self.marks.horizon(v, settings)).collect();
+            if let Some(horizon) = horizons.and_then(|all| all.into_iter().min()) {
                 self.live.store.set_horizon(view.id, horizon);
             }
         }
@@ -451,34 +578,41 @@ impl Pipeline {
 }
 
 impl ModelStage {
+    /// Scores events, and says which of them are new: no event of their id and time was scored before.
     fn score(
         &mut self,
         state: &Overlay<'_>,
         events: &RecordBatch,
+        traces: &mut EventTraces,
         join: &mut JoinStep<'_>,
         tiles: &mut Vec<Tile>,
-    ) -> Result<Scores, StepFailure> {
+    ) -> Result<(Scores, Vec<bool>), StepFailure> {
+        let under_way = traces.enter();
         let plan = &self.scorer.plan;
         let started = Instant::now();
         let keep = &mut |tile| tiles.push(tile);
         let scores = self.scorer.score_and_sum_up(state, events, keep)?;
+        drop(under_way);
         metrics::histogram!("millrace_scoring_seconds")
             .record(started.elapsed().as_secs_f64() / events.num_rows().max(1) as f64);
         let ids = pack_rows(&[Arc::clone(events.column(plan.event_id))]);
         let times = events
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
+        let mut new = Vec::with_capacity(ids.len());
         for (row, id) in ids.iter().enumerate() {
             let record = ScoredRecord::new(times.value(row), scores.row(row), self.inputs_tag);
-            join.scored(
+            new.push(join.scored(
                 id,
                 record.answered(scores.probability(row), scores.versions[row]),
-            )?;
+            )?);
         }
         if let Some(topic) = &mut self.topic {
-            topic.send(events, &scores).map_err(StepFailure::Scores)?;
+            let traces = traces.send(&plan.settings.scores);
+            let sent = topic.send(events, &scores, traces);
+            sent.map_err(StepFailure::Scores)?;
         }
-        Ok(scores)
+        Ok((scores, new))
     }
 
     /// Looks whether the inputs of scored events have moved.

@@ -16,6 +16,7 @@ use millrace_ingest::{IngestSettings, ensure_topics};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::files::{EventFile, json_text, nearest};
+use crate::traces::current_headers;
 use crate::workspace::Workspace;
 
 mod pacer;
@@ -238,8 +239,12 @@ impl EventProducer {
                 .as_ref()
                 .filter(|keys| keys.is_valid(row))
                 .map(|keys| keys.value(row));
-            self.raw
-                .send(&self.stream.topic, key.map(str::as_bytes), line.as_bytes())?;
+            self.raw.send_with(
+                &self.stream.topic,
+                key.map(str::as_bytes),
+                line.as_bytes(),
+                current_headers(),
+            )?;
             self.progress.inc(1);
         }
         self.raw.check()

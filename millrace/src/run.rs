@@ -20,15 +20,20 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::cli::{parse_address, runtime};
+use crate::evolve::{self, Reading, Transition};
 use crate::failure::{Failure, Outcome};
+use crate::fill::Filler;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
-use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_specs};
+use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_spec, stream_specs};
+use crate::priority::Priority;
 use crate::produce::RawProducer;
+use crate::score_log::ScoreLog;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
-use crate::serve;
+use crate::serve::{self, Server};
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// `millrace run`
@@ -79,11 +84,13 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     let runtime = runtime()?;
     let metrics = workspace.settings.server.metrics;
     runtime.block_on(async { export_metrics(metrics) })?;
-    let running = Running::start(Arc::new(workspace), &args.roles)?;
+    let mut running = Running::start(Arc::new(workspace), &args.roles)?;
     if let Some(address) = running.address {
         info!(%address, %metrics, "ready");
     }
-    runtime.block_on(running.ended_or_signal());
+    while let Wake::CaughtUp = runtime.block_on(running.wake()) {
+        running.take_over()?;
+    }
     info!("stopping: what was read is made durable");
     running.stop()
 }
@@ -97,8 +104,11 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let store: Arc<dyn Store> = Arc::new(workspace.open_store_to_read()?);
     let registry = open_registry(&workspace)?;
     let scorer = Arc::new(Scorer::new(plan));
-    let mut learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
-    match learning.next_period(now_us())? {
+    let traces = Traces::open(&workspace.settings.traces)?;
+    let learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
+    let learned = learning.traced(traces.clone()).next_period(now_us());
+    traces.shut_down();
+    match learned? {
         None => println!("no period with new labels has ended: nothing to learn"),
         Some(period) => println!("{period}"),
     }
@@ -172,10 +182,37 @@ pub struct Running {
     pub address: Option<SocketAddr>,
     /// Where the learner trains, with the learn role.
     pub device: Option<String>,
+    roles: Vec<Role>,
+    server: Option<Serving>,
+    /// Ends the threads of the project that is served.
     stop: Arc<AtomicBool>,
-    stop_server: Option<oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+    /// The views of the next project, where they have not caught up.
+    filling: Option<Filling>,
+    /// Set when a role has ended by itself.
+    ended: Arc<AtomicBool>,
     failure: Arc<Mutex<Option<Failure>>>,
+}
+
+/// A server that was started.
+struct Serving {
+    server: Server,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// Views that are being filled.
+struct Filling {
+    transition: Transition,
+    has_caught_up: Arc<AtomicBool>,
+}
+
+/// Why a running process needs attention.
+enum Wake {
+    /// A role has ended, or a signal asks to stop.
+    End,
+    /// The next project's views have their rows.
+    CaughtUp,
 }
 
 impl Running {
@@ -184,18 +221,38 @@ impl Running {
     /// # Errors
     /// What keeps a role from starting: a store in use, a broker that is not there, a port in use.
     pub fn start(workspace: Arc<Workspace>, roles: &[Role]) -> Outcome<Self> {
-        let live = open_live(&workspace)?;
-        log_start(&workspace, live.store.as_ref())?;
+        let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
+        let transition = evolve::begin(store.as_ref(), &workspace)?;
+        let traces = Traces::open(&workspace.settings.traces)?;
+        if let Some(transition) = &transition {
+            // What the next project's model needs is said now, and not when its views have caught up.
+            live(
+                Arc::clone(&transition.next),
+                Arc::clone(&store),
+                Arc::default(),
+                traces.clone(),
+            )?;
+        }
+        let served = transition.as_ref().map(|next| Arc::clone(&next.served));
+        let live = live(served.unwrap_or(workspace), store, Arc::default(), traces)?;
+        log_start(&live.workspace, live.store.as_ref())?;
         let mut running = Self {
             live,
             address: None,
             device: None,
-            stop: Arc::new(AtomicBool::new(false)),
-            stop_server: None,
+            roles: roles.to_vec(),
+            server: None,
+            stop: Arc::default(),
             threads: Vec::new(),
-            failure: Arc::new(Mutex::new(None)),
+            filling: transition.map(|transition| Filling {
+                transition,
+                has_caught_up: Arc::default(),
+            }),
+            ended: Arc::default(),
+            failure: Arc::default(),
         };
-        match running.start_roles(roles) {
+        let started = running.start_server().and_then(|()| running.start_roles());
+        match started {
             Ok(()) => Ok(running),
             Err(failure) => {
                 // The roles that did start hold the store: it is closed before the process ends. What they say
@@ -206,14 +263,18 @@ impl Running {
         }
     }
 
-    fn start_roles(&mut self, roles: &[Role]) -> Outcome<()> {
-        if roles.contains(&Role::Serve) {
-            self.start_server()?;
-        }
-        if roles.contains(&Role::Ingest) {
+    /// Starts what serves a project, but for the server.
+    fn start_roles(&mut self) -> Outcome<()> {
+        if self.roles.contains(&Role::Ingest) {
             self.start_ingest()?;
+            match &self.filling {
+                Some(_) => self.start_filler()?,
+                None => self.start_sweep()?,
+            }
+        } else if self.filling.is_some() {
+            warn!("the views that are new wait for a process with the role ingest");
         }
-        match (&self.live.scorer, roles.contains(&Role::Learn)) {
+        match (&self.live.scorer, self.roles.contains(&Role::Learn)) {
             (Some(_), true) => self.start_learner(),
             (Some(_), false) => {
                 self.follow_registry();
@@ -224,20 +285,79 @@ impl Running {
     }
 
     fn start_server(&mut self) -> Outcome<()> {
+        if !self.roles.contains(&Role::Serve) {
+            return Ok(());
+        }
         let runtime = runtime()?;
         let listen = self.live.workspace.settings.server.listen;
         let listener: TcpListener = runtime.block_on(serve::bind(listen))?;
         let address = listener.local_addr();
         self.address = Some(address.map_err(|e| Failure::failed(format!("{listen}: {e}")))?);
         let (stop, stopped) = oneshot::channel::<()>();
-        self.stop_server = Some(stop);
-        let live = self.live.clone();
-        self.thread("serve", move |_| {
-            runtime.block_on(serve::serve(live, listener, async {
+        let server = Server::new(self.live.clone())?;
+        let answering = server.clone();
+        // It stops when it is told to, and with no project's threads.
+        let never = Arc::default();
+        let thread = self.thread("serve", never, move |_| {
+            runtime.block_on(answering.serve(listener, async {
                 // A dropped sender stops the server too.
                 let _ = stopped.await;
             }))
+        })?;
+        self.server = Some(Serving {
+            server,
+            stop,
+            thread,
+        });
+        Ok(())
+    }
+
+    /// Older events for the views that are new.
+    fn start_filler(&mut self) -> Outcome<()> {
+        let Some(filling) = &self.filling else {
+            return Ok(());
+        };
+        let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition);
+        let has_caught_up = Arc::clone(&filling.has_caught_up);
+        self.role("fill", move |stop| {
+            Priority::Spare.take();
+            has_caught_up.store(filler.run(stop)?, Ordering::Relaxed);
+            wait_for(stop);
+            Ok(())
         })
+    }
+
+    /// Frees the space of views that are gone.
+    fn start_sweep(&mut self) -> Outcome<()> {
+        let live = self.live.clone();
+        self.role("sweep", move |stop| {
+            Priority::Spare.take();
+            evolve::drop_unused(live.store.as_ref(), &live.workspace)?;
+            wait_for(stop);
+            Ok(())
+        })
+    }
+
+    /// Serves the next project, whose views have caught up: calls are answered all the while.
+    ///
+    /// # Errors
+    /// What keeps a role of the next project from starting, or failed in one of the one before.
+    fn take_over(&mut self) -> Outcome<()> {
+        let Some(filling) = self.filling.take() else {
+            return Ok(());
+        };
+        self.stop_roles()?;
+        let next = filling.transition.next;
+        evolve::finish(self.live.store.as_ref(), &next)?;
+        let (store, progress) = (&self.live.store, &self.live.progress);
+        let traces = self.live.traces.clone();
+        self.live = live(next, Arc::clone(store), Arc::clone(progress), traces)?;
+        self.stop = Arc::default();
+        if let Some(serving) = &self.server {
+            serving.server.take_over(self.live.clone())?;
+        }
+        info!("the views have caught up, and are served");
+        self.start_roles()
     }
 
     fn start_ingest(&mut self) -> Outcome<()> {
@@ -252,9 +372,22 @@ impl Running {
             }
             None => None,
         };
-        let ingest = Ingest::start(kafka, stream_specs(workspace), offsets)?;
-        let pipeline = Pipeline::new(self.live.clone(), topic)?;
-        self.thread("ingest", move |stop| pipeline.run(ingest, stop))
+        let log = ScoreLog::open(&self.live)?;
+        let pipeline = Pipeline::new(self.live.clone(), topic)?.with_log(log);
+        let (pipeline, streams) = match &self.filling {
+            None => (pipeline, stream_specs(workspace)),
+            Some(filling) => {
+                let reading = Reading::new(&filling.transition)?;
+                let streams = reading.streams.iter().map(|s| stream_spec(s)).collect();
+                (pipeline.reading(reading), streams)
+            }
+        };
+        let headers = self.live.traces.headers();
+        let ingest = Ingest::start(kafka, streams, offsets)?.keeping(headers);
+        self.role("ingest", move |stop| {
+            Priority::Events.take();
+            pipeline.run(ingest, stop)
+        })
     }
 
     fn start_learner(&mut self) -> Outcome<()> {
@@ -263,9 +396,11 @@ impl Running {
             return Ok(());
         };
         let workspace = Arc::clone(&live.workspace);
-        let mut learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
+        let learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
+        let mut learning = learning.traced(live.traces.clone());
         self.device = Some(learning.device().to_string());
-        self.thread("learn", move |stop| {
+        self.role("learn", move |stop| {
+            Priority::Updates.take();
             let mut clock = LabelClock::default();
             let mut followed = Instant::now();
             while !stop.load(Ordering::Relaxed) {
@@ -298,52 +433,84 @@ impl Running {
             Ok(())
         };
         // Without the thread the process serves what it has.
-        if let Err(failure) = self.thread("registry", follow) {
+        if let Err(failure) = self.role("registry", follow) {
             error!(%failure, "the registry is not followed");
         }
     }
 
-    fn thread(
+    /// A thread that serves the project, until it is told to stop.
+    fn role(
         &mut self,
         name: &str,
         body: impl FnOnce(&AtomicBool) -> Outcome<()> + Send + 'static,
     ) -> Outcome<()> {
-        let (stop, failure) = (Arc::clone(&self.stop), Arc::clone(&self.failure));
+        let thread = self.thread(name, Arc::clone(&self.stop), body)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn thread(
+        &self,
+        name: &str,
+        stop: Arc<AtomicBool>,
+        body: impl FnOnce(&AtomicBool) -> Outcome<()> + Send + 'static,
+    ) -> Outcome<JoinHandle<()>> {
+        let (ended, failure) = (Arc::clone(&self.ended), Arc::clone(&self.failure));
         let role = name.to_owned();
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                if let Err(cause) = body(&stop) {
+                // One role that ends takes the others with it: half a system must not look alive. So does one
+                // that panics.
+                let mut end = End {
+                    ended,
+                    is_expected: false,
+                };
+                let outcome = body(&stop);
+                end.is_expected = outcome.is_ok() && stop.load(Ordering::Relaxed);
+                if let Err(cause) = outcome {
                     error!(role, error = %cause, "a role ended");
                     failure
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .get_or_insert(cause);
                 }
-                // One role that ends takes the others with it: half a system must not look alive.
-                stop.store(true, Ordering::Relaxed);
-            });
-        let thread = thread.map_err(|e| Failure::failed(format!("no thread for {name}: {e}")))?;
-        self.threads.push(thread);
-        Ok(())
+            })
+            .map_err(|e| Failure::failed(format!("no thread for {name}: {e}")))
     }
 
     /// True once a role ended, or stopping was asked for.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.ended.load(Ordering::Relaxed)
     }
 
-    async fn ended_or_signal(&self) {
-        let ended = async {
-            while !self.has_ended() {
+    async fn wake(&self) -> Wake {
+        let noticed = async {
+            loop {
+                let filling = self.filling.as_ref();
+                if self.has_ended() {
+                    return Wake::End;
+                }
+                if filling.is_some_and(|f| f.has_caught_up.load(Ordering::Relaxed)) {
+                    return Wake::CaughtUp;
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         tokio::select! {
-            () = ended => {}
-            () = signal() => {}
+            wake = noticed => wake,
+            () = signal() => Wake::End,
         }
+    }
+
+    /// Ends what serves the project, but for the server, and says what a role failed with.
+    fn stop_roles(&mut self) -> Outcome<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let threads = std::mem::take(&mut self.threads);
+        threads.into_iter().try_for_each(join)?;
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.take().map_or(Ok(()), Err)
     }
 
     /// Stops the roles, makes the store durable, and says what a role failed with.
@@ -352,20 +519,40 @@ impl Running {
     /// The first failure of a role.
     pub fn stop(mut self) -> Outcome<()> {
         self.stop.store(true, Ordering::Relaxed);
-        drop(self.stop_server.take());
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                return Err(Failure::failed(
-                    "a role panicked; this is a bug, please report it",
-                ));
-            }
+        if let Some(serving) = self.server.take() {
+            drop(serving.stop);
+            join(serving.thread)?;
         }
-        let failure = self
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        failure.map_or(Ok(()), Err)
+        let stopped = self.stop_roles();
+        self.live.traces.shut_down();
+        stopped
+    }
+}
+
+/// Notes that a role has ended by itself, when it goes.
+struct End {
+    ended: Arc<AtomicBool>,
+    is_expected: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.is_expected {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>) -> Outcome<()> {
+    thread
+        .join()
+        .map_err(|_| Failure::failed("a role panicked; this is a bug, please report it"))
+}
+
+/// Waits to be told to stop: a role that is done is not one that has failed.
+fn wait_for(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -385,28 +572,33 @@ pub async fn signal() {
     }
 }
 
-fn open_live(workspace: &Arc<Workspace>) -> Outcome<Live> {
-    let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
+fn live(
+    workspace: Arc<Workspace>,
+    store: Arc<dyn Store>,
+    progress: Arc<Progress>,
+    traces: Traces,
+) -> Outcome<Live> {
     let (scorer, registry) = match &workspace.model {
         Some(plan) => {
-            let registry = open_registry(workspace)?;
+            let registry = open_registry(&workspace)?;
             let scorer = Arc::new(Scorer::new(plan.clone()));
             scorer.follow(&registry)?;
             (Some(scorer), Some(registry))
         }
         None => (None, None),
     };
-    let progress = Arc::new(Progress::default());
+    evolve::note_completeness(store.as_ref(), &progress)?;
     for (stream, newest_us) in Marks::open(store.as_ref())?.all() {
         progress.reflect(stream, newest_us);
     }
     Ok(Live {
-        workspace: Arc::clone(workspace),
+        workspace,
         store,
         scorer,
         registry,
         progress,
         misses: Arc::default(),
+        traces,
     })
 }
 

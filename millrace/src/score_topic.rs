@@ -3,21 +3,28 @@
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use opentelemetry::trace::SpanContext;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::produce::RawProducer;
 use crate::scorer::Scores;
 use crate::times::rfc3339;
+use crate::traces;
 use crate::workspace::ModelPlan;
 
 /// Where scores go.
 pub trait ScoreSink: Send {
-    /// Sends the scores of a batch of events.
+    /// Sends the scores of a batch of events. `traces` are those that the scores go on with, by rising row.
     ///
     /// # Errors
     /// A sink that does not take them.
-    fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()>;
+    fn send(
+        &mut self,
+        events: &RecordBatch,
+        scores: &Scores,
+        traces: &[(usize, SpanContext)],
+    ) -> Outcome<()>;
 
     /// Waits until all of them are taken.
     ///
@@ -46,7 +53,13 @@ impl ScoreTopic {
 }
 
 impl ScoreSink for ScoreTopic {
-    fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()> {
+    fn send(
+        &mut self,
+        events: &RecordBatch,
+        scores: &Scores,
+        traces: &[(usize, SpanContext)],
+    ) -> Outcome<()> {
+        let mut traced = traces.iter().peekable();
         let id_column = events.column(self.plan.event_id);
         let options = FormatOptions::default();
         let ids = ArrayFormatter::try_new(id_column, &options)
@@ -54,10 +67,12 @@ impl ScoreSink for ScoreTopic {
         for row in 0..events.num_rows() {
             let id = ids.value(row).to_string();
             let message = score_json(&self.plan, &id, events, scores, row);
-            self.producer.send(
+            let trace = traced.next_if(|(traced, _)| *traced == row);
+            self.producer.send_with(
                 &self.topic,
                 Some(id.as_bytes()),
                 message.to_string().as_bytes(),
+                trace.map(|(_, trace)| traces::headers(trace)),
             )?;
         }
         Ok(())

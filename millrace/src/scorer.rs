@@ -9,6 +9,7 @@ use millrace_learner::{LearnerError, Manifest, Model, Registry};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::{Failure, Outcome, with_causes};
+use crate::traces;
 use crate::workspace::ModelPlan;
 
 /// Scores with whichever models serve. A swap never makes a request wait: each takes the pointer once.
@@ -176,13 +177,17 @@ impl Scorer {
         events: &RecordBatch,
         tiles: &mut dyn FnMut(Tile),
     ) -> Outcome<Scores> {
+        let step = traces::step("look-up");
         let inputs = self.plan.inputs.evaluate_and_sum_up(state, events, tiles)?;
         let matrix = self.plan.inputs.matrix(&inputs)?;
+        drop(step);
+        let mut step = traces::step("model");
         let traffic = self.traffic.load();
         let mut versions = vec![0; events.num_rows()];
         let mut probabilities = None;
         if let Some(champion) = &traffic.champion {
             versions.fill(champion.version);
+            step.note("millrace.model.version", champion.version as i64);
             let mut scores = champion.model.score(&matrix)?;
             if let Some((canary, percent)) = &traffic.canary {
                 let width = canary.model.width();

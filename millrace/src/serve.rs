@@ -3,7 +3,7 @@
 //!
 //! It answers from committed state. Each service translates between messages and the library crates, where all the
 //! meaning is; every error becomes a status in `refusal`. A request passes, from the outside in: TLS (`tls`), JSON
-//! to gRPC (`json`), who may call what (`access`), how much at once (`admission`), its service.
+//! to gRPC (`json`), its trace (`traced`), who may call what (`access`), how much at once (`admission`), its service.
 //!
 //! ```text
 //!            ┌ features ┐
@@ -29,6 +29,7 @@ mod scoring;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tls;
+mod traced;
 mod workers;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use millrace_proto::FILE_DESCRIPTOR_SET;
 use millrace_proto::feast::feast::serving::serving_service_server::ServingServiceServer;
 use millrace_proto::feast::grpc_feature_server_server::GrpcFeatureServerServer;
@@ -52,6 +54,8 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::live::Live;
+use crate::traces::{self, Traces};
+use crate::workspace::Workspace;
 
 use access::{Access, AccessLayer, Caller};
 use admission::{AdmissionLayer, Gate};
@@ -63,6 +67,7 @@ use models::Models;
 use refusal::Refusal;
 use scoring::Scoring;
 use tls::{Tls, accepted};
+use traced::TraceLayer;
 use workers::{Services, Workers};
 
 pub(crate) use columns::{time_us, timestamp};
@@ -104,35 +109,88 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Outcome<()> {
-    let workspace = Arc::clone(&live.workspace);
-    let (settings, folder) = (&workspace.settings.server, &workspace.folder);
-    let access = Access::open(&settings.access, folder)?;
-    let tls = settings.tls.as_ref();
-    let tls = tls.map(|tls| Tls::open(tls, folder)).transpose()?;
-    warn_if_open(listener.local_addr().ok(), access.is_some());
-    let gate = Gate::new(settings.limits.clone());
-    let (reporter, health) = tonic_health::server::health_reporter();
-    report(&reporter, ServingStatus::Serving).await;
-    let services = Services {
-        routes: routes(live, &gate)?
-            .add_service(health)
-            .add_service(reflection()?),
-        json: JsonLayer::new(descriptors()?, MAX_MESSAGE_BYTES),
-        access: AccessLayer::new(access),
-        admission: AdmissionLayer::new(gate),
-        tls: tls.map(Arc::new),
-    };
-    let mut workers = Workers::start(&services)?;
-    tokio::select! {
-        ended = workers.deal_out(accepted(listener)) => return ended,
-        () = shutdown => {}
-    }
-    report(&reporter, ServingStatus::NotServing).await;
-    workers.stop().await
+    Server::new(live)?.serve(listener, shutdown).await
 }
 
-/// All services but health and reflection.
-fn routes(live: Live, gate: &Gate) -> Outcome<Routes> {
+/// A server of one project at a time.
+#[derive(Clone)]
+pub struct Server {
+    workspace: Arc<Workspace>,
+    gate: Gate,
+    traces: Traces,
+    reporter: HealthReporter,
+    /// Health and reflection.
+    common: Routes,
+    routes: Arc<ArcSwap<Routes>>,
+}
+
+impl Server {
+    /// A server that answers for a project, on no address yet.
+    ///
+    /// # Errors
+    /// A model's stream that cannot be decoded.
+    pub fn new(live: Live) -> Outcome<Self> {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let server = Self {
+            workspace: Arc::clone(&live.workspace),
+            gate: Gate::new(live.workspace.settings.server.limits.clone()),
+            traces: live.traces.clone(),
+            reporter,
+            common: Routes::default()
+                .add_service(health)
+                .add_service(reflection()?),
+            routes: Arc::default(),
+        };
+        server.take_over(live)?;
+        Ok(server)
+    }
+
+    /// Answers for another project from the next call on. Calls that have begun end with the one before.
+    ///
+    /// # Errors
+    /// A model's stream that cannot be decoded: the project before is served on.
+    pub fn take_over(&self, live: Live) -> Outcome<()> {
+        let routes = routes(self.common.clone(), live, &self.gate)?;
+        self.routes.store(Arc::new(routes));
+        Ok(())
+    }
+
+    /// Answers calls on `listener` until `shutdown` completes, as [`serve`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Outcome<()> {
+        let (settings, folder) = (&self.workspace.settings.server, &self.workspace.folder);
+        let access = Access::open(&settings.access, folder)?;
+        let tls = settings.tls.as_ref();
+        let tls = tls.map(|tls| Tls::open(tls, folder)).transpose()?;
+        warn_if_open(listener.local_addr().ok(), access.is_some());
+        report(&self.reporter, ServingStatus::Serving).await;
+        let pool = descriptors()?;
+        let services = Services {
+            traces: TraceLayer::new(self.traces, &pool),
+            routes: Arc::clone(&self.routes),
+            json: JsonLayer::new(pool, MAX_MESSAGE_BYTES),
+            access: AccessLayer::new(access),
+            admission: AdmissionLayer::new(self.gate),
+            tls: tls.map(Arc::new),
+        };
+        let mut workers = Workers::start(&services)?;
+        tokio::select! {
+            ended = workers.deal_out(accepted(listener)) => return ended,
+            () = shutdown => {}
+        }
+        report(&self.reporter, ServingStatus::NotServing).await;
+        workers.stop().await
+    }
+}
+
+/// The services of a project, beside those that every server has.
+fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routes> {
     let catalog = Arc::new(Catalog::new(Arc::clone(&live.workspace)));
     let features = Features::new(live.clone(), Arc::clone(&catalog));
     let scoring = Scoring::new(live.clone(), gate.clone())?;
@@ -149,7 +207,7 @@ fn routes(live: Live, gate: &Gate) -> Outcome<Routes> {
     let feast_server = GrpcFeatureServerServer::new(feast)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Ok(Routes::default()
+    Ok(common
         .add_service(features)
         .add_service(scoring)
         .add_service(feast_serving)
@@ -230,7 +288,7 @@ async fn answered<T: Send + 'static>(
     let answer = match size <= SMALL {
         true => answer(),
         false => {
-            let elsewhere = tokio::task::spawn_blocking(answer).await;
+            let elsewhere = tokio::task::spawn_blocking(traces::carried(answer)).await;
             elsewhere.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
         }
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::serve::access::AccessSettings;
 use crate::serve::admission::LimitSettings;
 use crate::serve::tls::TlsSettings;
+use crate::traces::TraceSettings;
 
 /// The settings of a project. Paths are relative to its folder.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,10 +29,14 @@ pub struct Settings {
     pub store: StoreSection,
     /// Where look-ups and scores are answered.
     pub server: ServerSettings,
+    /// Where traces go.
+    pub traces: TraceSettings,
     /// The model; without this section nothing is scored or learned.
     pub model: Option<ModelSettings>,
     /// How the model learns.
     pub learner: LearnerSection,
+    /// The log of what was scored, in Parquet.
+    pub score_log: ScoreLogSettings,
 }
 
 /// `[topics]`: topics that Millrace creates.
@@ -233,6 +239,33 @@ impl Default for LearnerSection {
             afresh_at_growth: 2.0,
             training: LearnerSettings::default(),
             gate: GateSettings::default(),
+        }
+    }
+}
+
+/// `[score_log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScoreLogSettings {
+    /// Where the log is: a folder, `s3://bucket/path` or `gs://bucket/path`. None: nothing is logged.
+    pub location: Option<String>,
+    /// How often what was scored is written, at least.
+    #[serde(deserialize_with = "duration")]
+    pub every: Duration,
+    /// Rows that are written at once, at most; so many that wait are not kept waiting.
+    pub max_rows: NonZeroU64,
+    /// Bytes of rows that may wait in the store while the location takes none. At the bound no more events are
+    /// read from Kafka.
+    pub max_waiting_bytes: u64,
+}
+
+impl Default for ScoreLogSettings {
+    fn default() -> Self {
+        Self {
+            location: None,
+            every: Duration::from_secs(300),
+            max_rows: NonZeroU64::new(250_000).unwrap_or(NonZeroU64::MIN),
+            max_waiting_bytes: 1 << 30,
         }
     }
 }
@@ -440,6 +473,23 @@ mod tests {
         };
         assert!(decisions("{ review = 20 }").contains("a probability is 0 to 1"));
         assert!(decisions("{ a = 0.5, b = 0.5 }").contains("both hold from 0.5 on"));
+    }
+
+    #[test]
+    fn traces_go_to_an_address_over_http() {
+        let read = |text: &str| toml::from_str::<Settings>(&format!("[traces]\n{text}"));
+        let traces = read("endpoint = 'https://collector:4318'").unwrap().traces;
+        assert_eq!(traces.endpoint.unwrap().host_str(), Some("collector"));
+        assert!(Settings::default().traces.endpoint.is_none());
+        for (wrong, message) in [
+            ("endpoint = 'localhost:4318'", "write http://localhost:4318"),
+            ("endpoint = ''", "write http://localhost:4318"),
+            ("sample = 1.5", "0 to 1"),
+            ("sample = nan", "0 to 1"),
+        ] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains(message), "{wrong}: {error}");
+        }
     }
 
     #[test]

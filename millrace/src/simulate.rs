@@ -20,6 +20,7 @@ use indicatif::ProgressBar;
 use millrace_feature_store::Store;
 use millrace_ingest::Step;
 use millrace_learner::Registry;
+use opentelemetry::trace::SpanContext;
 
 use crate::backfill::event_files;
 use crate::failure::{Failure, Outcome};
@@ -31,6 +32,7 @@ use crate::score_topic::ScoreSink;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::times::{parse_time, rfc3339};
+use crate::traces::Traces;
 use crate::workspace::{ModelPlan, Workspace};
 
 mod feed;
@@ -180,6 +182,7 @@ fn run(
         registry: Some(Arc::clone(&registry)),
         progress: Arc::new(Progress::default()),
         misses: Arc::default(),
+        traces: Traces::default(),
     };
     let scores = ScoresFile::create(&folder.join("scores.parquet"), &plan, args.inputs)?;
     let mut pipeline = Pipeline::new(live.clone(), Some(Box::new(scores.clone())))?;
@@ -306,7 +309,12 @@ impl ScoresFile {
 }
 
 impl ScoreSink for ScoresFile {
-    fn send(&mut self, events: &RecordBatch, scores: &Scores) -> Outcome<()> {
+    fn send(
+        &mut self,
+        events: &RecordBatch,
+        scores: &Scores,
+        _traces: &[(usize, SpanContext)],
+    ) -> Outcome<()> {
         let rows = 0..events.num_rows();
         let probabilities: Float64Array = rows
             .clone()

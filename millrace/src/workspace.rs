@@ -7,6 +7,7 @@ use arrow::datatypes::DataType;
 use millrace_feature_store::{RocksStore, StoreIdentity};
 use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
 
+use crate::evolve::check_project;
 use crate::failure::{Failure, Outcome};
 use crate::settings::{ModelSettings, Settings};
 
@@ -17,10 +18,23 @@ pub struct Workspace {
     pub folder: PathBuf,
     /// `millrace.toml`.
     pub settings: Settings,
+    /// The text of its SQL.
+    pub sql: ProjectSql,
     /// The planned SQL.
     pub project: Project,
     /// The model's plan, where the project has one.
     pub model: Option<ModelPlan>,
+}
+
+/// The text of a project's SQL.
+#[derive(Debug, Clone)]
+pub struct ProjectSql {
+    /// `sources.sql`
+    pub sources: SqlFile,
+    /// The files in `features/`, by name.
+    pub views: Vec<SqlFile>,
+    /// `inputs.sql`, where there is one.
+    pub inputs: Option<SqlFile>,
 }
 
 /// What the model sees, and where its labels come from.
@@ -61,8 +75,20 @@ impl Workspace {
             .join("inputs.sql")
             .exists()
             .then(|| read_sql(folder, "inputs.sql"));
-        let inputs = inputs.transpose()?;
-        let project = Project::plan(&sources, &views, inputs.as_ref())?;
+        let sql = ProjectSql {
+            sources,
+            views,
+            inputs: inputs.transpose()?,
+        };
+        Self::plan(folder, settings, sql)
+    }
+
+    /// Plans a project.
+    ///
+    /// # Errors
+    /// Every mistake that was found, as [`Failure`] of kind input.
+    pub fn plan(folder: &Path, settings: Settings, sql: ProjectSql) -> Outcome<Self> {
+        let project = Project::plan(&sql.sources, &sql.views, sql.inputs.as_ref())?;
         let model = settings
             .model
             .as_ref()
@@ -71,6 +97,7 @@ impl Workspace {
         Ok(Self {
             folder: folder.to_owned(),
             settings,
+            sql,
             project,
             model,
         })
@@ -88,11 +115,10 @@ impl Workspace {
     /// A store of another project, in use, damaged.
     pub fn open_store(&self) -> Outcome<RocksStore> {
         let settings = &self.settings.store;
-        Ok(RocksStore::open_with(
-            &self.path(&settings.path),
-            &self.identity(),
-            &settings.rocksdb,
-        )?)
+        let path = self.path(&settings.path);
+        let store = RocksStore::open_with(&path, &self.identity(), &settings.rocksdb)?;
+        check_project(&store, self)?;
+        Ok(store)
     }
 
     /// Opens a store of the project's state in another folder.
@@ -114,11 +140,10 @@ impl Workspace {
     /// A store of another project, damaged.
     pub fn open_store_to_read(&self) -> Outcome<RocksStore> {
         let settings = &self.settings.store;
-        Ok(RocksStore::open_read_only(
-            &self.path(&settings.path),
-            &self.identity(),
-            &settings.rocksdb,
-        )?)
+        let path = self.path(&settings.path);
+        let store = RocksStore::open_read_only(&path, &self.identity(), &settings.rocksdb)?;
+        check_project(&store, self)?;
+        Ok(store)
     }
 
     fn identity(&self) -> StoreIdentity {
@@ -128,7 +153,7 @@ impl Workspace {
         }
     }
 
-    /// Names the layout of the state: two projects share a store exactly if this is equal.
+    /// Names the layout of the state, as a store of format 1 knows its project.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         millrace_learner::inputs_hash(&[self.project.state_layout()])

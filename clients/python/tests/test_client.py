@@ -295,6 +295,19 @@ def test_the_token_goes_along(client, fake):
     assert fake.metadata[0]["authorization"] == "Bearer secret"
 
 
+def test_the_trace_goes_along(client, fake):
+    trace = pytest.importorskip("opentelemetry.trace")
+    state = trace.TraceState([("vendor", "a")])
+    context = trace.SpanContext(0x1F, 0x2E, is_remote=False, trace_flags=trace.TraceFlags(1), trace_state=state)
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        client.views()
+        list(client.stream_features(["card_activity"], {"card_id": ["42"]}))
+    client.views()
+    traced = {"traceparent": f"00-{0x1F:032x}-{0x2E:016x}-01", "tracestate": "vendor=a"}
+    assert all(traced.items() <= metadata.items() for metadata in fake.metadata[:2])
+    assert "traceparent" not in fake.metadata[2]
+
+
 def test_tls_on_both_sides(fake, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=millrace"

@@ -30,7 +30,8 @@ fn settings() -> AlignSettings {
     }
 }
 
-/// Rows with these event times; the only column repeats them. Offsets count on from `first_offset`.
+/// Rows with these event times; the only column repeats them. Offsets count on from `first_offset`, and every third has
+/// a header with the offset in it.
 fn rows(first_offset: i64, times: &[i64]) -> Rows {
     let schema = Schema::new(vec![Field::new("t", DataType::Int64, false)]);
     let column = Arc::new(Int64Array::from(times.to_vec()));
@@ -39,8 +40,19 @@ fn rows(first_offset: i64, times: &[i64]) -> Rows {
         batch: RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap(),
         times: times.to_vec(),
         kafka_ts: offsets.iter().map(|offset| offset * 10).collect(),
+        headers: headers(offsets.iter().copied()),
         offsets,
     }
+}
+
+fn headers(offsets: impl Iterator<Item = i64>) -> Vec<RowHeader> {
+    let thirds = offsets.enumerate().filter(|(_, offset)| offset % 3 == 0);
+    let header = |(row, offset): (usize, i64)| RowHeader {
+        row,
+        name: "third",
+        value: offset.to_string().into_bytes(),
+    };
+    thirds.map(header).collect()
 }
 
 /// A buffer that counts offsets by itself.
@@ -81,6 +93,8 @@ fn times_of(batch: &StreamBatch) -> Vec<i64> {
     for ((_, offset), kafka_ts) in batch.origin.iter().zip(&batch.kafka_ts) {
         assert_eq!(*kafka_ts, offset * 10);
     }
+    let expected = headers(batch.origin.iter().map(|(_, offset)| *offset));
+    assert_eq!(batch.headers, expected);
     let times = batch.batch.column(0).as_primitive::<Int64Type>();
     times.values().to_vec()
 }

@@ -106,6 +106,8 @@ fn nowhere() -> StartOffsets {
 struct Seen {
     /// (stream, partition, offset, id), in order.
     rows: Vec<(usize, i32, i64, String)>,
+    /// (offset, value) of the headers that came with them.
+    headers: Vec<(i64, String)>,
     positions: HashMap<(String, i32), i64>,
     lost: Vec<Lost>,
     assigned: Vec<(String, i32)>,
@@ -122,6 +124,11 @@ impl Seen {
                 (batch.stream, *partition, *offset, id.unwrap().to_string())
             });
             self.rows.extend(rows);
+            let headers = batch.headers.into_iter().map(|header| {
+                let value = String::from_utf8(header.value).unwrap();
+                (batch.origin[header.row].1, value)
+            });
+            self.headers.extend(headers);
         }
         for (topic, partition, next) in step.positions {
             self.positions.insert((topic, partition), next);
@@ -272,10 +279,13 @@ fn bad_messages_are_in_their_topic_before_the_position_passes_them() {
             "[]".into(),
         ],
     );
-    let mut ingest = cluster.start(&["tx"], nowhere());
+    let mut ingest = cluster
+        .start(&["tx"], nowhere())
+        .keeping(&["other", "trace"]);
     let mut seen = Seen::default();
     poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
     assert_eq!(seen.ids(), ["good", "better"]);
+    assert_eq!(seen.headers, [(0, "42".into()), (4, "42".into())]);
     assert_eq!(seen.position("tx", 0), 6);
     drop(ingest);
 

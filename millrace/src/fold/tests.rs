@@ -276,6 +276,7 @@ fn pipeline(workspace: Workspace, store: Arc<dyn Store>) -> Pipeline {
         registry: None,
         progress: Arc::new(Progress::default()),
         misses: Arc::default(),
+        traces: crate::traces::Traces::default(),
     };
     Pipeline::new(live, None).unwrap()
 }
@@ -298,7 +299,7 @@ fn what_files_have_brought_counts_once() {
     let args = BackfillArgs {
         events: vec![format!("tx={}", path.join("tx.jsonl").display())],
     };
-    let workspace = workspace(path);
+    let workspace = Arc::new(workspace(path));
     backfill(&workspace, &args).unwrap();
 
     // The topic has all of it again, and more.
@@ -315,6 +316,7 @@ fn what_files_have_brought_counts_once() {
                     .map(|offset| (0, offset))
                     .collect(),
                 kafka_ts: vec![-1; events.len()],
+                headers: Vec::new(),
             }],
             positions: vec![("tx".to_owned(), 0, offset + events.len() as i64)],
             ..Step::default()

@@ -6,6 +6,7 @@ use millrace_learner::{Comparison, Manifest, Metrics, Prequential};
 use tracing::{info, warn};
 
 use crate::times::rfc3339;
+use crate::traces::Entered;
 
 /// What happened in a period.
 #[derive(Debug, Clone)]
@@ -155,6 +156,25 @@ impl Period {
                 average_precision = ?self.prequential.average_precision, seconds = self.seconds,
                 "a new version was made"
             ),
+        }
+    }
+
+    /// Notes it on its span.
+    pub(super) fn note_on(&self, work: &Entered) {
+        work.note("millrace.period.labels", self.labels as i64);
+        work.note("millrace.period.frauds", self.frauds as i64);
+        let outcome = match &self.learned {
+            Learned::Waiting => "waiting",
+            Learned::PutAside(_) => "labels_refused",
+            Learned::Broken(_) => "broken",
+            Learned::Version(new) => {
+                work.note("millrace.model.version", new.manifest.version as i64);
+                "learned"
+            }
+        };
+        work.note("millrace.period.outcome", outcome);
+        if let Some((version, _, _)) = &self.rolled_back {
+            work.note("millrace.period.rolled_back", *version as i64);
         }
     }
 

@@ -9,7 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use crate::failure::{Failure, Outcome};
@@ -79,8 +79,23 @@ impl RawProducer {
     /// # Errors
     /// A message that can never be sent: larger than `message.max.bytes`, or after a fatal error of the client.
     pub fn send(&self, topic: &str, key: Option<&[u8]>, payload: &[u8]) -> Outcome<()> {
+        self.send_with(topic, key, payload, None)
+    }
+
+    /// As [`send`](Self::send), with headers.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_with(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        payload: &[u8],
+        headers: Option<OwnedHeaders>,
+    ) -> Outcome<()> {
         let mut record = BaseRecord::to(topic).payload(payload);
         record.key = key;
+        record.headers = headers;
         loop {
             record = match self.producer.send(record) {
                 Ok(()) => break,

@@ -19,6 +19,7 @@ use crate::files::nearest;
 use crate::live::{Live, Miss};
 use crate::settings::micros;
 use crate::state::Committed;
+use crate::traces;
 
 /// What one view says of some entities.
 pub(super) struct ViewAnswer {
@@ -43,6 +44,9 @@ pub(super) fn look_up(
     keys: &[ArrayRef],
     as_of_us: i64,
 ) -> Result<Vec<ViewAnswer>, Refusal> {
+    let mut step = traces::step("look-up");
+    let entities = keys.first().map_or(0, |column| column.len());
+    step.note("millrace.entities", entities as i64);
     for selected in &selection.views {
         check_time(live, &selected.view, "as_of", as_of_us)?;
     }
@@ -171,16 +175,22 @@ impl Asked<'_> {
     }
 }
 
-/// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired.
+/// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired and
+/// nothing was missing.
 fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
+    let since = live.progress.complete_since(view.id);
     let Some(reach) = view.reach_us() else {
-        // A window that time does not bound keeps its events for ever; with a resolution, in sum.
-        view.resolution()?;
-        let newest = live.progress.newest(&view.stream.name)?;
-        return Some(newest.saturating_sub(micros(live.workspace.settings.store.history)));
+        // A window that time does not bound keeps its events for ever, and what it lacked it lacks for ever. With a
+        // resolution it keeps them in sum.
+        let settled = view.resolution().and_then(|_| {
+            let newest = live.progress.newest(&view.stream.name)?;
+            Some(newest.saturating_sub(micros(live.workspace.settings.store.history)))
+        });
+        return settled.into_iter().chain(since).max();
     };
-    let horizon = live.store.horizons().view(view.id)?;
-    Some(horizon.saturating_add(reach))
+    let horizon = live.store.horizons().view(view.id);
+    let kept = horizon.into_iter().chain(since).max()?;
+    Some(kept.saturating_add(reach))
 }
 
 /// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller

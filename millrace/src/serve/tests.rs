@@ -33,6 +33,7 @@ use super::*;
 use crate::pipeline::stream_specs;
 use crate::scorer::Scorer;
 use crate::state::Pending;
+use crate::traces::Traces;
 use crate::workspace::Workspace;
 
 /// 2018-04-01T12:00:00Z.
@@ -52,6 +53,7 @@ pub(crate) fn live() -> Live {
         registry: None,
         progress: Arc::default(),
         misses: Arc::default(),
+        traces: Traces::default(),
     }
 }
 
@@ -1044,6 +1046,38 @@ async fn a_server_ends_when_it_is_told_to() {
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+/// What another project says is what it has, on a connection that was open before.
+#[tokio::test]
+async fn another_project_takes_over_while_calls_go_on() {
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let first = live();
+    let server = Server::new(first.clone()).unwrap();
+    tokio::spawn(server.clone().serve(listener, std::future::pending()));
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+    let channel = endpoint.unwrap().connect().await.unwrap();
+    let mut client = FeatureServiceClient::new(channel);
+    let mut names = async || {
+        let views = client.list_views(ListViewsRequest {}).await.unwrap();
+        let views = views.into_inner().views.into_iter();
+        views.map(|view| view.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await.len(), 4);
+    let mut sql = first.workspace.sql.clone();
+    sql.views.retain(|file| file.path.ends_with("card.sql"));
+    sql.inputs = None;
+    let mut settings = first.workspace.settings.clone();
+    settings.model = None;
+    let workspace = Workspace::plan(&first.workspace.folder, settings, sql).unwrap();
+    let second = Live {
+        workspace: Arc::new(workspace),
+        scorer: None,
+        ..first
+    };
+    server.take_over(second).unwrap();
+    assert_eq!(names().await, ["card_activity"]);
 }
 
 #[test]

@@ -6,23 +6,30 @@
 //!
 //! The price is that the small calls of one connection share a core. Large ones go to other threads (`answered`).
 
+use std::convert::Infallible;
 use std::net::TcpStream;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Cache};
 use futures::{Stream, StreamExt};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tower_layer::layer_fn;
+use tower_service::Service;
 
 use super::access::AccessLayer;
 use super::admission::AdmissionLayer;
 use super::json::JsonLayer;
 use super::tls::{Tls, connections};
+use super::traced::TraceLayer;
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// How long open calls may go on after the shutdown has begun. Some never end by themselves: a
@@ -35,8 +42,10 @@ const WAITING: usize = 64;
 /// What every worker has.
 #[derive(Clone)]
 pub(super) struct Services {
-    pub(super) routes: Routes,
+    /// The services, as they are at each call.
+    pub(super) routes: Arc<ArcSwap<Routes>>,
     pub(super) json: JsonLayer,
+    pub(super) traces: TraceLayer,
     pub(super) access: AccessLayer,
     pub(super) admission: AdmissionLayer,
     pub(super) tls: Option<Arc<Tls>>,
@@ -161,9 +170,13 @@ async fn answer(
         .accept_http1(true)
         // The first is the outermost.
         .layer(services.json)
+        .layer(services.traces)
         .layer(services.access)
         .layer(services.admission)
-        .add_routes(services.routes)
+        .layer(layer_fn(move |_: Routes| {
+            Current(Cache::new(Arc::clone(&services.routes)))
+        }))
+        .add_routes(Routes::default())
         .serve_with_incoming_shutdown(connections(services.tls, accepted), async move {
             // A sender that was dropped stops it too.
             let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -176,6 +189,25 @@ async fn answer(
     match tokio::time::timeout(SHUTDOWN_GRACE, server).await {
         Ok(ended) => ended.map_err(|e| failed(&e)),
         Err(_) => Ok(()),
+    }
+}
+
+/// The services as they are at each call.
+#[derive(Clone)]
+struct Current(Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>);
+
+impl Service<http::Request<Body>> for Current {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = <Routes as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Services take what comes: what may wait does so in `admission`.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Routes::clone(self.0.load()).call(request)
     }
 }
 

@@ -103,6 +103,7 @@ impl<'a> Feed<'a> {
             batch,
             origin: offsets.map(|offset| (0, offset)).collect(),
             kafka_ts: vec![-1; count],
+            headers: Vec::new(),
         })
     }
 }

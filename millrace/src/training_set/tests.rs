@@ -16,7 +16,7 @@ use crate::state::Committed;
 
 struct Data {
     folder: TempDir,
-    workspace: Workspace,
+    workspace: Arc<Workspace>,
 }
 
 impl Data {
@@ -66,7 +66,7 @@ impl Data {
         let arguments = <Generate as clap::Parser>::try_parse_from(arguments).unwrap();
         let files = OutputFiles::new(&folder.path().join("tx.parquet")).unwrap();
         generate_files(arguments.args.settings().unwrap(), files, |_| ()).unwrap();
-        let workspace = Workspace::open(folder.path()).unwrap();
+        let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
         Self { folder, workspace }
     }
 

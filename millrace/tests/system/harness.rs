@@ -38,7 +38,8 @@ impl System {
              [store]\nflush_every = \"500ms\"\nhistory = \"100d\"\n\
              [server]\nlisten = \"127.0.0.1:{port}\"\nmetrics = \"127.0.0.1:{}\"\n\
              [model]\ninputs = \"fraud_inputs\"\nlabel = \"labels.is_fraud\"\nevery = \"12h\"\n\
-             [learner]\ndevice = \"cpu\"\n[learner.training]\nreplay_frauds = 1024\nreplay_negatives = 3072\nhidden = [64, 32]\n",
+             [learner]\ndevice = \"cpu\"\n[learner.training]\nreplay_frauds = 1024\nreplay_negatives = 3072\nhidden = [64, 32]\n\
+             [score_log]\nlocation = \"data/scores\"\nevery = \"1s\"\nmax_rows = 4000\n",
             broker.address(),
             port + 1
         );
@@ -48,6 +49,25 @@ impl System {
             brokers: broker.address(),
             process: None,
         }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file of the project.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    /// Takes a file of the project away.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.folder.path().join(name)).unwrap();
+    }
+
+    /// Where what was scored is logged.
+    pub fn score_log(&self) -> PathBuf {
+        self.folder.path().join("data/scores")
     }
 
     pub fn workspace(&self) -> Workspace {
@@ -81,6 +101,12 @@ impl System {
     }
 
     pub fn start(&mut self) {
+        self.start_with("");
+    }
+
+    /// Starts a process that ends itself: `point=5*off->return` at a point between two steps, when it has passed it
+    /// five times.
+    pub fn start_with(&mut self, failpoints: &str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -88,6 +114,7 @@ impl System {
             .unwrap();
         let process = self
             .command(&["run", "--create-topics"])
+            .env("FAILPOINTS", failpoints)
             .stderr(log)
             .stdout(Stdio::null())
             .spawn()
@@ -100,6 +127,24 @@ impl System {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// Waits until the process has ended itself.
+    pub fn wait_for_crash(&mut self, what: &str) {
+        let mut process = self.process.take().unwrap();
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                // By a signal: an error of its own would have a code.
+                assert_eq!(status.code(), None, "{what}: {status}\n{}", self.log());
+                return;
+            }
+            if begun.elapsed() > PATIENCE {
+                process.kill().unwrap();
+                panic!("{what} was not passed\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn terminate(&mut self) {
@@ -118,7 +163,32 @@ impl System {
         );
     }
 
-    fn log(&self) -> String {
+    /// Waits until the process has said something.
+    pub fn wait_for_log(&mut self, text: &str) {
+        self.wait(text, |system| system.log().contains(text));
+    }
+
+    /// What the server answers for an entity of a view, if it knows the view and has come so far.
+    pub fn look_up(&self, view: &str, key: &str, until: Option<&str>) -> Option<Value> {
+        let mut arguments = vec!["features", "get", view, key];
+        arguments.extend(until.iter().flat_map(|until| ["--as-of", until]));
+        let output = self.command(&arguments).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let is_there = until.is_none_or(|until| answer["complete_until"].as_str() == Some(until));
+        (output.status.success() && is_there).then_some(answer)
+    }
+
+    /// Waits until a look-up reflects all until a time.
+    pub fn wait_for_look_up(&mut self, view: &str, key: &str, until: &str) -> Value {
+        let mut answer = None;
+        self.wait(view, |system| {
+            answer = system.look_up(view, key, Some(until));
+            answer.is_some()
+        });
+        answer.unwrap()
+    }
+
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("run.log")).unwrap_or_default()
     }
 

@@ -5,7 +5,10 @@
 
 mod broker;
 mod commands;
+#[cfg(feature = "failpoints")]
+mod crashes;
 mod data;
+mod evolution;
 mod harness;
 mod oracle;
 mod simulation;
@@ -62,6 +65,7 @@ fn whole_story(broker: &TestBroker) {
     oracle::check_views(&system, &data);
     oracle::check_scored_inputs(&system, &data, &scores);
     oracle::check_audit(&system, &data);
+    oracle::check_score_log(&system, &data);
     oracle::check_model_beats_chance(&data, &unseen);
     oracle::check_labels_are_learned_once(&system, &data);
 }

@@ -1,6 +1,7 @@
 //! What must be true of a finished run, by other means: DataFusion's batch windows over the same rows.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -10,11 +11,13 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use millrace::labels::examples_after;
 use millrace::state::Committed;
+use millrace::workspace::Workspace;
+use millrace_feature_store::{Scan, Table};
 use millrace_features::{FeatureView, Stream};
 use serde_json::Value;
 
 use crate::data::{Data, times};
-use crate::harness::{Scores, System, example};
+use crate::harness::{Scores, System};
 
 /// Every feature of every view, as of each event of its stream, against batch SQL: the view's own text, with its
 /// frames ended one microsecond earlier.
@@ -31,7 +34,7 @@ pub fn check_views(system: &System, data: &Data) {
         let answers = view
             .answer(&Committed(&store), &keys, times(&events))
             .unwrap();
-        let expected = batch_answers(view, data);
+        let expected = batch_answers(&workspace, view, data);
         let rows = row_of_id(&events);
         let mut compared = 0;
         for row in 0..expected.num_rows() {
@@ -49,6 +52,21 @@ pub fn check_views(system: &System, data: &Data) {
         }
         assert_eq!(expected.num_rows(), events.num_rows());
         eprintln!("{}: {compared} values equal batch SQL", view.name);
+    }
+}
+
+/// A view that is gone has no rows.
+pub fn check_is_gone(system: &System, view: u32) {
+    let store = system.workspace().open_store().unwrap();
+    let prefix = view.to_be_bytes();
+    for table in [Table::Events, Table::Tiles] {
+        let mut rows = 0;
+        let mut count = |key: &[u8], _: &[u8]| {
+            rows += usize::from(key.starts_with(&prefix));
+            ControlFlow::Continue(())
+        };
+        store.scan(table, &[], &[], false, &mut count).unwrap();
+        assert_eq!(rows, 0, "of a view that is gone, in {table:?}");
     }
 }
 
@@ -110,9 +128,44 @@ pub fn check_audit(system: &System, data: &Data) {
     for kind in ["mismatched", "missing", "extra", "other_inputs"] {
         assert_eq!(found[kind], 0, "{found:#}");
     }
+    let log = &found["log"];
+    assert_eq!(log["rows"], data.payments.num_rows());
+    assert_eq!(log["compared"], data.payments.num_rows());
+    for kind in [
+        "waiting",
+        "mismatched",
+        "missing",
+        "extra",
+        "twice",
+        "other_inputs",
+    ] {
+        assert_eq!(log[kind], 0, "{log:#}");
+    }
     let (code, found) = audit(&[&data.first_half]);
     assert_eq!(code, Some(1));
     assert!(found["extra"].as_u64().unwrap() > 0, "{found:#}");
+    assert!(found["log"]["extra"].as_u64().unwrap() > 0, "{found:#}");
+}
+
+/// Through kill -9, every payment stands in the log of scores once, under a number of its own and without a gap.
+pub fn check_score_log(system: &System, data: &Data) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let counts = runtime.block_on(async {
+        let context = SessionContext::new();
+        let folder = system.score_log().display().to_string();
+        context
+            .register_parquet("log", folder, Default::default())
+            .await
+            .unwrap();
+        let sql = "SELECT count(*), count(DISTINCT tx_id), max(sequence) + 1 FROM log";
+        context.sql(sql).await.unwrap().collect().await.unwrap()
+    });
+    for column in counts[0].columns() {
+        let count = column
+            .as_primitive::<arrow::datatypes::Int64Type>()
+            .value(0);
+        assert_eq!(count, data.payments.num_rows() as i64);
+    }
 }
 
 /// Average precision on payments whose labels nobody had yet, far above their fraud rate.
@@ -236,8 +289,8 @@ fn row_of_id(events: &RecordBatch) -> HashMap<String, usize> {
         .collect()
 }
 
-fn batch_answers(view: &FeatureView, data: &Data) -> RecordBatch {
-    let text = view_text(&view.name);
+fn batch_answers(workspace: &Workspace, view: &FeatureView, data: &Data) -> RecordBatch {
+    let text = view_text(workspace, &view.name);
     let select = text.replace("CURRENT ROW", "INTERVAL '1 microsecond' PRECEDING");
     let sql = format!(
         "SELECT tx_id AS oracle_id, {}",
@@ -256,15 +309,14 @@ fn batch_answers(view: &FeatureView, data: &Data) -> RecordBatch {
     })
 }
 
-/// The SELECT of a view of the example project.
-fn view_text(name: &str) -> String {
-    for file in ["card", "terminal", "labels"] {
-        let text = std::fs::read_to_string(example().join(format!("features/{file}.sql"))).unwrap();
-        if let Some((_, rest)) = text.split_once(&format!("CREATE VIEW {name} AS")) {
+/// The SELECT of a view of the project.
+fn view_text(workspace: &Workspace, name: &str) -> String {
+    for file in &workspace.sql.views {
+        if let Some((_, rest)) = file.text.split_once(&format!("CREATE VIEW {name} AS")) {
             return rest.split(';').next().unwrap().to_owned();
         }
     }
-    panic!("no view {name} in the example");
+    panic!("no view {name} in the project");
 }
 
 fn assert_close(wanted: &ScalarValue, got: &ScalarValue, context: &str) {

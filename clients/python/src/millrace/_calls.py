@@ -1,4 +1,4 @@
-"""How calls are made: with the token, within a deadline, and again where that makes sense.
+"""How calls are made: with the token and the caller's trace, within a deadline, and again where that makes sense.
 
 Two refusals are worth another try: UNAVAILABLE, after a pause that doubles, and RESOURCE_EXHAUSTED, after the delay
 that the server names. All tries and pauses of a call share its deadline.
@@ -15,6 +15,13 @@ import grpc
 
 from .errors import DeadlineExceeded, InvalidArgument, MillraceError, Overloaded, Unavailable, from_rpc
 
+try:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:  # Who traces has it.
+    _TRACE = None
+else:
+    _TRACE = TraceContextTextMapPropagator()
+
 #: How often a call is made again; the pauses after UNAVAILABLE then add up to 0.6 s.
 _MAX_RETRIES = 5
 _FIRST_PAUSE_S = 0.02
@@ -27,6 +34,14 @@ class Calls:
         self._timeout = checked_timeout(timeout)
         self._metadata = () if token is None else (("authorization", f"Bearer {checked_token(token)}"),)
 
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes along with a call: the token, and the span that is current where the call is made."""
+        if _TRACE is None:
+            return self._metadata
+        trace: dict[str, str] = {}
+        _TRACE.inject(trace)
+        return (*self._metadata, *trace.items())
+
     def deadline(self, timeout: Optional[float]) -> float:
         """When a call that starts now has to be over, on the monotonic clock."""
         return time.monotonic() + (self._timeout if timeout is None else checked_timeout(timeout))
@@ -35,7 +50,7 @@ class Calls:
         """The answer. What is not `repeatable` is not tried again where the server may have done it."""
         for attempt in range(_MAX_RETRIES + 1):
             try:
-                return method(request, timeout=_left(deadline), metadata=self._metadata)
+                return method(request, timeout=_left(deadline), metadata=self.metadata())
             except grpc.RpcError as error:
                 _wait_or_raise(error, attempt, deadline, repeatable)
         raise AssertionError("the last attempt returns or raises")
@@ -44,7 +59,7 @@ class Calls:
         """The answers. Once the first has come, nothing is tried again."""
         started = False
         for attempt in range(_MAX_RETRIES + 1):
-            call = method(request, timeout=_left(deadline), metadata=self._metadata)
+            call = method(request, timeout=_left(deadline), metadata=self.metadata())
             try:
                 for answer in call:
                     started = True

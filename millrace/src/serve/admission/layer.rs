@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::arrival::Arrival;
 use super::gate::{Gate, Pass};
 use super::refused::Refused;
+use crate::traces;
 
 /// Puts a [`Gate`] in front of services. It stands inside `access`, which says who the client is.
 #[derive(Debug, Clone)]
@@ -66,10 +67,12 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
+            let wait = traces::step("admission");
             let admitted = match arrival {
                 Ok(arrival) => gate.admit(arrival).await,
                 Err(refused) => Err(refused),
             };
+            drop(wait);
             match admitted {
                 Ok(pass) => Ok(inner.call(request).await?.map(|body| holding(pass, body))),
                 Err(refused) => Ok(answer(refused)),

@@ -18,6 +18,7 @@ use crate::serve::counted;
 use crate::serve::refusal::Refusal;
 use crate::serve::scoring::typed_events;
 use crate::settings::micros;
+use crate::traces;
 use crate::workspace::Workspace;
 
 /// Producers of the streams that were pushed to.
@@ -98,7 +99,8 @@ impl Pushes {
     ) -> Result<(), Status> {
         let (stream, event) = counted(method, event)?;
         let pushes = Arc::clone(self);
-        let sent = tokio::task::spawn_blocking(move || pushes.send(&stream, &event)).await;
+        let sent = move || pushes.send(&stream, &event);
+        let sent = tokio::task::spawn_blocking(traces::carried(sent)).await;
         let sent = sent.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())));
         sent.map_err(Status::from)
     }

@@ -1,0 +1,236 @@
+//! Reading a topic once more, beside the group: from where a partition begins, or from a position, up to an offset.
+//!
+//! It is how a view that is new gets the events that came before it. What is no event is left out without a word: its
+//! dead letter was written when it was read first. Order across partitions does not matter to who asks, so there is
+//! none.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::decode::JsonDecoder;
+use crate::error::IngestError;
+use crate::group::log;
+use crate::settings::IngestSettings;
+use crate::stream::StreamSpec;
+use crate::telemetry;
+
+/// Part of a partition: offsets `from..until`; from its first message where `from` is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayRange {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset to read.
+    pub from: Option<i64>,
+    /// The offset after the last to read.
+    pub until: i64,
+}
+
+/// What one read gives.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// The events, with the stream's schema.
+    pub batch: RecordBatch,
+    /// For each of them, its partition and offset.
+    pub origin: Vec<(i32, i64)>,
+    /// Where each partition that has moved stands: its next offset.
+    pub positions: Vec<(i32, i64)>,
+}
+
+/// A reader of parts of a topic.
+pub struct Replay {
+    consumer: BaseConsumer<ReplayContext>,
+    decoder: JsonDecoder,
+    topic: String,
+    allowed_future_us: i64,
+    /// By partition: the next offset and the one after the last. A partition that was read to its end is gone.
+    open: BTreeMap<i32, (i64, i64)>,
+    trimmed: Vec<i32>,
+}
+
+/// The most messages of one read, and how long it waits for more of them.
+const MOST_MESSAGES: usize = 4_096;
+const WAIT: Duration = Duration::from_millis(20);
+
+impl Replay {
+    /// Connects, and finds where each partition begins.
+    ///
+    /// # Errors
+    /// [`IngestError::Kafka`] where a broker does not answer; errors in settings and schemas.
+    pub fn start(
+        settings: &IngestSettings,
+        spec: StreamSpec,
+        ranges: &[ReplayRange],
+    ) -> Result<Self, IngestError> {
+        settings.check()?;
+        let topic = spec.topic.clone();
+        let consumer: BaseConsumer<ReplayContext> = settings
+            .replay()
+            .create_with_context(ReplayContext)
+            .map_err(|error| IngestError::kafka("creating a consumer", error))?;
+        let mut replay = Self {
+            decoder: JsonDecoder::new(spec)?,
+            allowed_future_us: settings.allowed_future_us(),
+            open: BTreeMap::new(),
+            trimmed: Vec::new(),
+            consumer,
+            topic,
+        };
+        for range in ranges {
+            replay.open_partition(range, settings.request_timeout)?;
+        }
+        replay.assign()?;
+        Ok(replay)
+    }
+
+    fn open_partition(
+        &mut self,
+        range: &ReplayRange,
+        timeout: Duration,
+    ) -> Result<(), IngestError> {
+        let partition = range.partition;
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, timeout)
+            .map_err(|error| IngestError::kafka("asking where a partition begins", error))?;
+        let wanted = range.from.unwrap_or(0);
+        if low > wanted {
+            self.trimmed.push(partition);
+            if range.from.is_some() {
+                telemetry::offsets_lost(&self.topic, partition, wanted, low);
+            }
+        }
+        let (next, until) = (wanted.max(low), range.until.min(high));
+        if next < until {
+            self.open.insert(partition, (next, until));
+        }
+        Ok(())
+    }
+
+    fn assign(&self) -> Result<(), IngestError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, (next, _)) in &self.open {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))
+                .map_err(|error| IngestError::kafka("reading a topic again", error))?;
+        }
+        self.consumer
+            .assign(&list)
+            .map_err(|error| IngestError::kafka("reading a topic again", error))
+    }
+
+    /// Partitions of which Kafka no longer has all that was to be read.
+    pub fn trimmed(&self) -> &[i32] {
+        &self.trimmed
+    }
+
+    /// Whether all was read.
+    pub fn is_done(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Messages that are still to be read, at most.
+    pub fn left(&self) -> i64 {
+        self.open.values().map(|(next, until)| until - next).sum()
+    }
+
+    /// The next events. Without any after `timeout`, an empty batch. `now_us` (microseconds since 1970) decides which
+    /// events are from the future.
+    ///
+    /// # Errors
+    /// [`IngestError::Kafka`] where the broker fails: read again, nothing is lost.
+    pub fn read(&mut self, now_us: i64, timeout: Duration) -> Result<Replayed, IngestError> {
+        let messages = poll(&self.consumer, timeout, &mut self.open)?;
+        let payloads: Vec<_> = messages.iter().map(Message::payload).collect();
+        let latest_us = now_us.saturating_add(self.allowed_future_us);
+        let decoded = self.decoder.decode(&payloads, latest_us)?;
+        let origin = decoded.rows.iter().map(|row| {
+            let message = &messages[*row];
+            (message.partition(), message.offset())
+        });
+        let mut positions = BTreeMap::new();
+        for message in &messages {
+            positions.insert(message.partition(), message.offset() + 1);
+        }
+        for (partition, next) in &positions {
+            if let Some(range) = self.open.get_mut(partition) {
+                range.0 = *next;
+            }
+        }
+        self.open.retain(|_, (next, until)| next < until);
+        Ok(Replayed {
+            origin: origin.collect(),
+            batch: decoded.batch,
+            positions: positions.into_iter().collect(),
+        })
+    }
+}
+
+/// What librdkafka says by itself.
+struct ReplayContext;
+
+impl ConsumerContext for ReplayContext {}
+
+impl ClientContext for ReplayContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        // The end of a partition comes with the messages.
+        if code != Some(RDKafkaErrorCode::PartitionEOF) {
+            let name = code.map_or_else(|| "none".into(), |code| format!("{code:?}"));
+            telemetry::client_error(&name, reason);
+        }
+    }
+}
+
+/// Messages inside of the open ranges. A partition at whose end we are is closed: what is between its last message
+/// and the range's end are records of transactions.
+fn poll<'a>(
+    consumer: &'a BaseConsumer<ReplayContext>,
+    timeout: Duration,
+    open: &mut BTreeMap<i32, (i64, i64)>,
+) -> Result<Vec<BorrowedMessage<'a>>, IngestError> {
+    let deadline = Instant::now() + timeout;
+    let mut messages: Vec<BorrowedMessage<'a>> = Vec::new();
+    while messages.len() < MOST_MESSAGES && !open.is_empty() {
+        let wait = match messages.is_empty() {
+            true => deadline.saturating_duration_since(Instant::now()),
+            false => WAIT,
+        };
+        match consumer.poll(wait) {
+            None => break,
+            Some(Ok(message)) => {
+                let range = open.get(&message.partition());
+                if range.is_some_and(|(next, until)| (*next..*until).contains(&message.offset())) {
+                    messages.push(message);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                let read = messages.iter().any(|m| m.partition() == partition);
+                match (read, open.get_mut(&partition)) {
+                    // Its last messages are handed out first.
+                    (true, Some(range)) => range.1 = range.1.min(last(&messages, partition) + 1),
+                    _ => {
+                        open.remove(&partition);
+                    }
+                }
+            }
+            Some(Err(error)) => return Err(IngestError::kafka("reading a topic again", error)),
+        }
+    }
+    Ok(messages)
+}
+
+fn last(messages: &[BorrowedMessage<'_>], partition: i32) -> i64 {
+    let of = messages.iter().rev().find(|m| m.partition() == partition);
+    of.map_or(-1, Message::offset)
+}

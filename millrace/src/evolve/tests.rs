@@ -1,0 +1,216 @@
+//! Transitions over a store in memory: what is served, what is written, what is read.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use millrace_feature_store::{MemoryStore, entity_range, event_key};
+
+use super::*;
+use crate::settings::Settings;
+
+const SOURCES: &str =
+    "CREATE EXTERNAL TABLE pay (id VARCHAR NOT NULL, card VARCHAR NOT NULL, amount DOUBLE,
+    event_time TIMESTAMP NOT NULL) STORED AS KAFKA LOCATION 'pay' WITH ORDER (event_time)
+    OPTIONS ('format' 'json', 'key' 'card', 'id' 'id');";
+
+fn view(name: &str, column: &str, days: u32) -> String {
+    format!(
+        "CREATE VIEW {name} AS SELECT card, {column} OVER w AS x FROM pay WINDOW w AS (PARTITION BY card \
+         ORDER BY event_time RANGE BETWEEN INTERVAL '{days} days' PRECEDING AND CURRENT ROW);"
+    )
+}
+
+fn project(sources: &str, views: &[String]) -> Arc<Workspace> {
+    let file = |text: &str| SqlFile {
+        path: "file.sql".to_owned(),
+        text: text.to_owned(),
+    };
+    let sql = ProjectSql {
+        sources: file(sources),
+        views: vec![file(&views.join("\n"))],
+        inputs: None,
+    };
+    Arc::new(Workspace::plan(Path::new("/project"), Settings::default(), sql).unwrap())
+}
+
+/// A store that serves a project and has read its topic up to 7.
+fn store(served: &Arc<Workspace>) -> MemoryStore {
+    let store = MemoryStore::new();
+    assert!(begin(&store, served).unwrap().is_none());
+    let mut commit = Commit::default();
+    commit.offset("pay", 0, 7);
+    store.commit(commit).unwrap();
+    store
+}
+
+fn names(views: &[Arc<FeatureView>]) -> Vec<&str> {
+    views.iter().map(|view| view.name.as_str()).collect()
+}
+
+fn state(store: &MemoryStore, workspace: &Workspace, name: &str) -> RowsState {
+    let id = workspace.project.view(name).unwrap().id;
+    ViewRecord::read(store, id).unwrap().unwrap().state
+}
+
+/// As the filler does when it has read everything.
+fn catch_up(store: &MemoryStore, views: &[Arc<FeatureView>]) {
+    for view in views {
+        let mut commit = Commit::default();
+        let record = ViewRecord::complete(view);
+        record.write(view.id, &mut commit).unwrap();
+        store.commit(commit).unwrap();
+    }
+}
+
+#[test]
+fn the_same_rows_are_served_at_once() {
+    let store = store(&project(SOURCES, &[view("a", "sum(amount)", 7)]));
+    // The same column, in a shorter window, in another aggregate; another view of nothing new.
+    for (column, days) in [("sum(amount)", 7), ("avg(amount)", 3)] {
+        let next = project(SOURCES, &[view("a", column, days)]);
+        assert!(begin(&store, &next).unwrap().is_none());
+    }
+    // What was given up is wanted back.
+    let next = project(SOURCES, &[view("a", "sum(amount)", 7)]);
+    let transition = begin(&store, &next).unwrap().unwrap();
+    assert_eq!(names(&transition.views), ["a"]);
+}
+
+#[test]
+fn what_is_new_is_filled_while_the_rest_is_served() {
+    let old = project(
+        SOURCES,
+        &[view("a", "sum(amount)", 7), view("gone", "count(*)", 7)],
+    );
+    let store = store(&old);
+    let next = project(
+        SOURCES,
+        &[view("a", "sum(amount)", 7), view("b", "max(amount)", 1)],
+    );
+    let transition = begin(&store, &next).unwrap().unwrap();
+    assert_eq!(names(&transition.views), ["b"]);
+    assert_eq!(names(&transition.served.project.views), ["a", "gone"]);
+    let parts = vec![Part {
+        partition: 0,
+        next: None,
+        until: 7,
+    }];
+    assert_eq!(state(&store, &next, "b"), RowsState::Filling(parts.clone()));
+
+    // Stopped and started again: the events after 7 were written for it as they came, those before were not.
+    let mut commit = Commit::default();
+    commit.offset("pay", 0, 9);
+    store.commit(commit).unwrap();
+    begin(&store, &next).unwrap().unwrap();
+    assert_eq!(state(&store, &next, "b"), RowsState::Filling(parts));
+
+    catch_up(&store, &transition.views);
+    finish(&store, &next).unwrap();
+    assert!(begin(&store, &next).unwrap().is_none());
+    assert_eq!(state(&store, &old, "gone"), RowsState::Abandoned);
+    let gone = old.project.view("gone").unwrap().id;
+    let kept = next.project.view("a").unwrap().id;
+    let mut commit = Commit::default();
+    for view in [gone, kept] {
+        commit.put(Table::Events, event_key(view, b"c", 1, &[0; 16]), [1]);
+    }
+    store.commit(commit).unwrap();
+    drop_unused(&store, &next).unwrap();
+    let rows = |view| {
+        let (from, to) = entity_range(view, b"c");
+        let mut rows = 0;
+        let mut count = |_: &[u8], _: &[u8]| {
+            rows += 1;
+            ControlFlow::Continue(())
+        };
+        use millrace_feature_store::Scan;
+        store
+            .scan(Table::Events, &from, &to, false, &mut count)
+            .unwrap();
+        rows
+    };
+    assert_eq!((rows(gone), rows(kept)), (0, 1));
+    assert_eq!(ViewRecord::read(&store, gone).unwrap(), None);
+}
+
+#[test]
+fn a_longer_window_is_filled_and_so_is_what_came_back() {
+    let old = project(SOURCES, &[view("a", "sum(amount)", 7)]);
+    let store = store(&old);
+    let next = project(SOURCES, &[view("a", "sum(amount)", 8)]);
+    let transition = begin(&store, &next).unwrap().unwrap();
+    let reading = Reading::new(&transition).unwrap();
+    assert_eq!(
+        (names(&reading.views), names(&reading.wider)),
+        (vec![], vec!["a"])
+    );
+
+    // Another change of mind: what was begun for the first is not gone on with later.
+    let other = project(SOURCES, &[view("c", "min(amount)", 7)]);
+    let second = begin(&store, &other).unwrap().unwrap();
+    assert_eq!(names(&second.served.project.views), ["a"]);
+    catch_up(&store, &second.views);
+    finish(&store, &other).unwrap();
+    assert_eq!(state(&store, &old, "a"), RowsState::Abandoned);
+    let third = begin(&store, &old).unwrap().unwrap();
+    assert_eq!(names(&third.served.project.views), ["c"]);
+    assert!(matches!(state(&store, &old, "a"), RowsState::Filling(_)));
+}
+
+#[test]
+fn some_views_catch_up_before_others() {
+    let old = project(SOURCES, &[view("a", "sum(amount)", 7)]);
+    let store = store(&old);
+    let next = project(
+        SOURCES,
+        &[view("b", "sum(amount)", 7), view("c", "min(amount)", 7)],
+    );
+    let transition = begin(&store, &next).unwrap().unwrap();
+    catch_up(&store, &transition.views[..1]);
+    // New events must still be written for the one that has.
+    let again = begin(&store, &next).unwrap().unwrap();
+    assert_eq!(names(&again.views), ["b", "c"]);
+    assert_eq!(names(&Reading::new(&again).unwrap().views), ["b", "c"]);
+}
+
+#[test]
+fn a_stream_may_grow_and_a_smaller_one_is_served_no_more() {
+    let store = store(&project(SOURCES, &[view("a", "sum(amount)", 7)]));
+    let wider = SOURCES.replace("(id VARCHAR", "(country VARCHAR, id VARCHAR");
+    let grown = project(
+        &wider,
+        &[view("a", "sum(amount)", 7), view("b", "count(country)", 7)],
+    );
+    let transition = begin(&store, &grown).unwrap().unwrap();
+    let reading = Reading::new(&transition).unwrap();
+    assert_eq!(reading.streams[0].schema.fields().len(), 5);
+    let batch = StreamBatch {
+        stream: 0,
+        batch: RecordBatch::new_empty(Arc::clone(&reading.streams[0].schema)),
+        origin: Vec::new(),
+        kafka_ts: Vec::new(),
+        headers: Vec::new(),
+    };
+    let step = Step {
+        batches: vec![batch],
+        ..Step::default()
+    };
+    let served = reading.served(&step).unwrap();
+    let old = &transition.served.project.streams[0].schema;
+    assert_eq!(served.batches[0].batch.schema().fields(), old.fields());
+
+    let smaller = SOURCES.replace("amount DOUBLE,", "");
+    let smaller = project(&smaller, &[view("b", "count(*)", 7)]);
+    let transition = begin(&store, &smaller).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&transition.served, &smaller));
+}
+
+#[test]
+fn the_store_of_another_project_is_refused() {
+    let store = store(&project(SOURCES, &[view("a", "sum(amount)", 7)]));
+    let same = project(SOURCES, &[]);
+    check_project(&store, &same).unwrap();
+    let other = project(&SOURCES.replace("pay", "clicks"), &[]);
+    let failure = check_project(&store, &other).unwrap_err();
+    assert!(failure.to_string().contains("streams pay"), "{failure}");
+}

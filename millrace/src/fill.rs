@@ -1,0 +1,378 @@
+//! Older events for views that are new: from the files that were back-filled, then from Kafka as far as it reaches.
+//!
+//! It writes beside the pipeline, but never to the same rows' tiles: nobody asks a view before it has caught up, and
+//! a row is put under the key that its event decides, so writing it twice changes nothing. How far it has come is
+//! part of each commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::TimestampMicrosecondType;
+use millrace_feature_store::{Commit, Store};
+use millrace_features::{FeatureView, Origin, Stream};
+use millrace_ingest::{IngestError, Remedy, Replay, ReplayRange};
+use tracing::{info, warn};
+
+use crate::backfill::files_read;
+use crate::evolve::{Part, RowsState, Transition, ViewRecord};
+use crate::failure::{Outcome, with_causes};
+use crate::files::EventFile;
+use crate::marks::Marks;
+use crate::pipeline::{now_us, stream_spec};
+use crate::state::Pending;
+use crate::workspace::Workspace;
+
+/// Pause before Kafka is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How often is said how far it is.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Fills the views of a transition.
+pub struct Filler {
+    store: Arc<dyn Store>,
+    workspace: Arc<Workspace>,
+    views: Vec<Arc<FeatureView>>,
+}
+
+/// The views over one stream that are filled.
+struct Job<'a> {
+    filler: &'a Filler,
+    stream: &'a Stream,
+    views: Vec<&'a Arc<FeatureView>>,
+    records: BTreeMap<u32, ViewRecord>,
+    /// Events before this time (µs) are in no window that may be asked for.
+    wanted_from_us: Option<i64>,
+    /// Events before this time (µs) may be missing.
+    since_us: Option<i64>,
+}
+
+impl Filler {
+    /// Of a transition over its store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, transition: &Transition) -> Self {
+        Self {
+            store,
+            workspace: Arc::clone(&transition.next),
+            views: transition.views.clone(),
+        }
+    }
+
+    /// Whether any of the events to read are in Kafka.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn needs_kafka(&self) -> Outcome<bool> {
+        for view in &self.views {
+            let record = ViewRecord::read(self.store.as_ref(), view.id)?;
+            let state = record.map(|record| record.state);
+            if matches!(state, Some(RowsState::Filling(parts)) if !parts.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads all that the views lack. False where it was stopped before.
+    ///
+    /// # Errors
+    /// A store that cannot be written, a file or a topic that cannot be read.
+    pub fn run(&self, stop: &AtomicBool) -> Outcome<bool> {
+        let mut streams: Vec<&Arc<Stream>> = Vec::new();
+        for view in &self.views {
+            if !streams.iter().any(|stream| stream.name == view.stream.name) {
+                streams.push(&view.stream);
+            }
+        }
+        for stream in streams {
+            let Some(mut job) = Job::new(self, stream)? else {
+                continue;
+            };
+            if !job.fill(stop)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl<'a> Job<'a> {
+    /// None where all views over the stream have their rows.
+    fn new(filler: &'a Filler, stream: &'a Stream) -> Outcome<Option<Self>> {
+        let store = filler.store.as_ref();
+        let mut views = Vec::new();
+        let mut records = BTreeMap::new();
+        for view in filler.views.iter().filter(|v| v.stream.name == stream.name) {
+            if let Some(record) = ViewRecord::read(store, view.id)?
+                && matches!(record.state, RowsState::Filling(_))
+            {
+                records.insert(view.id, record);
+                views.push(view);
+            }
+        }
+        if views.is_empty() {
+            return Ok(None);
+        }
+        let marks = Marks::open(store)?;
+        let settings = &filler.workspace.settings.store;
+        let horizon = |view: &&Arc<FeatureView>| marks.horizon(view, settings);
+        let horizons: Option<Vec<i64>> = views.iter().map(horizon).collect();
+        Ok(Some(Self {
+            filler,
+            stream,
+            views,
+            records,
+            wanted_from_us: horizons.and_then(|all| all.into_iter().min()),
+            since_us: None,
+        }))
+    }
+
+    fn fill(&mut self, stop: &AtomicBool) -> Outcome<bool> {
+        let started = Instant::now();
+        let names: Vec<&str> = self.views.iter().map(|view| view.name.as_str()).collect();
+        let names = names.join(", ");
+        info!(
+            stream = self.stream.name,
+            views = names,
+            "older events are being read"
+        );
+        let mut rows = 0;
+        if !(self.read_files(stop, &mut rows)? && self.read_kafka(stop, &mut rows)?) {
+            return Ok(false);
+        }
+        let mut commit = Commit::default();
+        for (id, record) in &mut self.records {
+            record.state = RowsState::Complete;
+            record.since_us = self.since_us;
+            record.write(*id, &mut commit)?;
+        }
+        let store = self.filler.store.as_ref();
+        store.commit(commit)?;
+        store.flush()?;
+        info!(
+            stream = self.stream.name,
+            views = names,
+            events = rows,
+            seconds = started.elapsed().as_secs_f64(),
+            "the views have caught up"
+        );
+        Ok(true)
+    }
+
+    /// The files that were back-filled before the views were there.
+    fn read_files(&mut self, stop: &AtomicBool, rows: &mut u64) -> Outcome<bool> {
+        let files = files_read(self.filler.store.as_ref(), &self.stream.name)?;
+        let mut oldest: Option<i64> = None;
+        for path in &files {
+            let events = match EventFile::open(path, self.stream) {
+                Ok(events) => events,
+                Err(failure) => {
+                    warn!(file = %path.display(), %failure,
+                        "a file that was back-filled cannot be read again: its events are missing in the new views");
+                    continue;
+                }
+            };
+            let mut row = 0;
+            for batch in events {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                let batch = batch?;
+                let count = batch.num_rows();
+                // As `millrace backfill` counts them.
+                let origin: Vec<(i32, i64)> = (row..).take(count).map(|row| (-1, row)).collect();
+                row += count as i64;
+                oldest = oldest.into_iter().chain(self.oldest(&batch)).min();
+                self.write(&batch, &origin, &[])?;
+                *rows += count as u64;
+            }
+        }
+        self.since_us = oldest;
+        Ok(true)
+    }
+
+    fn read_kafka(&mut self, stop: &AtomicBool, rows: &mut u64) -> Outcome<bool> {
+        let had_files = self.since_us.is_some();
+        // The first event that is left of each partition whose beginning is gone.
+        let mut first: HashMap<i32, Option<i64>> = HashMap::new();
+        loop {
+            match self.replay(stop, rows, &mut first) {
+                Ok(is_done) => {
+                    if !is_done {
+                        return Ok(false);
+                    }
+                    break;
+                }
+                Err(ReplayFailure::Kafka(error)) if error.remedy() == Remedy::Retry => {
+                    warn!(
+                        error = with_causes(&error),
+                        "Kafka is in trouble; trying again"
+                    );
+                    std::thread::sleep(RETRY);
+                }
+                Err(ReplayFailure::Kafka(error)) => return Err(error.into()),
+                Err(ReplayFailure::Other(failure)) => return Err(failure),
+            }
+        }
+        // Before its first event a partition may have had others. Files are there for what Kafka does not keep.
+        if !had_files {
+            self.since_us = first.into_values().flatten().max();
+        }
+        Ok(true)
+    }
+
+    fn replay(
+        &mut self,
+        stop: &AtomicBool,
+        rows: &mut u64,
+        first: &mut HashMap<i32, Option<i64>>,
+    ) -> Result<bool, ReplayFailure> {
+        let ranges = self.ranges();
+        if ranges.is_empty() {
+            return Ok(true);
+        }
+        let kafka = &self.filler.workspace.settings.kafka;
+        let mut replay = Replay::start(kafka, stream_spec(self.stream), &ranges)?;
+        for partition in replay.trimmed() {
+            first.entry(*partition).or_insert(None);
+        }
+        let mut reported = Instant::now();
+        while !replay.is_done() {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let read = replay.read(now_us(), Duration::from_millis(100))?;
+            for (row, (partition, _)) in read.origin.iter().enumerate() {
+                if let Some(first @ None) = first.get_mut(partition) {
+                    *first = Some(self.time(&read.batch, row));
+                }
+            }
+            *rows += read.batch.num_rows() as u64;
+            self.write(&read.batch, &read.origin, &read.positions)?;
+            metrics::gauge!("millrace_fill_lag", "stream" => self.stream.name.clone())
+                .set(replay.left() as f64);
+            if reported.elapsed() > REPORT {
+                reported = Instant::now();
+                info!(
+                    stream = self.stream.name,
+                    left = replay.left(),
+                    "older events are being read"
+                );
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is left to read, for all views: what one of them has already is written once more.
+    fn ranges(&self) -> Vec<ReplayRange> {
+        let mut ranges: BTreeMap<i32, ReplayRange> = BTreeMap::new();
+        for record in self.records.values() {
+            let RowsState::Filling(parts) = &record.state else {
+                continue;
+            };
+            for part in parts {
+                let range = ranges.entry(part.partition).or_insert(part.range());
+                range.from = range.from.and_then(|from| Some(from.min(part.next?)));
+                range.until = range.until.max(part.until);
+            }
+        }
+        let is_open = |range: &ReplayRange| range.from.is_none_or(|from| from < range.until);
+        ranges.into_values().filter(is_open).collect()
+    }
+
+    fn write(
+        &mut self,
+        batch: &RecordBatch,
+        origin: &[(i32, i64)],
+        positions: &[(i32, i64)],
+    ) -> Outcome<()> {
+        let mut commit = Commit::default();
+        let mut pending = Pending::default();
+        let (batch, origin) = self.wanted(batch, origin)?;
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = origin.iter().copied().unzip();
+        let origin = Origin {
+            partitions: &partitions,
+            offsets: &offsets,
+        };
+        for view in &self.views {
+            for (row, reason) in view.state_rows(&batch, origin, &mut pending)? {
+                warn!(
+                    view = view.name,
+                    partition = partitions[row],
+                    offset = offsets[row],
+                    reason,
+                    "an event does not count in a view, which cannot be evaluated on it"
+                );
+            }
+        }
+        pending.drain_into(&mut commit);
+        for (id, record) in &mut self.records {
+            if let RowsState::Filling(parts) = &mut record.state {
+                for (partition, next) in positions {
+                    advance(parts, *partition, *next);
+                }
+                record.write(*id, &mut commit)?;
+            }
+        }
+        self.filler.store.commit(commit)?;
+        crash_point!("filled");
+        metrics::counter!("millrace_fill_events_total", "stream" => self.stream.name.clone())
+            .increment(batch.num_rows() as u64);
+        Ok(())
+    }
+
+    /// The events that some window may still be asked for.
+    fn wanted(
+        &self,
+        batch: &RecordBatch,
+        origin: &[(i32, i64)],
+    ) -> Outcome<(RecordBatch, Vec<(i32, i64)>)> {
+        let Some(from_us) = self.wanted_from_us else {
+            return Ok((batch.clone(), origin.to_vec()));
+        };
+        let rows = 0..batch.num_rows();
+        let wanted: Vec<bool> = rows.map(|row| self.time(batch, row) >= from_us).collect();
+        let kept = origin.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
+        let origin = kept.map(|(origin, _)| *origin).collect();
+        let batch = filter_record_batch(batch, &BooleanArray::from(wanted))
+            .map_err(|e| crate::failure::Failure::failed(e.to_string()))?;
+        Ok((batch, origin))
+    }
+
+    fn time(&self, batch: &RecordBatch, row: usize) -> i64 {
+        let times = batch.column(self.stream.time);
+        times.as_primitive::<TimestampMicrosecondType>().value(row)
+    }
+
+    fn oldest(&self, batch: &RecordBatch) -> Option<i64> {
+        let times = batch.column(self.stream.time);
+        arrow::compute::min(times.as_primitive::<TimestampMicrosecondType>())
+    }
+}
+
+fn advance(parts: &mut [Part], partition: i32, next: i64) {
+    if let Some(part) = parts.iter_mut().find(|part| part.partition == partition) {
+        part.next = Some(part.next.map_or(next, |known| known.max(next)));
+    }
+}
+
+enum ReplayFailure {
+    Kafka(IngestError),
+    Other(crate::failure::Failure),
+}
+
+impl From<IngestError> for ReplayFailure {
+    fn from(error: IngestError) -> Self {
+        Self::Kafka(error)
+    }
+}
+
+impl From<crate::failure::Failure> for ReplayFailure {
+    fn from(failure: crate::failure::Failure) -> Self {
+        Self::Other(failure)
+    }
+}
