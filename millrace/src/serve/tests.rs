@@ -653,6 +653,7 @@ async fn a_settled_step_is_asked_about_as_of_its_start() {
         registry: None,
         progress: Arc::default(),
         misses: Arc::default(),
+        traces: Traces::default(),
     };
     live.progress.reflect("tx", NOON + 30 * 1_000_000);
     let mut client = FeatureServiceClient::new(connect(live).await);
