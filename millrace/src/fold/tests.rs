@@ -155,6 +155,28 @@ impl<'a> Process<'a> {
         self.store.commit(commit).unwrap();
     }
 
+    /// A look-up, whose tiles are kept as the pipeline keeps them.
+    fn ask(&mut self, as_of: i64) {
+        let mut pending = Pending::default();
+        for view in &self.workspace.project.views {
+            let keep = &mut |tile| {
+                if self
+                    .marks
+                    .is_whole(view, &self.workspace.settings.store, &tile)
+                {
+                    pending.put_tile(tile);
+                }
+            };
+            let state = Committed(&self.store);
+            view.answer_and_sum_up(&state, &[key(&["busy"])], &[as_of], keep)
+                .unwrap();
+        }
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        self.commits.push(commit.clone());
+        self.store.commit(commit).unwrap();
+    }
+
     fn rows(&self, view: &FeatureView, card: &str) -> usize {
         let mut rows = 0;
         let all = i64::MIN..i64::MAX;
@@ -191,6 +213,10 @@ fn crashes_and_batches_change_no_answer() {
             let from = process.position();
             let to = (from + random.random_range(1..400)).min(arrivals.len());
             process.apply(&arrivals[from..to]);
+            if random.random_bool(0.3) {
+                let newest = process.marks.newest("tx").unwrap();
+                process.ask(newest + random.random_range(0..90 * SECOND));
+            }
             if random.random_bool(0.1) {
                 let mut commits = process.commits;
                 // How far back it goes depends on when it was flushed.

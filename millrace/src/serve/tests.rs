@@ -629,6 +629,57 @@ async fn typed_events_reasons_and_streams_say_the_same() {
     assert_eq!(answers[1].as_ref().unwrap(), &said);
 }
 
+/// As of an older time the events of its step are known in sum alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settled_step_is_asked_about_as_of_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("features")).unwrap();
+    write("millrace.toml", "[store]\nhistory = \"1d\"\n");
+    write(
+        "sources.sql",
+        "CREATE EXTERNAL TABLE tx (card_id VARCHAR NOT NULL, at TIMESTAMP NOT NULL)
+         STORED AS KAFKA LOCATION 'tx' WITH ORDER (at)",
+    );
+    write(
+        "features/v.sql",
+        "CREATE VIEW v WITH (resolution = '1 minute', late = '10 minutes') AS SELECT card_id,
+         count(*) OVER (PARTITION BY card_id ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS n FROM tx",
+    );
+    let live = Live {
+        workspace: Arc::new(Workspace::open(folder.path()).unwrap()),
+        store: Arc::new(MemoryStore::new()),
+        scorer: None,
+        registry: None,
+        progress: Arc::default(),
+        misses: Arc::default(),
+        traces: Traces::default(),
+    };
+    live.progress.reflect("tx", NOON + 30 * 1_000_000);
+    let mut client = FeatureServiceClient::new(connect(live).await);
+    let settled = NOON - 10 * MINUTE;
+    let cases = [
+        (settled - 1, Some("ask as of 2018-04-01T11:49:00")),
+        (settled - MINUTE, None),
+        (settled, None),
+        (settled + 1, None),
+        (NOON + DAY, None),
+        (NOON - 2 * DAY, Some("is too early")),
+    ];
+    for (as_of, refusal) in cases {
+        let request = ask(&["v"], &[("card_id", texts(&["c1"]))], Some(as_of));
+        let answer = client.get_features(request).await;
+        match (answer, refusal) {
+            (Ok(answer), None) => assert_eq!(whole(&answer.into_inner().views[0], "n"), [0]),
+            (Err(status), Some(message)) => {
+                assert_eq!(status.code(), Code::OutOfRange, "{status}");
+                assert!(status.message().contains(message), "{status}");
+            }
+            (answer, _) => panic!("as of {as_of}: {answer:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_in_events_are_named() {
     let live = live();
