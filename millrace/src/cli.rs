@@ -216,7 +216,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         Command::Simulate(args) => simulate::simulate(project, &args),
         Command::Models(command) => {
             let workspace = Workspace::open(project)?;
-            let registry = workspace.path(&workspace.model()?.settings.registry);
+            let registry = workspace.registry()?;
             match command {
                 ModelsCommand::List { json } => client::models_list(&registry, json),
                 ModelsCommand::Show { version } => client::models_show(&registry, version),
