@@ -156,19 +156,12 @@ impl From<LearnerError> for Failure {
     fn from(error: LearnerError) -> Self {
         let failure = Self::failed(with_causes(&error));
         match &error {
-            LearnerError::Store { path, source, .. } => {
-                let is_bucket = path.to_string_lossy().contains("://");
-                let is_refused = matches!(
-                    source.as_ref(),
-                    object_store::Error::NotFound { .. }
-                        | object_store::Error::PermissionDenied { .. }
-                        | object_store::Error::Unauthenticated { .. }
-                );
+            LearnerError::Store { path, .. } => {
                 let failure = Self {
                     kind: Kind::Away,
                     ..failure
                 };
-                match is_bucket && is_refused {
+                match path.to_string_lossy().contains("://") {
                     true => failure.hint(CREDENTIALS),
                     false => failure,
                 }

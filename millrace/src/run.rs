@@ -460,9 +460,11 @@ fn learn_until_stop(
     let mut followed = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         if followed.elapsed() > FOLLOW {
-            // What a person has chosen meanwhile.
-            learning.follow()?;
-            reach.note(&Ok(()));
+            // What a person has chosen meanwhile. A registry that is away is asked again; what was learned stays.
+            let followed_now = learning.follow();
+            if !reach.note(&followed_now) && !followed_now.as_ref().is_err_and(is_away) {
+                return followed_now;
+            }
             followed = Instant::now();
         }
         if learning.next_period(clock.now_us(live))?.is_none() {
