@@ -180,7 +180,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
     let project = arguments.project.as_path();
     init_logging(match arguments.command {
         Command::Demo(_) => "off",
-        Command::Run(_) => "info,nisshi=off,rama=off",
+        Command::Run(_) => "info,nisshi=off,rama=off,object_store=warn",
         // What is refused stands in the report.
         Command::Simulate(_) => "error",
         _ => "warn",
