@@ -19,7 +19,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: deps
 deps: ## install what the build needs, or say what is missing
@@ -95,6 +95,10 @@ oracle: build ## random views against DuckDB from PyPI (ARGS: --rounds N --seed 
 .PHONY: test-clients
 test-clients: build ## the Python client and Feast's own protos (from PyPI) against a running demo
 	@scripts/test-clients.sh
+
+.PHONY: test-object-stores
+test-object-stores: build ## models on S3's protocol, and MLflow told of them (moto and MLflow from PyPI)
+	@scripts/test-object-stores.sh
 
 .PHONY: bench
 bench: deps ## the benchmarks (ARGS: a name to run that one alone)

@@ -3,7 +3,7 @@
 //!
 //! `SECONDS` is how long each round of each case takes (default 3), `CALLERS` how many calls are under way (16).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -479,6 +479,8 @@ fn model(scorer: &Scorer) -> Result<(Manifest, Model)> {
         after: update.metrics.after,
         prequential: None,
         device: "cpu".to_owned(),
+        offsets: BTreeMap::new(),
+        settings: BTreeMap::new(),
     };
     Ok((manifest, Model::new(&update.checkpoint)))
 }

@@ -6,7 +6,7 @@
 //! write the optimizer's state in the order of a hash map. Where the files lie is
 //! [`crate::Registry`]'s to know.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -162,8 +162,11 @@ impl Checkpoint {
         weights.chain(moments).all(Layer::is_finite)
     }
 
-    /// The checkpoint as (file name, bytes): `weights.safetensors`, `encoder.json` and
-    /// `optimizer.safetensors`. Equal checkpoints give equal bytes.
+    /// The names of a checkpoint's files.
+    pub const FILES: [&str; 3] = [ENCODER, WEIGHTS, OPTIMIZER];
+
+    /// The checkpoint as (file name, bytes), in the order of [`Checkpoint::FILES`]. Equal checkpoints give equal
+    /// bytes.
     ///
     /// # Errors
     /// [`LearnerError::Damaged`] if a part cannot be written in its format.
@@ -187,8 +190,8 @@ impl Checkpoint {
             Err(reason) => Err(damaged(name, reason)),
         };
         Ok(vec![
-            named(WEIGHTS, weights)?,
             named(ENCODER, encoder)?,
+            named(WEIGHTS, weights)?,
             named(OPTIMIZER, optimizer)?,
         ])
     }
@@ -215,37 +218,6 @@ impl Checkpoint {
             averaged,
             averaged_over: header.averaged_over,
             ..checkpoint.map_err(|reason| damaged(WEIGHTS, reason))?
-        })
-    }
-
-    /// Writes the files into an existing folder.
-    ///
-    /// # Errors
-    /// [`LearnerError::Io`] where the file system refuses.
-    pub fn save(&self, folder: &Path) -> Result<(), LearnerError> {
-        for (name, bytes) in self.to_files()? {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(|source| io("write", &path, source))?;
-        }
-        Ok(())
-    }
-
-    /// Reads the files from a folder.
-    ///
-    /// # Errors
-    /// [`LearnerError::Io`] for a file that cannot be read, [`LearnerError::Damaged`] for one that
-    /// cannot be understood; both name it.
-    pub fn open(folder: &Path) -> Result<Self, LearnerError> {
-        let read = |name: &'static str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(|source| io("read", &path, source))
-        };
-        Self::from_files(read).map_err(|error| match error {
-            LearnerError::Damaged { file, reason } => LearnerError::Damaged {
-                file: folder.join(file),
-                reason,
-            },
-            other => other,
         })
     }
 }
@@ -291,13 +263,5 @@ fn damaged(name: &str, reason: String) -> LearnerError {
     LearnerError::Damaged {
         file: PathBuf::from(name),
         reason,
-    }
-}
-
-pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> LearnerError {
-    LearnerError::Io {
-        action,
-        path: path.to_owned(),
-        source,
     }
 }

@@ -50,12 +50,12 @@ pub enum LearnerError {
     #[error(transparent)]
     InputsDiffer(Box<InputsDiffer>),
     /// The registry has no such version.
-    #[error("model version {version} is not in {}", root.display())]
+    #[error("model version {version} is not in {root}")]
     NoSuchVersion {
         /// The version asked for.
         version: u64,
-        /// The registry's folder.
-        root: PathBuf,
+        /// The registry's folder, or its URL.
+        root: String,
     },
     /// A file of a model exists and cannot be understood.
     #[error("{}: {reason}", file.display())]
@@ -68,6 +68,25 @@ pub enum LearnerError {
     /// The parts of a model that this crate built do not fit together. To be reported.
     #[error("this is a bug: {0}")]
     Bug(String),
+    /// The registry's store did not answer, or refused. Retrying may help.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Store {
+        /// What was tried: `"read"`, `"write"`, …
+        action: &'static str,
+        /// The object.
+        path: PathBuf,
+        /// The store's answer.
+        source: Box<object_store::Error>,
+    },
+    /// The registry's store overwrites what is there when it is to create it only if it is not: two processes would
+    /// take each other's decisions away. The user picks another store.
+    #[error(
+        "{root}: the store does not keep what is there: it overwrites an object that is to be created"
+    )]
+    Unsafe {
+        /// The registry's URL.
+        root: String,
+    },
     /// The file system refused. Retrying may help.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -1,12 +1,12 @@
 //! The online learner: a fraud model that is warm-started from the serving version at every update.
 //!
 //! It knows Burn, examples and files of models. It knows neither Kafka, RocksDB nor Arrow, reads no
-//! clock and draws no random number of its own: times and seeds are passed in, so a simulation and
-//! the live loop run the same code. Who joins labels to inputs, and when an update is due, is the
+//! clock, opens no socket and draws no random number of its own: times, seeds and the store of the
+//! registry are passed in, so a simulation and the live loop run the same code. Who joins labels to inputs, and when an update is due, is the
 //! `millrace` crate's to decide.
 //!
 //! The way of one update: [`Examples`] → [`Encoder`] (numbers to piecewise-linear codes) →
-//! [`update`] (AdamW on the CPU or on CUDA) → [`Checkpoint`] → [`Registry`] (versions as folders) →
+//! [`update`] (AdamW on the CPU or on CUDA) → [`Checkpoint`] → [`Registry`] (versions on an object store) →
 //! [`Model`] (what the scorer holds; always on the CPU).
 
 mod checkpoint;
@@ -43,7 +43,7 @@ pub use layer::Layer;
 pub use manifest::{Manifest, Prequential, inputs_hash};
 pub use metrics::{Metrics, average_precision, calibration_error, log_loss, reliability, roc_auc};
 pub use model::Model;
-pub use registry::Registry;
+pub use registry::{Aliases, Choice, Decided, Drive, Objects, Registry, Request};
 pub use replay::replay_sample;
 pub use settings::LearnerSettings;
 pub use trainer::{Update, UpdateMetrics, update};

@@ -2,6 +2,8 @@
 //!
 //! Where the file lies is in [`crate::Registry`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{InputsDiffer, LearnerError};
@@ -42,6 +44,13 @@ pub struct Manifest {
     pub prequential: Option<Prequential>,
     /// Where it was trained: `cpu`, `cuda:0`, …
     pub device: String,
+    /// The data that it knows: the next offset of each partition, by topic, that the store reflected when it was made.
+    /// None where events came from files, or an older release made it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// The settings of its update, by name ([`crate::LearnerSettings`]). None where an older release made it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, serde_json::Value>,
 }
 
 /// Scores that were given before the labels were known, against those labels.
@@ -95,6 +104,20 @@ pub fn inputs_hash<S: AsRef<str>>(texts: &[S]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The manifest of release 0.1.0.
+    const FIRST: &str = r#"{"version":3,"parent":2,"created":"2026-01-02T03:04:05Z","inputs":["amount"],
+        "inputs_hash":"c9fdd8ee727da93d","label_position":17,"trained_until_us":5,"rows":4,"replayed":0,
+        "fitted_rows":4,"seed":7,"code_version":"0.1.0","before":null,
+        "after":{"rows":4,"frauds":1,"mean_prediction":0.25,"log_loss":0.5,"average_precision":1.0,"roc_auc":null},
+        "prequential":null,"device":"cpu"}"#;
+
+    #[test]
+    fn an_older_manifest_is_read() {
+        let manifest = serde_json::from_str::<Manifest>(FIRST);
+        let manifest = manifest.unwrap_or_else(|error| panic!("{error}"));
+        assert!(manifest.offsets.is_empty() && manifest.settings.is_empty());
+    }
 
     #[test]
     fn the_hash_is_pinned_and_tells_borders() {

@@ -1,367 +1,581 @@
-//! Versions of a model as folders under one root:
+//! Versions of a model, and which of them have the traffic, on any object store: a folder, S3, GCS.
 //!
 //! ```text
 //!   models/
-//!     v000001/  weights.safetensors  encoder.json  optimizer.safetensors  manifest.json
+//!     v000001/  encoder.json  weights.safetensors  optimizer.safetensors  manifest.json
 //!     v000002/  …
-//!     champion       the number of the version that takes traffic
-//!     challenger     the number of the version that is tested, and its share of the traffic in percent
-//!     journal.jsonl  what became of each version, line by line
+//!     log/      what was decided: champion, challenger, what became of each version and why
+//!     format.json
 //! ```
 //!
-//! A version is written into a hidden folder beside the others, forced to disk, and renamed: it is
-//! there whole or not at all. A version never changes. Which one should take traffic is decided
-//! elsewhere; here the decision is only kept.
+//! Many processes may read it and write to it at once. All that is asked of a store is that an object is created
+//! whole, and only if there is none of its name:
+//!
+//! - A version's number belongs to whoever creates its first file, the encoder. Its last one, the manifest, makes it a
+//!   version: it is there whole or not at all, and never changes.
+//! - What is decided is an entry of the log (`log.rs`), created under the number after the last. Whoever loses a race
+//!   for a number decides anew, knowing what the other decided.
+//! - A version is removed in the log first, then its manifest, then the rest.
+//!
+//! Who should have the traffic is decided elsewhere; here the decision is kept.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+mod import;
+mod log;
+mod objects;
+#[cfg(test)]
+mod tests;
 
-use crate::checkpoint::{Checkpoint, io};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
 use crate::error::LearnerError;
-use crate::journal::{Entry, Event, Journal, State};
+use crate::journal::{Entry, Event, State};
 use crate::manifest::Manifest;
 
-const MANIFEST: &str = "manifest.json";
-const CHAMPION: &str = "champion";
-const CHALLENGER: &str = "challenger";
-const JOURNAL: &str = "journal.jsonl";
+pub use log::{Aliases, Choice, Decided};
+use log::{Log, SEGMENT};
+pub use objects::{Drive, Objects, Request};
 
-/// A folder of model versions. Many processes may read it; one at a time may write.
+const MANIFEST: &str = "manifest.json";
+
+/// How often a choice is tried again when the store says that another was there first, and there is none.
+const TRIES: usize = 10;
+
+/// A store of model versions. Clones share what was read; a call waits for those of other threads.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    root: PathBuf,
-    /// Whether what is written is forced to disk.
-    durable: bool,
+    objects: Objects,
+    log: Arc<Mutex<Log>>,
+    /// What stands under the numbers that were looked at: a version never changes.
+    known: Arc<Mutex<BTreeMap<u64, Number>>>,
+}
+
+/// What a number of a version stands for.
+#[derive(Debug, Clone)]
+enum Number {
+    Version(Arc<Manifest>),
+    /// Whoever had it did not get as far as the manifest. Files may be left that this process has not removed yet.
+    Abandoned {
+        is_empty: bool,
+    },
+}
+
+/// In a manifest's place, where a number was given and no version came of it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Abandoned {
+    abandoned: bool,
 }
 
 impl Registry {
-    /// Opens a registry, and makes its folder if there is none.
+    /// Opens a registry in a folder, and makes the folder if there is none.
     ///
     /// # Errors
     /// [`LearnerError::Io`] if the folder cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, LearnerError> {
-        let root = root.into();
-        fs::create_dir_all(&root).map_err(|source| io("create", &root, source))?;
-        Ok(Self {
-            root,
-            durable: true,
-        })
+        Ok(Self::on(Objects::folder(&root.into(), true)?))
     }
 
-    /// Opens a registry that need not outlive a power cut: a simulation's.
+    /// Opens a registry in a folder that need not outlive a power cut: a simulation's.
     ///
     /// # Errors
     /// [`LearnerError::Io`] if the folder cannot be made.
     pub fn open_volatile(root: impl Into<PathBuf>) -> Result<Self, LearnerError> {
-        let registry = Self::open(root)?;
-        Ok(Self {
-            durable: false,
-            ..registry
-        })
+        Ok(Self::on(Objects::folder(&root.into(), false)?))
     }
 
-    /// Notes what became of a version or of labels.
-    ///
-    /// # Errors
-    /// [`LearnerError::Io`] if the journal cannot be written.
-    pub fn note(&self, entry: &Entry) -> Result<(), LearnerError> {
-        self.journal().add(entry)
+    /// A registry on any store. Nothing is read or written yet.
+    #[must_use]
+    pub fn on(objects: Objects) -> Self {
+        Self::with_segments(objects, SEGMENT)
     }
 
-    /// Everything that was noted, oldest first.
-    ///
-    /// # Errors
-    /// [`LearnerError::Io`] if the journal cannot be read.
-    pub fn journal_entries(&self) -> Result<Vec<Entry>, LearnerError> {
-        self.journal().entries()
-    }
-
-    /// Where a version is in its life, and why; none for one that the journal does not know.
-    ///
-    /// # Errors
-    /// [`LearnerError::Io`] if the journal cannot be read.
-    pub fn state(&self, version: u64) -> Result<Option<(State, Option<String>)>, LearnerError> {
-        let entries = self.journal_entries()?;
-        let newest = entries
-            .into_iter()
-            .rev()
-            .find_map(|entry| match entry.event {
-                Event::Version {
-                    version: of, state, ..
-                } if of == version => Some((state, entry.reason)),
-                _ => None,
-            });
-        Ok(newest)
-    }
-
-    fn journal(&self) -> Journal {
-        Journal {
-            file: self.root.join(JOURNAL),
-            durable: self.durable,
+    fn with_segments(objects: Objects, segment: u64) -> Self {
+        Self {
+            objects,
+            log: Arc::new(Mutex::new(Log::new(segment))),
+            known: Arc::default(),
         }
     }
 
-    /// The manifests of all versions, oldest first.
-    ///
-    /// # Errors
-    /// [`LearnerError::Damaged`] or [`LearnerError::Io`], which name the file.
-    pub fn list(&self) -> Result<Vec<Manifest>, LearnerError> {
-        let versions = self.versions()?;
-        versions.into_iter().map(|v| self.manifest(v)).collect()
+    /// What messages call it: a folder, or `s3://bucket/prefix`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.objects.name()
     }
 
-    /// The numbers of all versions, ascending.
+    /// Which versions have the traffic. Costs two small requests where nothing has changed.
     ///
     /// # Errors
-    /// [`LearnerError::Io`] if the folder cannot be read.
-    pub fn versions(&self) -> Result<Vec<u64>, LearnerError> {
-        let failed = |source| io("read", &self.root, source);
-        let mut versions = Vec::new();
-        for entry in fs::read_dir(&self.root).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            versions.extend(name.to_str().and_then(parse_version));
-        }
-        versions.sort_unstable();
-        Ok(versions)
-    }
-
-    /// The manifest of one version.
-    ///
-    /// # Errors
-    /// [`LearnerError::NoSuchVersion`], and those of [`Registry::list`].
-    pub fn manifest(&self, version: u64) -> Result<Manifest, LearnerError> {
-        let folder = self.folder(version);
-        if !folder.is_dir() {
-            return Err(self.no_such_version(version));
-        }
-        let file = folder.join(MANIFEST);
-        let text = fs::read(&file).map_err(|source| io("read", &file, source))?;
-        let manifest = match serde_json::from_slice::<Manifest>(&text) {
-            Ok(manifest) => manifest,
-            Err(error) => return Err(damaged(file, error.to_string())),
-        };
-        if manifest.version != version {
-            let reason = format!("it describes version {}", manifest.version);
-            return Err(damaged(file, reason));
-        }
-        Ok(manifest)
-    }
-
-    /// A version's manifest and checkpoint.
-    ///
-    /// # Errors
-    /// Those of [`Registry::manifest`] and [`Checkpoint::open`].
-    pub fn load(&self, version: u64) -> Result<(Manifest, Checkpoint), LearnerError> {
-        let manifest = self.manifest(version)?;
-        let checkpoint = Checkpoint::open(&self.folder(version))?;
-        let (inputs, width) = (manifest.inputs.len(), checkpoint.encoder().width());
-        if inputs != width {
-            let reason = format!("it names {inputs} inputs and the encoder has {width}");
-            return Err(damaged(self.folder(version).join(MANIFEST), reason));
-        }
-        Ok((manifest, checkpoint))
-    }
-
-    /// Adds a version and returns its number, which is one above the highest; the manifest's own
-    /// `version` is not read. When this returns, the version is on disk.
-    ///
-    /// # Errors
-    /// [`LearnerError::Io`]; no version is added then.
-    pub fn publish(
-        &self,
-        manifest: Manifest,
-        checkpoint: &Checkpoint,
-    ) -> Result<u64, LearnerError> {
-        let version = self.versions()?.last().copied().unwrap_or(0) + 1;
-        let draft = self.root.join(format!(".draft-v{version:06}"));
-        let manifest = Manifest {
-            version,
-            ..manifest
-        };
-        let written = self
-            .write_version(&draft, &manifest, checkpoint)
-            .and_then(|()| rename(&draft, &self.folder(version)))
-            .and_then(|()| self.sync_folder(&self.root));
-        if written.is_err() {
-            // The draft is hidden and the next one replaces it: failing to remove it does no harm.
-            let _ = fs::remove_dir_all(&draft);
-        }
-        written.map(|()| version)
+    /// Those of every call that reads the log: [`LearnerError::Store`] where the store does not answer,
+    /// [`LearnerError::Damaged`] where a file cannot be understood.
+    pub fn aliases(&self) -> Result<Aliases, LearnerError> {
+        Ok(self.refreshed()?.decided.aliases)
     }
 
     /// The version that takes traffic, if one was chosen.
     ///
     /// # Errors
-    /// [`LearnerError::Damaged`] if the file holds no number.
+    /// As [`Registry::aliases`].
     pub fn champion(&self) -> Result<Option<u64>, LearnerError> {
-        let file = self.root.join(CHAMPION);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(io("read", &file, source)),
-        };
-        match text.trim().parse() {
-            Ok(version) => Ok(Some(version)),
-            Err(_) => Err(damaged(file, format!("{:?} is not a version", text.trim()))),
-        }
+        Ok(self.aliases()?.champion)
     }
 
     /// The version that is tested beside the champion, and for how many of a hundred entities it answers.
     ///
     /// # Errors
-    /// [`LearnerError::Damaged`] if the file does not hold two numbers.
+    /// As [`Registry::aliases`].
     pub fn challenger(&self) -> Result<Option<(u64, u8)>, LearnerError> {
-        let file = self.root.join(CHALLENGER);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(io("read", &file, source)),
-        };
-        let parsed = text.trim().split_once(' ').and_then(|(version, percent)| {
-            let percent = percent.parse().ok().filter(|percent| *percent <= 100)?;
-            Some((version.parse().ok()?, percent))
+        Ok(self.aliases()?.challenger)
+    }
+
+    /// Everything that was noted, oldest first.
+    ///
+    /// # Errors
+    /// As [`Registry::aliases`].
+    pub fn journal_entries(&self) -> Result<Vec<Entry>, LearnerError> {
+        self.journal_after(0)
+    }
+
+    /// What was noted after the first `read` notes.
+    ///
+    /// # Errors
+    /// As [`Registry::aliases`].
+    pub fn journal_after(&self, read: usize) -> Result<Vec<Entry>, LearnerError> {
+        let log = self.refreshed()?;
+        Ok(log.decided.journal.get(read..).unwrap_or_default().to_vec())
+    }
+
+    /// Where a version is in its life, and why; none for one that the journal does not know.
+    ///
+    /// # Errors
+    /// As [`Registry::aliases`].
+    pub fn state(&self, version: u64) -> Result<Option<(State, Option<String>)>, LearnerError> {
+        let log = self.refreshed()?;
+        let newest = log.decided.journal.iter().rev();
+        let mut of_version = newest.filter_map(|entry| match &entry.event {
+            Event::Version {
+                version: of, state, ..
+            } if *of == version => Some((*state, entry.reason.clone())),
+            _ => None,
         });
-        match parsed {
-            Some(challenger) => Ok(Some(challenger)),
-            None => Err(damaged(
-                file,
-                format!("{:?} is no version and share", text.trim()),
-            )),
-        }
+        Ok(of_version.next())
     }
 
-    /// Makes a version the challenger, or leaves none. A reader sees the old one or the new one.
+    /// Decides, knowing all that was decided before: `choose` says who has the traffic from now on, or that all stays
+    /// as it is. It is asked again where another process has decided meanwhile. What is decided is durable when this
+    /// returns, all of it or nothing.
     ///
     /// # Errors
-    /// [`LearnerError::NoSuchVersion`] and [`LearnerError::Io`]; the old one stays then.
-    pub fn set_challenger(&self, challenger: Option<(u64, u8)>) -> Result<(), LearnerError> {
-        let file = self.root.join(CHALLENGER);
-        let Some((version, percent)) = challenger else {
-            return match fs::remove_file(&file) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(io("remove", &file, error))
-                }
-                _ => self.sync_folder(&self.root),
+    /// Those of `choose`; [`LearnerError::NoSuchVersion`] for a new champion or challenger that is not there; those of
+    /// [`Registry::aliases`]. With [`LearnerError::Store`], the choice may have been kept, and only the answer be lost.
+    pub fn decide<E: From<LearnerError>>(
+        &self,
+        mut choose: impl FnMut(&Decided) -> Result<Option<Choice>, E>,
+    ) -> Result<Aliases, E> {
+        let mut log = self.lock();
+        let mut tries = 0;
+        let mut read = None;
+        while tries < TRIES {
+            log.refresh(&self.objects)?;
+            tries = match read == Some(log.decided.entries) {
+                true => tries + 1,
+                false => 0,
             };
-        };
-        if !self.folder(version).is_dir() {
-            return Err(self.no_such_version(version));
+            read = Some(log.decided.entries);
+            let Some(choice) = choose(&log.decided)? else {
+                return Ok(log.decided.aliases);
+            };
+            self.check(&log.decided, &choice.aliases)?;
+            if log.append(&self.objects, choice)? {
+                return Ok(log.decided.aliases);
+            }
         }
-        let draft = self.root.join(format!(".draft-{CHALLENGER}"));
-        self.write_file(&draft, format!("{version} {percent}\n").as_bytes())?;
-        rename(&draft, &file)?;
-        self.sync_folder(&self.root)
+        Err(E::from(LearnerError::Unsafe {
+            root: self.name().to_owned(),
+        }))
     }
 
-    /// Makes a version the one that takes traffic. A reader sees the old number or the new one.
+    /// Makes a version the one that takes traffic.
     ///
     /// # Errors
-    /// [`LearnerError::NoSuchVersion`] and [`LearnerError::Io`]; the old champion stays then.
+    /// As [`Registry::decide`].
     pub fn set_champion(&self, version: u64) -> Result<(), LearnerError> {
-        if !self.folder(version).is_dir() {
-            return Err(self.no_such_version(version));
-        }
-        let draft = self.root.join(format!(".draft-{CHAMPION}"));
-        self.write_file(&draft, format!("{version}\n").as_bytes())?;
-        rename(&draft, &self.root.join(CHAMPION))?;
-        self.sync_folder(&self.root)
+        self.decide(|decided| {
+            Ok::<_, LearnerError>(Some(Choice {
+                aliases: Aliases {
+                    champion: Some(version),
+                    ..decided.aliases
+                },
+                notes: Vec::new(),
+            }))
+        })?;
+        Ok(())
     }
 
-    /// Removes all versions but the `newest` newest, the champion and the challenger, and returns the numbers of
-    /// the removed ones.
+    /// Notes what became of a version or of labels.
     ///
     /// # Errors
-    /// [`LearnerError::Io`]; some versions may be gone by then.
-    pub fn retain(&self, newest: usize) -> Result<Vec<u64>, LearnerError> {
-        let champion = self.champion()?;
-        let mut versions = self.versions()?;
-        versions.truncate(versions.len().saturating_sub(newest));
-        let challenger = self.challenger()?.map(|(version, _)| version);
-        versions.retain(|version| ![champion, challenger].contains(&Some(*version)));
-        for version in &versions {
-            self.remove(*version)?;
+    /// As [`Registry::decide`].
+    pub fn note(&self, entry: &Entry) -> Result<(), LearnerError> {
+        self.decide(|decided| {
+            Ok::<_, LearnerError>(Some(Choice {
+                aliases: decided.aliases,
+                notes: vec![entry.clone()],
+            }))
+        })?;
+        Ok(())
+    }
+
+    /// The manifests of all versions, oldest first.
+    ///
+    /// # Errors
+    /// As [`Registry::aliases`].
+    pub fn list(&self) -> Result<Vec<Manifest>, LearnerError> {
+        let versions = self.versions()?;
+        let known = lock(&self.known);
+        let manifests = versions
+            .iter()
+            .filter_map(|version| match known.get(version) {
+                Some(Number::Version(manifest)) => Some(manifest.as_ref().clone()),
+                _ => None,
+            });
+        Ok(manifests.collect())
+    }
+
+    /// The numbers of all versions, ascending.
+    ///
+    /// # Errors
+    /// As [`Registry::aliases`].
+    pub fn versions(&self) -> Result<Vec<u64>, LearnerError> {
+        let numbers = self.numbers()?;
+        let removed = self.refreshed()?.decided.removed.clone();
+        self.versions_of(&numbers, &removed)
+    }
+
+    /// The manifest of one version.
+    ///
+    /// # Errors
+    /// [`LearnerError::NoSuchVersion`], and those of [`Registry::aliases`].
+    pub fn manifest(&self, version: u64) -> Result<Manifest, LearnerError> {
+        let removed = self.refreshed()?.decided.removed.contains(&version);
+        match self.look_at(version)? {
+            Some(Number::Version(manifest)) if !removed => Ok(manifest.as_ref().clone()),
+            _ => Err(self.no_such_version(version)),
         }
+    }
+
+    /// A version's manifest and checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`Registry::manifest`]; [`LearnerError::Damaged`], which names the file.
+    pub fn load(&self, version: u64) -> Result<(Manifest, Checkpoint), LearnerError> {
+        let manifest = self.manifest(version)?;
+        let paths = Checkpoint::FILES.map(|name| path(version, name));
+        let files = self.objects.get_all(&paths)?;
+        if files.iter().any(Option::is_none)
+            && self.objects.get(&path(version, MANIFEST))?.is_none()
+        {
+            // It was removed meanwhile.
+            return Err(self.no_such_version(version));
+        }
+        let mut files: BTreeMap<_, _> = Checkpoint::FILES.into_iter().zip(files).collect();
+        let checkpoint = Checkpoint::from_files(|name| {
+            files
+                .remove(name)
+                .flatten()
+                .ok_or_else(|| LearnerError::Damaged {
+                    file: PathBuf::from(name),
+                    reason: "there is no such file".to_owned(),
+                })
+        });
+        let checkpoint = checkpoint.map_err(|error| match error {
+            LearnerError::Damaged { file, reason } => {
+                damaged(self.full(version, &file.to_string_lossy()), reason)
+            }
+            other => other,
+        })?;
+        let (inputs, width) = (manifest.inputs.len(), checkpoint.encoder().width());
+        if inputs != width {
+            let reason = format!("it names {inputs} inputs and the encoder has {width}");
+            return Err(damaged(self.full(version, MANIFEST), reason));
+        }
+        Ok((manifest, checkpoint))
+    }
+
+    /// Adds a version and returns its number, which was never given before; the manifest's own `version` is not read.
+    /// When this returns, the version is durable.
+    ///
+    /// # Errors
+    /// [`LearnerError::Store`]; no version is added then, unless only the last answer was lost.
+    pub fn publish(
+        &self,
+        manifest: Manifest,
+        checkpoint: &Checkpoint,
+    ) -> Result<u64, LearnerError> {
+        let files = checkpoint.to_files()?;
+        let mut version = self.highest_number()?;
+        loop {
+            version += 1;
+            let manifest = Manifest {
+                version,
+                ..manifest.clone()
+            };
+            if self.write_version(&manifest, &files)? {
+                lock(&self.known).insert(version, Number::Version(Arc::new(manifest)));
+                return Ok(version);
+            }
+        }
+    }
+
+    /// Removes all versions but the `newest` newest (at least one), those in `needed`, champion, challenger and the
+    /// version that a rollback would go back to. Returns the numbers of the removed ones.
+    ///
+    /// # Errors
+    /// [`LearnerError::Store`]; what is not removed then is removed by the next call.
+    pub fn retain(
+        &self,
+        newest: usize,
+        needed: &[u64],
+        at_us: i64,
+    ) -> Result<Vec<u64>, LearnerError> {
+        let numbers = self.numbers()?;
+        let mut gone = Vec::new();
+        let mut oldest = 0;
+        self.decide(|decided| {
+            let versions = self.versions_of(&numbers, &decided.removed)?;
+            let surplus = versions.len().saturating_sub(newest.max(1));
+            oldest = versions.get(surplus).copied().unwrap_or(0);
+            let Aliases {
+                champion,
+                challenger,
+            } = decided.aliases;
+            let before = champion.and_then(|it| decided.champion_before(it, &versions));
+            let kept = [champion, challenger.map(|(version, _)| version), before];
+            gone = versions[..surplus].to_vec();
+            gone.retain(|it| !kept.contains(&Some(*it)) && !needed.contains(it));
+            Ok::<_, LearnerError>((!gone.is_empty()).then(|| Choice {
+                aliases: decided.aliases,
+                notes: vec![Entry {
+                    at_us,
+                    event: Event::Removed {
+                        versions: gone.clone(),
+                    },
+                    reason: None,
+                }],
+            }))
+        })?;
+        let removed = self.lock().decided.removed.clone();
+        for number in numbers {
+            if removed.contains(&number) {
+                self.remove(number)?;
+                continue;
+            }
+            let unfinished = match self.look_at(number)? {
+                Some(Number::Version(_)) => false,
+                Some(Number::Abandoned { is_empty }) => !is_empty,
+                None => number < oldest,
+            };
+            if unfinished {
+                self.abandon(number)?;
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Writes a version under its number; false where the number is another's.
+    fn write_version(
+        &self,
+        manifest: &Manifest,
+        files: &[(&'static str, Vec<u8>)],
+    ) -> Result<bool, LearnerError> {
+        let version = manifest.version;
+        let Some(((claim, claimed), rest)) = files.split_first() else {
+            return Err(LearnerError::Bug("a checkpoint has no files".to_owned()));
+        };
+        self.lock().check_store(&self.objects)?;
+        if !self.objects.create(&path(version, claim), claimed)? {
+            return Ok(false);
+        }
+        if self.refreshed()?.decided.removed.contains(&version) {
+            // It was given, and its version removed, since the numbers were listed.
+            self.objects.delete(&path(version, claim))?;
+            return Ok(false);
+        }
+        for (name, bytes) in rest {
+            if !self.objects.create_or_find(&path(version, name), bytes)? {
+                return Ok(false);
+            }
+        }
+        let text = serde_json::to_vec_pretty(manifest);
+        let text = text.map_err(|e| LearnerError::Bug(e.to_string()))?;
+        let is_there = self
+            .objects
+            .create_or_find(&path(version, MANIFEST), &text)?;
+        if !is_there {
+            // The number was abandoned meanwhile, for this took too long.
+            self.remove_files(version)?;
+        }
+        Ok(is_there)
+    }
+
+    /// Removes a version that the log says is removed. It is no version from the first step on.
+    fn remove(&self, version: u64) -> Result<(), LearnerError> {
+        lock(&self.known).remove(&version);
+        self.objects.delete(&path(version, MANIFEST))?;
+        self.remove_files(version)
+    }
+
+    fn remove_files(&self, version: u64) -> Result<(), LearnerError> {
+        // The claim last: while there is a file, the number is not given again.
+        let mut files = Checkpoint::FILES.iter().rev();
+        files.try_for_each(|name| self.objects.delete(&path(version, name)))
+    }
+
+    /// Takes a number from a process that has probably ended in the middle of writing its version. One that is merely
+    /// slow cannot finish it any more, and takes another number.
+    fn abandon(&self, number: u64) -> Result<(), LearnerError> {
+        let text = serde_json::to_vec(&Abandoned { abandoned: true });
+        let text = text.map_err(|e| LearnerError::Bug(e.to_string()))?;
+        if self
+            .objects
+            .create_or_find(&path(number, MANIFEST), &text)?
+        {
+            self.remove_files(number)?;
+            lock(&self.known).insert(number, Number::Abandoned { is_empty: true });
+        }
+        Ok(())
+    }
+
+    /// All numbers that were given and have files, ascending.
+    fn numbers(&self) -> Result<Vec<u64>, LearnerError> {
+        let folders = self.objects.list("")?.folders;
+        let mut numbers: Vec<u64> = folders.iter().filter_map(|it| parse_version(it)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The highest number that was ever given.
+    fn highest_number(&self) -> Result<u64, LearnerError> {
+        let highest = self.numbers()?.last().copied();
+        let log = self.refreshed()?;
+        let removed = log.decided.removed.last().copied();
+        Ok(highest.max(removed).unwrap_or(0))
+    }
+
+    /// The versions among numbers.
+    fn versions_of(
+        &self,
+        numbers: &[u64],
+        removed: &BTreeSet<u64>,
+    ) -> Result<Vec<u64>, LearnerError> {
+        let mut versions: Vec<u64> = numbers.to_vec();
+        versions.retain(|number| !removed.contains(number));
+        let unknown: Vec<u64> = {
+            let known = lock(&self.known);
+            let unknown = versions.iter().filter(|number| !known.contains_key(number));
+            unknown.copied().collect()
+        };
+        let paths: Vec<String> = unknown.iter().map(|it| path(*it, MANIFEST)).collect();
+        for (number, text) in unknown.into_iter().zip(self.objects.get_all(&paths)?) {
+            if let Some(text) = text {
+                let found = self.parse(number, &text)?;
+                lock(&self.known).insert(number, found);
+            }
+        }
+        let known = lock(&self.known);
+        versions.retain(|number| matches!(known.get(number), Some(Number::Version(_))));
         Ok(versions)
     }
 
-    /// Hides a version and then removes it, so that no reader finds half of one.
-    fn remove(&self, version: u64) -> Result<(), LearnerError> {
-        let hidden = self.root.join(format!(".removed-v{version:06}"));
-        remove_folder(&hidden)?;
-        rename(&self.folder(version), &hidden)?;
-        remove_folder(&hidden)
-    }
-
-    fn write_version(
-        &self,
-        folder: &Path,
-        manifest: &Manifest,
-        checkpoint: &Checkpoint,
-    ) -> Result<(), LearnerError> {
-        remove_folder(folder)?;
-        fs::create_dir(folder).map_err(|source| io("create", folder, source))?;
-        for (name, bytes) in checkpoint.to_files()? {
-            self.write_file(&folder.join(name), &bytes)?;
+    /// What a number stands for; none where there is no such number, or its version is not there yet.
+    fn look_at(&self, number: u64) -> Result<Option<Number>, LearnerError> {
+        if let Some(found) = lock(&self.known).get(&number) {
+            return Ok(Some(found.clone()));
         }
-        let text = serde_json::to_vec_pretty(manifest);
-        let text = text.map_err(|error| damaged(folder.join(MANIFEST), error.to_string()))?;
-        self.write_file(&folder.join(MANIFEST), &text)?;
-        self.sync_folder(folder)
+        let Some(text) = self.objects.get(&path(number, MANIFEST))? else {
+            return Ok(None);
+        };
+        let found = self.parse(number, &text)?;
+        lock(&self.known).insert(number, found.clone());
+        Ok(Some(found))
     }
 
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), LearnerError> {
-        let written = File::create(path).and_then(|mut file| {
-            file.write_all(bytes)?;
-            if self.durable {
-                file.sync_all()
-            } else {
-                Ok(())
+    fn parse(&self, number: u64, text: &[u8]) -> Result<Number, LearnerError> {
+        let file = || self.full(number, MANIFEST);
+        match serde_json::from_slice::<Manifest>(text) {
+            Ok(manifest) if manifest.version == number => Ok(Number::Version(Arc::new(manifest))),
+            Ok(manifest) => {
+                let reason = format!("it describes version {}", manifest.version);
+                Err(damaged(file(), reason))
             }
-        });
-        written.map_err(|source| io("write", path, source))
-    }
-
-    /// Makes renames in a folder last through a power cut. Windows keeps folders by itself and
-    /// refuses to open them.
-    fn sync_folder(&self, folder: &Path) -> Result<(), LearnerError> {
-        if cfg!(windows) || !self.durable {
-            return Ok(());
+            Err(_) if serde_json::from_slice::<Abandoned>(text).is_ok() => {
+                Ok(Number::Abandoned { is_empty: false })
+            }
+            Err(error) => Err(damaged(file(), error.to_string())),
         }
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| io("sync", folder, source))
     }
 
-    fn folder(&self, version: u64) -> PathBuf {
-        self.root.join(format!("v{version:06}"))
+    /// A version that is to take traffic must be there.
+    fn check(&self, decided: &Decided, new: &Aliases) -> Result<(), LearnerError> {
+        let challenger = |aliases: &Aliases| aliases.challenger.map(|(version, _)| version);
+        let old = [decided.aliases.champion, challenger(&decided.aliases)];
+        for version in [new.champion, challenger(new)].into_iter().flatten() {
+            let is_new = !old.contains(&Some(version));
+            let is_there = || {
+                let found = self.look_at(version)?;
+                let is_version = matches!(found, Some(Number::Version(_)));
+                Ok::<_, LearnerError>(is_version && !decided.removed.contains(&version))
+            };
+            if is_new && !is_there()? {
+                return Err(self.no_such_version(version));
+            }
+        }
+        Ok(())
+    }
+
+    fn refreshed(&self) -> Result<MutexGuard<'_, Log>, LearnerError> {
+        let mut log = self.lock();
+        log.refresh(&self.objects)?;
+        Ok(log)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        lock(&self.log)
+    }
+
+    fn full(&self, version: u64, name: &str) -> PathBuf {
+        self.objects.full(&path(version, name))
     }
 
     fn no_such_version(&self, version: u64) -> LearnerError {
         LearnerError::NoSuchVersion {
             version,
-            root: self.root.clone(),
+            root: self.name().to_owned(),
         }
     }
 }
 
-/// The version of a folder's name, if it is one that [`Registry::folder`] gives.
+/// The path of a version's file.
+fn path(version: u64, name: &str) -> String {
+    format!("v{version:06}/{name}")
+}
+
+/// The version of a folder's name.
 fn parse_version(name: &str) -> Option<u64> {
     let version = name.strip_prefix('v')?.parse().ok()?;
     (name == format!("v{version:06}")).then_some(version)
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), LearnerError> {
-    fs::rename(from, to).map_err(|source| io("rename to", to, source))
-}
-
-/// Removes a folder and what is in it; none is fine too.
-fn remove_folder(folder: &Path) -> Result<(), LearnerError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(io("remove", folder, error)),
-        _ => Ok(()),
-    }
-}
-
 fn damaged(file: PathBuf, reason: String) -> LearnerError {
     LearnerError::Damaged { file, reason }
+}
+
+/// What a holder of the lock was about when it panicked was no more than reading on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,6 +3,8 @@
 //! The device is not among them, for it belongs to the machine and not to the model: see
 //! [`crate::Device`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnerError;
@@ -79,6 +81,16 @@ impl Default for LearnerSettings {
 }
 
 impl LearnerSettings {
+    /// Every setting by name, as a manifest keeps it: another release, which has other settings, reads it too.
+    ///
+    /// # Errors
+    /// [`LearnerError::Bug`] for a value that JSON does not have.
+    pub fn to_json(&self) -> Result<BTreeMap<String, serde_json::Value>, LearnerError> {
+        let bug = |error: serde_json::Error| LearnerError::Bug(error.to_string());
+        let value = serde_json::to_value(self).map_err(bug)?;
+        serde_json::from_value(value).map_err(bug)
+    }
+
     /// Says which setting is out of its range, if one is.
     ///
     /// # Errors

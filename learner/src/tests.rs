@@ -1,7 +1,10 @@
-//! Tests across the crate's modules: learning, going on after a restart, scoring as trained, and
-//! the registry on disk.
+//! Tests across the crate's modules: learning, going on after a restart, scoring as trained. Those of the registry are
+//! beside it.
 
 #![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
@@ -96,6 +99,8 @@ fn manifest(update: &Update) -> Manifest {
             frauds: 0,
         }),
         device: update.device.to_string(),
+        offsets: BTreeMap::from([("transactions".to_owned(), BTreeMap::from([(0, 41), (1, 7)]))]),
+        settings: settings().to_json().unwrap(),
     }
 }
 
@@ -157,9 +162,8 @@ fn a_restart_changes_no_bit() {
     let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
     let straight = cpu_update(Some(&first), &fresh, &replay, 8).checkpoint;
 
-    let folder = tempfile::tempdir().unwrap();
-    first.save(folder.path()).unwrap();
-    let reopened = Checkpoint::open(folder.path()).unwrap();
+    let mut files: BTreeMap<_, _> = first.to_files().unwrap().into_iter().collect();
+    let reopened = Checkpoint::from_files(|name| Ok(files.remove(name).unwrap())).unwrap();
     assert_eq!(reopened, first);
     let again = cpu_update(Some(&reopened), &fresh, &replay, 8).checkpoint;
     assert_eq!(again.to_files().unwrap(), straight.to_files().unwrap());
@@ -396,98 +400,14 @@ fn the_baselines_are_settings() {
     }
 }
 
-#[test]
-fn the_registry_keeps_versions_and_a_champion() {
-    let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path().join("models")).unwrap();
-    assert_eq!(registry.champion().unwrap(), None);
-    assert!(registry.list().unwrap().is_empty());
-
-    let update = cpu_update(None, &payments(500, 1), &none(), 7);
-    for version in 1..=5 {
-        assert_eq!(
-            registry
-                .publish(manifest(&update), &update.checkpoint)
-                .unwrap(),
-            version
-        );
-    }
-    let (loaded, checkpoint) = registry.load(3).unwrap();
-    assert_eq!(checkpoint, update.checkpoint);
-    let expected = Manifest {
-        version: 3,
-        ..manifest(&update)
+/// A version of a small model, always the same.
+pub(crate) fn small_version() -> (Manifest, Checkpoint) {
+    static MADE: OnceLock<(Manifest, Checkpoint)> = OnceLock::new();
+    let make = || {
+        let update = cpu_update(None, &payments(300, 1), &none(), 7);
+        (manifest(&update), update.checkpoint)
     };
-    assert_eq!(loaded, expected);
-
-    registry.set_champion(2).unwrap();
-    assert_eq!(registry.champion().unwrap(), Some(2));
-    assert!(matches!(
-        registry.set_champion(9),
-        Err(LearnerError::NoSuchVersion { version: 9, .. })
-    ));
-    assert_eq!(registry.retain(2).unwrap(), [1, 3]);
-    assert_eq!(registry.versions().unwrap(), [2, 4, 5]);
-    assert_eq!(registry.retain(0).unwrap(), [4, 5]);
-    // Numbers are not given twice while the newest version is there.
-    assert_eq!(
-        registry
-            .publish(manifest(&update), &update.checkpoint)
-            .unwrap(),
-        3
-    );
-    let hidden = std::fs::read_dir(folder.path().join("models")).unwrap();
-    let names = hidden.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert!(names.into_iter().all(|name| !name.starts_with('.')));
-}
-
-#[test]
-fn damage_is_named_and_drafts_are_not_seen() {
-    let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
-    let update = cpu_update(None, &payments(300, 1), &none(), 7);
-    registry
-        .publish(manifest(&update), &update.checkpoint)
-        .unwrap();
-    // What a crash in the middle of a write leaves.
-    std::fs::create_dir(folder.path().join(".draft-v000002")).unwrap();
-    std::fs::write(
-        folder.path().join(".draft-v000002/weights.safetensors"),
-        b"half",
-    )
-    .unwrap();
-    assert_eq!(registry.versions().unwrap(), [1]);
-    assert_eq!(
-        registry
-            .publish(manifest(&update), &update.checkpoint)
-            .unwrap(),
-        2
-    );
-
-    let original = folder.path().join("v000001");
-    for name in [
-        "manifest.json",
-        "encoder.json",
-        "weights.safetensors",
-        "optimizer.safetensors",
-    ] {
-        let file = original.join(name);
-        let whole = std::fs::read(&file).unwrap();
-        for bad in [&whole[..whole.len() / 2], b"", b"{}"] {
-            std::fs::write(&file, bad).unwrap();
-            match registry.load(1) {
-                Err(LearnerError::Damaged { file: named, .. }) => assert_eq!(named, file),
-                other => panic!("{name}: {other:?}"),
-            }
-        }
-        std::fs::write(&file, whole).unwrap();
-        registry.load(1).unwrap();
-    }
-    std::fs::write(folder.path().join("champion"), "two").unwrap();
-    assert!(matches!(
-        registry.champion(),
-        Err(LearnerError::Damaged { .. })
-    ));
+    MADE.get_or_init(make).clone()
 }
 
 #[test]

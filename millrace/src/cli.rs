@@ -183,7 +183,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
     let project = arguments.project.as_path();
     init_logging(match arguments.command {
         Command::Demo(_) => "off",
-        Command::Run(_) => "info,nisshi=off,rama=off",
+        Command::Run(_) => "info,nisshi=off,rama=off,object_store=warn",
         // What is refused stands in the report.
         Command::Simulate(_) => "error",
         _ => "warn",
@@ -219,7 +219,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         Command::Simulate(args) => simulate::simulate(project, &args),
         Command::Models(command) => {
             let workspace = Workspace::open(project)?;
-            let registry = workspace.path(&workspace.model()?.settings.registry);
+            let registry = workspace.registry()?;
             match command {
                 ModelsCommand::List { json } => client::models_list(&registry, json),
                 ModelsCommand::Show { version } => client::models_show(&registry, version),

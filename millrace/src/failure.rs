@@ -9,6 +9,8 @@ use millrace_features::{FeatureError, Problem};
 use millrace_ingest::IngestError;
 use millrace_learner::LearnerError;
 
+use crate::registry::CREDENTIALS;
+
 /// Exit codes of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -16,6 +18,10 @@ pub enum Kind {
     Failed,
     /// 2: the user's input is wrong: a project, a file, an argument.
     Input,
+    /// 1: the registry of models does not answer. It may, in a while.
+    Away,
+    /// 1: somebody else has moved the traffic meanwhile. What was under way is to be begun anew.
+    Overtaken,
 }
 
 /// A command's error, rendered once, at the end of `main`.
@@ -51,6 +57,15 @@ impl Failure {
         }
     }
 
+    /// Somebody else has moved the traffic meanwhile.
+    pub fn overtaken(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Overtaken,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
     /// Adds the nearest thing that works.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -62,7 +77,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed => 1,
+            Kind::Failed | Kind::Away | Kind::Overtaken => 1,
             Kind::Input => 2,
         }
     }
@@ -139,7 +154,24 @@ impl From<IngestError> for Failure {
 
 impl From<LearnerError> for Failure {
     fn from(error: LearnerError) -> Self {
-        Self::failed(with_causes(&error))
+        let failure = Self::failed(with_causes(&error));
+        match &error {
+            LearnerError::Store { path, .. } => {
+                let failure = Self {
+                    kind: Kind::Away,
+                    ..failure
+                };
+                match path.to_string_lossy().contains("://") {
+                    true => failure.hint(CREDENTIALS),
+                    false => failure,
+                }
+            }
+            LearnerError::Unsafe { .. } => failure.hint(
+                "model.registry needs a folder, or a store that heeds `If-None-Match: *`, as S3 and Google Cloud \
+                 Storage do",
+            ),
+            _ => failure,
+        }
     }
 }
 

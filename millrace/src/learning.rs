@@ -16,19 +16,19 @@
 //! So a version takes traffic a period after it was made, once it was tested on labels that it has not seen. What
 //! served is compared with a version of some days before, and taken back where many small steps have done harm.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
 use millrace_feature_store::Store;
 use millrace_learner::{
-    Checkpoint, Comparison, Device, Entry, Event, Examples, Harm, LearnerError, LearnerSettings,
-    Manifest, Model, Paired, Prequential, Registry, State, Update, average_precision,
-    replay_sample, update,
+    Aliases, Checkpoint, Choice, Comparison, Device, Entry, Event, Examples, Harm, LearnerError,
+    LearnerSettings, Manifest, Model, Paired, Prequential, Registry, State, Update,
+    average_precision, replay_sample, update,
 };
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Kind, Outcome};
 use crate::labels::examples_after;
 use crate::pipeline::inputs_tag;
 use crate::scorer::Scorer;
@@ -62,6 +62,8 @@ pub struct Learning {
     scorer: Arc<Scorer>,
     device: Device,
     history: History,
+    /// Who has the traffic, as far as this loop knows.
+    seen: Aliases,
     champion: Option<Held>,
     /// The newest version, while it is tested beside the champion.
     shadow: Option<Trial>,
@@ -130,7 +132,6 @@ impl Learning {
     ) -> Outcome<Self> {
         workspace.settings.learner.gate.check()?;
         let device = workspace.settings.learner.device.resolve()?;
-        scorer.follow(&registry)?;
         let mut learning = Self {
             history: History::new(scorer.plan.input_names().len(), inputs_tag(&scorer.plan)),
             workspace,
@@ -138,6 +139,7 @@ impl Learning {
             registry,
             scorer,
             device,
+            seen: Aliases::default(),
             champion: None,
             shadow: None,
             canary: None,
@@ -152,6 +154,8 @@ impl Learning {
             traces: Traces::default(),
         };
         learning.resume()?;
+        // Later than that: what is chosen from now on differs from what was seen.
+        learning.scorer.follow(&learning.registry)?;
         learning.read_examples()?;
         learning.learn_what_is_usual();
         Ok(learning)
@@ -166,7 +170,8 @@ impl Learning {
 
     /// Reads from the registry where an earlier process stood.
     fn resume(&mut self) -> Outcome<()> {
-        let Some(champion) = self.registry.champion()? else {
+        self.seen = self.registry.aliases()?;
+        let Some(champion) = self.seen.champion else {
             return Ok(());
         };
         let champion = self.load(champion)?;
@@ -187,6 +192,7 @@ impl Learning {
                     dealt_with = dealt_with.max(last);
                 }
                 Event::LabelsReleased { first, last } => self.history.take_back(&(first..=last)),
+                Event::Removed { .. } => {}
             }
         }
         let known = self.registry.versions()?;
@@ -195,9 +201,7 @@ impl Learning {
             dealt_with = dealt_with.max(held.manifest.label_position);
             self.shadow = Some(Trial::new(held));
         }
-        if let Some((version, percent)) =
-            self.registry.challenger()?.filter(|(_, share)| *share > 0)
-        {
+        if let Some((version, percent)) = self.seen.challenger.filter(|(_, share)| *share > 0) {
             let held = self.load(version)?;
             dealt_with = dealt_with.max(held.manifest.label_position);
             self.canary = Some((Trial::new(held), self.step_of(percent)));
@@ -226,11 +230,23 @@ impl Learning {
         self.device
     }
 
-    /// Deals with the next period that ended before `clock_us` (event time), if one did.
+    /// Deals with the next period that ended before `clock_us` (event time), if one did. Where somebody else moves the
+    /// traffic meanwhile, that is followed, and the period is left to the next call.
     ///
     /// # Errors
     /// A store or a registry that fails. A refused candidate is no error.
     pub fn next_period(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
+        match self.deal_with_next(clock_us) {
+            Err(failure) if failure.kind == Kind::Overtaken => {
+                tracing::info!("the traffic was moved by somebody else: the period is begun anew");
+                self.follow()?;
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    fn deal_with_next(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
         self.read_examples()?;
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {
             return Ok(None);
@@ -351,11 +367,11 @@ impl Learning {
             return Ok(false);
         };
         let (first, last) = (self.history.number(*first), self.history.number(*last));
-        self.note(
+        self.note(vec![Entry {
             at_us,
-            Event::LabelsRefused { first, last },
-            Some(disbelief.reason().to_owned()),
-        )?;
+            event: Event::LabelsRefused { first, last },
+            reason: Some(disbelief.reason().to_owned()),
+        }])?;
         metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
         self.history.put_aside(first..=last);
         self.dealt_with = self.dealt_with.max(last);
@@ -384,7 +400,11 @@ impl Learning {
                 self.settings().gate.unusual_periods
             );
             let (first, last) = (*range.start(), *range.end());
-            self.note(at_us, Event::LabelsReleased { first, last }, Some(reason))?;
+            self.note(vec![Entry {
+                at_us,
+                event: Event::LabelsReleased { first, last },
+                reason: Some(reason),
+            }])?;
             self.history.take_back(&range);
         }
         self.learn_what_is_usual();
@@ -462,16 +482,20 @@ impl Learning {
         let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
         if let Some(harm) = harm {
             let version = trial.held.manifest.version;
-            self.registry.set_challenger(None)?;
-            self.scorer.end_canary();
-            self.come_to(
+            let mut notes = vec![came_to(
                 version,
                 State::RolledBack,
                 tested.comparison,
                 Some(harm.to_string()),
                 at_us,
-            )?;
-            self.reject_shadow(version, at_us)?;
+            )];
+            notes.extend(self.reject_shadow(version, at_us));
+            let aliases = Aliases {
+                challenger: None,
+                ..self.seen
+            };
+            self.decide(aliases, notes)?;
+            self.scorer.end_canary();
             metrics::counter!("millrace_rollbacks_total").increment(1);
             tested.verdict = Verdict::Rejected(harm.to_string());
             return Ok(Some(tested));
@@ -494,13 +518,13 @@ impl Learning {
         match (harm, tested.comparison) {
             (Some(harm), comparison) => {
                 let version = trial.held.manifest.version;
-                self.come_to(
+                self.note(vec![came_to(
                     version,
                     State::Rejected,
                     comparison,
                     Some(harm.to_string()),
                     at_us,
-                )?;
+                )])?;
                 metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
                 tested.verdict = Verdict::Rejected(harm.to_string());
             }
@@ -531,8 +555,15 @@ impl Learning {
         };
         let held = &trial.held;
         let version = held.manifest.version;
-        self.registry.set_challenger(Some((version, percent)))?;
-        self.come_to(version, State::Canary { percent }, comparison, None, at_us)?;
+        let aliases = Aliases {
+            challenger: Some((version, percent)),
+            ..self.seen
+        };
+        let state = State::Canary { percent };
+        self.decide(
+            aliases,
+            vec![came_to(version, state, comparison, None, at_us)],
+        )?;
         self.scorer
             .start_canary(held.manifest.clone(), held.model.clone(), percent)?;
         self.canary = Some((trial, step));
@@ -540,54 +571,73 @@ impl Learning {
     }
 
     /// A version under test that comes from one that did harm is not tested on.
-    fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Outcome<()> {
-        let Some(shadow) = self.shadow.take() else {
-            return Ok(());
-        };
+    fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Option<Entry> {
+        let version = self.shadow.take()?.held.manifest.version;
         let because = format!("it comes from version {ancestor}, which was taken back");
-        let version = shadow.held.manifest.version;
-        self.come_to(version, State::Rejected, None, Some(because), at_us)
+        Some(came_to(
+            version,
+            State::Rejected,
+            None,
+            Some(because),
+            at_us,
+        ))
     }
 
-    /// Notes where a version is now.
-    fn come_to(
-        &self,
-        version: u64,
-        state: State,
-        comparison: Option<Comparison>,
-        reason: Option<String>,
-        at_us: i64,
-    ) -> Outcome<()> {
-        let comparison = comparison.map(Box::new);
-        self.note(
-            at_us,
-            Event::Version {
-                version,
-                state,
-                comparison,
-            },
-            reason,
-        )
+    /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all.
+    fn decide(&mut self, aliases: Aliases, notes: Vec<Entry>) -> Outcome<()> {
+        let seen = self.seen;
+        self.registry
+            .decide(|decided| match decided.aliases == seen {
+                true => Ok(Some(Choice {
+                    aliases,
+                    notes: notes.clone(),
+                })),
+                false => Err(Failure::overtaken("the traffic was moved by somebody else")),
+            })?;
+        self.seen = aliases;
+        Ok(())
     }
 
     /// The version is on disk before it takes traffic, and the alias is moved before the scorer.
     fn promote(&mut self, held: Held, at_us: i64, comparison: Option<Comparison>) -> Outcome<()> {
         let version = held.manifest.version;
-        self.registry.set_champion(version)?;
-        self.registry.set_challenger(None)?;
-        if let Some(before) = &self.champion {
-            self.come_to(before.manifest.version, State::Replaced, None, None, at_us)?;
-        }
-        self.come_to(version, State::Champion, comparison, None, at_us)?;
+        let before = self.champion.as_ref().map(|before| before.manifest.version);
+        let replaced = before.map(|it| came_to(it, State::Replaced, None, None, at_us));
+        let notes = replaced.into_iter().chain([came_to(
+            version,
+            State::Champion,
+            comparison,
+            None,
+            at_us,
+        )]);
+        let aliases = Aliases {
+            champion: Some(version),
+            challenger: None,
+        };
+        self.decide(aliases, notes.collect())?;
         self.scorer
             .swap(held.manifest.clone(), held.model.clone())?;
-        self.registry.retain(self.plan().settings.keep.max(1))?;
+        self.retain(at_us)?;
         metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
         metrics::gauge!("millrace_model_version").set(version as f64);
         if self.anchor.is_none() {
             self.anchor = Some(Trial::new(held.clone()));
         }
         self.champion = Some(held);
+        Ok(())
+    }
+
+    /// Removes old versions, but for those that this loop may go back to or go on from.
+    fn retain(&self, at_us: i64) -> Outcome<()> {
+        let canary = self.canary.as_ref().map(|(trial, _)| trial);
+        let trials = [self.shadow.as_ref(), canary, self.anchor.as_ref()];
+        let trials = trials.into_iter().flatten().map(|trial| &trial.held);
+        let needed: Vec<u64> = trials
+            .chain(&self.champion)
+            .map(|held| held.manifest.version)
+            .collect();
+        self.registry
+            .retain(self.plan().settings.keep, &needed, at_us)?;
         Ok(())
     }
 
@@ -629,29 +679,33 @@ impl Learning {
         if version == bad {
             return Ok(None);
         }
-        self.come_to(
+        // Not `promote`: the version before is rolled back and not replaced.
+        let mut notes = vec![came_to(
             bad,
             State::RolledBack,
             Some(comparison),
             Some(reason.clone()),
             at_us,
-        )?;
+        )];
         if let Some((canary, _)) = self.canary.take() {
-            self.registry.set_challenger(None)?;
-            self.scorer.end_canary();
             let because = format!("it comes from version {bad}, which was taken back");
-            self.come_to(
-                canary.held.manifest.version,
+            let version = canary.held.manifest.version;
+            notes.push(came_to(
+                version,
                 State::RolledBack,
                 None,
                 Some(because),
                 at_us,
-            )?;
+            ));
         }
-        self.reject_shadow(bad, at_us)?;
-        // Not `promote`: the version before is rolled back and not replaced.
-        self.registry.set_champion(version)?;
-        self.come_to(version, State::Champion, None, None, at_us)?;
+        notes.extend(self.reject_shadow(bad, at_us));
+        notes.push(came_to(version, State::Champion, None, None, at_us));
+        let aliases = Aliases {
+            champion: Some(version),
+            challenger: None,
+        };
+        self.decide(aliases, notes)?;
+        self.scorer.end_canary();
         self.scorer
             .swap(good.manifest.clone(), good.model.clone())?;
         metrics::counter!("millrace_rollbacks_total").increment(1);
@@ -722,10 +776,22 @@ impl Learning {
             after: updated.metrics.after,
             prequential: Some(period.prequential),
             device: updated.device.to_string(),
+            offsets: self.offsets()?,
+            settings: training.to_json()?,
         };
         self.dealt_with = manifest.label_position;
         self.afresh_at = afresh_at;
         self.publish(period, manifest, updated, afresh)
+    }
+
+    /// The data that the store reflects: the next offset of each partition, by topic.
+    fn offsets(&self) -> Outcome<BTreeMap<String, BTreeMap<i32, i64>>> {
+        let mut topics: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        for offset in self.store.offsets()? {
+            let partitions = topics.entry(offset.topic).or_default();
+            partitions.insert(offset.partition, offset.next);
+        }
+        Ok(topics)
     }
 
     /// The newest version that has not done harm.
@@ -740,8 +806,11 @@ impl Learning {
     /// # Errors
     /// A registry that cannot be read.
     pub fn follow(&mut self) -> Outcome<()> {
-        let chosen = self.registry.champion()?;
-        let challenger = self.registry.challenger()?;
+        let now = self.registry.aliases()?;
+        if now == self.seen {
+            return Ok(());
+        }
+        let (chosen, challenger) = (now.champion, now.challenger);
         let ours = self.champion.as_ref().map(|held| held.manifest.version);
         let canary = self
             .canary
@@ -751,6 +820,7 @@ impl Learning {
         if chosen == ours && theirs == canary {
             // A share that a person has changed.
             self.scorer.follow(&self.registry)?;
+            self.seen = now;
             return Ok(());
         }
         // What was under way came from what is not wanted.
@@ -766,6 +836,7 @@ impl Learning {
             self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));
         }
         self.scorer.follow(&self.registry)?;
+        self.seen = now;
         Ok(())
     }
 
@@ -809,17 +880,26 @@ impl Learning {
             self.learn_what_is_usual();
         } else {
             let mut trial = Trial::new(held);
+            let at_us = period.end_us;
+            let mut notes = Vec::new();
             if let Some(before) = self.shadow.take() {
                 let because = "a newer version took its place in the test".to_owned();
                 let version = before.held.manifest.version;
-                self.come_to(version, State::Replaced, None, Some(because), period.end_us)?;
+                notes.push(came_to(
+                    version,
+                    State::Replaced,
+                    None,
+                    Some(because),
+                    at_us,
+                ));
                 // Where labels are few, they are counted together over several versions, each of which is a step
                 // from the one before and has scored only labels that it had not seen.
                 if before.paired.rows() < self.settings().gate.min_rows && !afresh {
                     trial.paired = before.paired;
                 }
             }
-            self.come_to(manifest.version, State::Shadow, None, None, period.end_us)?;
+            notes.push(came_to(manifest.version, State::Shadow, None, None, at_us));
+            self.note(notes)?;
             self.shadow = Some(trial);
         }
         period.learned = Learned::Version(Box::new(NewVersion {
@@ -842,12 +922,15 @@ impl Learning {
             .examples(sample.map(|(row, weight)| (row as usize, weight)))
     }
 
-    fn note(&self, at_us: i64, event: Event, reason: Option<String>) -> Outcome<()> {
-        Ok(self.registry.note(&Entry {
-            at_us,
-            event,
-            reason,
-        })?)
+    /// Keeps notes that move no traffic.
+    fn note(&self, notes: Vec<Entry>) -> Outcome<()> {
+        self.registry.decide(|decided| {
+            Ok::<_, Failure>(Some(Choice {
+                aliases: decided.aliases,
+                notes: notes.clone(),
+            }))
+        })?;
+        Ok(())
     }
 
     fn read_examples(&mut self) -> Outcome<()> {
@@ -861,5 +944,24 @@ impl Learning {
         let most = self.workspace.settings.learner.history_rows;
         self.history.trim(most, self.dealt_with);
         Ok(())
+    }
+}
+
+/// Where a version is now.
+fn came_to(
+    version: u64,
+    state: State,
+    comparison: Option<Comparison>,
+    reason: Option<String>,
+    at_us: i64,
+) -> Entry {
+    Entry {
+        at_us,
+        event: Event::Version {
+            version,
+            state,
+            comparison: comparison.map(Box::new),
+        },
+        reason,
     }
 }

@@ -26,9 +26,11 @@ use crate::fill::Filler;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
+use crate::mlflow::Exporter;
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_spec, stream_specs};
 use crate::priority::Priority;
 use crate::produce::RawProducer;
+use crate::registry::{Reach, is_away};
 use crate::score_log::ScoreLog;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
@@ -102,8 +104,9 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
 pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let plan = workspace.model()?.clone();
     let store: Arc<dyn Store> = Arc::new(workspace.open_store_to_read()?);
-    let registry = open_registry(&workspace)?;
+    let registry = Arc::new(workspace.registry()?.open()?);
     let scorer = Arc::new(Scorer::new(plan));
+    let mlflow = exporter(&workspace, &registry)?;
     let traces = Traces::open(&workspace.settings.traces)?;
     let learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
     let learned = learning.traced(traces.clone()).next_period(now_us());
@@ -111,6 +114,10 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     match learned? {
         None => println!("no period with new labels has ended: nothing to learn"),
         Some(period) => println!("{period}"),
+    }
+    // What it cannot send now is sent by the next process that learns.
+    if let Some(Err(error)) = mlflow.map(|mut mlflow| mlflow.catch_up()) {
+        warn!(%error, "MLflow is told later");
     }
     Ok(())
 }
@@ -167,11 +174,6 @@ fn export_metrics(address: SocketAddr) -> Outcome<()> {
                 "is the port in use? --metrics, or server.metrics in millrace.toml, name another",
             )
         })
-}
-
-fn open_registry(workspace: &Workspace) -> Outcome<Arc<Registry>> {
-    let path = workspace.path(&workspace.model()?.settings.registry);
-    Ok(Arc::new(Registry::open(path)?))
 }
 
 /// The roles of a process, started.
@@ -395,24 +397,71 @@ impl Running {
         let (Some(registry), Some(scorer)) = (live.registry.clone(), live.scorer.clone()) else {
             return Ok(());
         };
-        let workspace = Arc::clone(&live.workspace);
-        let learning = Learning::open(workspace, Arc::clone(&live.store), registry, scorer)?;
-        let mut learning = learning.traced(live.traces.clone());
+        let open = {
+            let live = live.clone();
+            move || {
+                let (workspace, store) = (Arc::clone(&live.workspace), Arc::clone(&live.store));
+                let (registry, scorer) = (Arc::clone(&registry), Arc::clone(&scorer));
+                let learning = Learning::open(workspace, store, registry, scorer)?;
+                Ok(learning.traced(live.traces.clone()))
+            }
+        };
+        let learning = open()?;
         self.device = Some(learning.device().to_string());
+        self.tell_mlflow()?;
         self.role("learn", move |stop| {
             Priority::Updates.take();
+            let mut learning = Some(learning);
             let mut clock = LabelClock::default();
-            let mut followed = Instant::now();
+            let mut reach = Reach::default();
             while !stop.load(Ordering::Relaxed) {
-                if followed.elapsed() > Duration::from_secs(1) {
-                    // What a person has chosen meanwhile.
-                    learning.follow()?;
-                    followed = Instant::now();
+                // After a registry that did not answer, it goes on from what is there, as after a restart.
+                let outcome = match learning.take() {
+                    Some(open) => Ok(open),
+                    None => open(),
+                };
+                let outcome = outcome.and_then(|mut open| {
+                    learn_until_stop(&mut open, &mut clock, &mut reach, &live, stop)?;
+                    learning = Some(open);
+                    Ok(())
+                });
+                match outcome {
+                    Err(failure) if is_away(&failure) => {
+                        reach.note::<()>(&Err(failure));
+                        pause(stop, AWAY);
+                    }
+                    other => other?,
                 }
-                let now = clock.now_us(&live);
-                if learning.next_period(now)?.is_none() {
-                    std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(())
+        })
+    }
+
+    /// A thread that tells MLflow what the registry's journal says, as far as MLflow listens.
+    fn tell_mlflow(&mut self) -> Outcome<()> {
+        let live = &self.live;
+        let exporter = match &live.registry {
+            Some(registry) => exporter(&live.workspace, registry)?,
+            None => None,
+        };
+        let Some(mut exporter) = exporter else {
+            return Ok(());
+        };
+        self.role("mlflow", move |stop| {
+            Priority::Spare.take();
+            let mut wait = TELL;
+            while !stop.load(Ordering::Relaxed) {
+                match exporter.catch_up() {
+                    Ok(_) => wait = TELL,
+                    Err(error) => {
+                        metrics::counter!("millrace_mlflow_failures_total").increment(1);
+                        if wait == TELL {
+                            warn!(%error, "MLflow is told later; learning goes on");
+                        }
+                        wait = (2 * wait).min(TELL_AGAIN);
+                    }
                 }
+                pause(stop, wait);
             }
             Ok(())
         })
@@ -422,13 +471,12 @@ impl Running {
     fn follow_registry(&mut self) {
         let live = self.live.clone();
         let follow = move |stop: &AtomicBool| {
+            let mut reach = Reach::default();
             while !stop.load(Ordering::Relaxed) {
-                if let (Some(registry), Some(scorer)) = (&live.registry, &live.scorer)
-                    && let Err(failure) = scorer.follow(registry)
-                {
-                    warn!(%failure, "the champion cannot be loaded; the version before it serves");
+                if let (Some(registry), Some(scorer)) = (&live.registry, &live.scorer) {
+                    reach.note(&scorer.follow(registry));
                 }
-                std::thread::sleep(Duration::from_secs(1));
+                pause(stop, FOLLOW);
             }
             Ok(())
         };
@@ -572,6 +620,57 @@ pub async fn signal() {
     }
 }
 
+/// How often the registry is asked what was chosen.
+const FOLLOW: Duration = Duration::from_secs(1);
+
+/// How often MLflow is told what is new,
+const TELL: Duration = Duration::from_secs(5);
+
+/// and how often at least it is tried when it does not answer.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// Who tells MLflow, where the project has one.
+fn exporter(workspace: &Workspace, registry: &Arc<Registry>) -> Outcome<Option<Exporter>> {
+    let settings = workspace.model()?.settings.mlflow.as_ref();
+    let exporter = settings.map(|settings| Exporter::new(settings, Arc::clone(registry)));
+    exporter.transpose()
+}
+
+/// How long a registry that did not answer is left alone.
+const AWAY: Duration = Duration::from_secs(5);
+
+fn learn_until_stop(
+    learning: &mut Learning,
+    clock: &mut LabelClock,
+    reach: &mut Reach,
+    live: &Live,
+    stop: &AtomicBool,
+) -> Outcome<()> {
+    let mut followed = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        if followed.elapsed() > FOLLOW {
+            // What a person has chosen meanwhile. A registry that is away is asked again; what was learned stays.
+            let followed_now = learning.follow();
+            if !reach.note(&followed_now) && !followed_now.as_ref().is_err_and(is_away) {
+                return followed_now;
+            }
+            followed = Instant::now();
+        }
+        if learning.next_period(clock.now_us(live))?.is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
+}
+
+/// Sleeps, and wakes up soon after a stop was asked for.
+fn pause(stop: &AtomicBool, time: Duration) {
+    let started = Instant::now();
+    while started.elapsed() < time && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn live(
     workspace: Arc<Workspace>,
     store: Arc<dyn Store>,
@@ -580,7 +679,7 @@ fn live(
 ) -> Outcome<Live> {
     let (scorer, registry) = match &workspace.model {
         Some(plan) => {
-            let registry = open_registry(&workspace)?;
+            let registry = Arc::new(workspace.registry()?.open()?);
             let scorer = Arc::new(Scorer::new(plan.clone()));
             scorer.follow(&registry)?;
             (Some(scorer), Some(registry))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
 use millrace_features::{StateReader, Tile, pack_rows};
-use millrace_learner::{LearnerError, Manifest, Model, Registry};
+use millrace_learner::{Aliases, LearnerError, Manifest, Model, Registry};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::{Failure, Outcome, with_causes};
@@ -130,7 +130,10 @@ impl Scorer {
     pub fn follow(&self, registry: &Registry) -> Outcome<bool> {
         let traffic = self.traffic.load_full();
         let serves = traffic.champion.as_ref().map(|serving| serving.version);
-        let champion = registry.champion()?;
+        let Aliases {
+            champion,
+            challenger,
+        } = registry.aliases()?;
         let mut moved = false;
         if let Some(version) = champion.filter(|version| Some(*version) != serves) {
             let (manifest, checkpoint) = registry.load(version)?;
@@ -141,9 +144,8 @@ impl Scorer {
             .canary
             .as_ref()
             .map(|(serving, percent)| (serving.version, *percent));
-        let wanted = registry
-            .challenger()?
-            .filter(|(version, percent)| *percent > 0 && Some(*version) != champion);
+        let wanted =
+            challenger.filter(|(version, percent)| *percent > 0 && Some(*version) != champion);
         match wanted {
             None if canary.is_some() => {
                 self.end_canary();

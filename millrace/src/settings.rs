@@ -12,6 +12,8 @@ use millrace_learner::{Device, GateSettings, LearnerSettings};
 use serde::{Deserialize, Deserializer};
 
 use crate::failure::{Failure, Outcome};
+use crate::mlflow::MlflowSettings;
+use crate::registry::Place;
 use crate::serve::access::AccessSettings;
 use crate::serve::admission::LimitSettings;
 use crate::serve::tls::TlsSettings;
@@ -132,9 +134,9 @@ pub struct ModelSettings {
     /// Period of the updates, in event time.
     #[serde(default = "hour", deserialize_with = "duration")]
     pub every: Duration,
-    /// Folder of the model registry.
+    /// Where the registry of models lies.
     #[serde(default = "models")]
-    pub registry: PathBuf,
+    pub registry: Place,
     /// Topic of the scores.
     #[serde(default = "scores")]
     pub scores: String,
@@ -150,6 +152,9 @@ pub struct ModelSettings {
     /// What is done from which probability of fraud on: `{ approve = 0.0, review = 0.2, decline = 0.7 }`.
     #[serde(default)]
     pub decisions: Decisions,
+    /// Where MLflow is told of versions; without this section it is not.
+    #[serde(default)]
+    pub mlflow: Option<MlflowSettings>,
 }
 
 /// Names of decisions, by the probability from which on they hold.
@@ -191,8 +196,8 @@ fn hour() -> Duration {
     Duration::from_secs(3_600)
 }
 
-fn models() -> PathBuf {
-    "data/models".into()
+fn models() -> Place {
+    Place::Folder("data/models".into())
 }
 
 fn scores() -> String {

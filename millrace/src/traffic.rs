@@ -2,7 +2,7 @@
 //!
 //! A choice is written to the registry; processes that serve follow it (`Scorer::follow`, `Learning::follow`).
 
-use millrace_learner::{Entry, Event, LearnerError, Registry, State};
+use millrace_learner::{Aliases, Choice, Decided, Entry, Event, LearnerError, Registry, State};
 
 use crate::failure::{Failure, Outcome};
 use crate::pipeline::now_us;
@@ -12,22 +12,23 @@ use crate::pipeline::now_us;
 /// # Errors
 /// A version that is not there, a registry that cannot be written.
 pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
-    let before = registry.champion()?;
-    if before == Some(version) {
-        return Ok(format!("version {version} has all of the traffic already"));
-    }
-    registry
-        .set_champion(version)
-        .map_err(|e| no_such(registry, e))?;
-    registry.set_challenger(None)?;
-    if let Some(before) = before {
-        note(registry, before, State::Replaced)?;
-    }
-    note(registry, version, State::Champion)?;
-    let before = before.map_or("no version".to_owned(), |before| {
-        format!("version {before}")
-    });
-    Ok(format!("version {version} serves in place of {before}"))
+    let mut said = String::new();
+    decide(registry, |decided| {
+        let before = decided.aliases.champion;
+        if before == Some(version) {
+            said = format!("version {version} has all of the traffic already");
+            return Ok(None);
+        }
+        let named = before.map(|before| format!("version {before}"));
+        said = format!(
+            "version {version} serves in place of {}",
+            named.as_deref().unwrap_or("no version")
+        );
+        let replaced = before.map(|before| note(before, State::Replaced));
+        let notes = replaced.into_iter().chain([note(version, State::Champion)]);
+        Ok(Some(all_to(version, notes.collect())))
+    })?;
+    Ok(said)
 }
 
 /// Gives the traffic back to a version that had it before: the one asked for, or the last.
@@ -35,35 +36,35 @@ pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
 /// # Errors
 /// No such version, a registry that cannot be written.
 pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
-    let Some(bad) = registry.champion()? else {
-        return Err(Failure::input("no version has the traffic")
-            .hint("millrace models list shows what there is"));
-    };
-    let good = match to {
-        Some(version) => version,
-        None => champion_before(registry, bad)?.ok_or_else(|| {
-            Failure::input(format!(
+    let known = registry.versions()?;
+    let mut said = String::new();
+    decide(registry, |decided| {
+        let Some(bad) = decided.aliases.champion else {
+            return Err(Failure::input("no version has the traffic")
+                .hint("millrace models list shows what there is")
+                .into());
+        };
+        let good = to.or_else(|| decided.champion_before(bad, &known));
+        let Some(good) = good else {
+            return Err(Failure::input(format!(
                 "no version that had the traffic before version {bad} is kept"
             ))
             .hint(
                 "name one: millrace models rollback --to VERSION; millrace models list shows them",
             )
-        })?,
-    };
-    if good == bad {
-        return Err(Failure::input(format!(
-            "version {bad} has the traffic: there is nothing to go back from"
-        )));
-    }
-    registry
-        .set_champion(good)
-        .map_err(|e| no_such(registry, e))?;
-    registry.set_challenger(None)?;
-    note(registry, bad, State::RolledBack)?;
-    note(registry, good, State::Champion)?;
-    Ok(format!(
-        "version {good} serves again; version {bad} was rolled back"
-    ))
+            .into());
+        };
+        if good == bad {
+            return Err(Failure::input(format!(
+                "version {bad} has the traffic: there is nothing to go back from"
+            ))
+            .into());
+        }
+        said = format!("version {good} serves again; version {bad} was rolled back");
+        let notes = vec![note(bad, State::RolledBack), note(good, State::Champion)];
+        Ok(Some(all_to(good, notes)))
+    })?;
+    Ok(said)
 }
 
 /// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
@@ -78,25 +79,74 @@ pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<Stri
             )),
         );
     }
-    if registry.champion()? == Some(version) {
-        return Err(Failure::input(format!(
-            "version {version} is the champion: it answers for all others"
-        ))
-        .hint("name the version that is to answer for a share"));
-    }
     registry
         .manifest(version)
         .map_err(|e| no_such(registry, e))?;
-    if percent == 0 {
-        registry.set_challenger(None)?;
-        note(registry, version, State::RolledBack)?;
-        return Ok(format!("version {version} answers for nobody"));
+    decide(registry, |decided| {
+        if decided.aliases.champion == Some(version) {
+            return Err(Failure::input(format!(
+                "version {version} is the champion: it answers for all others"
+            ))
+            .hint("name the version that is to answer for a share")
+            .into());
+        }
+        let (challenger, state) = match percent {
+            0 => (None, State::RolledBack),
+            _ => (Some((version, percent)), State::Canary { percent }),
+        };
+        Ok(Some(Choice {
+            aliases: Aliases {
+                challenger,
+                ..decided.aliases
+            },
+            notes: vec![note(version, state)],
+        }))
+    })?;
+    Ok(match percent {
+        0 => format!("version {version} answers for nobody"),
+        _ => format!("version {version} answers for {percent} of 100 entities"),
+    })
+}
+
+/// Decides, and says which versions there are where the one that is wanted is not.
+fn decide(
+    registry: &Registry,
+    choose: impl FnMut(&Decided) -> Result<Option<Choice>, Undecided>,
+) -> Outcome<()> {
+    match registry.decide(choose) {
+        Ok(_) => Ok(()),
+        Err(Undecided::Registry(error)) => Err(no_such(registry, error)),
+        Err(Undecided::Refused(failure)) => Err(failure),
     }
-    registry.set_challenger(Some((version, percent)))?;
-    note(registry, version, State::Canary { percent })?;
-    Ok(format!(
-        "version {version} answers for {percent} of 100 entities"
-    ))
+}
+
+/// Why nothing was decided.
+enum Undecided {
+    Registry(LearnerError),
+    Refused(Failure),
+}
+
+impl From<LearnerError> for Undecided {
+    fn from(error: LearnerError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl From<Failure> for Undecided {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+/// All of the traffic for one version.
+fn all_to(version: u64, notes: Vec<Entry>) -> Choice {
+    Choice {
+        aliases: Aliases {
+            champion: Some(version),
+            challenger: None,
+        },
+        notes,
+    }
 }
 
 /// What is wrong with a version, with those that there are.
@@ -110,32 +160,8 @@ pub fn no_such(registry: &Registry, error: LearnerError) -> Failure {
     }
 }
 
-/// The last version that had the traffic before one, and still is kept.
-fn champion_before(registry: &Registry, version: u64) -> Outcome<Option<u64>> {
-    let known = registry.versions()?;
-    let mut champions = Vec::new();
-    for entry in registry.journal_entries()? {
-        match entry.event {
-            Event::Version {
-                version,
-                state: State::Champion,
-                ..
-            } => champions.push(version),
-            // One that did harm is nothing to go back to.
-            Event::Version {
-                version,
-                state: State::RolledBack,
-                ..
-            } => champions.retain(|v| *v != version),
-            _ => {}
-        }
-    }
-    let is_kept = |other: &u64| *other != version && known.contains(other);
-    Ok(champions.into_iter().rfind(is_kept))
-}
-
-fn note(registry: &Registry, version: u64, state: State) -> Outcome<()> {
-    Ok(registry.note(&Entry {
+fn note(version: u64, state: State) -> Entry {
+    Entry {
         at_us: now_us(),
         event: Event::Version {
             version,
@@ -143,5 +169,5 @@ fn note(registry: &Registry, version: u64, state: State) -> Outcome<()> {
             comparison: None,
         },
         reason: Some("chosen by a person".to_owned()),
-    })?)
+    }
 }

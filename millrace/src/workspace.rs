@@ -9,6 +9,7 @@ use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
 
 use crate::evolve::check_project;
 use crate::failure::{Failure, Outcome};
+use crate::registry::Place;
 use crate::settings::{ModelSettings, Settings};
 
 /// A planned project with its settings.
@@ -107,6 +108,14 @@ impl Workspace {
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// Where the project's registry of models lies.
+    ///
+    /// # Errors
+    /// The project has no model.
+    pub fn registry(&self) -> Outcome<Place> {
+        Ok(self.model()?.settings.registry.in_folder(&self.folder))
     }
 
     /// Opens the project's store.

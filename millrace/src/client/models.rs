@@ -2,29 +2,28 @@
 //! writes the folder, so it works without a server; a running one follows within a second.
 
 use std::io;
-use std::path::Path;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use millrace_learner::{Entry, Event, Registry};
+use millrace_learner::{Aliases, Entry, Event, Registry};
 use serde_json::{Value as Json, json};
 
 use super::print_line;
 use crate::failure::{Failure, Outcome};
+use crate::registry::Place;
 use crate::serve::{Version, versions};
 use crate::times::rfc3339;
 use crate::traffic::{no_such, promote, roll_back, set_share};
 
-/// Prints the versions in a registry's folder, oldest first, as a table for people or as a JSON
+/// Prints the versions in a registry, oldest first, as a table for people or as a JSON
 /// array. A folder that is not there is a registry without versions.
 ///
 /// # Errors
 /// A registry that cannot be read.
-pub fn models_list(registry: &Path, json: bool) -> Outcome<()> {
-    // Opening would make the folder, and a command that lists should leave nothing behind.
-    let versions = match registry.is_dir() {
-        true => versions(&Registry::open(registry)?)?,
-        false => Vec::new(),
+pub fn models_list(registry: &Place, json: bool) -> Outcome<()> {
+    let versions = match registry.open_existing()? {
+        Some(registry) => versions(&registry)?,
+        None => Vec::new(),
     };
     let text = match (json, versions.as_slice()) {
         (true, versions) => {
@@ -33,8 +32,7 @@ pub fn models_list(registry: &Path, json: bool) -> Outcome<()> {
                 .map_err(|e| Failure::failed(format!("as JSON: {e}")))?
         }
         (false, []) => format!(
-            "no model yet in {}: the first one is made when enough labels are known",
-            registry.display()
+            "no model yet in {registry}: the first one is made when enough labels are known"
         ),
         (false, versions) => format!("{}\n{EXPLANATION}", table(versions)),
     };
@@ -46,7 +44,7 @@ pub fn models_list(registry: &Path, json: bool) -> Outcome<()> {
 ///
 /// # Errors
 /// A version that is not there, a registry that cannot be read.
-pub fn models_show(registry: &Path, version: u64) -> Outcome<()> {
+pub fn models_show(registry: &Place, version: u64) -> Outcome<()> {
     let registry = open(registry)?;
     let manifest = registry
         .manifest(version)
@@ -74,7 +72,7 @@ pub fn models_show(registry: &Path, version: u64) -> Outcome<()> {
 ///
 /// # Errors
 /// A version that is not there, a registry that cannot be written.
-pub fn models_promote(registry: &Path, version: u64) -> Outcome<()> {
+pub fn models_promote(registry: &Place, version: u64) -> Outcome<()> {
     say(&promote(&open(registry)?, version)?)
 }
 
@@ -82,7 +80,7 @@ pub fn models_promote(registry: &Path, version: u64) -> Outcome<()> {
 ///
 /// # Errors
 /// No such version, a registry that cannot be written.
-pub fn models_rollback(registry: &Path, to: Option<u64>) -> Outcome<()> {
+pub fn models_rollback(registry: &Place, to: Option<u64>) -> Outcome<()> {
     say(&roll_back(&open(registry)?, to)?)
 }
 
@@ -90,7 +88,7 @@ pub fn models_rollback(registry: &Path, to: Option<u64>) -> Outcome<()> {
 ///
 /// # Errors
 /// A version that is not there or serves already, a share that is none, a registry that cannot be written.
-pub fn models_traffic(registry: &Path, version: u64, percent: u8) -> Outcome<()> {
+pub fn models_traffic(registry: &Place, version: u64, percent: u8) -> Outcome<()> {
     say(&set_share(&open(registry)?, version, percent)?)
 }
 
@@ -100,22 +98,22 @@ fn say(text: &str) -> Outcome<()> {
 }
 
 /// A registry that is there already: a command that changes one must not make one.
-fn open(registry: &Path) -> Outcome<Registry> {
-    if !registry.is_dir() {
-        return Err(
-            Failure::input(format!("there is no model yet in {}", registry.display()))
-                .hint("the first one is made when enough labels are known"),
-        );
-    }
-    Ok(Registry::open(registry)?)
+fn open(registry: &Place) -> Outcome<Registry> {
+    registry.open_existing()?.ok_or_else(|| {
+        Failure::input(format!("there is no model yet in {registry}"))
+            .hint("the first one is made when enough labels are known")
+    })
 }
 
 fn share(registry: &Registry, version: u64) -> Outcome<u8> {
-    let challenger = registry.challenger()?;
+    let Aliases {
+        champion,
+        challenger,
+    } = registry.aliases()?;
     let ours = challenger
         .filter(|(other, _)| *other == version)
         .map(|(_, percent)| percent);
-    Ok(match (ours, registry.champion()? == Some(version)) {
+    Ok(match (ours, champion == Some(version)) {
         (Some(percent), _) => percent,
         (None, true) => 100 - challenger.map_or(0, |(_, percent)| percent),
         (None, false) => 0,

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::failure::Kind;
+use crate::registry::Place;
 use crate::serve::tests::{commit, live, payment, registry, start};
 
 fn events(lines: &[String]) -> impl Iterator<Item = Outcome<Event>> {
@@ -240,7 +241,7 @@ fn the_table_of_models_says_what_is_not_known_yet() {
     );
 
     // What a person decides, and what cannot be decided.
-    let path = folder.path();
+    let path = &Place::Folder(folder.path().to_owned());
     models::models_traffic(path, 2, 20).unwrap();
     assert_eq!(registry.challenger().unwrap(), Some((2, 20)));
     models::models_promote(path, 2).unwrap();
@@ -263,8 +264,8 @@ fn the_table_of_models_says_what_is_not_known_yet() {
     assert!(said(models::models_traffic(path, 2, 100)).contains("models promote 2"));
     assert!(said(models::models_rollback(path, None)).contains("--to VERSION"));
 
-    let nowhere = Path::new("/nowhere/models");
+    let nowhere = &Place::Folder("/nowhere/models".into());
     assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));
     models_list(nowhere, true).unwrap();
-    assert!(!nowhere.exists());
+    assert!(!Path::new("/nowhere/models").exists());
 }

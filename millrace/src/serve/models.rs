@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_learner::{Entry, Event, LearnerError, Manifest, Registry, State};
+use millrace_learner::{Aliases, Entry, Event, LearnerError, Manifest, Registry, State};
 use millrace_proto::v1::model_service_server::ModelService;
 use millrace_proto::v1::{
     GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse, Model,
@@ -119,9 +119,13 @@ impl Models {
         if let Some(scorer) = &self.live.scorer {
             scorer.follow(registry)?;
         }
-        let canary = registry.challenger()?.filter(|(_, percent)| *percent > 0);
+        let Aliases {
+            champion,
+            challenger,
+        } = registry.aliases()?;
+        let canary = challenger.filter(|(_, percent)| *percent > 0);
         Ok(TrafficResponse {
-            champion: registry.champion()?,
+            champion,
             canary: canary.map(|(version, _)| version),
             canary_percent: canary.map_or(0, |(_, percent)| percent.into()),
             message,
@@ -205,6 +209,7 @@ fn known(registry: &Registry, version: u64) -> Result<Manifest, Refusal> {
 fn refused(failure: Failure) -> Refusal {
     match (failure.kind, failure.hint) {
         (Kind::Failed, _) => Refusal::Internal(failure.message),
+        (Kind::Away | Kind::Overtaken, _) => Refusal::Unavailable(failure.message),
         (Kind::Input, None) => Refusal::NotNow(failure.message),
         (Kind::Input, Some(hint)) => Refusal::NotNow(format!("{}: {hint}", failure.message)),
     }

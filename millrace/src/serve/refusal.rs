@@ -163,7 +163,10 @@ impl From<millrace_features::StateError> for Refusal {
 
 impl From<LearnerError> for Refusal {
     fn from(error: LearnerError) -> Self {
-        Self::Internal(with_causes(&error))
+        match error {
+            LearnerError::Store { .. } => Self::Unavailable(with_causes(&error)),
+            _ => Self::Internal(with_causes(&error)),
+        }
     }
 }
 

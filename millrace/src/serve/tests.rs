@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -493,6 +494,8 @@ fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {
         after,
         prequential: None,
         device: "cpu".to_owned(),
+        offsets: BTreeMap::new(),
+        settings: BTreeMap::new(),
     }
 }
 

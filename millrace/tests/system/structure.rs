@@ -55,6 +55,7 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
             "arrow",
             "tonic",
             "tokio",
+            "reqwest",
             "millrace-ingest",
             "millrace-features",
             "millrace-feature-store",

@@ -125,7 +125,7 @@ impl Pushes {
 fn not_taken(failure: crate::failure::Failure) -> Refusal {
     match failure.kind {
         Kind::Input => Refusal::NotNow(failure.message),
-        Kind::Failed => Refusal::Unavailable(failure.message),
+        _ => Refusal::Unavailable(failure.message),
     }
 }
 
