@@ -17,6 +17,7 @@ mod error;
 mod examples;
 mod gate;
 mod journal;
+mod kernel;
 mod layer;
 mod manifest;
 mod metrics;
