@@ -96,6 +96,10 @@ oracle: build ## random views against DuckDB from PyPI (ARGS: --rounds N --seed 
 test-clients: build ## the Python client and Feast's own protos (from PyPI) against a running demo
 	@scripts/test-clients.sh
 
+.PHONY: test-export
+test-export: build ## exported models in ONNX Runtime (from PyPI) against what was scored
+	@scripts/test-export.sh
+
 .PHONY: bench
 bench: deps ## the benchmarks (ARGS: a name to run that one alone)
 	cargo bench --package millrace-benches $(LOCKED) $(ARGS)
