@@ -11,6 +11,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::workspace::ModelPlan;
 
+#[cfg(test)]
+mod tests;
+
 /// Scores with whichever models serve. A swap never makes a request wait: each takes the pointer once.
 pub struct Scorer {
     /// What the model sees.
