@@ -3,7 +3,7 @@
 //!
 //! `SECONDS` is how long each round of each case takes (default 3), `CALLERS` how many calls are under way (16).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ use millrace::serve::{bind, serve};
 use millrace::state::{Committed, Pending};
 use millrace::traces::Traces;
 use millrace::workspace::Workspace;
-use millrace_benches::{Load, ask_echo, connect, load, payments, report, serve_echo};
+use millrace_benches::{Load, ask_echo, connect, load, manifest, payments, report, serve_echo};
 use millrace_feature_store::{Commit, Store};
 use millrace_features::Origin;
 use millrace_ingest::JsonDecoder;
@@ -463,24 +463,8 @@ fn model(scorer: &Scorer) -> Result<(Manifest, Model)> {
     let none = Examples::new(names.len());
     let update = millrace_learner::update(&settings, Device::Cpu, None, &examples, &none, 0)?;
     let manifest = Manifest {
-        version: 1,
-        parent: None,
-        created: "2026-01-01T00:00:00Z".to_owned(),
-        inputs: names,
         inputs_hash: scorer.plan.inputs_hash(),
-        label_position: 0,
-        trained_until_us: 0,
-        rows: examples.len() as u64,
-        replayed: 0,
-        fitted_rows: 0,
-        seed: 0,
-        code_version: "bench".to_owned(),
-        before: None,
-        after: update.metrics.after,
-        prequential: None,
-        device: "cpu".to_owned(),
-        offsets: BTreeMap::new(),
-        settings: BTreeMap::new(),
+        ..manifest(1, names, &update)
     };
     Ok((manifest, Model::new(&update.checkpoint)))
 }

@@ -6,10 +6,12 @@
 mod echo;
 mod kafka;
 mod load;
+mod model;
 
 pub use echo::{ask_echo, serve_echo};
 pub use kafka::Kafka;
 pub use load::{Load, connect, load};
+pub use model::manifest;
 
 use std::time::{Duration, Instant};
 

@@ -26,7 +26,7 @@ use crate::error::LearnerError;
 use crate::examples::Examples;
 
 /// The farthest that a code goes below 0 or above 1.
-const TAIL: f64 = 8.0;
+pub(crate) const TAIL: f64 = 8.0;
 
 /// The version of `encoder.json`.
 const FORMAT: u32 = 1;

@@ -2,59 +2,22 @@
 //!
 //! A row's codes are mostly ones and zeros, so the first layer need not be multiplied out: for each
 //! input, the sum of the weights below the value's bin is known beforehand, and only the bin's own
-//! code is a real product. How a model is trained is in [`crate::trainer`](crate::update).
-
-use std::sync::Arc;
+//! code is a real product. The loops over numbers are in `kernel.rs`; how a model is trained is in
+//! [`crate::trainer`](crate::update).
 
 use crate::checkpoint::Checkpoint;
-use crate::encoder::{Encoder, Place};
+use crate::encoder::Encoder;
 use crate::error::LearnerError;
+use crate::kernel::{DenseLayer, Entry, FirstLayer};
 use crate::layer::Layer;
 
 /// A model ready to score. It does not change, and may be shared between threads.
 #[derive(Debug, Clone)]
 pub struct Model {
     encoder: Encoder,
-    members: Vec<Member>,
-    widest: usize,
-}
-
-/// One network of the ensemble. Its first layer has its scales multiplied in; the others share their matrix, which
-/// then stays in a core's nearest cache from member to member.
-#[derive(Debug, Clone)]
-struct Member {
-    first: FirstLayer,
-    rest: Vec<Dense>,
-}
-
-/// y = ((x ⊙ scale_in)·W) ⊙ scale_out + b, with W `[inputs, outputs]` row-major.
-#[derive(Debug, Clone)]
-struct Dense {
-    weight: Arc<[f32]>,
-    scale_in: Vec<f32>,
-    scale_out: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-/// The matrices of a layer: one, or one a member.
-fn matrices(layer: &Layer) -> Vec<Arc<[f32]>> {
-    let size = (layer.inputs * layer.outputs).max(1);
-    layer.weight.chunks_exact(size).map(Arc::from).collect()
-}
-
-impl Dense {
-    fn new(layer: &Layer, matrices: &[Arc<[f32]>], member: usize) -> Self {
-        let own = |numbers: &[f32], count: usize| match numbers {
-            [] => vec![1.0; count],
-            _ => numbers[member * count..(member + 1) * count].to_vec(),
-        };
-        Self {
-            weight: Arc::clone(matrices.get(member).unwrap_or(&matrices[0])),
-            scale_in: own(&layer.scale_in, layer.inputs),
-            scale_out: own(&layer.scale_out, layer.outputs),
-            bias: own(&layer.bias, layer.outputs),
-        }
-    }
+    /// The first layer of each member, with its scales multiplied in.
+    first: Vec<FirstLayer>,
+    rest: Vec<DenseLayer>,
 }
 
 impl Model {
@@ -69,22 +32,19 @@ impl Model {
     }
 
     fn of(checkpoint: &Checkpoint, layers: &[Layer]) -> Self {
-        let rest = layers.iter().skip(1);
-        let rest: Vec<_> = rest.map(|layer| (layer, matrices(layer))).collect();
-        let member = |member: usize| {
-            let first = layers.first()?;
-            Some(Member {
-                first: FirstLayer::new(checkpoint.encoder(), first.folded(member)),
-                rest: rest
-                    .iter()
-                    .map(|(layer, matrices)| Dense::new(layer, matrices, member))
-                    .collect(),
-            })
+        let encoder = checkpoint.encoder();
+        let first = |member| {
+            let layer = layers.first()?;
+            Some(FirstLayer::new(encoder, layer, layers.get(1), member))
         };
+        let next = layers.iter().skip(2).map(Some).chain([None]);
+        let rest = layers.iter().skip(1).zip(next);
         Self {
-            encoder: checkpoint.encoder().clone(),
-            members: (0..checkpoint.members()).filter_map(member).collect(),
-            widest: layers.iter().map(|layer| layer.outputs).max().unwrap_or(0),
+            encoder: encoder.clone(),
+            first: (0..checkpoint.members()).filter_map(first).collect(),
+            rest: rest
+                .map(|(layer, next)| DenseLayer::new(layer, next))
+                .collect(),
         }
     }
 
@@ -163,24 +123,30 @@ impl Model {
             });
         }
         // Where each value falls is the same for all members.
-        let places: Vec<Place> = (0..rows.len())
-            .map(|at| self.encoder.place(at % width, rows[at]))
-            .collect();
+        let places = rows.chunks_exact(width).flat_map(|row| {
+            let values = row.iter().enumerate();
+            values
+                .map(|(input, value)| self.first[0].entry(input, self.encoder.place(input, *value)))
+        });
+        let entries: Vec<Entry> = places.collect();
         let mut odds = vec![Odds::default(); count];
         // With the widest vectors that this machine has.
         pulp::Arch::new().dispatch(Scoring {
             model: self,
-            places: &places,
+            entries: &entries,
             odds: &mut odds,
         });
         Ok(odds)
     }
 }
 
+/// Rows, each as a member sees it, that pass the layers together: few enough for a core's nearest cache.
+const TOGETHER: usize = 64;
+
 /// The members' answers to some rows, compiled once for each kind of vector unit.
 struct Scoring<'a> {
     model: &'a Model,
-    places: &'a [Place],
+    entries: &'a [Entry],
     odds: &'a mut [Odds],
 }
 
@@ -188,13 +154,44 @@ impl pulp::WithSimd for Scoring<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _simd: S) {
-        let (width, widest) = (self.model.width(), self.model.widest);
-        let mut buffers = (vec![0.0; widest], vec![0.0; widest]);
-        // Member by member: the weights of one fit into a core's cache, those of all do not.
-        for member in &self.model.members {
-            for (odds, places) in self.odds.iter_mut().zip(self.places.chunks_exact(width)) {
-                odds.add(f64::from(member.logit(places, &mut buffers)));
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let (first, width) = (&self.model.first, self.model.width());
+        let rest = self.model.rest.iter().map(DenseLayer::outputs);
+        let widest = rest
+            .chain(first.iter().map(FirstLayer::outputs))
+            .max()
+            .unwrap_or(0);
+        let mut values = vec![0.0; TOGETHER * widest];
+        let mut next = values.clone();
+        let rows = self
+            .odds
+            .chunks_mut(TOGETHER)
+            .zip(self.entries.chunks(TOGETHER * width));
+        for (odds, entries) in rows {
+            // Few rows go through several members at once, for these share their matrix; many go member by member,
+            // for the weights of one fit into a core's cache, and those of all do not.
+            let at_once = (TOGETHER / odds.len()).max(1);
+            for member in (0..first.len()).step_by(at_once) {
+                let members = member..(member + at_once).min(first.len());
+                let pairs = members.len() * odds.len();
+                let outputs = first[member].outputs();
+                let mut outs = values.chunks_exact_mut(outputs);
+                for member in members.clone() {
+                    for (entries, out) in entries.chunks_exact(width).zip(&mut outs) {
+                        first[member].forward(simd, entries, out);
+                    }
+                }
+                let mut stride = outputs;
+                for layer in &self.model.rest {
+                    let inputs = &values[..pairs * stride];
+                    layer.forward(simd, members.clone(), odds.len(), inputs, &mut next);
+                    stride = layer.outputs();
+                    std::mem::swap(&mut values, &mut next);
+                }
+                let logits = values.chunks_exact(stride).take(pairs).map(|out| out[0]);
+                for (pair, logit) in logits.enumerate() {
+                    odds[pair % odds.len()].add(f64::from(logit));
+                }
             }
         }
     }
@@ -215,130 +212,4 @@ impl Odds {
         self.fraud += 1.0 / (1.0 + (-logit).exp());
         self.genuine += 1.0 / (1.0 + logit.exp());
     }
-}
-
-impl Member {
-    #[inline(always)]
-    fn logit(&self, places: &[Place], (inputs, outputs): &mut (Vec<f32>, Vec<f32>)) -> f32 {
-        self.first.forward(places, inputs);
-        for layer in &self.rest {
-            rectified_forward(layer, inputs, outputs);
-            std::mem::swap(inputs, outputs);
-        }
-        inputs[0]
-    }
-}
-
-/// The first layer, laid out by input and bin.
-#[derive(Debug, Clone)]
-struct FirstLayer {
-    outputs: usize,
-    bias: Vec<f32>,
-    /// For each bin of each input: the summed weights of the bins below it, then its own weights,
-    /// `2 * outputs` numbers. For each input, the weights of "missing" come last, after as many
-    /// zeros.
-    table: Vec<f32>,
-    /// Where each input begins in `table`, and its number of bins.
-    starts: Vec<(usize, usize)>,
-}
-
-impl FirstLayer {
-    fn new(encoder: &Encoder, (weight, bias): (Vec<f32>, Vec<f32>)) -> Self {
-        let outputs = bias.len();
-        let mut table = Vec::with_capacity(2 * weight.len());
-        let mut starts = Vec::with_capacity(encoder.width());
-        for input in 0..encoder.width() {
-            let (from, bins) = (encoder.offset(input), encoder.bins(input));
-            starts.push((table.len(), bins));
-            let mut below = vec![0.0_f64; outputs];
-            for code in from..=from + bins {
-                if code == from + bins {
-                    below.fill(0.0);
-                }
-                let weights = &weight[code * outputs..(code + 1) * outputs];
-                table.extend(below.iter().map(|sum| *sum as f32));
-                table.extend_from_slice(weights);
-                below
-                    .iter_mut()
-                    .zip(weights)
-                    .for_each(|(sum, w)| *sum += f64::from(*w));
-            }
-        }
-        Self {
-            outputs,
-            bias,
-            table,
-            starts,
-        }
-    }
-
-    #[inline(always)]
-    fn forward(&self, places: &[Place], sums: &mut [f32]) {
-        let sums = &mut sums[..self.outputs];
-        sums.copy_from_slice(&self.bias);
-        for ((start, bins), place) in self.starts.iter().zip(places) {
-            let (entry, code) = match *place {
-                Place::Missing => (*bins, 1.0),
-                Place::Bin { bin, fraction } => (bin, fraction),
-            };
-            let at = start + entry * 2 * self.outputs;
-            let (below, own) = self.table[at..at + 2 * self.outputs].split_at(self.outputs);
-            for ((sum, below), own) in sums.iter_mut().zip(below).zip(own) {
-                *sum += below + code * own;
-            }
-        }
-    }
-}
-
-/// Outputs that are summed up in registers at a time.
-const BLOCK: usize = 64;
-
-/// outputs = ((relu(inputs) ⊙ scale_in)·W) ⊙ scale_out + b. Inputs at or below zero are skipped.
-#[inline(always)]
-fn rectified_forward(layer: &Dense, inputs: &[f32], outputs: &mut [f32]) {
-    let width = layer.bias.len();
-    if width == 1 {
-        outputs[0] = rectified_dot(layer, inputs) * layer.scale_out[0] + layer.bias[0];
-        return;
-    }
-    for start in (0..width).step_by(BLOCK) {
-        let end = width.min(start + BLOCK);
-        let mut sums = [0.0_f32; BLOCK];
-        for ((input, scale), weights) in inputs
-            .iter()
-            .zip(&layer.scale_in)
-            .zip(layer.weight.chunks_exact(width))
-        {
-            if *input > 0.0 {
-                let input = input * scale;
-                // A block of a length that is known is kept in registers.
-                match <&[f32; BLOCK]>::try_from(&weights[start..end]) {
-                    Ok(weights) => (0..BLOCK).for_each(|at| sums[at] += input * weights[at]),
-                    Err(_) => sums
-                        .iter_mut()
-                        .zip(&weights[start..end])
-                        .for_each(|(sum, weight)| *sum += input * weight),
-                }
-            }
-        }
-        for at in start..end {
-            outputs[at] = sums[at - start] * layer.scale_out[at] + layer.bias[at];
-        }
-    }
-}
-
-/// The only output of a last layer, before its scale and bias.
-#[inline(always)]
-fn rectified_dot(layer: &Dense, inputs: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let inputs = &inputs[..layer.scale_in.len()];
-    let mut sums = [0.0_f32; LANES];
-    let products = inputs.chunks(LANES).zip(layer.scale_in.chunks(LANES));
-    for ((inputs, scales), weights) in products.zip(layer.weight.chunks(LANES)) {
-        for (((sum, input), scale), weight) in sums.iter_mut().zip(inputs).zip(scales).zip(weights)
-        {
-            *sum += input.max(0.0) * scale * weight;
-        }
-    }
-    sums.iter().sum()
 }

@@ -66,13 +66,17 @@ impl<B: Backend> Network<B> {
     ///
     /// The members of a row stand side by side in one long row. So whatever is a member's own is one
     /// row for all rows, the form of broadcast that backends have fast kernels for, and what is
-    /// shared is one product of `rows · members` short rows.
+    /// shared is one product of `rows · members` short rows. In the first layer it is the other way
+    /// round: see [`SharedLinear::of_codes`].
     pub(crate) fn forward(&self, codes: Tensor<B, 2>, masks: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
         let last = self.layers.len() - 1;
         let mut masks = masks.into_iter();
-        let mut values = codes.repeat_dim(1, self.members());
+        let mut values = codes;
         for (index, layer) in self.layers.iter().enumerate() {
-            values = layer.forward(values);
+            values = match index {
+                0 => layer.of_codes(values),
+                _ => layer.forward(values),
+            };
             if index < last {
                 values = relu(values);
                 if let Some(mask) = masks.next() {
@@ -82,13 +86,31 @@ impl<B: Backend> Network<B> {
         }
         values
     }
-
-    fn members(&self) -> usize {
-        self.layers[0].bias.val().dims()[0]
-    }
 }
 
 impl<B: Backend> SharedLinear<B> {
+    /// `[rows, inputs]`, which all members read, to `[rows, members · outputs]`.
+    ///
+    /// The members' scales go into the weights rather than into the codes, which are the longer of
+    /// the two, and all members are one product. Nor is a gradient of the codes computed then, which
+    /// the scales would be the only ones to need.
+    fn of_codes(&self, codes: Tensor<B, 2>) -> Tensor<B, 2> {
+        let weight = self.weight.val();
+        let [groups, inputs, outputs] = weight.dims();
+        let members = self.bias.val().dims()[0];
+        let mut wide = match groups {
+            1 => weight.reshape([inputs, outputs]).repeat_dim(1, members),
+            _ => weight.swap_dims(0, 1).reshape([inputs, members * outputs]),
+        };
+        if let Some(scale) = &self.scale_in {
+            let scale = scale.val().reshape([members, inputs]).swap_dims(0, 1);
+            let scale = scale.reshape([inputs, members, 1]);
+            let scaled = wide.reshape([inputs, members, outputs]) * scale;
+            wide = scaled.reshape([inputs, members * outputs]);
+        }
+        self.scaled_out(codes.matmul(wide))
+    }
+
     /// `[rows, members · inputs]` to `[rows, members · outputs]`.
     fn forward(&self, mut values: Tensor<B, 2>) -> Tensor<B, 2> {
         if let Some(scale) = &self.scale_in {
@@ -111,6 +133,11 @@ impl<B: Backend> SharedLinear<B> {
             let product = own.matmul(weight).swap_dims(0, 1);
             product.reshape([rows, members * outputs])
         };
+        self.scaled_out(values)
+    }
+
+    /// `values ⊙ scale_out + bias`, both `[rows, members · outputs]`.
+    fn scaled_out(&self, mut values: Tensor<B, 2>) -> Tensor<B, 2> {
         if let Some(scale) = &self.scale_out {
             values = values * one_row(scale);
         }

@@ -190,16 +190,52 @@ fn the_optimizers_state_matters() {
     assert_ne!(straight.layers(), forgot.layers());
 }
 
-#[test]
-fn the_model_scores_as_burn_does() {
-    let trained = cpu_update(None, &payments(3_000, 1), &none(), 7).checkpoint;
+/// Rows as they are, and rows of numbers that are far from all others.
+fn odd_payments() -> Examples {
     let mut rows = payments(500, 50);
     let odd = [f32::NAN, f32::INFINITY, -1e30, 2.5, -0.0];
     for shift in 0..5 {
         let row: Vec<f32> = (0..5).map(|i| odd[(i + shift) % 5]).collect();
         rows.push(&row, false, 1.0).unwrap();
     }
-    let model = Model::new(&trained);
+    rows
+}
+
+/// Ensembles and single networks, with layers that do not fill the vectors of any machine.
+fn networks() -> Vec<Checkpoint> {
+    let network = |(members, hidden): (usize, &[usize])| {
+        let settings = LearnerSettings {
+            hidden: hidden.to_vec(),
+            members,
+            initial_passes: 2,
+            ..settings()
+        };
+        let examples = payments(3_000, 1);
+        update(&settings, Device::Cpu, None, &examples, &none(), 7)
+            .unwrap()
+            .checkpoint
+    };
+    let shapes: [(usize, &[usize]); 6] = [
+        (4, &[32, 16]),
+        (3, &[5, 70, 33]),
+        (2, &[129]),
+        (3, &[]),
+        (1, &[40, 3]),
+        (1, &[]),
+    ];
+    shapes.map(network).into()
+}
+
+#[test]
+fn the_model_scores_as_burn_does() {
+    let rows = odd_payments();
+    for trained in networks() {
+        check_scores(&trained, &rows);
+    }
+}
+
+fn check_scores(trained: &Checkpoint, rows: &Examples) {
+    let model = Model::new(trained);
     let logits = model.logits(rows.inputs()).unwrap();
     let scores = model.score(rows.inputs()).unwrap();
 
@@ -233,6 +269,21 @@ fn the_model_scores_as_burn_does() {
     }
     assert!(model.score(&[1.0; 7]).is_err());
     assert!(model.score(&[]).unwrap().is_empty());
+}
+
+/// A request gives a score that an audit, which scores thousands of rows at once, finds again.
+#[test]
+fn a_score_does_not_depend_on_the_rows_beside_it() {
+    let rows = odd_payments();
+    for trained in networks() {
+        let model = Model::new(&trained);
+        let together = model.score(rows.inputs()).unwrap();
+        for batch in [1, 2, 3, 5, 21, 63, 64, 65, 130] {
+            let parts = rows.inputs().chunks(batch * rows.width());
+            let scores: Vec<f32> = parts.flat_map(|rows| model.score(rows).unwrap()).collect();
+            assert_eq!(scores, together, "{batch} rows at a time");
+        }
+    }
 }
 
 #[test]

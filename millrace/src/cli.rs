@@ -150,6 +150,14 @@ enum ModelsCommand {
         /// Its share, 0 to 99.
         percent: u8,
     },
+    /// Write a version as an ONNX file: from the inputs to the probability of fraud, for any program that runs ONNX.
+    Export {
+        /// The version; by default the one that has the traffic.
+        version: Option<u64>,
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +235,9 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
                 ModelsCommand::Rollback { to } => client::models_rollback(&registry, to),
                 ModelsCommand::Traffic { version, percent } => {
                     client::models_traffic(&registry, version, percent)
+                }
+                ModelsCommand::Export { version, output } => {
+                    client::models_export(&registry, version, &output)
                 }
             }
         }

@@ -40,6 +40,8 @@ use crate::workspace::{ModelPlan, Workspace};
 mod checks;
 mod history;
 mod period;
+#[cfg(test)]
+mod tests;
 
 use checks::{Checks, Disbelief};
 use history::History;
@@ -498,6 +500,11 @@ impl Learning {
             self.scorer.end_canary();
             metrics::counter!("millrace_rollbacks_total").increment(1);
             tested.verdict = Verdict::Rejected(harm.to_string());
+            return Ok(Some(tested));
+        }
+        // A process that took it up has not the labels that it was tested on before.
+        if tested.comparison.is_none() {
+            self.canary = Some((trial, step));
             return Ok(Some(tested));
         }
         tested.verdict = self.step_forward(trial, step + 1, tested.comparison, at_us)?;

@@ -12,6 +12,9 @@ use crate::failure::{Failure, Outcome, with_causes};
 use crate::traces;
 use crate::workspace::ModelPlan;
 
+#[cfg(test)]
+mod tests;
+
 /// Scores with whichever models serve. A swap never makes a request wait: each takes the pointer once.
 pub struct Scorer {
     /// What the model sees.

@@ -1,11 +1,13 @@
 //! `millrace models`: the registry's versions, and which of them takes the traffic. It reads and
 //! writes the folder, so it works without a server; a running one follows within a second.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use millrace_learner::{Aliases, Entry, Event, Registry};
+use millrace_learner::{Aliases, Entry, Event, Registry, to_onnx};
 use serde_json::{Value as Json, json};
 
 use super::print_line;
@@ -90,6 +92,31 @@ pub fn models_rollback(registry: &Place, to: Option<u64>) -> Outcome<()> {
 /// A version that is not there or serves already, a share that is none, a registry that cannot be written.
 pub fn models_traffic(registry: &Place, version: u64, percent: u8) -> Outcome<()> {
     say(&set_share(&open(registry)?, version, percent)?)
+}
+
+/// Writes a version, or else the champion, as an ONNX graph.
+///
+/// # Errors
+/// A version that is not there or is damaged, a file that cannot be written.
+pub fn models_export(registry: &Place, version: Option<u64>, output: &Path) -> Outcome<()> {
+    let registry = open(registry)?;
+    let version = match version {
+        Some(version) => version,
+        None => registry.champion()?.ok_or_else(|| {
+            Failure::input("no version has the traffic")
+                .hint("name one: millrace models export VERSION; millrace models list shows them")
+        })?,
+    };
+    let (manifest, checkpoint) = registry.load(version).map_err(|e| no_such(&registry, e))?;
+    let bytes = to_onnx(&manifest, &checkpoint);
+    fs::write(output, &bytes)
+        .map_err(|e| Failure::input(format!("cannot write {}: {e}", output.display())))?;
+    let inputs = manifest.inputs.len();
+    say(&format!(
+        "version {version} is in {}: {inputs} inputs, {} KiB",
+        output.display(),
+        bytes.len().div_ceil(1024)
+    ))
 }
 
 fn say(text: &str) -> Outcome<()> {

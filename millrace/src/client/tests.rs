@@ -263,6 +263,11 @@ fn the_table_of_models_says_what_is_not_known_yet() {
     assert!(said(models::models_traffic(path, 1, 5)).contains("is the champion"));
     assert!(said(models::models_traffic(path, 2, 100)).contains("models promote 2"));
     assert!(said(models::models_rollback(path, None)).contains("--to VERSION"));
+    let file = folder.path().join("model.onnx");
+    assert!(said(models::models_export(path, Some(9), &file)).contains("versions 1 to 3 are kept"));
+    // The versions of this registry are manifests alone.
+    assert!(said(models::models_export(path, None, &file)).contains("v000001"));
+    assert!(!file.exists());
 
     let nowhere = &Place::Folder("/nowhere/models".into());
     assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));

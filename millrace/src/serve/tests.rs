@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use millrace_feature_store::{Commit, MemoryStore};
 use millrace_features::Origin;
 use millrace_ingest::JsonDecoder;
@@ -66,8 +67,8 @@ pub(crate) fn payment(id: &str, card: &str, amount: f64, minute: i64) -> String 
     )
 }
 
-/// Commits payments, as the pipeline does.
-pub(crate) fn commit(live: &Live, payments: &[String]) {
+/// Payments as the pipeline reads them.
+pub(crate) fn decode(live: &Live, payments: &[String]) -> RecordBatch {
     let spec = stream_specs(&live.workspace)
         .into_iter()
         .find(|s| s.name == "transactions");
@@ -75,6 +76,12 @@ pub(crate) fn commit(live: &Live, payments: &[String]) {
     let mut decoder = JsonDecoder::new(spec.unwrap()).unwrap();
     let events = decoder.decode(&payloads, i64::MAX).unwrap().batch;
     assert_eq!(events.num_rows(), payments.len());
+    events
+}
+
+/// Commits payments, as the pipeline does.
+pub(crate) fn commit(live: &Live, payments: &[String]) {
+    let events = decode(live, payments);
     let zeros = vec![0; payments.len()];
     let offsets: Vec<i64> = (0..payments.len() as i64).collect();
     let origin = Origin {
@@ -452,7 +459,7 @@ async fn views_are_described() {
 }
 
 /// A model of the project's inputs, which has learned next to nothing.
-fn model(live: &Live) -> (Manifest, Checkpoint) {
+pub(crate) fn model(live: &Live) -> (Manifest, Checkpoint) {
     let plan = &live.scorer.as_ref().unwrap().plan;
     let width = plan.input_names().len();
     let mut examples = Examples::new(width);

@@ -1,0 +1,249 @@
+//! The loop over a store in memory, period by period, and a process that ends in the middle of a canary.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use millrace_feature_store::{Commit, MemoryStore};
+
+use super::*;
+use crate::labels::{LabelJoin, ScoredRecord};
+
+const HOUR: i64 = 3_600_000_000;
+
+const SETTINGS: &str = r#"
+[model]
+inputs = "inputs"
+label = "labels.is_fraud"
+every = "1h"
+min_labels = 200
+min_frauds = 5
+registry = "models"
+[learner]
+device = "cpu"
+afresh_at_growth = 1.0
+[learner.training]
+hidden = []
+members = 1
+bins = 4
+initial_passes = 100
+initial_learning_rate = 0.05
+learning_rate = 0.005
+[learner.gate]
+min_rows = 200
+tolerance = 1.0
+max_alert_ratio = 1000.0
+"#;
+
+const SOURCES: &str = "CREATE EXTERNAL TABLE tx (tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, amount DOUBLE \
+    NOT NULL, event_time TIMESTAMP NOT NULL) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('key' \
+    'card_id', 'id' 'tx_id');
+    CREATE EXTERNAL TABLE labels (tx_id VARCHAR NOT NULL, is_fraud BOOLEAN NOT NULL, event_time TIMESTAMP NOT NULL) \
+    STORED AS KAFKA LOCATION 'labels' WITH ORDER (event_time) OPTIONS ('key' 'tx_id', 'id' 'tx_id');";
+
+/// A machine: what outlives a process.
+struct Machine {
+    folder: tempfile::TempDir,
+    store: Arc<dyn Store>,
+    join: LabelJoin,
+    /// Labels that have come.
+    labels: u64,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("millrace.toml", SETTINGS);
+        write("sources.sql", SOURCES);
+        write(
+            "inputs.sql",
+            "CREATE VIEW inputs AS SELECT t.amount FROM tx t",
+        );
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        Self {
+            join: LabelJoin::open(store.as_ref()).unwrap(),
+            folder,
+            store,
+            labels: 0,
+        }
+    }
+
+    /// A process that starts here.
+    fn start(&self) -> Process {
+        let workspace = Arc::new(Workspace::open(self.folder.path()).unwrap());
+        let registry = Arc::new(registry(self.folder.path()));
+        let scorer = Arc::new(Scorer::new(workspace.model().unwrap().clone()));
+        let store = Arc::clone(&self.store);
+        let learning = Learning::open(workspace, store, registry, Arc::clone(&scorer)).unwrap();
+        Process { learning, scorer }
+    }
+
+    /// Labels of an hour come back: large amounts are fraud, mostly.
+    fn hour(&mut self, hour: i64, labels: u64, tag: u32) {
+        let mut step = self.join.begin(self.store.as_ref());
+        for at in 0..labels {
+            let number = self.labels + at;
+            let id = number.to_be_bytes();
+            let amount = (number * 37 % 100) as f32;
+            let is_fraud = amount > 90.0 && !number.is_multiple_of(3) || number.is_multiple_of(97);
+            let time = hour * HOUR + at as i64;
+            step.scored(&id, ScoredRecord::new(time, &[amount], tag))
+                .unwrap();
+            step.label(&id, is_fraud, time).unwrap();
+        }
+        let mut commit = Commit::default();
+        step.finish(&mut self.join, &mut commit).unwrap();
+        self.store.commit(commit).unwrap();
+        self.labels += labels;
+    }
+}
+
+fn registry(folder: &Path) -> Registry {
+    Registry::open(folder.join("models")).unwrap()
+}
+
+struct Process {
+    learning: Learning,
+    scorer: Arc<Scorer>,
+}
+
+impl Process {
+    fn tag(&self) -> u32 {
+        inputs_tag(&self.scorer.plan)
+    }
+
+    /// Deals with the hour that has just ended.
+    fn learn(&mut self, hour: i64) -> Period {
+        let period = self
+            .learning
+            .next_period((hour + 1) * HOUR)
+            .unwrap()
+            .unwrap();
+        assert_eq!(period.end_us, (hour + 1) * HOUR);
+        assert!(
+            self.learning
+                .next_period((hour + 1) * HOUR)
+                .unwrap()
+                .is_none()
+        );
+        period
+    }
+
+    /// The version that answers for some entities, and for how many of a hundred.
+    fn canary(&self, machine: &Machine) -> Option<(u64, u8)> {
+        let challenger = registry(machine.folder.path()).challenger().unwrap();
+        let (version, percent) = challenger?;
+        assert!(
+            self.scorer.of_version(version).is_some(),
+            "the canary does not serve"
+        );
+        assert_ne!(self.scorer.serving().unwrap().version, version);
+        Some((version, percent))
+    }
+}
+
+fn learned(period: &Period) -> &Manifest {
+    match &period.learned {
+        Learned::Version(new) => &new.manifest,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn verdict(period: &Period, version: u64) -> &Tested {
+    period
+        .tested
+        .iter()
+        .find(|tested| tested.version == version)
+        .unwrap()
+}
+
+/// Hours until a version is canary, its version, and the hour to come.
+fn until_canary(machine: &mut Machine, process: &mut Process) -> (u64, i64) {
+    for hour in 0..20 {
+        machine.hour(hour, 300, process.tag());
+        process.learn(hour);
+        if let Some((version, percent)) = process.canary(machine) {
+            assert_eq!(percent, 10);
+            return (version, hour + 1);
+        }
+    }
+    panic!("no version became canary");
+}
+
+#[test]
+fn a_canary_goes_on_in_the_next_process() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (canary, hour) = until_canary(&mut machine, &mut process);
+    let shadow = process
+        .learning
+        .shadow
+        .as_ref()
+        .unwrap()
+        .held
+        .manifest
+        .clone();
+    drop(process);
+
+    let mut process = machine.start();
+    assert_eq!(process.canary(&machine), Some((canary, 10)));
+    // Nothing is due: all labels have been learned.
+    assert!(process.learning.next_period(i64::MAX).unwrap().is_none());
+    machine.hour(hour, 300, process.tag());
+    let period = process.learn(hour);
+    assert_eq!(period.labels, 300);
+    let tested = verdict(&period, canary);
+    assert_eq!(tested.verdict, Verdict::Canary(50));
+    // It is tested on labels that have come since, each once.
+    assert_eq!(tested.comparison.unwrap().rows, 300);
+    assert_eq!(process.canary(&machine), Some((canary, 50)));
+    // And the next version goes on from the one that was tested when the process ended.
+    let next = learned(&period);
+    assert_eq!((next.parent, next.rows), (Some(shadow.version), 300));
+    assert_eq!(next.label_position, shadow.label_position + 300);
+    drop(process);
+
+    let mut process = machine.start();
+    assert_eq!(process.canary(&machine), Some((canary, 50)));
+    machine.hour(hour + 1, 300, process.tag());
+    let period = process.learn(hour + 1);
+    assert_eq!(verdict(&period, canary).verdict, Verdict::Promoted);
+    assert_eq!(process.scorer.serving().unwrap().version, canary);
+
+    // No label was learned by two versions, and none was left out.
+    let registry = registry(machine.folder.path());
+    let mut position = 0;
+    for manifest in registry.list().unwrap() {
+        position += manifest.rows;
+        assert_eq!(
+            manifest.label_position, position,
+            "version {}",
+            manifest.version
+        );
+    }
+    assert_eq!(position, machine.labels);
+}
+
+#[test]
+fn a_canary_waits_for_labels_that_a_process_has_not_seen() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (canary, hour) = until_canary(&mut machine, &mut process);
+    drop(process);
+    let mut process = machine.start();
+    machine.hour(hour, 120, process.tag());
+    let period = process.learn(hour);
+    let tested = verdict(&period, canary);
+    assert_eq!(
+        (tested.verdict.clone(), tested.comparison.is_none()),
+        (Verdict::Waiting, true)
+    );
+    assert_eq!(process.canary(&machine), Some((canary, 10)));
+    machine.hour(hour + 1, 120, process.tag());
+    let period = process.learn(hour + 1);
+    let tested = verdict(&period, canary);
+    assert_eq!(tested.verdict, Verdict::Canary(50));
+    assert_eq!(tested.comparison.unwrap().rows, 240);
+}
