@@ -210,16 +210,4 @@ fn a_running_system_says_what_is_in_its_way() {
         1,
         &[&address, "hint", "--metrics"],
     );
-
-    // The store is this project's now; with another window it would be another's.
-    project.edit(
-        "features/card.sql",
-        "INTERVAL '30 days'",
-        "INTERVAL '40 days'",
-    );
-    project.fails(
-        &["run", "--create-topics"],
-        2,
-        &["made by another project", "store.path"],
-    );
 }
