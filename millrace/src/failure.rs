@@ -9,7 +9,7 @@ use millrace_features::{FeatureError, Problem};
 use millrace_ingest::IngestError;
 use millrace_learner::LearnerError;
 
-use crate::registry::CREDENTIALS;
+use crate::object_stores::CREDENTIALS;
 
 /// Exit codes of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use crate::failure::{Failure, Outcome, with_causes};
@@ -28,47 +28,65 @@ pub fn open(location: &str, project_folder: &FilePath) -> Outcome<(Arc<dyn Objec
         return folder(&project_folder.join(location), location);
     }
     let url = Url::parse(location).map_err(|e| refused(location, &e))?;
-    let has_bucket = url.host_str().is_some_and(|bucket| !bucket.is_empty());
-    let store: Arc<dyn ObjectStore> = match url.scheme() {
+    match url.scheme() {
         "file" => {
             let path = url
                 .to_file_path()
                 .map_err(|()| Failure::input(format!("{location}: this is no path")).hint(FORMS))?;
-            return folder(&path, location);
+            folder(&path, location)
         }
-        "s3" | "gs" if !has_bucket => {
-            return Err(Failure::input(format!("{location}: this names no bucket")).hint(FORMS));
+        "s3" | "gs" if url.host_str().is_none_or(str::is_empty) => {
+            Err(Failure::input(format!("{location}: this names no bucket")).hint(FORMS))
         }
-        "s3" => {
-            let builder = AmazonS3Builder::from_env().with_url(location);
-            let store = builder.with_retry(retries()).build();
-            Arc::new(store.map_err(|e| {
-                refused(location, &e).hint(
-                    "credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, \
-                     AWS_ENDPOINT, AWS_ALLOW_HTTP, or the machine's own role",
-                )
-            })?)
+        "s3" | "gs" => bucket(&url),
+        scheme => Err(
+            Failure::input(format!("{location}: there is no store of kind {scheme}://"))
+                .hint(FORMS),
+        ),
+    }
+}
+
+/// The store of a bucket, `s3://bucket/path` or `gs://bucket/path`, and the path. Credentials and the endpoint come
+/// from the environment, as every tool of the cloud reads them. Nothing is asked of it yet.
+///
+/// # Errors
+/// Of kind input: settings in the environment that make no sense.
+pub fn bucket(url: &Url) -> Outcome<(Arc<dyn ObjectStore>, Path)> {
+    let wrong = |error: object_store::Error| refused(url.as_str(), &error).hint(CREDENTIALS);
+    let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|error| wrong(error.into()))?;
+    let store: Arc<dyn ObjectStore> = match scheme {
+        ObjectStoreScheme::GoogleCloudStorage => {
+            let client = GoogleConfigKey::Client;
+            let builder = GoogleCloudStorageBuilder::from_env()
+                .with_config(client(ClientConfigKey::Timeout), REQUEST)
+                .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT)
+                .with_retry(retries())
+                .with_url(url.as_str());
+            Arc::new(builder.build().map_err(wrong)?)
         }
-        "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(location);
-            let store = builder.with_retry(retries()).build();
-            Arc::new(store.map_err(|e| {
-                refused(location, &e).hint(
-                    "credentials come from the environment: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT, \
-                     or the machine's own account",
-                )
-            })?)
-        }
-        scheme => {
-            return Err(Failure::input(format!(
-                "{location}: there is no store of kind {scheme}://"
-            ))
-            .hint(FORMS));
+        _ => {
+            let client = AmazonS3ConfigKey::Client;
+            let builder = AmazonS3Builder::from_env()
+                .with_config(client(ClientConfigKey::Timeout), REQUEST)
+                .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT)
+                .with_retry(retries())
+                .with_url(url.as_str());
+            Arc::new(builder.build().map_err(wrong)?)
         }
     };
-    let path = Path::from_url_path(url.path()).map_err(|e| refused(location, &e))?;
     Ok((store, path))
 }
+
+/// What a person can do about a bucket that refuses.
+pub(crate) const CREDENTIALS: &str = "S3 takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or the \
+     machine's role; another S3 service AWS_ENDPOINT_URL too (and AWS_ALLOW_HTTP=true without TLS). Google takes \
+     GOOGLE_SERVICE_ACCOUNT. The bucket must be there";
+
+/// How long one request may take; a few megabytes of weights are the largest.
+const REQUEST: &str = "30s";
+
+/// How long a connection may take.
+const CONNECT: &str = "5s";
 
 fn folder(path: &FilePath, location: &str) -> Outcome<(Arc<dyn ObjectStore>, Path)> {
     let path = std::path::absolute(path).map_err(|e| refused(location, &e))?;
@@ -80,7 +98,7 @@ fn folder(path: &FilePath, location: &str) -> Outcome<(Arc<dyn ObjectStore>, Pat
 /// A caller that repeats what failed wants to know of it soon.
 fn retries() -> RetryConfig {
     RetryConfig {
-        max_retries: 3,
+        max_retries: 5,
         retry_timeout: Duration::from_secs(20),
         ..RetryConfig::default()
     }

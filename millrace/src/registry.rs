@@ -7,17 +7,15 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use millrace_learner::{Objects, Registry, Request};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::ObjectStoreScheme;
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use crate::failure::{Failure, Kind, Outcome, with_causes};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::object_stores::bucket;
 
 /// Where a registry lies.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -31,15 +29,6 @@ pub enum Place {
 
 /// Schemes of URLs that a registry may have.
 const SCHEMES: [&str; 3] = ["s3", "gs", "file"];
-
-/// How long one request may take; a few megabytes of weights are the largest.
-const REQUEST: &str = "30s";
-
-/// How long a connection may take.
-const CONNECT: &str = "5s";
-
-/// A request that fails is tried again within this time. Whoever has sent it decides what then.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Place {
     /// The same, with a folder's path relative to `base`.
@@ -58,7 +47,7 @@ impl Place {
     pub fn open(&self) -> Outcome<Registry> {
         match self {
             Self::Folder(folder) => Ok(Registry::open(folder)?),
-            Self::Bucket(url) => Ok(Registry::on(bucket(url)?)),
+            Self::Bucket(url) => Ok(Registry::on(objects(url)?)),
         }
     }
 
@@ -114,48 +103,14 @@ impl TryFrom<String> for Place {
     }
 }
 
-/// The objects of a bucket. Credentials and the endpoint come from the environment, as every tool of the cloud reads
-/// them.
-fn bucket(url: &Url) -> Outcome<Objects> {
-    let wrong = |error: object_store::Error| {
-        Failure::input(format!("{url}: {}", with_causes(&error))).hint(CREDENTIALS)
-    };
-    let (scheme, root) = ObjectStoreScheme::parse(url).map_err(|error| wrong(error.into()))?;
-    let retry = RetryConfig {
-        max_retries: 5,
-        retry_timeout: PATIENCE,
-        ..RetryConfig::default()
-    };
-    let store: Arc<dyn ObjectStore> = match scheme {
-        ObjectStoreScheme::GoogleCloudStorage => {
-            let client = GoogleConfigKey::Client;
-            let builder = GoogleCloudStorageBuilder::from_env()
-                .with_config(client(ClientConfigKey::Timeout), REQUEST)
-                .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT)
-                .with_retry(retry)
-                .with_url(url.as_str());
-            Arc::new(builder.build().map_err(wrong)?)
-        }
-        _ => {
-            let client = AmazonS3ConfigKey::Client;
-            let builder = AmazonS3Builder::from_env()
-                .with_config(client(ClientConfigKey::Timeout), REQUEST)
-                .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT)
-                .with_retry(retry)
-                .with_url(url.as_str());
-            Arc::new(builder.build().map_err(wrong)?)
-        }
-    };
+/// The objects of a bucket.
+fn objects(url: &Url) -> Outcome<Objects> {
+    let (store, root) = bucket(url)?;
     let driver = Driver::start()?;
     let drive = Arc::new(move |request: Request| driver.drive(request));
     let name = Place::Bucket(url.clone()).to_string();
     Ok(Objects::new(store, root, name, drive))
 }
-
-/// What a person can do about a bucket that refuses.
-pub(crate) const CREDENTIALS: &str = "S3 takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or the \
-     machine's role; another S3 service AWS_ENDPOINT_URL too (and AWS_ALLOW_HTTP=true without TLS). Google takes \
-     GOOGLE_SERVICE_ACCOUNT. The bucket must be there";
 
 /// Drives requests on a thread of its own, so that any thread may wait for one.
 struct Driver(Option<Runtime>);
@@ -226,6 +181,9 @@ pub fn is_away(failure: &Failure) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use object_store::RetryConfig;
+    use object_store::aws::AmazonS3Builder;
+
     use super::*;
 
     fn place(text: &str) -> Result<Place, String> {
