@@ -84,6 +84,8 @@ fn views_change_in_a_project_that_is_in_use() {
     let last = rfc3339(data.last_payment_us());
     system.wait_for_look_up("terminal_activity", &key, &last);
     assert!(system.look_up("terminal_lifetime", &key, None).is_none());
+    // The newest event says nothing of a partition that the group has given to nobody yet: a score of each does.
+    system.wait_for_all_scores(&data);
     system.wait_for_reading(&data);
     system.terminate();
 
