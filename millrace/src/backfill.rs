@@ -10,8 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, UNIX_EPOCH};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::RecordBatch;
 use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
 use millrace_features::{Origin, Stream};
 use serde::{Deserialize, Serialize};
@@ -263,13 +262,8 @@ fn write(
                 "an event does not count in a view, which cannot be evaluated on it");
         }
     }
-    let times = batch
-        .column(stream.time)
-        .as_primitive::<TimestampMicrosecondType>();
-    if let Some(newest) = arrow::compute::max(times) {
-        marks.advance(&stream.name, newest);
-        marks.fill(&stream.name);
-    }
+    marks.see(stream, batch);
+    marks.fill(&stream.name);
     pending.drain_into(commit);
     marks.write(commit);
     Ok(())

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::RecordBatch;
 use millrace_feature_store::{Commit, Store, Table, time_bytes, time_from_bytes};
 use millrace_features::{FeatureView, Project, Stream, Tile};
 
 use crate::failure::Outcome;
+use crate::pipeline::newest;
 use crate::settings::{StoreSection, micros};
 use crate::state::Seal;
 
@@ -66,9 +66,7 @@ impl Marks {
 
     /// Moves a stream's mark to the newest of some of its events.
     pub fn see(&mut self, stream: &Stream, events: &RecordBatch) {
-        let times = events.column(stream.time);
-        if let Some(newest) = arrow::compute::max(times.as_primitive::<TimestampMicrosecondType>())
-        {
+        if let Some(newest) = newest(events, stream.time) {
             self.advance(&stream.name, newest);
         }
     }

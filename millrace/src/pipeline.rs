@@ -682,7 +682,8 @@ pub fn inputs_tag(plan: &ModelPlan) -> u32 {
     u64::from_str_radix(&plan.inputs_hash(), 16).unwrap_or_default() as u32
 }
 
-fn newest(batch: &RecordBatch, time: usize) -> Option<i64> {
+/// The newest event time of a batch, µs; `time` is its column.
+pub(crate) fn newest(batch: &RecordBatch, time: usize) -> Option<i64> {
     arrow::compute::max(
         batch
             .column(time)
