@@ -11,7 +11,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
 use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
-use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
+use millrace_ingest::{Ingest, ReadAhead, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
 use crate::evolve::Reading;
@@ -175,7 +175,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// What cannot be gone on from: a store that fails, a broker that refuses.
-    pub fn run(mut self, mut ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
+    pub fn run(mut self, ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
+        let mut ingest = ReadAhead::start(ingest)?;
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
                 // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
@@ -183,8 +184,8 @@ impl Pipeline {
                 self.between_steps()?;
                 continue;
             }
-            let step = match ingest.poll(now_us(), Duration::from_millis(50)) {
-                Ok(step) => step,
+            let polled = match ingest.poll(now_us(), Duration::from_millis(50)) {
+                Ok(polled) => polled,
                 Err(error) if error.remedy() == Remedy::Retry => {
                     warn!(
                         error = with_causes(&error),
@@ -195,6 +196,7 @@ impl Pipeline {
                 }
                 Err(error) => return Err(error.into()),
             };
+            let step = polled.step;
             for lost in &step.lost {
                 warn!(
                     topic = lost.topic,
@@ -208,20 +210,13 @@ impl Pipeline {
                 self.apply_until_taken(&step, stop)?;
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
-                if let Err(error) = ingest.commit(&step.positions) {
-                    warn!(
-                        error = with_causes(&error),
-                        "the group's offsets were not committed"
-                    );
-                }
+                ingest.commit(step.positions)?;
             }
-            let lag = ingest.lag();
-            self.live.progress.lag.store(lag, Ordering::Relaxed);
-            self.live
-                .progress
-                .dead_letters
-                .store(ingest.dead_letters(), Ordering::Relaxed);
-            metrics::gauge!("millrace_consumer_lag").set(lag as f64);
+            let progress = &self.live.progress;
+            progress.lag.store(polled.lag, Ordering::Relaxed);
+            let letters = polled.dead_letters;
+            progress.dead_letters.store(letters, Ordering::Relaxed);
+            metrics::gauge!("millrace_consumer_lag").set(polled.lag as f64);
             self.between_steps()?;
         }
         self.finish()
