@@ -1,13 +1,15 @@
 //! Card payments through Apache Kafka into the committed store, beside a bare consumer that only decodes; the same
 //! with the answers as of each event; and a training set.
 //!
-//! `W1_EVENTS` names a file of JSON lines with the columns below; without it, events are generated.
+//! `W1_EVENTS` names a file of JSON lines with the columns below; without it, events are generated. `PEERS=1` has DuckDB
+//! and plain Python answer the same, after it.
 
 use std::cell::RefCell;
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,7 @@ use millrace_ingest::{Ingest, JsonDecoder, ReadAhead, ensure_topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PARTITIONS: i32 = 4;
 const GENERATED: usize = 500_000;
@@ -61,6 +63,10 @@ fn main() -> Result<()> {
     };
     training_set(&workspace, &args).map_err(|e| e.to_string())?;
     let training = rate(started.elapsed());
+    let peers = match std::env::var("PEERS") {
+        Ok(_) => peers(&events, &sums, (answered, training))?,
+        Err(_) => json!("not measured: PEERS=1 measures them"),
+    };
     report(
         "w1",
         &json!({
@@ -71,8 +77,43 @@ fn main() -> Result<()> {
             "with_answers_as_of_each_event_per_second": answered,
             "training_set_per_second": training,
             "sums": sums,
+            "peers": peers,
         }),
     )?;
+    Ok(())
+}
+
+/// What the peers say, with how many times their rates ours are.
+fn peers(events: &Path, sums: &Sums, (answered, training): (f64, f64)) -> Result<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("w1/peer.py");
+    let ran = Command::new("python3").arg(script).arg(events).output()?;
+    if !ran.status.success() {
+        return Err(String::from_utf8_lossy(&ran.stderr).into());
+    }
+    let mut peers: Value = serde_json::from_slice(&ran.stdout)?;
+    for name in ["duckdb", "plain_python"] {
+        check_sums(name, &serde_json::to_value(sums)?, &peers[name]["sums"])?;
+    }
+    let rate_of = |peer: &Value| peer["answers_per_second"].as_f64().unwrap_or(f64::NAN);
+    let times = json!({
+        "answers_to_plain_python": answered / rate_of(&peers["plain_python"]),
+        "training_set_to_duckdb": training / rate_of(&peers["duckdb"]),
+    });
+    peers["times_their_rates"] = times;
+    Ok(peers)
+}
+
+/// Counts are equal, sums to 1e-9.
+fn check_sums(peer: &str, ours: &Value, theirs: &Value) -> Result<()> {
+    for (name, our) in ours.as_object().into_iter().flatten() {
+        let (our, their) = (our.as_f64(), theirs[name].as_f64());
+        let (Some(our), Some(their)) = (our, their) else {
+            return Err(format!("{peer} does not say {name}").into());
+        };
+        if (our - their).abs() > 1e-9 * our.abs() {
+            return Err(format!("{name} is {our}, and {their} by {peer}").into());
+        }
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::history::Item;
 use crate::view::Operand;
@@ -74,7 +75,11 @@ impl Distinct {
         match self.is_text {
             true => distinct(&parts, |array| {
                 let texts = array.as_string_opt::<i32>()?;
-                Some(move |row| texts.value(row))
+                // Texts that differ nearly always differ in their hashes, which are compared in one step.
+                Some(move |row| {
+                    let text = texts.value(row);
+                    (xxh3_64(text.as_bytes()), text)
+                })
             }),
             false => distinct(&parts, |array| {
                 let numbers = array.as_primitive_opt::<Int64Type>()?;

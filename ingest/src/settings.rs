@@ -20,7 +20,7 @@ pub struct IngestSettings {
     pub group: String,
     /// A name for this worker that survives its restarts (Kafka's static membership): a worker that comes back
     /// under its old name gets its partitions back at once. Without it, the group first waits for the session of
-    /// a killed worker to time out.
+    /// a killed worker to time out. (`millrace run` gives the name that is kept in its store.)
     pub instance: Option<String>,
     /// More librdkafka properties (security, fetch sizes), passed to every client.
     pub properties: BTreeMap<String, String>,

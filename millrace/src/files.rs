@@ -16,6 +16,7 @@ use millrace_features::Stream;
 
 use crate::failure::{Failure, Outcome};
 
+mod column_writer;
 mod columns;
 mod csv_file;
 mod json_lines;

@@ -28,6 +28,7 @@ pub mod labels;
 pub mod learning;
 pub mod live;
 pub mod marks;
+pub mod member;
 pub mod mlflow;
 pub mod object_stores;
 pub mod pipeline;

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
-use millrace_feature_store::{Commit, Offset, Store};
+use millrace_feature_store::{Commit, Offset, Store, StoreError};
 use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
 use millrace_ingest::{Ingest, ReadAhead, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
@@ -41,7 +42,10 @@ pub struct Pipeline {
     reading: Option<Reading>,
     log: Option<ScoreLog>,
     folder: Folder,
+    /// When the last flush began.
     flushed: Instant,
+    /// A flush that is under way, while steps go on.
+    flushing: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
 /// Why a step was not applied.
@@ -144,6 +148,7 @@ impl Pipeline {
             reading: None,
             log: None,
             flushed: Instant::now(),
+            flushing: None,
         };
         for (stream, newest) in pipeline.marks.all() {
             pipeline.live.progress.reflect(stream, newest);
@@ -239,7 +244,13 @@ impl Pipeline {
             log.tend()?;
             is_due |= log.wants_flush();
         }
-        if is_due { self.flush() } else { Ok(()) }
+        if self.flushing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.end_flush()?;
+        }
+        match is_due && self.flushing.is_none() {
+            true => self.begin_flush(),
+            false => Ok(()),
+        }
     }
 
     /// Makes everything that was applied durable.
@@ -247,13 +258,36 @@ impl Pipeline {
     /// # Errors
     /// A store that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
+        self.end_flush()?;
+        self.begin_flush()?;
+        self.end_flush()
+    }
+
+    /// Begins to make what was applied durable. Events need not wait for the disk: what is applied meanwhile is for the
+    /// next flush.
+    fn begin_flush(&mut self) -> Outcome<()> {
         crash_point!("flush");
         if let Some(log) = &mut self.log {
             log.before_flush()?;
         }
-        self.live.store.flush()?;
-        crash_point!("flushed");
         self.flushed = Instant::now();
+        let store = Arc::clone(&self.live.store);
+        let flush = Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || store.flush())
+            .map_err(|e| Failure::failed(format!("no thread to flush in: {e}")))?;
+        self.flushing = Some(flush);
+        Ok(())
+    }
+
+    /// Waits for the flush that is under way, if there is one.
+    fn end_flush(&mut self) -> Outcome<()> {
+        let Some(flush) = self.flushing.take() else {
+            return Ok(());
+        };
+        let flushed = flush.join();
+        flushed.map_err(|_| Failure::failed("the thread that flushes has panicked"))??;
+        crash_point!("flushed");
         if let Some(log) = &mut self.log {
             log.flushed();
         }

@@ -26,6 +26,7 @@ use crate::fill::Filler;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
+use crate::member::member;
 use crate::mlflow::Exporter;
 use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_spec, stream_specs};
 use crate::priority::Priority;
@@ -365,7 +366,10 @@ impl Running {
     fn start_ingest(&mut self) -> Outcome<()> {
         let workspace = &self.live.workspace;
         let offsets = start_offsets(&self.live.store)?;
-        let kafka = workspace.settings.kafka.clone();
+        let mut kafka = workspace.settings.kafka.clone();
+        if kafka.instance.is_none() {
+            kafka.instance = Some(member(self.live.store.as_ref())?);
+        }
         let topic = match &workspace.model {
             Some(plan) => {
                 let producer = RawProducer::connect(&kafka)?;

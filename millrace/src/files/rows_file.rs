@@ -1,17 +1,25 @@
 //! A file of rows whose columns are its own: the spine of a training set.
 
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::csv::reader::Format as CsvFormat;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json::reader::{infer_json_schema, infer_json_schema_from_iterator};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rayon::prelude::*;
+use serde_json::{Map, Value};
 
 use super::{BATCH_ROWS, Format, open_file, unreadable};
 use crate::failure::Outcome;
+
+/// A part of a file that is worth a thread.
+const LEAST_PART_BYTES: u64 = 1 << 20;
 
 /// A file of rows: an iterator over its batches, in order, with all of its columns.
 pub(crate) struct RowsFile {
@@ -69,11 +77,69 @@ impl RowsFile {
     }
 }
 
+/// What is inferred of a whole file, parts of it on all cores.
 fn json_schema(path: &Path, file: &mut File) -> Outcome<SchemaRef> {
-    let (schema, _) = arrow::json::reader::infer_json_schema(BufReader::new(&*file), None)
+    let length = file.metadata().map_err(|e| unreadable(path, &e))?.len();
+    let parts = rayon::current_num_threads() as u64;
+    let part = (length / parts).max(LEAST_PART_BYTES);
+    let schemas = (0..length.div_ceil(part))
+        .into_par_iter()
+        .map(|number| infer_part(path, number * part..(number + 1) * part))
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|e| unreadable(path, &e))?;
-    file.rewind().map_err(|e| unreadable(path, &e))?;
+    let schema = joined(&schemas).map_err(|e| unreadable(path, &e))?;
     Ok(Arc::new(schema))
+}
+
+/// What is inferred of all rows is what is inferred of values of each type that was found in a part of them.
+fn joined(parts: &[Schema]) -> Result<Schema, ArrowError> {
+    let rows = parts.iter().flat_map(|part| part.fields().iter());
+    let rows = rows.flat_map(|field| objects(field)).map(Ok);
+    infer_json_schema_from_iterator(rows)
+}
+
+/// The types of the lines that begin in a part of the file.
+fn infer_part(path: &Path, bytes: Range<u64>) -> Result<Schema, ArrowError> {
+    let mut file = BufReader::new(File::open(path)?);
+    let mut start = bytes.start;
+    if let Some(before) = start.checked_sub(1) {
+        // A line that began earlier is another part's.
+        file.seek(SeekFrom::Start(before))?;
+        start = before + file.skip_until(b'\n')? as u64;
+    }
+    let mut end = bytes.end;
+    if start < end {
+        let mut tail = BufReader::new(File::open(path)?);
+        tail.seek(SeekFrom::Start(end - 1))?;
+        end = end - 1 + tail.skip_until(b'\n')? as u64;
+    }
+    let lines = file.take(end.saturating_sub(start));
+    infer_json_schema(lines, None).map(|(schema, _)| schema)
+}
+
+/// Values of which this type is inferred, with the fields in their order.
+fn samples(data_type: &DataType) -> Vec<Value> {
+    let one = |value: Value| vec![value];
+    match data_type {
+        DataType::Null => one(Value::Null),
+        DataType::Boolean => one(true.into()),
+        DataType::Int64 => one(1.into()),
+        DataType::Float64 => one(0.5.into()),
+        DataType::List(item) => {
+            let items = samples(item.data_type()).into_iter();
+            items.map(|item| Value::from(vec![item])).collect()
+        }
+        DataType::Struct(fields) if fields.is_empty() => one(Value::Object(Map::new())),
+        DataType::Struct(fields) => fields.iter().flat_map(|field| objects(field)).collect(),
+        _ => one("text".into()),
+    }
+}
+
+/// Objects with this field alone.
+fn objects(field: &Field) -> impl Iterator<Item = Value> {
+    let values = samples(field.data_type()).into_iter();
+    let name = field.name().clone();
+    values.map(move |value| Value::Object(Map::from_iter([(name.clone(), value)])))
 }
 
 fn csv_schema(path: &Path, file: &mut File) -> Outcome<SchemaRef> {
@@ -90,5 +156,33 @@ impl Iterator for RowsFile {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.batches.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn types_are_those_of_the_whole_file_wherever_it_is_cut() {
+        let rows = [
+            r#"{"a": 1, "b": null, "c": [1], "d": {"x": 1}}"#,
+            r#"{"a": 2.5, "c": [0.5], "d": {"y": true}, "e": "é\n"}"#,
+            "",
+            r#"{"b": "text", "f": 7, "g": [], "A": {}, "d": {"B": null}}"#,
+            r#"{"f": "seven", "g": ["a"], "h": false}"#,
+        ];
+        let text = rows.join("\n");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, &text).unwrap();
+        let (whole, _) = infer_json_schema(text.as_bytes(), None).unwrap();
+        for cut in 1..text.len() as u64 {
+            let parts =
+                [0..cut, cut..text.len() as u64].map(|part| infer_part(&path, part).unwrap());
+            assert_eq!(joined(&parts).unwrap(), whole, "cut at {cut}");
+        }
     }
 }

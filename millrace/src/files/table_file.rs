@@ -13,12 +13,12 @@ use arrow::array::RecordBatch;
 use arrow::csv;
 use arrow::datatypes::SchemaRef;
 use arrow::json::LineDelimitedWriter;
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use super::Format;
+use super::column_writer::ColumnWriter;
 
 /// A table that is being written.
 pub(crate) struct TableFile {
@@ -27,7 +27,7 @@ pub(crate) struct TableFile {
 }
 
 enum TableWriter {
-    Parquet(Box<ArrowWriter<File>>),
+    Parquet(Box<ColumnWriter>),
     JsonLines(LineDelimitedWriter<BufWriter<File>>),
     Csv(Box<csv::Writer<BufWriter<File>>>),
 }
@@ -82,7 +82,7 @@ impl TableWriter {
         let file = File::create(partial(path))?;
         Ok(match format {
             Format::Parquet => {
-                let writer = ArrowWriter::try_new(file, schema, Some(parquet_settings(rising)?))?;
+                let writer = ColumnWriter::new(file, schema, parquet_settings(rising)?)?;
                 Self::Parquet(Box::new(writer))
             }
             Format::JsonLines => Self::JsonLines(LineDelimitedWriter::new(BufWriter::new(file))),
@@ -101,9 +101,7 @@ impl TableWriter {
 
     fn finish(self) -> Result<(), Source> {
         match self {
-            Self::Parquet(writer) => {
-                writer.close()?;
-            }
+            Self::Parquet(writer) => writer.close()?,
             Self::JsonLines(mut writer) => {
                 writer.finish()?;
                 writer.into_inner().flush()?;
@@ -142,8 +140,7 @@ fn at(path: &Path) -> impl FnOnce(Source) -> WriteError {
 fn parquet_settings(rising: &[&str]) -> Result<WriterProperties, Source> {
     let settings = WriterProperties::builder()
         .set_created_by("millrace".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_max_row_group_row_count(Some(1 << 18));
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?));
     let settings = rising.iter().fold(settings, |settings, column| {
         let encoding = match *column {
             "tx_id" => Encoding::DELTA_BYTE_ARRAY,

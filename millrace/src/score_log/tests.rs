@@ -384,13 +384,15 @@ impl Trial {
         assert_eq!(pipeline.log().unwrap().outbox.rows(), 0);
     }
 
-    /// So that a run is the same each time: nothing is applied while the writer works.
+    /// So that a run is the same each time: nothing is applied while the store is flushed and the writer works.
     fn wait_for_writer(&self, pipeline: &mut Pipeline) {
         loop {
             pipeline.between_steps().unwrap();
             match pipeline.log().unwrap().phase {
-                Phase::Writing => std::thread::sleep(Duration::from_micros(200)),
-                _ => break,
+                Phase::Decided | Phase::Writing => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Phase::Waiting => break,
             }
         }
     }
@@ -548,7 +550,10 @@ fn files(folder: &FilePath) -> Vec<PathBuf> {
         .map(|day| day.unwrap().path())
         .filter(|day| day.is_dir());
     let files = days.flat_map(|day| std::fs::read_dir(day).unwrap());
-    files.map(|file| file.unwrap().path()).collect()
+    let files = files.map(|file| file.unwrap().path());
+    // A crash may leave a file that is not whole, under a name that no reader asks for.
+    let is_whole = |file: &PathBuf| file.extension().is_some_and(|name| name == "parquet");
+    files.filter(is_whole).collect()
 }
 
 fn table(bytes: bytes::Bytes) -> RecordBatch {
