@@ -23,7 +23,7 @@ use millrace::workspace::Workspace;
 use millrace_benches::{Kafka, SOURCES, VIEW, payments, report};
 use millrace_feature_store::{Commit, Store};
 use millrace_features::Origin;
-use millrace_ingest::{Ingest, JsonDecoder, ensure_topics};
+use millrace_ingest::{Ingest, JsonDecoder, ReadAhead, ensure_topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -136,6 +136,7 @@ fn decode_only(workspace: &Workspace, count: usize) -> Result<Duration> {
         .set("bootstrap.servers", &workspace.settings.kafka.brokers)
         .set("group.id", "bare")
         .set("fetch.wait.max.ms", "10")
+        .set("fetch.queue.backoff.ms", "5")
         .create()?;
     let mut partitions = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
@@ -200,12 +201,13 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
     let view = &workspace.project.views[0];
     let offsets = start_offsets(&store).map_err(|e| e.to_string())?;
     let settings = workspace.settings.kafka.clone();
-    let mut ingest = Ingest::start(settings, stream_specs(&workspace), offsets)?;
+    let ingest = Ingest::start(settings, stream_specs(&workspace), offsets)?;
+    let mut ingest = ReadAhead::start(ingest)?;
     let (mut seen, mut started, mut sums) = (0, None, Sums::default());
     let mut marks = Marks::default();
     let recent = RefCell::new(Recent::new(workspace.settings.store.scoring_cache_bytes));
     while seen < count {
-        let step = ingest.poll(now_us(), Duration::from_millis(50))?;
+        let step = ingest.poll(now_us(), Duration::from_millis(50))?.step;
         if step.positions.is_empty() {
             continue;
         }

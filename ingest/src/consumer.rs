@@ -96,6 +96,8 @@ pub struct Ingest {
     letters: DeadLetters,
     consumer: Arc<GroupConsumer>,
     wake: Arc<Wake>,
+    /// From which partition messages were read ahead last.
+    last_ahead: Option<Source>,
     /// Names of the headers that are handed out with rows.
     kept: &'static [&'static str],
     started: Instant,
@@ -138,8 +140,11 @@ struct News {
 const TURN_MESSAGES: usize = 4_096;
 const TURN_BYTES: usize = 4 << 20;
 
+/// The same of a turn that is taken ahead: who asks for a step waits until it ends.
+const AHEAD_MESSAGES: usize = 1_024;
+
 /// The longest sleep while nothing comes: patience has to be looked after.
-const NAP: Duration = Duration::from_millis(50);
+pub(crate) const NAP: Duration = Duration::from_millis(50);
 
 /// The pause before positions are mended, so that a broker in trouble is not asked without end.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
@@ -175,6 +180,7 @@ impl Ingest {
             lanes: BTreeMap::new(),
             consumer: Arc::new(consumer),
             wake,
+            last_ahead: None,
             kept: &[],
             started: now,
             settled: false,
@@ -202,12 +208,14 @@ impl Ingest {
     /// After an error with [`Remedy::Retry`](crate::Remedy::Retry) nothing is lost: poll again.
     pub fn poll(&mut self, now_us: i64, timeout: Duration) -> Result<Step, IngestError> {
         let deadline = Instant::now() + timeout;
+        // A step that was read ahead needs no more reading.
+        let mut enough = self.align.buffered() >= self.settings.max_rows;
         loop {
             // What an earlier poll could not get rid of goes first: until then, nothing more is read.
             self.letters.deliver()?;
             self.serve_group()?;
             self.mend()?;
-            let busy = self.read(now_us)?;
+            let busy = std::mem::take(&mut enough) || self.read(now_us)?;
             self.letters.deliver()?;
             let step = self.step()?;
             let left = deadline.saturating_duration_since(Instant::now());
@@ -219,6 +227,26 @@ impl Ingest {
                 self.wake.wait(left.min(NAP));
             }
         }
+    }
+
+    /// Takes a short turn at one partition, and leaves what came for the next poll. False when nothing came: none has
+    /// messages and room.
+    pub(crate) fn read_ahead(&mut self, now_us: i64) -> Result<bool, IngestError> {
+        if !self.letters.is_empty() {
+            return Ok(false);
+        }
+        for source in self.sources_after(self.last_ahead) {
+            if self.read_from(source, now_us, AHEAD_MESSAGES)? {
+                self.last_ahead = Some(source);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Raised when there may be something to read.
+    pub(crate) fn wake(&self) -> Arc<Wake> {
+        Arc::clone(&self.wake)
     }
 
     /// Tells the group how far this member is, for tools that show lag. Returns at once; failures are logged and
@@ -494,35 +522,49 @@ impl Ingest {
 
     /// Takes a turn at each partition that has room. True if anything came.
     fn read(&mut self, now_us: i64) -> Result<bool, IngestError> {
-        let latest_us = now_us.saturating_add(self.settings.allowed_future_us());
         let mut busy = false;
-        let mut broken = Vec::new();
-        for (source, lane) in &mut self.lanes {
-            let room = self.align.room(*source);
-            let Some(stream) = self.streams.get_mut(source.stream).filter(|_| room > 0) else {
-                continue;
-            };
-            let taken = take(lane, room.min(TURN_MESSAGES))?;
-            let next = taken.next;
-            if taken.out_of_range {
-                broken.push(*source);
-            }
-            if !taken.messages.is_empty() {
-                busy = true;
-                let mut rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
-                rows.headers = kept_headers(&taken.messages, &rows.offsets, self.kept);
-                self.align.push(*source, rows, next.unwrap_or_default());
-            }
-            if taken.at_end {
-                self.align.at_end(*source);
-            }
-            drop(taken);
-            lane.next = next;
+        for source in self.sources_after(None) {
+            busy |= self.read_from(source, now_us, TURN_MESSAGES)?;
         }
-        if !broken.is_empty() {
-            self.broken.extend(broken);
-            self.mend_soon();
+        Ok(busy)
+    }
+
+    /// All partitions that are ours, beginning after one of them.
+    fn sources_after(&self, last: Option<Source>) -> Vec<Source> {
+        let after = |source: &&Source| last.is_some_and(|last| **source > last);
+        let later = self.lanes.keys().filter(after);
+        let earlier = self.lanes.keys().filter(|source| !after(source));
+        later.chain(earlier).copied().collect()
+    }
+
+    /// Takes a turn at a partition, if it has room. True if anything came.
+    fn read_from(&mut self, source: Source, now_us: i64, most: usize) -> Result<bool, IngestError> {
+        let latest_us = now_us.saturating_add(self.settings.allowed_future_us());
+        let room = self.align.room(source);
+        let (Some(lane), Some(stream)) = (
+            self.lanes.get_mut(&source).filter(|_| room > 0),
+            self.streams.get_mut(source.stream),
+        ) else {
+            return Ok(false);
+        };
+        let taken = take(lane, room.min(most))?;
+        let next = taken.next;
+        if taken.out_of_range {
+            self.broken.insert(source);
+            self.mend_at
+                .get_or_insert_with(|| Instant::now() + MEND_PAUSE);
         }
+        let busy = !taken.messages.is_empty();
+        if busy {
+            let mut rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
+            rows.headers = kept_headers(&taken.messages, &rows.offsets, self.kept);
+            self.align.push(source, rows, next.unwrap_or_default());
+        }
+        if taken.at_end {
+            self.align.at_end(source);
+        }
+        drop(taken);
+        lane.next = next;
         Ok(busy)
     }
 }

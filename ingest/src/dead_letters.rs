@@ -162,6 +162,11 @@ impl DeadLetters {
         self.taken
     }
 
+    /// Whether no letter waits to be delivered.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Takes a letter for the next delivery.
     pub fn push(&mut self, letter: DeadLetter) {
         self.taken += 1;

@@ -12,6 +12,8 @@
 //!           offsets)        └─ bad messages ─► dead_letters ─► Kafka
 //! ```
 //!
+//! [`ReadAhead`] is an `Ingest` in a thread of its own, which decodes while the caller applies.
+//!
 //! `decode` and `align` are pure: no socket, no clock, no Kafka type. `consumer` and `group` hold everything that
 //! librdkafka needs; `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
 //!
@@ -20,6 +22,7 @@
 //! command).
 
 mod admin;
+mod ahead;
 mod align;
 mod consumer;
 mod dead_letters;
@@ -32,6 +35,7 @@ mod stream;
 mod telemetry;
 
 pub use admin::ensure_topics;
+pub use ahead::{Polled, ReadAhead};
 pub use align::{Align, AlignSettings, Released, RowHeader, Rows, Source, StreamBatch};
 pub use consumer::{Ingest, Lost, StartOffsets, Step};
 pub use dead_letters::{DeadLetter, DeadLetters, header};

@@ -142,6 +142,9 @@ impl IngestSettings {
         // A partition has a queue of its own, so both bounds hold for each partition.
         config.set("queued.max.messages.kbytes", "16384");
         config.set("queued.min.messages", "20000");
+        // How long librdkafka leaves a partition alone whose queue was full. Its default of a second lets a consumer
+        // that empties the queue in a tenth of that starve.
+        config.set("fetch.queue.backoff.ms", "5");
         // How long the partitions of a killed worker stay without an owner.
         config.set("session.timeout.ms", "10000");
         config.set("heartbeat.interval.ms", "2000");

@@ -11,7 +11,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store};
 use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
-use millrace_ingest::{Ingest, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
+use millrace_ingest::{Ingest, ReadAhead, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
 use crate::evolve::Reading;
@@ -175,7 +175,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// What cannot be gone on from: a store that fails, a broker that refuses.
-    pub fn run(mut self, mut ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
+    pub fn run(mut self, ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
+        let mut ingest = ReadAhead::start(ingest)?;
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
                 // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
@@ -183,8 +184,8 @@ impl Pipeline {
                 self.between_steps()?;
                 continue;
             }
-            let step = match ingest.poll(now_us(), Duration::from_millis(50)) {
-                Ok(step) => step,
+            let polled = match ingest.poll(now_us(), Duration::from_millis(50)) {
+                Ok(polled) => polled,
                 Err(error) if error.remedy() == Remedy::Retry => {
                     warn!(
                         error = with_causes(&error),
@@ -195,6 +196,7 @@ impl Pipeline {
                 }
                 Err(error) => return Err(error.into()),
             };
+            let step = polled.step;
             for lost in &step.lost {
                 warn!(
                     topic = lost.topic,
@@ -205,21 +207,15 @@ impl Pipeline {
                 );
             }
             if !step.positions.is_empty() {
-                self.apply_until_taken(&step, ingest.lag(), stop)?;
+                self.apply_until_taken(&step, polled.lag, stop)?;
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
-                if let Err(error) = ingest.commit(&step.positions) {
-                    warn!(
-                        error = with_causes(&error),
-                        "the group's offsets were not committed"
-                    );
-                }
+                ingest.commit(step.positions)?;
             }
-            self.tell_lag(ingest.lag());
-            self.live
-                .progress
-                .dead_letters
-                .store(ingest.dead_letters(), Ordering::Relaxed);
+            self.tell_lag(polled.lag);
+            let letters = polled.dead_letters;
+            let progress = &self.live.progress;
+            progress.dead_letters.store(letters, Ordering::Relaxed);
             self.between_steps()?;
         }
         self.finish()

@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
+use crate::ahead::ReadAhead;
 use crate::dead_letters::header;
 
 const NOW_US: i64 = 1_700_000_000_000_000;
@@ -170,6 +171,37 @@ fn poll_until(ingest: &mut Ingest, seen: &mut Seen, done: impl Fn(&Seen, bool) -
 fn an_ingest_can_move_to_a_thread() {
     fn is_send<T: Send>() {}
     is_send::<Ingest>();
+}
+
+#[test]
+fn reading_ahead_gives_what_polling_gives() {
+    let cluster = Cluster::new(&[("tx", 2)]);
+    cluster.produce("tx", 0, events("a", 3_000));
+    cluster.produce("tx", 1, events("b", 3_000));
+    let mut plain = Seen::default();
+    poll_until(
+        &mut cluster.start(&["tx"], nowhere()),
+        &mut plain,
+        |_, caught_up| caught_up,
+    );
+
+    let mut ahead = ReadAhead::start(cluster.start(&["tx"], nowhere())).unwrap();
+    let mut seen = Seen::default();
+    let mut caught_up = false;
+    while !caught_up {
+        let polled = ahead.poll(NOW_US, Duration::from_secs(10)).unwrap();
+        caught_up = polled.step.caught_up;
+        ahead.commit(polled.step.positions.clone()).unwrap();
+        seen.add(polled.step);
+        // The time that a caller takes to apply it.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let sorted = |seen: Seen| {
+        let mut rows = seen.rows;
+        rows.sort();
+        (rows, seen.positions)
+    };
+    assert_eq!(sorted(seen), sorted(plain));
 }
 
 #[test]

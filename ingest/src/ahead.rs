@@ -1,0 +1,149 @@
+//! Reading and decoding in a thread of its own, while the caller applies the step that it has.
+//!
+//! Only messages are read ahead. All else that a poll does (the group's decisions, dead letters, lost positions, the
+//! choice of a step) it does when the caller asks, who has applied the step before by then. So a partition that
+//! changes hands starts where the caller's state stands, as without this thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::consumer::{Ingest, NAP, Step};
+use crate::error::IngestError;
+use crate::group::Wake;
+
+/// An [`Ingest`] in a thread of its own. The thread ends when this is dropped, and with it the group's membership.
+pub struct ReadAhead {
+    /// None once it is being dropped.
+    requests: Option<Sender<Request>>,
+    answers: Receiver<Result<Polled, IngestError>>,
+    wake: Arc<Wake>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What one poll gives, and how far the consumer is.
+#[derive(Clone, Debug, Default)]
+pub struct Polled {
+    /// As of [`Ingest::poll`].
+    pub step: Step,
+    /// As of [`Ingest::lag`].
+    pub lag: i64,
+    /// As of [`Ingest::dead_letters`].
+    pub dead_letters: u64,
+}
+
+enum Request {
+    Poll { now_us: i64, timeout: Duration },
+    Commit(Vec<(String, i32, i64)>),
+}
+
+impl ReadAhead {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`IngestError::Fatal`] when the system gives no thread.
+    pub fn start(ingest: Ingest) -> Result<Self, IngestError> {
+        let (requests, asked) = channel();
+        let (answer, answers) = channel();
+        let wake = ingest.wake();
+        let thread = Builder::new()
+            .name("read".to_owned())
+            .spawn(move || serve(ingest, &asked, &answer))
+            .map_err(|error| IngestError::Fatal {
+                detail: format!("no thread to read in: {error}"),
+            })?;
+        Ok(Self {
+            requests: Some(requests),
+            answers,
+            wake,
+            thread: Some(thread),
+        })
+    }
+
+    /// As [`Ingest::poll`].
+    ///
+    /// # Errors
+    /// As there, of reading ahead too.
+    pub fn poll(&mut self, now_us: i64, timeout: Duration) -> Result<Polled, IngestError> {
+        self.ask(Request::Poll { now_us, timeout })?;
+        self.answers.recv().map_err(|_| thread_is_gone())?
+    }
+
+    /// As [`Ingest::commit`]; what the client refuses is logged.
+    ///
+    /// # Errors
+    /// [`IngestError::Fatal`] when the thread has ended.
+    pub fn commit(&self, positions: Vec<(String, i32, i64)>) -> Result<(), IngestError> {
+        self.ask(Request::Commit(positions))
+    }
+
+    fn ask(&self, request: Request) -> Result<(), IngestError> {
+        let sent = self.requests.as_ref().map(|sender| sender.send(request));
+        self.wake.raise();
+        sent.and_then(Result::ok).ok_or_else(thread_is_gone)
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.requests = None;
+        self.wake.raise();
+        if let Some(thread) = self.thread.take() {
+            // Whether it has panicked was seen by who asked it.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn thread_is_gone() -> IngestError {
+    IngestError::Fatal {
+        detail: "the thread that reads has ended".to_owned(),
+    }
+}
+
+fn serve(
+    mut ingest: Ingest,
+    asked: &Receiver<Request>,
+    answer: &Sender<Result<Polled, IngestError>>,
+) {
+    // The caller's clock, as of its last poll: nothing is read before it.
+    let mut clock = None;
+    let mut failed = None;
+    loop {
+        match asked.try_recv() {
+            Ok(Request::Poll { now_us, timeout }) => {
+                clock = Some((now_us, Instant::now()));
+                let polled = match failed.take() {
+                    Some(error) => Err(error),
+                    None => ingest.poll(now_us, timeout),
+                };
+                let polled = polled.map(|step| Polled {
+                    step,
+                    lag: ingest.lag(),
+                    dead_letters: ingest.dead_letters(),
+                });
+                if answer.send(polled).is_err() {
+                    return;
+                }
+            }
+            Ok(Request::Commit(positions)) => {
+                if let Err(error) = ingest.commit(&positions) {
+                    tracing::warn!(%error, "the group's offsets were not committed");
+                }
+            }
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => match (clock, &failed) {
+                (Some((now_us, at)), None) => {
+                    let passed = i64::try_from(at.elapsed().as_micros()).unwrap_or(0);
+                    match ingest.read_ahead(now_us.saturating_add(passed)) {
+                        Ok(true) => {}
+                        Ok(false) => ingest.wake().wait(NAP),
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                _ => ingest.wake().wait(NAP),
+            },
+        }
+    }
+}
