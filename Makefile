@@ -100,6 +100,14 @@ test-clients: build ## the Python client and Feast's own protos (from PyPI) agai
 test-object-stores: build ## models on S3's protocol, and MLflow told of them (moto and MLflow from PyPI)
 	@scripts/test-object-stores.sh
 
+.PHONY: test-score-log
+test-score-log: build ## the log of scores on S3's protocol through kill -9 (moto and DuckDB from PyPI, a real Kafka)
+	@scripts/test-score-log.sh
+
+.PHONY: test-secure-kafka
+test-secure-kafka: build ## a real Kafka with TLS, passwords, certificates and access rights
+	@scripts/test-secure-kafka.sh
+
 .PHONY: test-export
 test-export: build ## exported models in ONNX Runtime (from PyPI) against what was scored
 	@scripts/test-export.sh

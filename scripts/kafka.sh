@@ -13,8 +13,8 @@
 # takes PORT+1. No topic is made by itself: a test creates what it uses.
 #
 # Exit codes: 0 done, 1 failed, 2 wrong usage, 3 skipped: there is no Java 17 or no Maven here.
-# Settings: KAFKA_VERSION, KAFKA_JVM_OPTS (added last, so it wins), KAFKA_START_SECONDS (60), JAVA_HOME,
-# XDG_CACHE_HOME.
+# Settings: KAFKA_VERSION, KAFKA_JVM_OPTS (added last, so it wins), KAFKA_PROPERTIES (a file of broker's properties,
+# added last, so they win), KAFKA_START_SECONDS (60), JAVA_HOME, XDG_CACHE_HOME.
 set -euo pipefail
 
 version=${KAFKA_VERSION:-4.4.0}
@@ -137,6 +137,7 @@ group.initial.rebalance.delay.ms=0
 num.network.threads=2
 num.io.threads=4
 PROPERTIES
+  [[ -z ${KAFKA_PROPERTIES:-} ]] || cat "$KAFKA_PROPERTIES"
 }
 
 # A broker in a test lives for seconds: a compiler that only optimises a little starts it sooner.
@@ -234,7 +235,8 @@ restart() {
   start "$dir" "$(port_of "$dir")"
 }
 
-port_of() { sed -nE 's/^advertised\.listeners=.*:([0-9]+)$/\1/p' "$1/server.properties"; }
+# Of properties that were added, listeners may be among them; the first line is this script's own.
+port_of() { sed -nE 's/^advertised\.listeners=.*:([0-9]+)$/\1/p' "$1/server.properties" | head -n 1; }
 
 topics() {
   local dir

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace/target}
+program=${MILLRACE:-$target/release/millrace}
 venv=$target/test-clients
 log=$(mktemp)
 
@@ -12,7 +13,7 @@ python3 -m venv "$venv"
 
 # A test listens there, once the demo is ready; until then its spans are dropped.
 traces=127.0.0.1:43180
-OTEL_EXPORTER_OTLP_ENDPOINT=http://$traces OTEL_BSP_SCHEDULE_DELAY=500 "$target/release/millrace" demo >"$log" 2>&1 &
+OTEL_EXPORTER_OTLP_ENDPOINT=http://$traces OTEL_BSP_SCHEDULE_DELAY=500 "$program" demo >"$log" 2>&1 &
 demo=$!
 trap 'kill -INT "$demo" 2>/dev/null || true; wait "$demo" 2>/dev/null || true; rm -f "$log"' EXIT
 echo 'the demo fills a store; this takes two minutes'

@@ -10,13 +10,37 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::IngestError;
+use crate::group::{LastError, hear_errors};
 use crate::settings::client;
 
 type Admin = AdminClient<DefaultClientContext>;
+
+/// Asks which topics there are: an admin client keeps to itself why no broker answers.
+type Asker = BaseConsumer<Answers>;
+
+#[derive(Default)]
+struct Answers {
+    last_error: LastError,
+}
+
+impl ClientContext for Answers {
+    // What is wrong stands in the error that the caller gets.
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.last_error.note(error.rdkafka_error_code(), reason);
+    }
+}
+
+impl ConsumerContext for Answers {}
 
 /// How long one request to the brokers may take, and how long a new topic may take to be seen.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,17 +59,21 @@ pub fn ensure_topics(
     properties: &BTreeMap<String, String>,
     topics: &[(String, i32)],
 ) -> Result<Vec<String>, IngestError> {
-    let admin: Admin = client(brokers, properties)
+    let config = client(brokers, properties);
+    let asker: Asker = config
+        .create_with_context(Answers::default())
+        .map_err(|error| IngestError::kafka("creating a client", error))?;
+    let existing = topic_names(&asker, brokers)?;
+    let admin: Admin = config
         .create()
         .map_err(|error| IngestError::kafka("creating the admin client", error))?;
-    let existing = topic_names(&admin, brokers)?;
     let missing = topics.iter().filter(|(name, _)| !existing.contains(name));
     let mut created = Vec::new();
     for (name, partitions) in missing {
         create(&admin, name, *partitions)?;
         created.push(name.clone());
     }
-    wait_until_seen(&admin, brokers, &created)?;
+    wait_until_seen(&asker, brokers, &created)?;
     Ok(created)
 }
 
@@ -77,10 +105,10 @@ fn try_create(admin: &Admin, name: &str, partitions: i32, replication: i32) -> R
     }
 }
 
-fn wait_until_seen(admin: &Admin, brokers: &str, topics: &[String]) -> Result<(), IngestError> {
+fn wait_until_seen(asker: &Asker, brokers: &str, topics: &[String]) -> Result<(), IngestError> {
     let deadline = Instant::now() + TIMEOUT;
     while !topics.is_empty() {
-        let existing = topic_names(admin, brokers)?;
+        let existing = topic_names(asker, brokers)?;
         let unseen = topics.iter().find(|name| !existing.contains(name));
         let Some(unseen) = unseen else { break };
         if Instant::now() >= deadline {
@@ -95,14 +123,11 @@ fn wait_until_seen(admin: &Admin, brokers: &str, topics: &[String]) -> Result<()
 }
 
 /// The topics that have partitions.
-fn topic_names(admin: &Admin, brokers: &str) -> Result<Vec<String>, IngestError> {
-    let metadata = admin
-        .inner()
-        .fetch_metadata(None, TIMEOUT)
-        .map_err(|error| IngestError::BrokerUnreachable {
-            brokers: brokers.into(),
-            detail: error.to_string(),
-        })?;
+fn topic_names(asker: &Asker, brokers: &str) -> Result<Vec<String>, IngestError> {
+    let metadata = asker.fetch_metadata(None, TIMEOUT).map_err(|error| {
+        hear_errors(asker);
+        asker.context().last_error.unreachable(brokers, &error)
+    })?;
     let topics = metadata.topics().iter();
     let topics = topics.filter(|topic| !topic.partitions().is_empty());
     Ok(topics.map(|topic| topic.name().to_string()).collect())

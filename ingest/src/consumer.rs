@@ -29,7 +29,7 @@ use crate::align::{Align, RowHeader, Rows, Source, StreamBatch};
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::decode::JsonDecoder;
 use crate::error::IngestError;
-use crate::group::{GroupContext, Rebalance, Wake};
+use crate::group::{GroupContext, Rebalance, Wake, hear_errors};
 use crate::settings::IngestSettings;
 use crate::stream::StreamSpec;
 use crate::telemetry;
@@ -800,15 +800,9 @@ fn unreachable_brokers(
     settings: &IngestSettings,
     error: &KafkaError,
 ) -> IngestError {
-    // The reason waits in the queue as an event.
-    for _ in 0..16 {
-        consumer.poll(Duration::ZERO);
-    }
-    let reason = consumer.context().last_error();
-    IngestError::BrokerUnreachable {
-        brokers: settings.brokers.clone(),
-        detail: reason.unwrap_or_else(|| error.to_string()),
-    }
+    hear_errors(consumer);
+    let last = &consumer.context().last_error;
+    last.unreachable(&settings.brokers, error)
 }
 
 /// Up to three names that one could have meant, the nearest first.

@@ -16,6 +16,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::error::IngestError;
 use crate::telemetry;
 
 /// What the group decided, in order.
@@ -33,7 +34,7 @@ pub(crate) struct GroupContext {
     rebalances: Mutex<Vec<Rebalance>>,
     /// From librdkafka's statistics: what each partition's end was at the last fetch.
     ends: Mutex<HashMap<(String, i32), i64>>,
-    last_error: Mutex<Option<String>>,
+    pub(crate) last_error: LastError,
     closing: AtomicBool,
 }
 
@@ -46,10 +47,6 @@ impl GroupContext {
     pub(crate) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
         let ends = lock(&self.ends);
         ends.get(&(topic.to_string(), partition)).copied()
-    }
-
-    pub(crate) fn last_error(&self) -> Option<String> {
-        lock(&self.last_error).clone()
     }
 
     /// From now on partitions are given back at once: nobody will answer an assignment any more.
@@ -90,11 +87,7 @@ impl ClientContext for GroupContext {
         }
         let name = code.map_or_else(|| "none".into(), |code| format!("{code:?}"));
         telemetry::client_error(&name, reason);
-        let mut last = lock(&self.last_error);
-        // That all are down says less than why one of them is.
-        if code != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
-            *last = Some(reason.to_string());
-        }
+        self.last_error.note(code, reason);
     }
 }
 
@@ -124,6 +117,37 @@ impl ConsumerContext for GroupContext {
         if let Err(error) = result {
             telemetry::commit_failed(&error.to_string());
         }
+    }
+}
+
+/// What librdkafka said last of why it cannot reach a broker. A request that none answers says only that.
+#[derive(Debug, Default)]
+pub struct LastError(Mutex<Option<String>>);
+
+impl LastError {
+    /// Notes what a client's error callback is given.
+    pub fn note(&self, code: Option<RDKafkaErrorCode>, reason: &str) {
+        let mut last = lock(&self.0);
+        // That all are down says less than why one of them is.
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
+            *last = Some(reason.to_string());
+        }
+    }
+
+    /// The error of a request that no broker answered.
+    pub fn unreachable(&self, brokers: &str, error: &KafkaError) -> IngestError {
+        let reason = lock(&self.0).clone();
+        IngestError::BrokerUnreachable {
+            brokers: brokers.into(),
+            detail: reason.unwrap_or_else(|| error.to_string()),
+        }
+    }
+}
+
+/// Lets the context hear the errors that wait in the queue as events.
+pub(crate) fn hear_errors<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+    for _ in 0..16 {
+        consumer.poll(Duration::ZERO);
     }
 }
 

@@ -41,6 +41,7 @@ pub use consumer::{Ingest, Lost, StartOffsets, Step};
 pub use dead_letters::{DeadLetter, DeadLetters, header};
 pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
 pub use error::{IngestError, Remedy};
+pub use group::LastError;
 pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
 pub use stream::StreamSpec;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::align::AlignSettings;
 use crate::error::IngestError;
@@ -23,6 +23,7 @@ pub struct IngestSettings {
     /// a killed worker to time out. (`millrace run` gives the name that is kept in its store.)
     pub instance: Option<String>,
     /// More librdkafka properties (security, fetch sizes), passed to every client.
+    #[serde(deserialize_with = "texts")]
     pub properties: BTreeMap<String, String>,
     /// The most rows that one poll returns.
     pub max_rows: usize,
@@ -217,6 +218,24 @@ fn log_level(properties: &BTreeMap<String, String>) -> RDKafkaLogLevel {
     }
 }
 
+/// librdkafka's properties are texts. What is none is refused without being shown: it may be a password.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let properties = BTreeMap::<String, Property>::deserialize(deserializer)?;
+    Ok(properties
+        .into_iter()
+        .map(|(key, Property::Text(text))| (key, text))
+        .collect())
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a property of Kafka's client is a text: write it in quotes"
+)]
+enum Property {
+    Text(String),
+}
+
 /// Durations as people write them.
 mod duration {
     use std::time::Duration;
@@ -260,6 +279,25 @@ mod tests {
             expected
         );
         assert!(serde_json::from_str::<IngestSettings>(r#"{"patiense": "1s"}"#).is_err());
+    }
+
+    #[test]
+    fn a_property_that_is_no_text_is_refused_and_not_shown() {
+        let read = |value: &str| {
+            let settings = format!(r#"{{"properties": {{"sasl.password": {value}}}}}"#);
+            serde_json::from_str::<IngestSettings>(&settings)
+        };
+        assert_eq!(
+            read(r#""4711""#).unwrap().properties["sasl.password"],
+            "4711"
+        );
+        for value in ["4711", "47.11", "true", "[4711]"] {
+            let error = read(value).unwrap_err().to_string();
+            assert!(
+                error.contains("in quotes") && !error.contains(value),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line: what there is, what it says of itself, and who does it.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -262,6 +263,7 @@ fn init_logging(default: &str) {
         .fmt_fields(LogFields::default())
         .with_env_filter(without_exporter(filter))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }
 

@@ -133,10 +133,9 @@ impl From<IngestError> for Failure {
     fn from(error: IngestError) -> Self {
         let message = with_causes(&error);
         match &error {
-            IngestError::BrokerUnreachable { .. } => Self::failed(message).hint(
-                "is Kafka up? `docker compose up -d kafka` starts one; --brokers or kafka.brokers in \
-                 millrace.toml name another",
-            ),
+            IngestError::BrokerUnreachable { detail, .. } => {
+                Self::failed(message).hint(way_to_a_broker(detail))
+            }
             IngestError::UnknownTopic { near, topic, .. } => {
                 let near = match near.first() {
                     Some(name) => format!("did you mean '{name}'? Else "),
@@ -149,6 +148,22 @@ impl From<IngestError> for Failure {
             }
             _ => Self::failed(message),
         }
+    }
+}
+
+/// What to look at, by what librdkafka said.
+fn way_to_a_broker(detail: &str) -> &'static str {
+    if detail.contains("SASL authentication") {
+        "[kafka.properties] in millrace.toml have sasl.mechanism, sasl.username and sasl.password"
+    } else if detail.contains("certificate verify failed") {
+        "ssl.ca.location in [kafka.properties] of millrace.toml names the file of the authority that the brokers' \
+         certificates are of"
+    } else if detail.contains("SSL ") {
+        "[kafka.properties] in millrace.toml must have what the listener wants: security.protocol, and where it asks \
+         for a certificate ssl.certificate.location and ssl.key.location"
+    } else {
+        "is Kafka up? `docker compose up -d kafka` starts one; --brokers or kafka.brokers in millrace.toml name \
+         another; one that is encrypted wants security.protocol in [kafka.properties]"
     }
 }
 

@@ -212,16 +212,15 @@ impl Pipeline {
                 );
             }
             if !step.positions.is_empty() {
-                self.apply_until_taken(&step, stop)?;
+                self.apply_until_taken(&step, polled.lag, stop)?;
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 ingest.commit(step.positions)?;
             }
-            let progress = &self.live.progress;
-            progress.lag.store(polled.lag, Ordering::Relaxed);
+            self.tell_lag(polled.lag);
             let letters = polled.dead_letters;
+            let progress = &self.live.progress;
             progress.dead_letters.store(letters, Ordering::Relaxed);
-            metrics::gauge!("millrace_consumer_lag").set(polled.lag as f64);
             self.between_steps()?;
         }
         self.finish()
@@ -294,13 +293,21 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A broker that takes no scores stops the way, and loses nothing: the step is applied again.
-    fn apply_until_taken(&mut self, step: &Step, stop: &AtomicBool) -> Outcome<()> {
+    fn tell_lag(&self, lag: i64) {
+        self.live.progress.lag.store(lag, Ordering::Relaxed);
+        metrics::gauge!("millrace_consumer_lag").set(lag as f64);
+    }
+
+    /// A broker that takes no scores stops the way, and loses nothing: the step is applied again. Meanwhile its
+    /// events wait, and `more` after them.
+    fn apply_until_taken(&mut self, step: &Step, more: i64, stop: &AtomicBool) -> Outcome<()> {
         loop {
             match self.apply(step) {
                 Ok(()) => return Ok(()),
                 Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
                     warn!(%failure, "the scores were not taken; the step is applied again");
+                    let rows = step.batches.iter().map(|batch| batch.batch.num_rows());
+                    self.tell_lag(more + rows.sum::<usize>() as i64);
                     std::thread::sleep(RETRY);
                 }
                 Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {

@@ -88,10 +88,12 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     let metrics = workspace.settings.server.metrics;
     runtime.block_on(async { export_metrics(metrics) })?;
     let mut running = Running::start(Arc::new(workspace), &args.roles)?;
+    // One listener for all the time: a signal that comes while the next project takes over is not lost.
+    let mut asked_to_stop = runtime.spawn(signal());
     if let Some(address) = running.address {
         info!(%address, %metrics, "ready");
     }
-    while let Wake::CaughtUp = runtime.block_on(running.wake()) {
+    while let Wake::CaughtUp = runtime.block_on(running.wake(&mut asked_to_stop)) {
         running.take_over()?;
     }
     info!("stopping: what was read is made durable");
@@ -537,7 +539,7 @@ impl Running {
         self.ended.load(Ordering::Relaxed)
     }
 
-    async fn wake(&self) -> Wake {
+    async fn wake(&self, asked_to_stop: &mut tokio::task::JoinHandle<()>) -> Wake {
         let noticed = async {
             loop {
                 let filling = self.filling.as_ref();
@@ -552,7 +554,7 @@ impl Running {
         };
         tokio::select! {
             wake = noticed => wake,
-            () = signal() => Wake::End,
+            _ = asked_to_stop => Wake::End,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use millrace_ingest::{IngestError, IngestSettings};
+use millrace_ingest::{IngestSettings, LastError};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -62,10 +62,8 @@ impl RawProducer {
             .producer
             .client()
             .fetch_metadata(None, self.request_timeout);
-        let metadata = metadata.map_err(|e| IngestError::BrokerUnreachable {
-            brokers: self.brokers.clone(),
-            detail: e.to_string(),
-        })?;
+        let last = &self.deliveries().last_error;
+        let metadata = metadata.map_err(|error| last.unreachable(&self.brokers, &error))?;
         Ok(metadata
             .topics()
             .iter()
@@ -191,7 +189,8 @@ fn refused_setting(error: &KafkaError) -> Failure {
             "millrace.toml: the Kafka property '{key}' is not accepted: {detail}"
         ))
         .hint("[kafka.properties] are librdkafka's"),
-        other => Failure::failed(format!("creating a Kafka producer: {other}")),
+        other => Failure::failed(format!("creating a Kafka producer: {other}"))
+            .hint("[kafka.properties] are librdkafka's; the files that they name must be there"),
     }
 }
 
@@ -202,6 +201,7 @@ struct Deliveries {
     all_settled: Condvar,
     /// Whether it was said that no broker answers, since the last message that one took.
     unreachable: AtomicBool,
+    last_error: LastError,
 }
 
 #[derive(Default)]
@@ -291,6 +291,7 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure};
+        self.last_error.note(error.rdkafka_error_code(), reason);
         match error.rdkafka_error_code() {
             Some(AllBrokersDown) if !self.unreachable.swap(true, Ordering::Relaxed) => {
                 tracing::warn!("no Kafka broker answers; the producer goes on trying");
