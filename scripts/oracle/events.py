@@ -40,6 +40,9 @@ def payments(rnd):
             now += rnd.randint(1, 60 * SECOND)
         else:
             now += rnd.randint(1, 40_000 * SECOND)
+        if rnd.random() < 0.2:
+            # Where the edges of windows and steps may lie.
+            now += -now % (rnd.choice([1, 1, 60, 3600]) * SECOND)
         maybe = lambda value: None if rnd.random() < 0.1 else value
         events.append({
             "tx_id": f"t{number}",
@@ -115,7 +118,9 @@ def spine(rnd, payments):
         elif kind < 0.7:
             t = rnd.randint(START - SECOND, last + 3_000_000 * SECOND)
         elif kind < 0.8:
-            t = event["event_time"] // (60 * SECOND) * 60 * SECOND + rnd.choice([-1, 0, 1])
+            # At the start of a step a view with a resolution can always be asked.
+            unit = rnd.choice([1, 60, 86_400]) * SECOND
+            t = event["event_time"] // unit * unit + rnd.choice([0, unit]) + rnd.choice([-1, 0, 0, 1])
         # Else as of the same time as the row before.
         nobody = {"card": "nobody", "shop": 99}
         rows.append({"row": number, "site": SITE, "event_time": t} | {

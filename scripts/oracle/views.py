@@ -9,8 +9,9 @@ from typing import NamedTuple, Optional
 from oracle.events import SECOND
 
 FILTERS = {
-    "tx": ["", "", "approved", "true", "NOT approved", "units > 3", "amount IS NOT NULL AND channel = 'web'", "shop % 2 = 0",
-           "channel LIKE '%p%' OR units BETWEEN 2 AND 4", "date_part('hour', event_time) < 12", "amount > 10.005"],
+    "tx": ["", "", "approved", "true", "NOT approved", "units > 3", "shop % 2 = 0",
+           "amount IS NOT NULL AND channel = 'web'", "channel LIKE '%p%' OR units BETWEEN 2 AND 4",
+           "date_part('hour', event_time) < 12", "amount > 10.005"],
     "labels": ["", "is_fraud", "true", "shop IN (1, 2)", "tx_time < event_time"],
 }
 WHERES = {
@@ -28,6 +29,7 @@ class Expression(NamedTuple):
 
 
 E = Expression
+# No two casts are of the same thing: they have the same name in DataFusion, which refuses them in one view.
 EXPRESSIONS = {
     "tx": {
         "cents": [E("amount"), E("amount * 2 + units"), E("coalesce(amount, -1)"), E("abs(amount) / 3"),
@@ -40,7 +42,7 @@ EXPRESSIONS = {
         "whole": [E("units"), E("shop"), E("units * 3 - shop"), E("units % 4"), E("big"),
                   E("CAST(amount AS BIGINT)", "trunc(amount)::BIGINT"), E("units / 2", "units // 2"), E("2"),
                   E("CASE channel WHEN 'web' THEN 1 WHEN 'pos' THEN 2 ELSE 0 END"), E("CAST(approved AS INT)"),
-                  E("date_part('hour', event_time)"), E("length(channel)"), E("TRY_CAST(code AS BIGINT)"),
+                  E("date_part('hour', event_time)"), E("length(channel)"), E("TRY_CAST(upper(code) AS BIGINT)"),
                   E("100 / units", "100 // units", "units = 0"),
                   E("CAST(code AS INT)", "TRY_CAST(code AS INT)",
                    "code IS NOT NULL AND TRY_CAST(code AS INT) IS NULL")],
@@ -50,8 +52,8 @@ EXPRESSIONS = {
                  E("approved AND units > 2")],
         "time": [E("event_time"), E("date_trunc('day', event_time)")],
         "date": [E("CAST(event_time AS DATE)")],
-        "decimal": [E("CAST(amount AS DECIMAL(18, 2))")],
-        "real": [E("CAST(amount AS REAL)")],
+        "decimal": [E("CAST(abs(amount) AS DECIMAL(18, 2))")],
+        "real": [E("CAST(-amount AS REAL)")],
     },
     "labels": {
         "cents": [E("CASE WHEN is_fraud THEN 1e0 ELSE 0e0 END")],
