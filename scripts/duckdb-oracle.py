@@ -31,7 +31,7 @@ def main():
     arguments.add_argument("--rounds", type=int, default=100)
     arguments.add_argument("--seed", type=int, default=0, help="of the first round; the next ones count up")
     arguments.add_argument("--live", type=int, default=20, help="every N-th round goes through Kafka too; 0: none does")
-    arguments.add_argument("--keep", help="leave the last round's files in this folder")
+    arguments.add_argument("--keep", help="leave the files of each round under this new folder")
     options = arguments.parse_args()
     compared = {"training-set": 0, "look-ups": 0}
     seeds = range(options.seed, options.seed + options.rounds)
