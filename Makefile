@@ -88,7 +88,7 @@ advisories: ## ask the RustSec database about the dependencies (needs cargo-deny
 	cargo deny --locked check advisories
 
 .PHONY: oracle
-oracle: build ## random views against DuckDB from PyPI (ARGS: --rounds N --seed N)
+oracle: build kafka ## random views against DuckDB from PyPI (ARGS: --rounds N --seed N --live N)
 	@python3 -m venv "$(CARGO_TARGET_DIR)/oracle" && "$(CARGO_TARGET_DIR)/oracle/bin/pip" -q install duckdb
 	@"$(CARGO_TARGET_DIR)/oracle/bin/python" scripts/duckdb-oracle.py "$(CARGO_TARGET_DIR)/release/millrace" $(ARGS)
 
