@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
+use arrow::compute::cast;
 use datafusion::common::{DataFusionError, ScalarValue};
 
 use crate::FeatureError;
@@ -11,7 +12,7 @@ use crate::decay::decayed_to;
 use crate::history::{History, Item};
 use crate::kernel::SlotColumn;
 use crate::packed;
-use crate::rows::evaluate;
+use crate::rows::evaluate_or_null;
 use crate::state::StateReader;
 use crate::tile::Tile;
 use crate::view::{FeatureView, Measure};
@@ -220,8 +221,18 @@ impl FeatureView {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
         let context = || FeatureError::evaluate(format!("view '{}'", self.name));
-        let slots = values.into_iter().map(SlotColumn::finish);
-        let slots = slots.collect::<Result<Vec<_>, _>>().map_err(context())?;
+        let types = self.row_schema.fields().iter().skip(entity.len());
+        let slots = values.into_iter().zip(types).map(|(values, field)| {
+            let values = values.finish()?;
+            // Some aggregates give texts of a kind that answers do not use.
+            match values.data_type() == field.data_type() {
+                true => Ok(values),
+                false => Ok(cast(&values, field.data_type())?),
+            }
+        });
+        let slots = slots
+            .collect::<Result<Vec<_>, DataFusionError>>()
+            .map_err(context())?;
         let as_of: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_of.to_vec()));
         let columns = entity.iter().cloned().chain(slots).chain([as_of]).collect();
         let row = batch(&self.row_schema, columns, rows).map_err(context())?;
@@ -229,7 +240,7 @@ impl FeatureView {
             .outputs
             .iter()
             .zip(self.schema.fields())
-            .map(|(output, field)| evaluate(output, &row, field.data_type()))
+            .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(context())?;
         batch(&self.schema, outputs, rows).map_err(context())
@@ -262,4 +273,56 @@ pub(crate) fn batch(
         columns,
         &options,
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use arrow::array::{AsArray, Int64Array, StringArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::state::MemoryState;
+    use crate::view::Origin;
+    use crate::{Project, SqlFile};
+
+    fn file(path: &str, text: &str) -> SqlFile {
+        SqlFile {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_output_that_fails_on_an_answer_is_null_in_that_answer() {
+        let sources =
+            "CREATE EXTERNAL TABLE t (k VARCHAR NOT NULL, n BIGINT, at TIMESTAMP NOT NULL)
+            STORED AS KAFKA LOCATION 't' WITH ORDER (at)";
+        let sql = "CREATE VIEW v AS SELECT k, 100 / count(*) OVER w AS share,
+            string_agg(k, ' ') OVER w AS names FROM t
+            WINDOW w AS (PARTITION BY k ORDER BY at RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+        let project = Project::plan(&file("sources.sql", sources), &[file("v.sql", sql)], None);
+        let view = project.unwrap().views.remove(0);
+        let events: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["a", "a"])),
+            Arc::new(Int64Array::from(vec![1, 2])),
+            Arc::new(TimestampMicrosecondArray::from(vec![1, 2])),
+        ];
+        let events = RecordBatch::try_new(Arc::clone(&view.stream.schema), events).unwrap();
+        let mut state = MemoryState::default();
+        let origin = Origin {
+            partitions: &[0, 0],
+            offsets: &[0, 1],
+        };
+        view.state_rows(&events, origin, &mut state).unwrap();
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "nobody", "a"]));
+        let answer = view.answer(&state, &[keys], &[3, 3, 2]).unwrap();
+        let share = answer.column_by_name("share").unwrap();
+        let share: Vec<_> = share.as_primitive::<Int64Type>().iter().collect();
+        assert_eq!(share, [Some(50), None, Some(100)]);
+        let names = answer.column_by_name("names").unwrap();
+        let names: Vec<_> = names.as_string::<i32>().iter().collect();
+        assert_eq!(names, [Some("a a"), None, Some("a")]);
+    }
 }

@@ -15,7 +15,7 @@ use crate::FeatureError;
 use crate::answer::batch;
 use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint};
-use crate::rows::evaluate;
+use crate::rows::evaluate_or_null;
 use crate::state::StateReader;
 use crate::stream::Stream;
 use crate::tile::Tile;
@@ -165,7 +165,7 @@ impl InputView {
             .outputs
             .iter()
             .zip(self.schema.fields())
-            .map(|(output, field)| evaluate(output, &row, field.data_type()))
+            .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(context())?;
         batch(&self.schema, outputs, rows).map_err(context())

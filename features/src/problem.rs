@@ -129,7 +129,15 @@ impl Complaint {
                 .hint(known_names("stream or view", &name, &names))
                 .span(span);
         }
-        Self::new(text).span(span)
+        let complaint = Self::new(text).span(span);
+        match complaint.message.contains("unique expression names") {
+            // A cast is no part of DataFusion's names.
+            true => complaint.hint(
+                "two aggregates that differ in a cast alone are one to the planner: write one argument another way, \
+                 CAST(amount + 0 AS BIGINT), or put it in a view of its own",
+            ),
+            false => complaint,
+        }
     }
 
     /// A complaint from a parser's message, whose position stands at its end in words.

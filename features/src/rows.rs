@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
-use arrow::compute::{cast, prep_null_mask_filter, take};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array, new_null_array,
+};
+use arrow::compute::{cast, concat, prep_null_mask_filter, take};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -214,6 +217,41 @@ fn select(events: &RecordBatch, rows: &[u64]) -> Result<RecordBatch, DataFusionE
         .map(|column| take(column, &indexes, None))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(events.schema(), columns)?)
+}
+
+/// As [`evaluate`], with null for rows on which the expression fails (a division by zero, a failed cast): one row of a
+/// batch does not keep the others from their answers.
+pub(crate) fn evaluate_or_null(
+    expr: &Arc<dyn PhysicalExpr>,
+    batch: &RecordBatch,
+    data_type: &DataType,
+) -> Result<ArrayRef, DataFusionError> {
+    let error = match evaluate(expr, batch, data_type) {
+        Ok(values) => return Ok(values),
+        Err(error) => error,
+    };
+    if !is_of_values(&error) {
+        return Err(error);
+    }
+    let rows = (0..batch.num_rows()).map(|row| {
+        let value = evaluate(expr, &batch.slice(row, 1), data_type);
+        value.unwrap_or_else(|_| new_null_array(data_type, 1))
+    });
+    let rows: Vec<ArrayRef> = rows.collect();
+    let rows: Vec<&dyn Array> = rows.iter().map(AsRef::as_ref).collect();
+    Ok(concat(&rows)?)
+}
+
+/// Whether values are to blame, and not the expression.
+fn is_of_values(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Execution(_) => true,
+        DataFusionError::ArrowError(error, _) => !matches!(
+            error.as_ref(),
+            ArrowError::SchemaError(_) | ArrowError::NotYetImplemented(_)
+        ),
+        _ => false,
+    }
 }
 
 /// A column of `data_type` with one value a row of `batch`.

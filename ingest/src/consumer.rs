@@ -107,6 +107,8 @@ pub struct Ingest {
     broken: BTreeSet<Source>,
     mend_at: Option<Instant>,
     gauges_at: Instant,
+    /// Since when the group has not said which partitions are ours, or when that was told last.
+    outside_since: Instant,
     news: News,
 }
 
@@ -145,6 +147,9 @@ const AHEAD_MESSAGES: usize = 1_024;
 
 /// The longest sleep while nothing comes: patience has to be looked after.
 pub(crate) const NAP: Duration = Duration::from_millis(50);
+
+/// How long a group may take to give partitions before that is told, each time anew.
+const OUTSIDE: Duration = Duration::from_secs(20);
 
 /// The pause before positions are mended, so that a broker in trouble is not asked without end.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
@@ -187,6 +192,7 @@ impl Ingest {
             broken: BTreeSet::new(),
             mend_at: None,
             gauges_at: now,
+            outside_since: now,
             news: News::default(),
         })
     }
@@ -328,6 +334,13 @@ impl Ingest {
         if now >= self.gauges_at {
             telemetry::progress(self.lag(), self.align.buffered(), self.lanes.len());
             self.gauges_at = now + Duration::from_secs(1);
+        }
+        if self.settled {
+            self.outside_since = now;
+        } else if now - self.outside_since >= OUTSIDE {
+            self.outside_since = now;
+            let reason = self.consumer.context().last_error.text();
+            telemetry::no_partitions(&self.settings.group, reason.as_deref());
         }
     }
 
@@ -654,8 +667,11 @@ fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
                 taken.out_of_range = true;
                 break;
             }
-            // Others are logged and counted by the context, and librdkafka tries again.
-            Some(Err(error)) => fatal(error)?,
+            // librdkafka tries again, and says nothing more until something changes.
+            Some(Err(error)) => {
+                telemetry::partition_error(&lane.topic, lane.partition, &error);
+                fatal(error)?;
+            }
         }
     }
     Ok(taken)

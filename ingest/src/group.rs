@@ -134,9 +134,13 @@ impl LastError {
         }
     }
 
+    pub(crate) fn text(&self) -> Option<String> {
+        lock(&self.0).clone()
+    }
+
     /// The error of a request that no broker answered.
     pub fn unreachable(&self, brokers: &str, error: &KafkaError) -> IngestError {
-        let reason = lock(&self.0).clone();
+        let reason = self.text();
         IngestError::BrokerUnreachable {
             brokers: brokers.into(),
             detail: reason.unwrap_or_else(|| error.to_string()),

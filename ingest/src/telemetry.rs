@@ -1,6 +1,7 @@
 //! What is logged and counted, one function an event, so that the line and the number cannot drift apart.
 
 use metrics::{counter, gauge};
+use rdkafka::error::KafkaError;
 use tracing::{error, info, warn};
 
 use crate::decode::Reason;
@@ -76,6 +77,18 @@ pub(crate) fn progress(lag: i64, buffered: usize, partitions: usize) {
 pub(crate) fn client_error(code: &str, detail: &str) {
     counter!("millrace_kafka_errors_total", "code" => code.to_string()).increment(1);
     warn!(code, detail, "Kafka client");
+}
+
+pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
+    counter!("millrace_ingest_partition_errors_total", "topic" => topic.to_string()).increment(1);
+    warn!(topic, partition, %error, "a partition cannot be read; trying again");
+}
+
+pub(crate) fn no_partitions(group: &str, reason: Option<&str>) {
+    warn!(
+        group,
+        reason, "the consumer group gives this member no partitions: no events are read"
+    );
 }
 
 pub(crate) fn commit_failed(detail: &str) {

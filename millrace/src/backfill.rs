@@ -15,6 +15,7 @@ use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
 use millrace_features::{Origin, Stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::evolve;
 use crate::failure::{Failure, Outcome};
@@ -234,6 +235,12 @@ pub(crate) fn fill(
     Ok(())
 }
 
+/// What tells the events of a file from those of others, and of topics: Kafka has no partitions below 0.
+pub(crate) fn place_of(path: &Path) -> i32 {
+    let hash = xxh3_64(path.as_os_str().as_encoded_bytes());
+    -1 - (hash >> 33) as i32
+}
+
 fn write(
     workspace: &Workspace,
     stream: &Stream,
@@ -244,8 +251,7 @@ fn write(
     commit: &mut Commit,
 ) -> Outcome<()> {
     let mut pending = Pending::over(marks.seals(&workspace.project));
-    // Kafka has no partitions below 0, so a place in a file is no place in a topic.
-    let places = vec![-1; batch.num_rows()];
+    let places = vec![place_of(path); batch.num_rows()];
     let offsets: Vec<i64> = (rows_before as i64..).take(batch.num_rows()).collect();
     let origin = Origin {
         partitions: &places,
@@ -283,5 +289,18 @@ impl Reading {
             rows: 0,
             is_done: false,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_partitions_are_other_places() {
+        let places =
+            ["/a.parquet", "/b.parquet", "/c/a.parquet"].map(|path| place_of(Path::new(path)));
+        assert!(places.iter().all(|place| *place < 0), "{places:?}");
+        assert!(places[0] != places[1] && places[0] != places[2] && places[1] != places[2]);
     }
 }

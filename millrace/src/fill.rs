@@ -17,7 +17,7 @@ use millrace_features::{FeatureView, Origin, Stream};
 use millrace_ingest::{IngestError, Remedy, Replay, ReplayRange};
 use tracing::{info, warn};
 
-use crate::backfill::files_read;
+use crate::backfill::{files_read, place_of};
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
@@ -184,7 +184,8 @@ impl<'a> Job<'a> {
                 let batch = batch?;
                 let count = batch.num_rows();
                 // As `millrace backfill` counts them.
-                let origin: Vec<(i32, i64)> = (row..).take(count).map(|row| (-1, row)).collect();
+                let place = place_of(path);
+                let origin: Vec<(i32, i64)> = (row..).take(count).map(|row| (place, row)).collect();
                 row += count as i64;
                 oldest = oldest.into_iter().chain(self.oldest(&batch)).min();
                 self.write(&batch, &origin, &[])?;

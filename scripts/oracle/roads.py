@@ -119,7 +119,7 @@ class Live:
 
     def __init__(self, millrace, folder, kafka, seed, views, has_id):
         self.rnd = rnd = random.Random(f"live {seed}")
-        self.views, self.has_id = views, has_id
+        self.views = views
         port = free_ports(2)
         self.address, self.project = f"127.0.0.1:{port}", folder / "live"
         write_project(self.project, views, has_id, topics=f"-{seed}-{rnd.randint(0, 2**40)}", settings=f"""
@@ -193,8 +193,7 @@ class Live:
         # An event of the topic that is older than those of the files could be taken for one of them.
         if any(view.settles() for view in self.views):
             return 0
-        # Events of two files of a stream without an id may have the same place.
-        return self.rnd.choice([0, self.rnd.randint(0, 3 if self.has_id else 1)])
+        return self.rnd.choice([0, self.rnd.randint(0, 3)])
 
     def produce(self, stream, path):
         if not self.server:
