@@ -1,10 +1,13 @@
 //! The settings of ingestion, their defaults, and the librdkafka configuration that follows from them.
 
 use std::collections::BTreeMap;
+use std::env::VarError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::align::AlignSettings;
@@ -218,22 +221,58 @@ fn log_level(properties: &BTreeMap<String, String>) -> RDKafkaLogLevel {
     }
 }
 
-/// librdkafka's properties are texts. What is none is refused without being shown: it may be a password.
+/// librdkafka's properties are texts. What is none is refused without being shown: it may be a password. A password
+/// need not stand in the settings: the environment or a file may have it.
 fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     let properties = BTreeMap::<String, Property>::deserialize(deserializer)?;
-    Ok(properties
-        .into_iter()
-        .map(|(key, Property::Text(text))| (key, text))
-        .collect())
+    let text = |(key, property): (String, Property)| match property.text() {
+        Ok(text) => Ok((key, text)),
+        Err(reason) => Err(D::Error::custom(format_args!("{key}: {reason}"))),
+    };
+    properties.into_iter().map(text).collect()
 }
 
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "a property of Kafka's client is a text: write it in quotes"
+    expecting = "a property of Kafka's client is a text in quotes, { env = \"VARIABLE\" } or { file = \"/whole/path\" }"
 )]
 enum Property {
     Text(String),
+    Env(EnvProperty),
+    File(FileProperty),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnvProperty {
+    env: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileProperty {
+    file: PathBuf,
+}
+
+impl Property {
+    fn text(self) -> Result<String, String> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Env(EnvProperty { env }) => std::env::var(&env).map_err(|error| match error {
+                VarError::NotPresent => format!("there is no variable {env} in the environment"),
+                VarError::NotUnicode(_) => format!("the variable {env} is no text"),
+            }),
+            Self::File(FileProperty { file }) if file.is_relative() => Err(format!(
+                "write the whole path of the file, not {}",
+                file.display()
+            )),
+            Self::File(FileProperty { file }) => std::fs::read_to_string(&file)
+                // Editors end a file with a new line, and no password does.
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| format!("{}: {error}", file.display())),
+        }
+    }
 }
 
 /// Durations as people write them.
@@ -297,6 +336,32 @@ mod tests {
                 error.contains("in quotes") && !error.contains(value),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_password_may_stand_in_a_file_or_in_the_environment() {
+        let read = |value: &str| {
+            let settings = format!(r#"{{"properties": {{"sasl.password": {value}}}}}"#);
+            let settings = serde_json::from_str::<IngestSettings>(&settings);
+            settings
+                .map(|settings| settings.properties["sasl.password"].clone())
+                .map_err(|error| error.to_string())
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from a file\n").unwrap();
+        let file = format!("{{\"file\": {:?}}}", file.path());
+        assert_eq!(read(&file).unwrap(), "from a file");
+        let path = std::env::var("PATH").unwrap();
+        assert_eq!(read(r#"{"env": "PATH"}"#).unwrap(), path);
+        for (value, reason) in [
+            (r#"{"env": "NO_SUCH"}"#, "no variable NO_SUCH"),
+            (r#"{"file": "/no/such"}"#, "/no/such: No such file"),
+            (r#"{"file": "here"}"#, "the whole path"),
+            (r#"{"path": "/no/such"}"#, "in quotes"),
+        ] {
+            let error = read(value).unwrap_err();
+            assert!(error.contains(reason), "{error}");
         }
     }
 

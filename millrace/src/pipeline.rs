@@ -184,6 +184,8 @@ impl Pipeline {
         let mut ingest = ReadAhead::start(ingest)?;
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
+                // Events wait, however many.
+                self.tell_lag(self.live.progress.lag.load(Ordering::Relaxed).max(1));
                 // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
                 std::thread::sleep(RETRY);
                 self.between_steps()?;
