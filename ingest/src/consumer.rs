@@ -51,6 +51,8 @@ pub struct Step {
     pub positions: Vec<(String, i32, i64)>,
     /// Positions that Kafka no longer had.
     pub lost: Vec<Lost>,
+    /// Partitions that are read for the first time, and whose first messages are gone.
+    pub trimmed: Vec<(String, i32)>,
     /// Partitions that were taken over since the last step.
     pub assigned: Vec<(String, i32)>,
     /// Partitions that were given up since the last step. Rows of theirs that were not handed out are dropped: their
@@ -67,6 +69,7 @@ impl Step {
         self.batches.is_empty()
             && self.positions.is_empty()
             && self.lost.is_empty()
+            && self.trimmed.is_empty()
             && self.assigned.is_empty()
             && self.revoked.is_empty()
     }
@@ -134,6 +137,7 @@ struct Lane {
 #[derive(Default)]
 struct News {
     lost: Vec<Lost>,
+    trimmed: Vec<(String, i32)>,
     assigned: Vec<(String, i32)>,
     revoked: Vec<(String, i32)>,
 }
@@ -323,6 +327,7 @@ impl Ingest {
             batches: released.batches,
             positions: positions.collect(),
             lost: news.lost,
+            trimmed: news.trimmed,
             assigned: news.assigned,
             revoked: news.revoked,
             caught_up: self.settled && self.align.caught_up(),
@@ -432,6 +437,9 @@ impl Ingest {
             return wanted;
         };
         let to = valid_position(wanted, marks);
+        if wanted.is_none() && to > 0 {
+            self.news.trimmed.push((topic.to_owned(), partition));
+        }
         if let Some(from) = wanted.filter(|from| *from != to) {
             telemetry::offsets_lost(topic, partition, from, to);
             self.news.lost.push(Lost {

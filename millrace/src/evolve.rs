@@ -138,6 +138,17 @@ impl ViewRecord {
         Ok(())
     }
 
+    /// What a store has of a view that lacks events before a time (µs).
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn lacking(store: &dyn Store, view: &FeatureView, time_us: i64) -> Outcome<Self> {
+        let known = Self::read(store, view.id)?;
+        let mut record = known.unwrap_or_else(|| Self::complete(view));
+        record.since_us = record.since_us.max(Some(time_us));
+        Ok(record)
+    }
+
     fn complete(view: &FeatureView) -> Self {
         Self {
             name: view.name.clone(),

@@ -23,6 +23,7 @@ pub mod failure;
 pub mod files;
 pub mod fill;
 pub mod fold;
+mod gaps;
 pub mod generate;
 pub mod labels;
 pub mod learning;

@@ -134,6 +134,16 @@ impl Progress {
         *all.unwrap_or_else(PoisonError::into_inner) = since;
     }
 
+    /// Notes that a view lacks events before a time (µs).
+    pub fn lacks_before(&self, view: u32, time_us: i64) {
+        let mut all = self
+            .complete_since
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let since = all.entry(view).or_insert(time_us);
+        *since = (*since).max(time_us);
+    }
+
     /// Notes an input that moved. The newest are kept.
     pub fn alarm(&self, alarm: Alarm) {
         let mut alarms = lock(&self.alarms);

@@ -15,9 +15,11 @@ use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
 use millrace_ingest::{Ingest, ReadAhead, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
-use crate::evolve::Reading;
+use crate::backfill::files_read;
+use crate::evolve::{Reading, ViewRecord};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::fold::Folder;
+use crate::gaps::{Gaps, views_of};
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
@@ -42,6 +44,7 @@ pub struct Pipeline {
     reading: Option<Reading>,
     log: Option<ScoreLog>,
     folder: Folder,
+    gaps: Gaps,
     /// When the last flush began.
     flushed: Instant,
     /// A flush that is under way, while steps go on.
@@ -143,6 +146,7 @@ impl Pipeline {
                 live.workspace.settings.store.scoring_cache_bytes,
             )),
             folder: Folder::default(),
+            gaps: Gaps::default(),
             live,
             model,
             reading: None,
@@ -212,6 +216,10 @@ impl Pipeline {
                     to = lost.to,
                     "Kafka no longer has events that were not read"
                 );
+                self.gaps.add(&lost.topic, lost.partition);
+            }
+            for (topic, partition) in &step.trimmed {
+                self.note_trimmed(topic, *partition)?;
             }
             if !step.positions.is_empty() {
                 self.apply_until_taken(&step, polled.lag, stop)?;
@@ -422,6 +430,11 @@ impl Pipeline {
             counts = join.finish(&mut model.join, &mut commit)?;
         }
         crash_point!("acknowledged");
+        let lacking = self.gaps.end(step, &project.streams);
+        for (view, time) in views_of(project, &lacking) {
+            ViewRecord::lacking(self.live.store.as_ref(), view, time)?
+                .write(view.id, &mut commit)?;
+        }
         self.keep_tiles(tiles, &marks, &mut pending);
         self.fold(&marks, &mut pending)?;
         self.recent.get_mut().put_all(&pending);
@@ -444,8 +457,29 @@ impl Pipeline {
             log.committed(logged);
         }
         self.marks = marks;
+        for (view, time) in views_of(&self.live.workspace.project, &lacking) {
+            self.live.progress.lacks_before(view.id, time);
+        }
+        self.gaps.close(&lacking);
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);
+        Ok(())
+    }
+
+    /// A partition is read for the first time, and its first events are gone. Files that were back-filled may have them.
+    fn note_trimmed(&mut self, topic: &str, partition: i32) -> Outcome<()> {
+        let streams = &self.live.workspace.project.streams;
+        let Some(stream) = streams.iter().find(|stream| stream.topic == topic) else {
+            return Ok(());
+        };
+        if files_read(self.live.store.as_ref(), &stream.name)?.is_empty() {
+            warn!(
+                topic,
+                partition,
+                "the oldest events of a partition are gone: windows that reach back to them lack them"
+            );
+            self.gaps.add(topic, partition);
+        }
         Ok(())
     }
 

@@ -175,33 +175,39 @@ impl Asked<'_> {
     }
 }
 
-/// The earliest time (µs) as of which a view still has all events of its windows; none where nothing has expired and
-/// nothing was missing.
+/// The earliest time (µs) as of which a view has all events of its windows; none where nothing has expired and nothing
+/// was missing.
 fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
     let since = live.progress.complete_since(view.id);
-    let Some(reach) = view.reach_us() else {
-        // A window that time does not bound keeps its events for ever, and what it lacked it lacks for ever. With a
-        // resolution it keeps them in sum.
-        let settled = view.resolution().and_then(|_| {
-            let newest = live.progress.newest(&view.stream.name)?;
-            Some(newest.saturating_sub(micros(live.workspace.settings.store.history)))
-        });
-        return settled.into_iter().chain(since).max();
-    };
-    let horizon = live.store.horizons().view(view.id);
-    let kept = horizon.into_iter().chain(since).max()?;
-    Some(kept.saturating_add(reach))
+    // What a window that time does not bound lacked, it lacks for ever.
+    let reach = view.reach_us().unwrap_or(0);
+    let complete = since.map(|since| since.saturating_add(reach));
+    kept_since_us(live, view).into_iter().chain(complete).max()
 }
 
-/// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller
-/// gave it.
+/// The earliest time (µs) as of which no event of a view's windows has expired; none where nothing has.
+fn kept_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
+    let Some(reach) = view.reach_us() else {
+        // A window that time does not bound keeps its events for ever. With a resolution it keeps them in sum.
+        view.resolution()?;
+        let newest = live.progress.newest(&view.stream.name)?;
+        let history = micros(live.workspace.settings.store.history);
+        return Some(newest.saturating_sub(history));
+    };
+    let horizon = live.store.horizons().view(view.id)?;
+    Some(horizon.saturating_add(reach))
+}
+
+/// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller gave it. Where
+/// events were missing from the start there is no better answer to come: it is given, and says since when it is
+/// complete.
 pub(super) fn check_time(
     live: &Live,
     view: &FeatureView,
     field: &str,
     asked_us: i64,
 ) -> Result<(), Refusal> {
-    match answers_since_us(live, view) {
+    match kept_since_us(live, view) {
         Some(earliest_us) if asked_us < earliest_us => Err(Refusal::TooEarly {
             field: field.to_owned(),
             view: view.name.clone(),

@@ -101,7 +101,7 @@ fn views_change_in_a_project_that_is_in_use() {
         system.remove(&format!("features/{name}.sql"));
     }
     system.remove("inputs.sql");
-    let settings = "[store]\npath = \"data/store\"\n";
+    let settings = "[store]\npath = \"data/store\"\n[server]\nmetrics = \"127.0.0.1:0\"\n";
     system.write("millrace.toml", settings);
     let refused = system.command(&["run"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));

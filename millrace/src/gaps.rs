@@ -1,0 +1,148 @@
+//! Partitions of which events are missing: they had been deleted before they were read. The views of their streams have
+//! all events from the first on that is read after them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
+use millrace_features::{FeatureView, Project, Stream};
+use millrace_ingest::Step;
+
+/// Partitions whose next event is not known yet.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps(BTreeSet<(String, i32)>);
+
+/// The end of a gap: topic, partition, and the first event time (µs) after it.
+pub(crate) type GapEnd = (String, i32, i64);
+
+impl Gaps {
+    pub(crate) fn add(&mut self, topic: &str, partition: i32) {
+        self.0.insert((topic.to_owned(), partition));
+    }
+
+    /// The gaps that end in a step of these streams.
+    pub(crate) fn end(&self, step: &Step, streams: &[Arc<Stream>]) -> Vec<GapEnd> {
+        let end = |(topic, partition): &(String, i32)| {
+            let index = streams.iter().position(|stream| stream.topic == *topic)?;
+            let batch = step.batches.iter().find(|batch| batch.stream == index)?;
+            let times = batch.batch.column(streams[index].time);
+            let times = times.as_primitive::<TimestampMicrosecondType>().values();
+            let ours = batch.origin.iter().zip(times);
+            let ours = ours.filter(|((place, _), _)| place == partition);
+            let first = ours.map(|(_, time)| *time).min()?;
+            Some((topic.clone(), *partition, first))
+        };
+        self.0.iter().filter_map(end).collect()
+    }
+
+    pub(crate) fn close(&mut self, ended: &[GapEnd]) {
+        for (topic, partition, _) in ended {
+            self.0.remove(&(topic.clone(), *partition));
+        }
+    }
+}
+
+/// The views that lack events before a time (µs), because of gaps.
+pub(crate) fn views_of<'a>(
+    project: &'a Project,
+    gaps: &'a [GapEnd],
+) -> impl Iterator<Item = (&'a FeatureView, i64)> {
+    project.views.iter().filter_map(|view| {
+        let of_stream = gaps
+            .iter()
+            .filter(|(topic, ..)| *topic == view.stream.topic);
+        let last = of_stream.map(|(_, _, time)| *time).max()?;
+        Some((view.as_ref(), last))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+    use millrace_features::SqlFile;
+    use millrace_ingest::StreamBatch;
+
+    use super::*;
+
+    fn project() -> Project {
+        let file = |path: &str, text: &str| SqlFile {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let stream = |name: &str| {
+            format!(
+                "CREATE EXTERNAL TABLE {name} (k VARCHAR NOT NULL, at TIMESTAMP NOT NULL)
+                 STORED AS KAFKA LOCATION '{name}-topic' WITH ORDER (at);"
+            )
+        };
+        let view = |name: &str| {
+            let sql = format!(
+                "CREATE VIEW of_{name} AS SELECT k, count(*) OVER (PARTITION BY k ORDER BY at
+                 RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW) AS n FROM {name}"
+            );
+            file(&format!("{name}.sql"), &sql)
+        };
+        let sources = file("sources.sql", &[stream("a"), stream("b")].concat());
+        Project::plan(&sources, &[view("a"), view("b")], None).unwrap()
+    }
+
+    fn step(stream: &Stream, index: usize, rows: &[(i32, i64)]) -> Step {
+        let times = rows.iter().map(|(_, time)| *time);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["k"; rows.len()])),
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
+        ];
+        let batch = StreamBatch {
+            stream: index,
+            batch: RecordBatch::try_new(Arc::clone(&stream.schema), columns).unwrap(),
+            origin: rows.iter().map(|(partition, _)| (*partition, 0)).collect(),
+            kafka_ts: vec![-1; rows.len()],
+            headers: Vec::new(),
+        };
+        Step {
+            batches: vec![batch],
+            ..Step::default()
+        }
+    }
+
+    #[test]
+    fn a_view_has_all_events_from_the_first_after_the_last_gap_on() {
+        let project = project();
+        let streams = &project.streams;
+        let mut gaps = Gaps::default();
+        gaps.add("a-topic", 0);
+        gaps.add("a-topic", 2);
+        // Nothing yet of these partitions.
+        assert!(
+            gaps.end(&step(&streams[0], 0, &[(1, 5)]), streams)
+                .is_empty()
+        );
+        assert!(
+            gaps.end(&step(&streams[1], 1, &[(0, 5)]), streams)
+                .is_empty()
+        );
+        let ended = gaps.end(
+            &step(&streams[0], 0, &[(0, 9), (0, 7), (1, 5), (2, 8)]),
+            streams,
+        );
+        assert_eq!(
+            ended,
+            [("a-topic".to_owned(), 0, 7), ("a-topic".to_owned(), 2, 8)]
+        );
+        let views: Vec<_> = views_of(&project, &ended)
+            .map(|(view, time)| (view.name.as_str(), time))
+            .collect();
+        assert_eq!(views, [("of_a", 8)]);
+        // A step that was not committed says the same again.
+        let again = gaps.end(&step(&streams[0], 0, &[(2, 8)]), streams);
+        gaps.close(&again);
+        assert_eq!(
+            gaps.end(&step(&streams[0], 0, &[(0, 9), (2, 8)]), streams)
+                .len(),
+            1
+        );
+    }
+}
