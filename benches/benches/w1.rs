@@ -4,7 +4,6 @@
 //! `W1_EVENTS` names a file of JSON lines with the columns below; without it, events are generated. `PEERS=1` has DuckDB
 //! and plain Python answer the same, after it.
 
-use std::cell::RefCell;
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -246,7 +245,7 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
     let mut ingest = ReadAhead::start(ingest)?;
     let (mut seen, mut started, mut sums) = (0, None, Sums::default());
     let mut marks = Marks::default();
-    let recent = RefCell::new(Recent::new(workspace.settings.store.scoring_cache_bytes));
+    let recent = Recent::new(workspace.settings.store.scoring_cache_bytes);
     while seen < count {
         let step = ingest.poll(now_us(), Duration::from_millis(50))?.step;
         if step.positions.is_empty() {
@@ -292,7 +291,7 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
             .into_iter()
             .filter(is_whole)
             .for_each(|tile| pending.put_tile(tile));
-        recent.borrow_mut().put_all(&pending);
+        recent.put_all(&pending);
         pending.drain_into(&mut commit);
         for (topic, partition, next) in &step.positions {
             commit.offset(topic.as_str(), *partition, *next);

@@ -77,26 +77,76 @@ impl FeatureView {
     ) -> Result<Answer, FeatureError> {
         self.check_entity_columns(entity, as_of.len())?;
         let keys = packed::pack(entity, as_of.len());
-        let mut values = self.slot_columns(as_of.len());
-        let mut is_present = vec![false; as_of.len()];
-        let mut is_rounded = false;
+        let groups = group(&keys);
+        let part = match state.shared().filter(|_| as_of.len() >= WORTH_THREADS) {
+            Some(shared) => self.answer_on_all_cores(shared, groups, as_of)?,
+            None => self.answer_groups(state, groups, as_of)?,
+        };
+        part.tiles.into_iter().for_each(tiles);
+        Ok(Answer {
+            features: self.project(entity, part.values, as_of)?,
+            is_present: part.is_present,
+            is_rounded: part.is_rounded,
+        })
+    }
+
+    /// Answers rows by entity.
+    fn answer_groups(
+        &self,
+        state: &dyn StateReader,
+        groups: Vec<Group<'_>>,
+        as_of: &[i64],
+    ) -> Result<Part, FeatureError> {
+        let mut part = Part::new(self, as_of.len());
         let mut asked = Vec::new();
-        for (key, rows) in group(&keys) {
+        for (key, rows) in groups {
             asked.clear();
             asked.extend(rows.iter().map(|row| as_of[*row]));
             let mut history = History::load(self, state, key, &asked)?;
             for row in rows {
-                is_present[row] = self.answer_row(&mut history, as_of[row], &mut values, row)?;
+                let time = as_of[row];
+                part.is_present[row] =
+                    self.answer_row(&mut history, time, &mut part.values, row)?;
             }
-            is_rounded |= history.is_rounded();
-            self.hand_out(key, &mut history, tiles)?;
+            part.is_rounded |= history.is_rounded();
+            self.hand_out(key, &mut history, &mut |tile| part.tiles.push(tile))?;
         }
-        let features = self.project(entity, values, as_of)?;
-        Ok(Answer {
-            features,
-            is_present,
-            is_rounded,
-        })
+        Ok(part)
+    }
+
+    /// As [`answer_groups`](Self::answer_groups), some entities on each core.
+    fn answer_on_all_cores(
+        &self,
+        state: &(dyn StateReader + Sync),
+        groups: Vec<Group<'_>>,
+        as_of: &[i64],
+    ) -> Result<Part, FeatureError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut shares = shares(groups, as_of.len().div_ceil(cores));
+        let work = |share: &mut Share<'_>| {
+            let asked: Vec<i64> = share.rows.iter().map(|row| as_of[*row]).collect();
+            self.answer_groups(state, std::mem::take(&mut share.groups), &asked)
+        };
+        let parts = std::thread::scope(|scope| {
+            let Some((first, others)) = shares.split_first_mut() else {
+                return Vec::new();
+            };
+            let others: Vec<_> = others
+                .iter_mut()
+                .map(|share| scope.spawn(|| work(share)))
+                .collect();
+            let first = work(first);
+            let joined = others.into_iter().map(|thread| {
+                let part = thread.join();
+                part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            std::iter::once(first).chain(joined).collect()
+        });
+        let mut all = Part::new(self, as_of.len());
+        for (share, part) in shares.iter().zip(parts) {
+            all.put(&share.rows, part?);
+        }
+        Ok(all)
     }
 
     /// A column a slot, of `rows` nulls.
@@ -247,9 +297,69 @@ impl FeatureView {
     }
 }
 
+/// So many rows are worth a thread on each core: each takes microseconds.
+const WORTH_THREADS: usize = 512;
+
+/// An entity, and the rows that ask for it.
+type Group<'a> = (&'a [u8], Vec<usize>);
+
+/// What was found out for some rows.
+struct Part {
+    values: Vec<SlotColumn>,
+    is_present: Vec<bool>,
+    is_rounded: bool,
+    tiles: Vec<Tile>,
+}
+
+impl Part {
+    fn new(view: &FeatureView, rows: usize) -> Self {
+        Self {
+            values: view.slot_columns(rows),
+            is_present: vec![false; rows],
+            is_rounded: false,
+            tiles: Vec::new(),
+        }
+    }
+
+    /// Puts what was found out for these rows.
+    fn put(&mut self, rows: &[usize], part: Self) {
+        for (values, of_rows) in self.values.iter_mut().zip(part.values) {
+            values.put(rows, of_rows);
+        }
+        for (row, is_present) in rows.iter().zip(part.is_present) {
+            self.is_present[*row] = is_present;
+        }
+        self.is_rounded |= part.is_rounded;
+        self.tiles.extend(part.tiles);
+    }
+}
+
+/// Some entities, whose rows are counted from 0, and which rows those are.
+#[derive(Default)]
+struct Share<'a> {
+    groups: Vec<Group<'a>>,
+    rows: Vec<usize>,
+}
+
+/// Cuts groups into shares of about so many rows.
+fn shares(groups: Vec<Group<'_>>, rows: usize) -> Vec<Share<'_>> {
+    let mut shares = vec![Share::default()];
+    for (key, of_key) in groups {
+        if shares.last().is_none_or(|last| last.rows.len() >= rows) {
+            shares.push(Share::default());
+        }
+        if let Some(last) = shares.last_mut() {
+            let first = last.rows.len();
+            last.rows.extend(of_key);
+            last.groups.push((key, (first..last.rows.len()).collect()));
+        }
+    }
+    shares
+}
+
 /// Rows by key, in the order of their first appearance.
-fn group(keys: &[Vec<u8>]) -> Vec<(&[u8], Vec<usize>)> {
-    let mut groups: Vec<(&[u8], Vec<usize>)> = Vec::new();
+fn group(keys: &[Vec<u8>]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
     let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(keys.len());
     for (row, key) in keys.iter().enumerate() {
         let place = *places.entry(key).or_insert_with(|| {
@@ -324,5 +434,98 @@ mod tests {
         let names = answer.column_by_name("names").unwrap();
         let names: Vec<_> = names.as_string::<i32>().iter().collect();
         assert_eq!(names, [Some("a a"), None, Some("a")]);
+    }
+
+    /// A state that several threads may read.
+    struct Shared(MemoryState);
+
+    impl StateReader for Shared {
+        fn scan(
+            &self,
+            view: u32,
+            entity: &[u8],
+            times: std::ops::Range<i64>,
+            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+        ) -> Result<(), crate::StateError> {
+            self.0.scan(view, entity, times, visit)
+        }
+
+        fn scan_back(
+            &self,
+            view: u32,
+            entity: &[u8],
+            before: i64,
+            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+        ) -> Result<(), crate::StateError> {
+            self.0.scan_back(view, entity, before, visit)
+        }
+
+        fn tiles(
+            &self,
+            view: u32,
+            entity: &[u8],
+            level: u8,
+            starts: std::ops::Range<i64>,
+            visit: &mut dyn FnMut(i64, &[u8]),
+        ) -> Result<(), crate::StateError> {
+            self.0.tiles(view, entity, level, starts, visit)
+        }
+
+        fn best_read(
+            &self,
+            view: u32,
+            entity: &[u8],
+            from: i64,
+        ) -> Result<crate::BestRead, crate::StateError> {
+            self.0.best_read(view, entity, from)
+        }
+
+        fn shared(&self) -> Option<&(dyn StateReader + Sync)> {
+            Some(self)
+        }
+    }
+
+    #[test]
+    fn all_cores_say_what_one_says() {
+        let sources =
+            "CREATE EXTERNAL TABLE t (k VARCHAR NOT NULL, n BIGINT, at TIMESTAMP NOT NULL)
+            STORED AS KAFKA LOCATION 't' WITH ORDER (at)";
+        let sql = "CREATE VIEW v AS SELECT k, count(*) OVER w AS c, avg(n) OVER w AS a,
+            stddev(n) OVER w AS s, count(DISTINCT n) OVER w AS d FROM t
+            WINDOW w AS (PARTITION BY k ORDER BY at RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+        let project = Project::plan(&file("sources.sql", sources), &[file("v.sql", sql)], None);
+        let view = project.unwrap().views.remove(0);
+        // One entity has half of the rows, and there are tiles to be made.
+        let count = 4_000_i64;
+        let keys = (0..count).map(|row| match row % 2 {
+            0 => "busy".to_owned(),
+            _ => format!("quiet {}", row % 301),
+        });
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(keys));
+        let times: Vec<i64> = (0..count).map(|row| row * 1_000_000).collect();
+        let events: Vec<ArrayRef> = vec![
+            Arc::clone(&keys),
+            Arc::new(Int64Array::from_iter_values(0..count)),
+            Arc::new(TimestampMicrosecondArray::from(times.clone())),
+        ];
+        let events = RecordBatch::try_new(Arc::clone(&view.stream.schema), events).unwrap();
+        let mut state = MemoryState::default();
+        let origin = Origin {
+            partitions: &vec![0; count as usize],
+            offsets: &(0..count).collect::<Vec<_>>(),
+        };
+        view.state_rows(&events, origin, &mut state).unwrap();
+        let answer = |state: &dyn StateReader| {
+            let mut tiles = Vec::new();
+            let keys = [Arc::clone(&keys)];
+            let answer = view.look_up(state, &keys, &times, &mut |tile| tiles.push(tile));
+            tiles.sort_by(|a, b| (&a.entity, a.span).cmp(&(&b.entity, b.span)));
+            (answer.unwrap(), tiles)
+        };
+        let (one, one_tiles) = answer(&state);
+        let (all, all_tiles) = answer(&Shared(state));
+        assert_eq!(all.features, one.features);
+        assert_eq!(all.is_present, one.is_present);
+        assert_eq!(all_tiles, one_tiles);
     }
 }

@@ -371,6 +371,29 @@ impl SlotColumn {
         }
     }
 
+    /// Sets these rows to the values of another column of the same slot.
+    pub(crate) fn put(&mut self, rows: &[usize], other: Self) {
+        match (self, other) {
+            (Self::Whole(values, valid), Self::Whole(others, other_valid)) => {
+                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
+                    (values[*row], valid[*row]) = (value, is_valid);
+                }
+            }
+            (Self::Floating(values, valid), Self::Floating(others, other_valid)) => {
+                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
+                    (values[*row], valid[*row]) = (value, is_valid);
+                }
+            }
+            (Self::Any(values), Self::Any(others)) => {
+                for (row, value) in rows.iter().zip(others) {
+                    values[*row] = value;
+                }
+            }
+            // One slot, one kind of column.
+            _ => {}
+        }
+    }
+
     pub(crate) fn finish(self) -> Result<ArrayRef, DataFusionError> {
         let nulls = |valid: Vec<bool>| {
             let any_null = valid.contains(&false);

@@ -86,6 +86,11 @@ pub trait StateReader {
     /// # Errors
     /// [`StateError`] when the store fails.
     fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError>;
+
+    /// Itself, where several threads may read it at a time: answers to many rows are then made on all cores.
+    fn shared(&self) -> Option<&(dyn StateReader + Sync)> {
+        None
+    }
 }
 
 /// Where a view puts its rows. A row that is put again under its view, entity, time and unique part replaces

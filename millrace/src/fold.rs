@@ -71,7 +71,7 @@ impl Folder {
         project: &Project,
         marks: &Marks,
         settings: &StoreSection,
-        committed: &dyn Base,
+        committed: &(dyn Base + Sync),
         pending: &mut Pending,
     ) -> Outcome<()> {
         for view in &project.views {
@@ -97,7 +97,7 @@ impl Folder {
         touched: &Touched,
         settled: i64,
         old: i64,
-        committed: &dyn Base,
+        committed: &(dyn Base + Sync),
         pending: &mut Pending,
     ) -> Outcome<()> {
         let name = xxh3_64(&touched.prefix);
@@ -236,7 +236,7 @@ fn read(
     view: &FeatureView,
     entity: &[u8],
     times: Range<i64>,
-    committed: &dyn Base,
+    committed: &(dyn Base + Sync),
     pending: &Pending,
 ) -> Outcome<Read> {
     let ladder = view.ladder();
@@ -264,7 +264,7 @@ fn replace(
     entity: &[u8],
     read: Read,
     old: i64,
-    committed: &dyn Base,
+    committed: &(dyn Base + Sync),
     pending: &mut Pending,
 ) -> Outcome<()> {
     for total in view.fold(&read.rows, old)? {
@@ -287,7 +287,7 @@ fn drop_tiles(
     entity: &[u8],
     top: u8,
     span: &Range<i64>,
-    committed: &dyn Base,
+    committed: &(dyn Base + Sync),
     pending: &mut Pending,
 ) -> Outcome<()> {
     for level in 0..=top {

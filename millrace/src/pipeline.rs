@@ -1,7 +1,6 @@
 //! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -39,7 +38,7 @@ pub struct Pipeline {
     live: Live,
     model: Option<ModelStage>,
     marks: Marks,
-    recent: RefCell<Recent>,
+    recent: Recent,
     /// While views of the next project are filled.
     reading: Option<Reading>,
     log: Option<ScoreLog>,
@@ -142,9 +141,7 @@ impl Pipeline {
         let model = live.scorer.as_ref().map(stage).transpose()?;
         let pipeline = Self {
             marks: Marks::open(live.store.as_ref())?,
-            recent: RefCell::new(Recent::new(
-                live.workspace.settings.store.scoring_cache_bytes,
-            )),
+            recent: Recent::new(live.workspace.settings.store.scoring_cache_bytes),
             folder: Folder::default(),
             gaps: Gaps::default(),
             live,
@@ -437,7 +434,7 @@ impl Pipeline {
         }
         self.keep_tiles(tiles, &marks, &mut pending);
         self.fold(&marks, &mut pending)?;
-        self.recent.get_mut().put_all(&pending);
+        self.recent.put_all(&pending);
         pending.drain_into(&mut commit);
         marks.write(&mut commit);
         for (topic, partition, next) in &step.positions {
@@ -448,7 +445,7 @@ impl Pipeline {
         }
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
-            self.recent.get_mut().clear();
+            self.recent.clear();
             self.folder.clear();
             return Err(error.into());
         }

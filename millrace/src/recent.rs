@@ -1,18 +1,19 @@
 //! The rows of entities that were read lately, in memory: scoring a stream asks for the same cards again and again.
 //!
-//! Only the thread that writes the store may use it: it tells the cache each row that it commits, so that an entry
-//! always is what the store would say. An entry holds all rows of an entity from some time on. Entities with very
+//! Only while no step is being committed may it be asked, by any number of threads: the thread that writes the store
+//! tells the cache each row that it commits, so that an entry always is what the store would say. An entry holds all rows of an entity from some time on. Entities with very
 //! many rows are left to the store and its tiles.
 //!
 //! Two generations bound the memory: what is read stays in the young one; when that is half of the limit, it becomes
 //! the old one, and what was in the old one and not read since goes.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use millrace_feature_store::entity_prefix;
+use millrace_feature_store::{Store, entity_prefix};
 use millrace_features::{BestRead, StateError, StateReader};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::{Base, Committed, EventPlace, Pending, place_of};
 
@@ -25,8 +26,14 @@ const ROW_BYTES: usize = size_of::<EventPlace>() + size_of::<usize>();
 /// What an event key has after its entity's prefix: time and unique part.
 const PLACE_BYTES: usize = 24;
 
+/// Parts of the cache that threads may use at a time.
+const SHARDS: usize = 16;
+
 /// Rows of entities, by the prefix of their keys.
-pub struct Recent {
+pub struct Recent([Mutex<Shard>; SHARDS]);
+
+/// The entities of which the hashes of the prefixes end alike.
+struct Shard {
     young: HashMap<Vec<u8>, Entry>,
     old: HashMap<Vec<u8>, Entry>,
     young_bytes: usize,
@@ -48,6 +55,44 @@ impl Recent {
     /// An empty cache that takes about `limit_bytes` when it is full.
     #[must_use]
     pub fn new(limit_bytes: usize) -> Self {
+        Self(std::array::from_fn(|_| {
+            Mutex::new(Shard::new(limit_bytes / SHARDS))
+        }))
+    }
+
+    /// Notes all rows that are being committed.
+    pub fn put_all(&self, pending: &Pending) {
+        for key in pending.replaced() {
+            let prefix = prefix_of(key);
+            self.shard(prefix).forget(prefix);
+        }
+        for (key, value) in pending.rows() {
+            self.shard(prefix_of(key)).put(key, value);
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|shard| lock(shard).clear());
+    }
+
+    fn shard(&self, prefix: &[u8]) -> MutexGuard<'_, Shard> {
+        lock(&self.0[xxh3_64(prefix) as usize % SHARDS])
+    }
+}
+
+/// What a panic elsewhere left is whole: an entry is put in or taken out as one.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The prefix of the entity of an event's key.
+fn prefix_of(key: &[u8]) -> &[u8] {
+    &key[..key.len().saturating_sub(PLACE_BYTES)]
+}
+
+impl Shard {
+    fn new(limit_bytes: usize) -> Self {
         Self {
             young: HashMap::new(),
             old: HashMap::new(),
@@ -56,18 +101,13 @@ impl Recent {
         }
     }
 
-    /// Notes all rows that are being committed.
-    pub fn put_all(&mut self, pending: &Pending) {
-        for key in pending.replaced() {
-            let prefix = &key[..key.len().saturating_sub(PLACE_BYTES)];
-            self.young.remove(prefix);
-            self.old.remove(prefix);
-        }
-        pending.rows().for_each(|(key, value)| self.put(key, value));
+    fn forget(&mut self, prefix: &[u8]) {
+        self.young.remove(prefix);
+        self.old.remove(prefix);
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) {
-        let prefix = &key[..key.len().saturating_sub(PLACE_BYTES)];
+        let prefix = prefix_of(key);
         let (entry, grows) = match self.young.get_mut(prefix) {
             Some(entry) => (entry, Some(&mut self.young_bytes)),
             None => match self.old.get_mut(prefix) {
@@ -86,13 +126,11 @@ impl Recent {
             }
         } else {
             // A late or repeated event: the store knows better.
-            self.young.remove(prefix);
-            self.old.remove(prefix);
+            self.forget(prefix);
         }
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.young.clear();
         self.old.clear();
         self.young_bytes = 0;
@@ -167,9 +205,9 @@ impl Entry {
 /// The store's rows, through the cache.
 pub struct Cached<'a> {
     /// What the store has.
-    pub store: Committed<'a>,
+    pub store: Committed<'a, dyn Store>,
     /// What was read lately.
-    pub recent: &'a RefCell<Recent>,
+    pub recent: &'a Recent,
 }
 
 impl Cached<'_> {
@@ -224,7 +262,7 @@ impl StateReader for Cached<'_> {
             return self.store.best_read(view, entity, from);
         }
         let prefix = entity_prefix(view, entity);
-        let mut recent = self.recent.borrow_mut();
+        let mut recent = self.recent.shard(&prefix);
         let is_large = match recent.entry(&prefix) {
             Some(entry) if entry.since <= from || entry.is_large => {
                 entry.trim(from);
@@ -254,8 +292,9 @@ impl Base for Cached<'_> {
         reverse: bool,
         visit: &mut dyn FnMut(EventPlace, &[u8]) -> bool,
     ) -> Result<(), StateError> {
-        let mut recent = self.recent.borrow_mut();
-        match recent.entry(&entity_prefix(view, entity)) {
+        let prefix = entity_prefix(view, entity);
+        let mut recent = self.recent.shard(&prefix);
+        match recent.entry(&prefix) {
             Some(entry) if !reverse && !entry.is_large && entry.since <= times.start => {
                 let first = entry
                     .places
@@ -280,7 +319,7 @@ impl Base for Cached<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use millrace_feature_store::{Commit, MemoryStore, Store};
+    use millrace_feature_store::{Commit, MemoryStore};
     use millrace_features::{Span, StateRow, StateWriter, Total};
     use rand::{Rng, SeedableRng};
 
@@ -299,7 +338,7 @@ mod tests {
     fn it_says_what_the_store_says() {
         let mut random = rand_pcg::Pcg64::seed_from_u64(3);
         let store = MemoryStore::new();
-        let recent = RefCell::new(Recent::new(60_000));
+        let recent = Recent::new(SHARDS * 10_000);
         let (mut now, mut hits, mut replaced) = (0_i64, 0, 0);
         for step in 0..3_000 {
             let mut pending = Pending::default();
@@ -343,11 +382,11 @@ mod tests {
                 pending.replace(1, &entity, &places, total);
             }
             let mut commit = Commit::default();
-            recent.borrow_mut().put_all(&pending);
+            recent.put_all(&pending);
             pending.drain_into(&mut commit);
             store.commit(commit).unwrap();
             let cached = Cached {
-                store: Committed(&store),
+                store: Committed(&store as &dyn Store),
                 recent: &recent,
             };
             for _ in 0..3 {
@@ -362,13 +401,12 @@ mod tests {
             }
         }
         assert!(hits > 5_000 && replaced > 100);
-        let recent = recent.borrow();
-        assert!(recent.young_bytes <= 60_000 && !recent.old.is_empty());
-        let large = recent
-            .young
-            .values()
-            .chain(recent.old.values())
-            .any(|entry| entry.is_large);
+        let shards: Vec<_> = recent.0.iter().map(lock).collect();
+        assert!(shards.iter().any(|shard| !shard.old.is_empty()));
+        let mut entries = shards
+            .iter()
+            .flat_map(|shard| shard.young.values().chain(shard.old.values()));
+        let large = entries.any(|entry| entry.is_large);
         assert!(large, "the busy entity outgrew the cache");
     }
 }

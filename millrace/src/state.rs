@@ -14,9 +14,9 @@ use millrace_features::{
 use crate::failure::with_causes;
 
 /// The store's events, as committed: of the store itself, each read of its own moment; or of one moment of it.
-pub struct Committed<'a>(pub &'a dyn Scan);
+pub struct Committed<'a, S: Scan + ?Sized = dyn Scan + 'a>(pub &'a S);
 
-impl StateReader for Committed<'_> {
+impl<S: Scan + ?Sized> StateReader for Committed<'_, S> {
     fn scan(
         &self,
         view: u32,
@@ -88,7 +88,7 @@ pub trait Base: StateReader {
 /// The order of an entity's events: time, then what tells apart those of one microsecond.
 pub type EventPlace = (i64, [u8; 16]);
 
-impl Base for Committed<'_> {
+impl<S: Scan + ?Sized> Base for Committed<'_, S> {
     fn each(
         &self,
         view: u32,
@@ -111,7 +111,7 @@ pub(crate) fn place_of(key: &[u8]) -> EventPlace {
 
 type Keys = (Vec<u8>, Vec<u8>);
 
-impl Committed<'_> {
+impl<S: Scan + ?Sized> Committed<'_, S> {
     fn rows(
         &self,
         table: Table,
@@ -260,7 +260,7 @@ impl Pending {
 /// Committed events with pending ones over them.
 pub struct Overlay<'a> {
     /// What the store has.
-    pub committed: &'a dyn Base,
+    pub committed: &'a (dyn Base + Sync),
     /// What the step adds.
     pub pending: &'a Pending,
 }
@@ -331,6 +331,10 @@ impl StateReader for Overlay<'_> {
         Ok(BestRead::Tiles(
             committed.max(pending.map(|(level, _)| level)),
         ))
+    }
+
+    fn shared(&self) -> Option<&(dyn StateReader + Sync)> {
+        Some(self)
     }
 }
 

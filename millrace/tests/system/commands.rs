@@ -155,8 +155,8 @@ fn a_folder_that_is_no_project_is_named() {
 fn what_is_not_there_is_named() {
     let project = Project::new();
     project.edit("millrace.toml", "127.0.0.1:9092", "127.0.0.1:9");
-    // Where no other program has it.
-    let run = ["run", "--metrics", "127.0.0.1:0"];
+    // At ports that no other program has.
+    let run = ["run", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
     project.fails(&run, 1, &["127.0.0.1:9", "hint", "docker compose up"]);
     project.fails(
         &[
