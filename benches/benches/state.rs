@@ -1,6 +1,6 @@
 //! From JSON messages to committed state, without a broker, beside decoding alone; and look-ups beside empty ones.
 //!
-//! Then a terminal with a million events a week beside a card with a hundred, in a view that is exact and in the same
+//! How a look-up's time grows with an entity's events, and a commit's with the number of entities. Then a terminal with a million events a week beside a card with a hundred, in a view that is exact and in the same
 //! view with a resolution: bytes on disk, and how long a look-up takes.
 
 use std::error::Error;
@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 const EVENTS: usize = 400_000;
 const BATCH: usize = 8_192;
 const LOOK_UPS: usize = 20_000;
+/// Events that are spread over more and more cards.
+const SPREAD: usize = 1_000_000;
 
 /// The program's own.
 #[global_allocator]
@@ -60,8 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             "decode_only_per_second": rate(decode_only.as_secs_f64()),
             "decode_and_commit_per_second": rate(whole.as_secs_f64()),
             "ratio_to_decode_only": decode_only.as_secs_f64() / whole.as_secs_f64(),
-            "look_up_us": { "busiest_card": busy, "card_in_the_middle": typical, "absent_card": absent },
-            "busiest_to_absent": busy / absent,
+            "look_up_us": {
+                "busiest_card_before_it_has_tiles": busy, "card_in_the_middle": typical, "absent_card": absent,
+            },
+            "look_up_us_by_events_a_week": by_events()?,
+            "commits_per_second_by_entities": by_entities(&project)?,
             "million_events_a_week": {
                 "exact": million("")?,
                 "resolution_1_minute": million("WITH (resolution = '1 minute')")?,
@@ -101,13 +106,17 @@ fn decode(project: &Project, messages: &[String]) -> Result<Vec<RecordBatch>, Bo
 type Filled = Result<(tempfile::TempDir, RocksStore), Box<dyn Error>>;
 
 fn fill(project: &Project, messages: &[String]) -> Filled {
+    commit_all(project, &decode(project, messages)?)
+}
+
+fn commit_all(project: &Project, batches: &[RecordBatch]) -> Filled {
     let folder = tempfile::tempdir()?;
     let identity = StoreIdentity {
         project_fingerprint: "bench".into(),
         description: "bench".into(),
     };
     let store = RocksStore::open(&folder.path().join("store"), &identity)?;
-    for (number, batch) in decode(project, messages)?.into_iter().enumerate() {
+    for (number, batch) in batches.iter().enumerate() {
         let places = vec![0; batch.num_rows()];
         let offsets = vec![0; batch.num_rows()];
         let origin = Origin {
@@ -115,7 +124,7 @@ fn fill(project: &Project, messages: &[String]) -> Filled {
             offsets: &offsets,
         };
         let mut pending = Pending::default();
-        project.views[0].state_rows(&batch, origin, &mut pending)?;
+        project.views[0].state_rows(batch, origin, &mut pending)?;
         let mut commit = Commit::default();
         pending.drain_into(&mut commit);
         commit.offset("tx", 0, (number + 1) as i64);
@@ -123,6 +132,38 @@ fn fill(project: &Project, messages: &[String]) -> Filled {
     }
     store.flush()?;
     Ok((folder, store))
+}
+
+/// Median microseconds of a look-up of an entity with so many events in a week, in an exact view.
+fn by_events() -> Result<Value, Box<dyn Error>> {
+    let mut figures = serde_json::Map::new();
+    for count in [100, 1_000, 10_000, 100_000] {
+        let week = a_week("", count)?;
+        figures.insert(count.to_string(), week["median_look_up_us"]["hot"].clone());
+    }
+    Ok(figures.into())
+}
+
+/// Events a second into the committed, flushed store, by the number of cards that they are spread over.
+fn by_entities(project: &Project) -> Result<Value, Box<dyn Error>> {
+    let mut figures = serde_json::Map::new();
+    for cards in [1_000, 10_000, 100_000, 1_000_000] {
+        let mut random = Pcg64::seed_from_u64(1);
+        let messages: Vec<String> = payments(SPREAD, 1)
+            .into_iter()
+            .map(|message| {
+                let card = random.random_range(0..cards);
+                let (before, rest) = message.split_once("\"card_id\":\"").unwrap_or_default();
+                let after = rest.split_once('"').map_or("", |(_, after)| after);
+                format!("{before}\"card_id\":\"c{card:07}\"{after}")
+            })
+            .collect();
+        let batches = decode(project, &messages)?;
+        let time = fastest(2, || drop(commit_all(project, &batches)));
+        let rate = (SPREAD as f64 / time.as_secs_f64()).round();
+        figures.insert(cards.to_string(), json!(rate));
+    }
+    Ok(figures.into())
 }
 
 /// Mean microseconds of a look-up of one card, one after the other.
@@ -147,6 +188,8 @@ fn look_ups(project: &Project, store: &RocksStore, card: &str) -> Result<f64, Bo
 }
 
 const MILLION: usize = 1_000_000;
+/// Events of the quiet entity.
+const QUIET: usize = 100;
 const WEEK_US: i64 = 7 * 86_400_000_000;
 const WEEK_START_US: i64 = 1_767_225_600_000_000;
 
@@ -169,6 +212,11 @@ WINDOW h1 AS (PARTITION BY entity ORDER BY event_time RANGE BETWEEN INTERVAL '1 
 /// A million events of one entity and a hundred of another, in a week and in the order of time, through the steps of a
 /// pipeline: what they take, and how long look-ups of both take.
 fn million(options: &str) -> Result<Value, Box<dyn Error>> {
+    a_week(options, MILLION)
+}
+
+/// As [`million`], with as many events of the hot entity as are asked for.
+fn a_week(options: &str, count: usize) -> Result<Value, Box<dyn Error>> {
     let view = file("v.sql", &format!("CREATE VIEW v {options} {MILLION_VIEW}"));
     let project = Project::plan(&file("sources.sql", MILLION_SOURCES), &[view], None)
         .map_err(|problems| format!("{problems:?}"))?;
@@ -184,9 +232,10 @@ fn million(options: &str) -> Result<Value, Box<dyn Error>> {
     let mut folder_of_rows = Folder::default();
     let mut slowest_us = 0;
     let started = std::time::Instant::now();
-    for first in (0..MILLION).step_by(2_000) {
+    for first in (0..count).step_by(2_000) {
         let step = std::time::Instant::now();
-        let batch = week(&project, first..first + 2_000, &mut random)?;
+        let last = count.min(first + 2_000);
+        let batch = week(&project, count, first..last, &mut random)?;
         let places = vec![0; batch.num_rows()];
         let origin = Origin {
             partitions: &places,
@@ -194,7 +243,7 @@ fn million(options: &str) -> Result<Value, Box<dyn Error>> {
         };
         let mut pending = Pending::over(marks.seals(&project));
         project.views[0].state_rows(&batch, origin, &mut pending)?;
-        marks.advance("tx", time_of(first + 2_000 - 1));
+        marks.advance("tx", time_of(last - 1, count));
         let committed = Committed(&store);
         folder_of_rows
             .fold(&project, &marks, &settings, &committed, &mut pending)
@@ -209,16 +258,17 @@ fn million(options: &str) -> Result<Value, Box<dyn Error>> {
     store.flush()?;
     store.expire()?;
     let bytes = bytes_of_tables(folder.path())?;
-    let hot = hot_look_up(&project, &store, &marks, &settings, "hot")?;
-    let quiet = hot_look_up(&project, &store, &marks, &settings, "quiet")?;
+    let end = time_of(count, count);
+    let hot = hot_look_up(&project, &store, &marks, &settings, "hot", end)?;
+    let quiet = hot_look_up(&project, &store, &marks, &settings, "quiet", end)?;
     store.flush()?;
     store.expire()?;
     let result = json!({
-        "events": MILLION + MILLION / 10_000,
+        "events": count + QUIET,
         "bytes_on_disk": bytes,
-        "bytes_an_event": bytes as f64 / (MILLION + MILLION / 10_000) as f64,
+        "bytes_an_event": bytes as f64 / (count + QUIET) as f64,
         "bytes_on_disk_with_tiles": bytes_of_tables(folder.path())?,
-        "commit_per_second": (MILLION as f64 / seconds).round(),
+        "commit_per_second": (count as f64 / seconds).round(),
         "slowest_commit_us": slowest_us as u64,
         "median_look_up_us": { "hot": hot, "quiet": quiet },
         "hot_to_quiet": hot / quiet,
@@ -228,17 +278,18 @@ fn million(options: &str) -> Result<Value, Box<dyn Error>> {
     Ok(result)
 }
 
-fn time_of(number: usize) -> i64 {
-    WEEK_START_US + (number as i64) * (WEEK_US / MILLION as i64)
+fn time_of(number: usize, count: usize) -> i64 {
+    WEEK_START_US + (number as i64) * (WEEK_US / count as i64)
 }
 
-/// Events of the hot entity, and each ten thousandth time one of the quiet one.
+/// Events of the hot entity, and now and then one of the quiet one.
 fn week(
     project: &Project,
+    count: usize,
     numbers: std::ops::Range<usize>,
     random: &mut Pcg64,
 ) -> Result<RecordBatch, Box<dyn Error>> {
-    let of = |number: usize| match number % 10_000 {
+    let of = |number: usize| match number % (count / QUIET) {
         0 => vec![(number, "hot"), (number, "quiet")],
         _ => vec![(number, "hot")],
     };
@@ -267,7 +318,7 @@ fn week(
         Arc::new(units),
         Arc::new(approved),
         Arc::new(TimestampMicrosecondArray::from_iter_values(
-            events.iter().map(|(number, _)| time_of(*number)),
+            events.iter().map(|(number, _)| time_of(*number, count)),
         )),
     ];
     Ok(RecordBatch::try_new(
@@ -283,10 +334,10 @@ fn hot_look_up(
     marks: &Marks,
     settings: &StoreSection,
     entity: &str,
+    end: i64,
 ) -> Result<f64, Box<dyn Error>> {
     let view = &project.views[0];
     let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![entity]))];
-    let end = time_of(MILLION);
     let times: Vec<i64> = (0..2_000).map(|i| end + i * 30_011).collect();
     for time in [times[0], times[1_999]] {
         let mut pending = Pending::default();
