@@ -9,6 +9,7 @@ mod caller;
 mod screen;
 mod story;
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,7 +92,8 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
         Some(folder) => folder.clone(),
         None => default_folder()?,
     };
-    prepare(&folder)?;
+    // Locked for as long as the demo runs.
+    let _mark = prepare(&folder)?;
     let broker = Broker::start(args.brokers.as_deref())?;
     let workspace = Arc::new(open(&folder, &broker)?);
     broker.check_topics(&workspace)?;
@@ -111,8 +113,9 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
             return Err(running.stop().err().unwrap_or(failure));
         }
     };
-    screen.summary(&running, &folder, started.elapsed());
-    if !args.exit && !interrupted {
+    let stays = !args.exit && !interrupted;
+    screen.summary(&running, &folder, started.elapsed(), stays);
+    if stays {
         println!("The server stays up until Ctrl-C.");
         runtime()?.block_on(signal());
     }
@@ -172,8 +175,9 @@ fn default_folder() -> Outcome<PathBuf> {
     Ok(cache.join("millrace/demo"))
 }
 
-/// A clean project in `folder`. A folder that no demo made is left alone.
-fn prepare(folder: &Path) -> Outcome<()> {
+/// A clean project in `folder`, with the mark that says so, locked. A folder that no demo made is left alone, and one in
+/// which a demo runs.
+fn prepare(folder: &Path) -> Outcome<File> {
     let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", folder.display()));
     if folder.exists() {
         let is_empty = std::fs::read_dir(folder).map_err(failed)?.next().is_none();
@@ -183,14 +187,31 @@ fn prepare(folder: &Path) -> Outcome<()> {
                     .hint("name a new or empty folder: --dir DIR"),
             );
         }
+        if !is_empty {
+            let mark = File::open(folder.join(MARK)).map_err(failed)?;
+            lock(&mark, folder)?;
+        }
         std::fs::remove_dir_all(folder).map_err(failed)?;
     }
     std::fs::create_dir_all(folder.join("features")).map_err(failed)?;
-    std::fs::write(folder.join(MARK), "").map_err(failed)?;
+    let mark = File::create(folder.join(MARK)).map_err(failed)?;
+    lock(&mark, folder)?;
     for (name, text) in PROJECT {
         std::fs::write(folder.join(name), text).map_err(failed)?;
     }
-    Ok(())
+    Ok(mark)
+}
+
+fn lock(mark: &File, folder: &Path) -> Outcome<()> {
+    match mark.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Failure::failed(format!(
+            "a demo runs in {}",
+            folder.display()
+        ))
+        .hint("end it, or name another folder: --dir DIR")),
+        // A file system without locks is no reason not to show anything.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
 }
 
 /// The demo's project: the example, with the broker's address and a few settings for a short story.

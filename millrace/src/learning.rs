@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use millrace_feature_store::Store;
 use millrace_learner::{
@@ -299,15 +299,23 @@ impl Learning {
     /// The end of the next period that has labels.
     fn next_end(&self) -> Option<i64> {
         let every = micros(self.plan().settings.every);
+        let end_of = |time: i64| {
+            let number = time.div_euclid(every).saturating_add(1);
+            number.saturating_mul(every)
+        };
         let first = self.history.first_known_after(self.dealt_with)?;
-        let end = first
-            .div_euclid(every)
-            .saturating_add(1)
-            .saturating_mul(every);
         let after = self
             .done_until_us
             .map_or(i64::MIN, |done| done.saturating_add(every));
-        Some(end.max(after))
+        let end = end_of(first).max(after);
+        // Until there are labels enough for a first model none is dealt with: a period must have a new one all the same,
+        // however late it is by the clock.
+        let is_new = || {
+            self.history
+                .newest_known()
+                .is_some_and(|newest| end <= end_of(newest))
+        };
+        (self.champion.is_some() || is_new()).then_some(end)
     }
 
     fn plan(&self) -> &ModelPlan {
@@ -749,6 +757,13 @@ impl Learning {
             (fresh, self.sample(&past, training, seed)?)
         };
         let training_step = step("update");
+        let hours = |time: Duration| time.as_secs_f64() / 3_600.0;
+        let averaged = training.averaged_updates as f64 / hours(self.plan().settings.every);
+        let training = &LearnerSettings {
+            // Counted in hourly ones: what serves is not to be older because updates are rarer.
+            averaged_updates: (averaged.round() as u64).max(1),
+            ..training.clone()
+        };
         let updated = update(training, self.device, start, &fresh, &replay, seed);
         drop(training_step);
         let updated = match updated {

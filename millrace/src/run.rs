@@ -730,10 +730,11 @@ impl LabelClock {
             self.since = Some(Instant::now());
         }
         let is_quiet = self.since.is_some_and(|since| since.elapsed() >= QUIET);
-        if is_quiet {
-            now_us()
-        } else {
-            newest.unwrap_or(i64::MIN)
+        match newest {
+            // The wall clock may be years ahead of the first label.
+            None => i64::MIN,
+            Some(_) if is_quiet => now_us(),
+            Some(newest) => newest,
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::serve::admission::LimitSettings;
 use crate::serve::tls::TlsSettings;
 use crate::traces::TraceSettings;
 
+mod check;
+
 /// The settings of a project. Paths are relative to its folder.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -289,6 +291,12 @@ impl Settings {
     /// # Errors
     /// As [`read`](Self::read); a change that names no setting, or a value that it cannot have.
     pub fn read_with(folder: &Path, changes: &[String]) -> Outcome<Self> {
+        let settings = Self::read_changed(folder, changes)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn read_changed(folder: &Path, changes: &[String]) -> Outcome<Self> {
         let mut settings = Self::read_file(folder)?;
         if changes.is_empty() {
             return Ok(settings);

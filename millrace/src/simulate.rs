@@ -89,6 +89,7 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
             _ => args.output.join(format!("run-{}", index + 1)),
         };
         let workspace = Workspace::open_with(project, settings)?;
+        check_output(&folder)?;
         runs.push(run(workspace, args, &folder, from_us, name, settings)?);
     }
     let page = args.output.join("report.html");
@@ -398,6 +399,41 @@ fn absolute(path: &Path) -> Outcome<PathBuf> {
 }
 
 /// Removes a folder that an earlier run has left.
+/// What a simulation writes, and the next one in the same folder replaces.
+const WRITTEN: [&str; 7] = [
+    ".store",
+    "models",
+    "scores.parquet",
+    "scores.parquet.partial",
+    "updates.jsonl",
+    "summary.json",
+    "report.html",
+];
+
+/// Refuses a folder that holds something else than a simulation: that may be a registry that is in use.
+fn check_output(folder: &Path) -> Outcome<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => {
+            return Err(Failure::input(format!(
+                "--output {}: {e}",
+                folder.display()
+            )));
+        }
+    };
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_other = |name: &String| !WRITTEN.contains(&name.as_str()) && !name.starts_with("run-");
+    match names.find(is_other) {
+        None => Ok(()),
+        Some(name) => Err(Failure::input(format!(
+            "--output {}: the folder holds '{name}', which is of no simulation",
+            folder.display()
+        ))
+        .hint("name a folder that is new: a simulation replaces what is in it")),
+    }
+}
+
 fn clear(folder: &Path) -> Outcome<()> {
     match fs::remove_dir_all(folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::failed(format!(

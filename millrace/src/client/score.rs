@@ -7,10 +7,9 @@ use std::path::Path;
 use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
 use millrace_proto::v1::{Score, ScoreRequest};
 use serde_json::{Value as Json, json};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::connection::{connect, failure};
+use super::connection::{Connection, connect, failure};
 use super::{go_on, print_line};
 use crate::failure::{Failure, Outcome};
 use crate::serve::{MAX_MESSAGE_BYTES, time_us};
@@ -113,7 +112,7 @@ fn lines(name: String, input: impl BufRead) -> impl Iterator<Item = Outcome<Even
 
 struct Scoring<'a, W: Write> {
     server: &'a str,
-    client: ScoringServiceClient<Channel>,
+    client: ScoringServiceClient<Connection>,
     inputs: bool,
     out: BufWriter<W>,
     events: u64,

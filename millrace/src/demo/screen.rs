@@ -209,7 +209,7 @@ impl Screen {
         let _ = self.panel.clear();
     }
 
-    pub(super) fn summary(&self, running: &Running, folder: &Path, elapsed: Duration) {
+    pub(super) fn summary(&self, running: &Running, folder: &Path, elapsed: Duration, stays: bool) {
         self.clear();
         let progress = &running.live.progress;
         let count = |counter: &AtomicU64| grouped(counter.load(Ordering::Relaxed));
@@ -228,7 +228,7 @@ impl Screen {
             count(&progress.dead_letters)
         );
         print_versions(running);
-        print_next(running, folder);
+        print_next(running, folder, stays);
     }
 }
 
@@ -270,7 +270,8 @@ fn version_row(manifest: &Manifest) -> String {
     )
 }
 
-fn print_next(running: &Running, folder: &Path) {
+/// What to try: with the server where it stays up, and else with what it left.
+fn print_next(running: &Running, folder: &Path, stays: bool) {
     let now = running
         .live
         .progress
@@ -280,15 +281,19 @@ fn print_next(running: &Running, folder: &Path) {
     // The last day that is over.
     let as_of = rfc3339(now - now.rem_euclid(DAY_US));
     let folder = folder.display();
-    println!(
-        "\nTry next, in another terminal (millrace is built by `make build`, which says where it is):"
-    );
-    println!("  millrace features get card_activity card_id=42 --as-of {as_of} --project {folder}");
+    let place = if stays { ", in another terminal" } else { "" };
+    println!("\nTry next{place} (millrace is built by `make build`, which says where it is):");
     println!("  millrace models list --project {folder}");
     println!("  millrace check --project {folder}");
-    println!(
-        "  echo '{{\"tx_id\":\"me-1\",\"card_id\":\"42\",\"terminal_id\":\"7\",\"amount\":499.0,\"event_time\":\"{as_of}\"}}' \\\n    | millrace score - --project {folder}\n"
-    );
+    if stays {
+        println!(
+            "  millrace features get card_activity card_id=42 --as-of {as_of} --project {folder}"
+        );
+        println!(
+            "  echo '{{\"tx_id\":\"me-1\",\"card_id\":\"42\",\"terminal_id\":\"7\",\"amount\":499.0,\"event_time\":\"{as_of}\"}}' \\\n    | millrace score - --project {folder}"
+        );
+    }
+    println!();
 }
 
 fn model_line(running: &Running) -> String {

@@ -119,19 +119,24 @@ fn contradiction(fresh: &Examples, scores: &[f32], settings: &GateSettings) -> O
     let frauds = fresh.frauds();
     let rows = fresh.len();
     let expected: f64 = scores.iter().map(|score| f64::from(*score)).sum();
-    if frauds >= TELLING && frauds as f64 > settings.max_fraud_ratio * expected.max(1.0) {
+    let genuine = rows - frauds;
+    let can_tell = frauds >= TELLING && genuine >= TELLING;
+    let area = match can_tell {
+        true => roc_auc(scores, fresh.labels(), fresh.weights()),
+        false => None,
+    };
+    // The standard error of the area where scores say nothing (Hanley, McNeil 1982).
+    let (f, g) = (frauds as f64, genuine as f64);
+    let error = ((f + g + 1.0) / (12.0 * f * g)).sqrt();
+    // Frauds that the champion ranks high are frauds, however few it expected: it is the one that is wrong.
+    let is_ranked = area.is_some_and(|area| area - 3.0 * error > 0.5);
+    let is_much = frauds as f64 > settings.max_fraud_ratio * expected.max(1.0);
+    if frauds >= TELLING && is_much && !is_ranked {
         return Some(format!(
             "{frauds} of {rows} labels are frauds where the champion expected {expected:.1}"
         ));
     }
-    let genuine = rows - frauds;
-    if frauds < TELLING || genuine < TELLING {
-        return None;
-    }
-    let area = roc_auc(scores, fresh.labels(), fresh.weights())?;
-    // The standard error of the area where scores say nothing (Hanley, McNeil 1982).
-    let (f, g) = (frauds as f64, genuine as f64);
-    let error = ((f + g + 1.0) / (12.0 * f * g)).sqrt();
+    let area = area?;
     (area + 3.0 * error < 0.5).then(|| {
         format!("the labels contradict the champion: its area under the ROC curve is {area:.2}")
     })
@@ -164,6 +169,16 @@ mod tests {
         assert_eq!(contradicts(60, 400, true), None);
         assert_eq!(contradicts(3, 400, false), None);
         assert!(contradicts(40, 400, false).unwrap().contains("ROC curve"));
+        // A champion that expects next to none, and ranks them all the same, keeps no label out.
+        let (plenty, scores) = labelled(76, 9_000, true);
+        let timid: Vec<f32> = scores.iter().map(|score| score / 1e5).collect();
+        assert_eq!(
+            contradiction(&plenty, &timid, &GateSettings::default()),
+            None
+        );
+        let blind = vec![1e-5; timid.len()];
+        let reason = contradiction(&plenty, &blind, &GateSettings::default()).unwrap();
+        assert!(reason.contains("76 of 9076 labels are frauds"), "{reason}");
         let (turned, _) = labelled(397, 3, true);
         let scores = vec![0.008; 400];
         let reason = contradiction(&turned, &scores, &GateSettings::default()).unwrap();

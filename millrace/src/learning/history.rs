@@ -104,6 +104,11 @@ impl History {
         self.known_us.get(row).copied()
     }
 
+    /// When the newest label became known.
+    pub(super) fn newest_known(&self) -> Option<i64> {
+        self.known_us.back().copied()
+    }
+
     /// Rows after a number that became known before a time, without those that are put aside.
     pub(super) fn between(&self, after: u64, before_us: i64) -> Vec<usize> {
         let from = self.numbers.partition_point(|number| *number <= after);
