@@ -382,7 +382,7 @@ fn table(summaries: &[&Summary]) -> Table {
             summary.versions.to_string(),
             summary.accepted.to_string(),
             summary.rejected.to_string(),
-            summary.labels_put_aside.to_string(),
+            summary.periods_put_aside.to_string(),
             summary.rollbacks.to_string(),
             format!("{:.0} s", summary.learning_seconds),
             format!("{:.0} s", summary.seconds),

@@ -25,7 +25,7 @@ const COLOURS: [RGBColor; 7] = [
 ];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;\
-color:#222;background:#fff}table{border-collapse:collapse;margin:1em 0;font-size:13px;font-variant-numeric:\
+color:#222;background:#fff}table{display:block;overflow-x:auto;border-collapse:collapse;margin:1em 0;font-size:13px;font-variant-numeric:\
 tabular-nums}td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child,\
 td.text{text-align:left}svg{max-width:100%;height:auto}h2{margin-top:2em}p.note{color:#555;font-size:13px}\
 span.key{display:inline-block;width:12px;height:12px;margin:0 5px 0 14px}details{margin:1em 0}";
@@ -106,7 +106,7 @@ fn summary(html: &mut String, runs: &[Run]) {
     html.push_str(
         "<table><tr><th>run</th><th>events</th><th>frauds</th><th>average precision</th><th>ROC AUC</th>\
          <th>log loss</th><th>calibration error</th><th>mean score</th><th>fraud rate</th><th>versions</th>\
-         <th>accepted</th><th>rejected</th><th>labels put aside</th><th>rolled back</th><th>learning, s</th>\
+         <th>accepted</th><th>rejected</th><th>periods put aside</th><th>rolled back</th><th>learning, s</th>\
          <th>all, s</th></tr>\n",
     );
     let digits = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
@@ -128,7 +128,7 @@ fn summary(html: &mut String, runs: &[Run]) {
             s.versions,
             s.accepted,
             s.rejected,
-            s.labels_put_aside,
+            s.periods_put_aside,
             s.rollbacks,
             s.learning_seconds,
             s.seconds
@@ -149,8 +149,7 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
     let refused: Vec<&UpdateLine> = updates
         .iter()
         .filter(|line| {
-            let is_told =
-                line.reason.is_some() && (line.tested.is_some() || line.version.is_none());
+            let is_told = line.reason.is_some() && (line.rejected || line.version.is_none());
             is_told || line.rolled_back.is_some() || line.duplicate_labels > 0
         })
         .collect();
@@ -160,7 +159,7 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
     }
     let _ = writeln!(
         html,
-        "<details open><summary>{} periods in which something was refused or came twice</summary>\n\
+        "<details><summary>{} periods in which something was refused or came twice</summary>\n\
          <table><tr><th>until</th><th>version</th><th>labels</th><th>frauds</th><th>what, and why</th></tr>",
         refused.len()
     );
@@ -198,7 +197,7 @@ fn alarms(html: &mut String, alarms: &[Alarm]) {
         return;
     }
     html.push_str(
-        "<details open><summary>Inputs of scored events that moved, when they were scored</summary>\n\
+        "<details><summary>Inputs of scored events that moved, when they were scored</summary>\n\
          <table><tr><th>until</th><th>input</th><th>stability index</th><th>usual, at most</th></tr>\n",
     );
     for alarm in alarms {

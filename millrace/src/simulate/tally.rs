@@ -60,6 +60,8 @@ pub(super) struct UpdateLine {
     pub(super) shift: Option<f64>,
     /// Whether it took the traffic.
     pub(super) accepted: bool,
+    /// Whether its test found it worse.
+    pub(super) rejected: bool,
     /// Why it did not.
     pub(super) reason: Option<String>,
     /// What it was tested on, and against what.
@@ -97,7 +99,7 @@ pub(super) struct Summary {
     pub(super) versions: usize,
     pub(super) accepted: usize,
     pub(super) rejected: usize,
-    pub(super) labels_put_aside: usize,
+    pub(super) periods_put_aside: usize,
     pub(super) rollbacks: usize,
     pub(super) learning_seconds: f64,
     pub(super) seconds: f64,
@@ -187,7 +189,9 @@ impl Tally {
                         Some("a newer version took its place while another was canary".to_owned());
                 }
                 Verdict::Promoted => (line.accepted, line.reason) = (true, None),
-                Verdict::Rejected(reason) => line.reason = Some(reason.clone()),
+                Verdict::Rejected(reason) => {
+                    (line.rejected, line.reason) = (true, Some(reason.clone()));
+                }
             }
         }
         let measured = |metrics: millrace_learner::Metrics| Measured {
@@ -210,6 +214,7 @@ impl Tally {
             after: after.map(measured),
             shift: None,
             accepted: false,
+            rejected: false,
             reason: None,
             tested: None,
             prequential_average_precision: period.prequential.average_precision,
@@ -272,8 +277,8 @@ impl Tally {
             calibration_error: calibration_error(&self.scores, &self.labels, GROUPS),
             versions: with(&|line| line.version.is_some()),
             accepted: with(&|line| line.accepted),
-            rejected: with(&|line| !line.accepted && line.tested.is_some()),
-            labels_put_aside: with(&|line| {
+            rejected: with(&|line| line.rejected),
+            periods_put_aside: with(&|line| {
                 line.reason
                     .as_ref()
                     .is_some_and(|reason| reason.starts_with("labels were put aside"))
