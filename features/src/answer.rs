@@ -436,55 +436,6 @@ mod tests {
         assert_eq!(names, [Some("a a"), None, Some("a")]);
     }
 
-    /// A state that several threads may read.
-    struct Shared(MemoryState);
-
-    impl StateReader for Shared {
-        fn scan(
-            &self,
-            view: u32,
-            entity: &[u8],
-            times: std::ops::Range<i64>,
-            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
-        ) -> Result<(), crate::StateError> {
-            self.0.scan(view, entity, times, visit)
-        }
-
-        fn scan_back(
-            &self,
-            view: u32,
-            entity: &[u8],
-            before: i64,
-            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
-        ) -> Result<(), crate::StateError> {
-            self.0.scan_back(view, entity, before, visit)
-        }
-
-        fn tiles(
-            &self,
-            view: u32,
-            entity: &[u8],
-            level: u8,
-            starts: std::ops::Range<i64>,
-            visit: &mut dyn FnMut(i64, &[u8]),
-        ) -> Result<(), crate::StateError> {
-            self.0.tiles(view, entity, level, starts, visit)
-        }
-
-        fn best_read(
-            &self,
-            view: u32,
-            entity: &[u8],
-            from: i64,
-        ) -> Result<crate::BestRead, crate::StateError> {
-            self.0.best_read(view, entity, from)
-        }
-
-        fn shared(&self) -> Option<&(dyn StateReader + Sync)> {
-            Some(self)
-        }
-    }
-
     #[test]
     fn all_cores_say_what_one_says() {
         let sources =
@@ -515,17 +466,22 @@ mod tests {
             offsets: &(0..count).collect::<Vec<_>>(),
         };
         view.state_rows(&events, origin, &mut state).unwrap();
-        let answer = |state: &dyn StateReader| {
-            let mut tiles = Vec::new();
-            let keys = [Arc::clone(&keys)];
-            let answer = view.look_up(state, &keys, &times, &mut |tile| tiles.push(tile));
-            tiles.sort_by(|a, b| (&a.entity, a.span).cmp(&(&b.entity, b.span)));
-            (answer.unwrap(), tiles)
+        let packed = packed::pack(&[keys], times.len());
+        let columns = |part: Part| {
+            let columns = part.values.into_iter().map(SlotColumn::finish);
+            columns.collect::<Result<Vec<_>, _>>().unwrap()
         };
-        let (one, one_tiles) = answer(&state);
-        let (all, all_tiles) = answer(&Shared(state));
-        assert_eq!(all.features, one.features);
+        let sorted = |part: &mut Part| {
+            let mut tiles = std::mem::take(&mut part.tiles);
+            tiles.sort_by(|a, b| (&a.entity, a.span).cmp(&(&b.entity, b.span)));
+            tiles
+        };
+        let mut one = view.answer_groups(&state, group(&packed), &times).unwrap();
+        let mut all = view
+            .answer_on_all_cores(&state, group(&packed), &times)
+            .unwrap();
+        assert_eq!(sorted(&mut all), sorted(&mut one));
         assert_eq!(all.is_present, one.is_present);
-        assert_eq!(all_tiles, one_tiles);
+        assert_eq!(columns(all), columns(one));
     }
 }

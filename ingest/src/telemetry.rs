@@ -1,10 +1,15 @@
 //! What is logged and counted, one function an event, so that the line and the number cannot drift apart.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
 use metrics::{counter, gauge};
 use rdkafka::error::KafkaError;
 use tracing::{error, info, warn};
 
 use crate::decode::Reason;
+use crate::group::lock;
 
 pub(crate) fn received(topic: &str, messages: usize, rows: usize) {
     counter!("millrace_ingest_messages_total", "topic" => topic.to_string())
@@ -74,10 +79,22 @@ pub(crate) fn progress(lag: i64, buffered: usize, partitions: usize) {
     gauge!("millrace_ingest_partitions").set(partitions as f64);
 }
 
+/// A client whose brokers are away says so ten times a second: each kind of error is logged now and then, and counted
+/// each time.
 pub(crate) fn client_error(code: &str, detail: &str) {
     counter!("millrace_kafka_errors_total", "code" => code.to_string()).increment(1);
-    warn!(code, detail, "Kafka client");
+    static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+    let now = Instant::now();
+    let mut logged = lock(&LOGGED);
+    let last = logged.get(code);
+    if last.is_none_or(|last| now - *last >= AGAIN) {
+        logged.insert(code.to_owned(), now);
+        warn!(code, detail, "Kafka client");
+    }
 }
+
+/// Between two log lines of one kind of error.
+const AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
     counter!("millrace_ingest_partition_errors_total", "topic" => topic.to_string()).increment(1);
