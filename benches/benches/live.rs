@@ -19,15 +19,14 @@ use hdrhistogram::Histogram;
 use millrace::cli::Arguments;
 use millrace::pipeline::now_us;
 use millrace::produce::RawProducer;
-use millrace_benches::{Kafka, SOURCES, VIEW, report};
+use millrace_benches::{Kafka, SOURCES, VIEW, bare_consumer, report};
 use millrace_ingest::{IngestSettings, ensure_topics};
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
 use millrace_proto::v1::{Column, EntityStatus, GetFeaturesRequest};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::Offset;
 use rdkafka::message::Message;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -255,17 +254,7 @@ fn consume(
     ready: &Sender<()>,
     seen: &Sender<(String, Instant)>,
 ) -> Result<()> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "bare")
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.queue.backoff.ms", "5")
-        .create()?;
-    let mut partitions = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        partitions.add_partition_offset("tx", partition, Offset::End)?;
-    }
-    consumer.assign(&partitions)?;
+    let consumer = bare_consumer(brokers, "tx", PARTITIONS, Offset::End)?;
     while !stop.load(Ordering::Relaxed) {
         let Some(message) = consumer.poll(Duration::from_millis(100)) else {
             continue;

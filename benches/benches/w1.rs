@@ -21,13 +21,12 @@ use millrace::recent::{Cached, Recent};
 use millrace::state::{Committed, Overlay, Pending};
 use millrace::training_set::{TrainingSetArgs, training_set};
 use millrace::workspace::Workspace;
-use millrace_benches::{Kafka, SOURCES, VIEW, payments, report};
+use millrace_benches::{Kafka, SOURCES, VIEW, bare_consumer, payments, report};
 use millrace_feature_store::{Commit, Store};
 use millrace_features::Origin;
 use millrace_ingest::{Ingest, JsonDecoder, ReadAhead, ensure_topics};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::Offset;
 use rdkafka::message::Message;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 const PARTITIONS: i32 = 4;
@@ -172,17 +171,8 @@ fn produce(workspace: &Workspace, events: &Path) -> Result<usize> {
 
 /// The limit: librdkafka's messages through the decoder, and nothing else.
 fn decode_only(workspace: &Workspace, count: usize) -> Result<Duration> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &workspace.settings.kafka.brokers)
-        .set("group.id", "bare")
-        .set("fetch.wait.max.ms", "10")
-        .set("fetch.queue.backoff.ms", "5")
-        .create()?;
-    let mut partitions = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        partitions.add_partition_offset("tx", partition, Offset::Beginning)?;
-    }
-    consumer.assign(&partitions)?;
+    let brokers = &workspace.settings.kafka.brokers;
+    let consumer = bare_consumer(brokers, "tx", PARTITIONS, Offset::Beginning)?;
     let mut decoder = JsonDecoder::new(stream_specs(workspace).remove(0))?;
     let (mut seen, mut started) = (0, None);
     let mut messages = Vec::new();

@@ -5,6 +5,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 /// A running broker.
@@ -43,6 +46,31 @@ impl Kafka {
             brokers: format!("127.0.0.1:{port}"),
         })
     }
+}
+
+/// What ours is measured beside: a consumer of all partitions of a topic, outside of any group's decisions.
+///
+/// # Errors
+/// What the client refuses.
+pub fn bare_consumer(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    from: Offset,
+) -> KafkaResult<BaseConsumer> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "bare")
+        .set("fetch.wait.max.ms", "100")
+        // As ours: with its default of a second, a queue that was full starves.
+        .set("fetch.queue.backoff.ms", "5")
+        .create()?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, from)?;
+    }
+    consumer.assign(&list)?;
+    Ok(consumer)
 }
 
 impl Drop for Kafka {

@@ -9,7 +9,7 @@ mod load;
 mod model;
 
 pub use echo::{ask_echo, serve_echo};
-pub use kafka::Kafka;
+pub use kafka::{Kafka, bare_consumer};
 pub use load::{Load, connect, load};
 pub use model::manifest;
 

@@ -569,12 +569,7 @@ impl Ingest {
             return Ok(false);
         };
         let taken = take(lane, room.min(most))?;
-        let next = taken.next;
-        if taken.out_of_range {
-            self.broken.insert(source);
-            self.mend_at
-                .get_or_insert_with(|| Instant::now() + MEND_PAUSE);
-        }
+        let (next, out_of_range) = (taken.next, taken.out_of_range);
         let busy = !taken.messages.is_empty();
         if busy {
             let mut rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
@@ -586,6 +581,10 @@ impl Ingest {
         }
         drop(taken);
         lane.next = next;
+        if out_of_range {
+            self.broken.insert(source);
+            self.mend_soon();
+        }
         Ok(busy)
     }
 }
