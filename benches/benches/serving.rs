@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, StringArray};
 use millrace::live::Live;
 use millrace::pipeline::stream_specs;
-use millrace::priority::Priority;
+use millrace::priority::{Priority, step_aside};
 use millrace::scorer::Scorer;
 use millrace::serve::{bind, serve};
 use millrace::state::{Committed, Pending};
@@ -406,7 +406,9 @@ fn sum_up(live: &Live) -> Result<()> {
         })?;
         let mut commit = Commit::default();
         pending.drain_into(&mut commit);
+        step_aside();
         live.store.commit(commit)?;
+        step_aside();
     }
     Ok(())
 }
@@ -416,9 +418,12 @@ fn fill(live: &Live, messages: &[String], until: Option<(&AtomicBool, &AtomicU64
     let specs = stream_specs(&live.workspace).into_iter();
     let spec = specs.into_iter().find(|spec| spec.name == "tx");
     let mut decoder = JsonDecoder::new(spec.ok_or("no stream tx")?)?;
-    for messages in messages.chunks(4_096) {
+    // As the pipeline does while somebody asks.
+    let rows = if until.is_some() { 256 } else { 8_192 };
+    for messages in messages.chunks(rows) {
         let payloads: Vec<Option<&[u8]>> = messages.iter().map(|m| Some(m.as_bytes())).collect();
         let events = decoder.decode(&payloads, i64::MAX)?.batch;
+        step_aside();
         let places = vec![0; events.num_rows()];
         let offsets = vec![0; events.num_rows()];
         let origin = Origin {
@@ -428,11 +433,14 @@ fn fill(live: &Live, messages: &[String], until: Option<(&AtomicBool, &AtomicU64
         let mut pending = Pending::default();
         let views = &live.workspace.project.views;
         for view in views.iter().filter(|view| view.stream.name == "tx") {
+            step_aside();
             view.state_rows(&events, origin, &mut pending)?;
         }
         let mut commit = Commit::default();
         pending.drain_into(&mut commit);
+        step_aside();
         live.store.commit(commit)?;
+        step_aside();
         if let Some((stop, count)) = until {
             count.fetch_add(events.num_rows() as u64, Ordering::Relaxed);
             if stop.load(Ordering::Relaxed) {

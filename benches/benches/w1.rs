@@ -237,7 +237,9 @@ fn ingest(workspace: Arc<Workspace>, count: usize, answers: bool) -> Result<(Dur
     let mut marks = Marks::default();
     let recent = Recent::new(workspace.settings.store.scoring_cache_bytes);
     while seen < count {
-        let step = ingest.poll(now_us(), Duration::from_millis(50))?.step;
+        let step = ingest
+            .poll(now_us(), Duration::from_millis(50), usize::MAX)?
+            .step;
         if step.positions.is_empty() {
             continue;
         }

@@ -15,9 +15,10 @@
 //! becomes the old one, and what was in the old one and not read since goes.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ahash::RandomState;
 
 use crate::Table;
 
@@ -40,13 +41,15 @@ pub(crate) struct Caches {
 /// Entries of one table, by the prefix of their keys.
 pub(crate) struct EntityCache {
     shards: [Mutex<Shard>; SHARDS],
+    /// Which shard an entity is in.
+    hash: RandomState,
     shard_bytes: usize,
 }
 
 #[derive(Default)]
 struct Shard {
-    young: HashMap<Vec<u8>, Arc<Rows>>,
-    old: HashMap<Vec<u8>, Arc<Rows>>,
+    young: HashMap<Vec<u8>, Arc<Rows>, RandomState>,
+    old: HashMap<Vec<u8>, Arc<Rows>, RandomState>,
     young_bytes: usize,
 }
 
@@ -136,6 +139,7 @@ impl EntityCache {
     fn new(limit_bytes: usize) -> Self {
         Self {
             shards: Default::default(),
+            hash: RandomState::default(),
             shard_bytes: limit_bytes / SHARDS,
         }
     }
@@ -173,8 +177,7 @@ impl EntityCache {
     }
 
     fn shard(&self, prefix: &[u8]) -> MutexGuard<'_, Shard> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(prefix);
-        let shard = &self.shards[hash as usize % SHARDS];
+        let shard = &self.shards[self.hash.hash_one(prefix) as usize % SHARDS];
         // Nothing that panics is done under the lock.
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -282,18 +282,18 @@ impl FeatureView {
         });
         let slots = slots
             .collect::<Result<Vec<_>, DataFusionError>>()
-            .map_err(context())?;
+            .map_err(|error| context()(error))?;
         let as_of: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_of.to_vec()));
         let columns = entity.iter().cloned().chain(slots).chain([as_of]).collect();
-        let row = batch(&self.row_schema, columns, rows).map_err(context())?;
+        let row = batch(&self.row_schema, columns, rows).map_err(|error| context()(error))?;
         let outputs = self
             .outputs
             .iter()
             .zip(self.schema.fields())
             .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(context())?;
-        batch(&self.schema, outputs, rows).map_err(context())
+            .map_err(|error| context()(error))?;
+        batch(&self.schema, outputs, rows).map_err(|error| context()(error))
     }
 }
 

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 
 use crate::FeatureError;
 use crate::fold;
@@ -260,7 +261,13 @@ pub(crate) fn evaluate(
     batch: &RecordBatch,
     data_type: &DataType,
 ) -> Result<ArrayRef, DataFusionError> {
-    let array = expr.evaluate(batch)?.into_array(batch.num_rows())?;
+    let array = match expr.downcast_ref::<Column>() {
+        // Most outputs of a view: the general way checks the schema each time.
+        Some(column) if column.index() < batch.num_columns() => {
+            Arc::clone(batch.column(column.index()))
+        }
+        _ => expr.evaluate(batch)?.into_array(batch.num_rows())?,
+    };
     if array.data_type() == data_type {
         return Ok(array);
     }

@@ -34,7 +34,11 @@ pub struct Polled {
 }
 
 enum Request {
-    Poll { now_us: i64, timeout: Duration },
+    Poll {
+        now_us: i64,
+        timeout: Duration,
+        most_rows: usize,
+    },
     Commit(Vec<(String, i32, i64)>),
 }
 
@@ -65,8 +69,17 @@ impl ReadAhead {
     ///
     /// # Errors
     /// As there, of reading ahead too.
-    pub fn poll(&mut self, now_us: i64, timeout: Duration) -> Result<Polled, IngestError> {
-        self.ask(Request::Poll { now_us, timeout })?;
+    pub fn poll(
+        &mut self,
+        now_us: i64,
+        timeout: Duration,
+        most_rows: usize,
+    ) -> Result<Polled, IngestError> {
+        self.ask(Request::Poll {
+            now_us,
+            timeout,
+            most_rows,
+        })?;
         self.answers.recv().map_err(|_| thread_is_gone())?
     }
 
@@ -112,11 +125,15 @@ fn serve(
     let mut failed = None;
     loop {
         match asked.try_recv() {
-            Ok(Request::Poll { now_us, timeout }) => {
+            Ok(Request::Poll {
+                now_us,
+                timeout,
+                most_rows,
+            }) => {
                 clock = Some((now_us, Instant::now()));
                 let polled = match failed.take() {
                     Some(error) => Err(error),
-                    None => ingest.poll(now_us, timeout),
+                    None => ingest.poll(now_us, timeout, most_rows),
                 };
                 let polled = polled.map(|step| Polled {
                     step,
@@ -137,7 +154,8 @@ fn serve(
                 (Some((now_us, at)), None) => {
                     let passed = i64::try_from(at.elapsed().as_micros()).unwrap_or(0);
                     match ingest.read_ahead(now_us.saturating_add(passed)) {
-                        Ok(true) => {}
+                        // Nobody waits for what is read ahead.
+                        Ok(true) => std::thread::yield_now(),
                         Ok(false) => ingest.wake().wait(NAP),
                         Err(error) => failed = Some(error),
                     }

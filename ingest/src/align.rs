@@ -225,6 +225,11 @@ impl Align {
         self.lanes.get(&source).map(Lane::position)
     }
 
+    /// Changes how many rows a step has at most, from the next one on.
+    pub fn set_max_rows(&mut self, max_rows: usize) {
+        self.settings.max_rows = max_rows.max(1);
+    }
+
     /// The rows that wait, in all partitions.
     pub fn buffered(&self) -> usize {
         self.lanes.values().map(|lane| lane.buffered).sum()

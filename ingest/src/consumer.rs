@@ -209,17 +209,24 @@ impl Ingest {
     }
 
     /// The next step: as soon as there is anything to tell, and after `timeout` with nothing. `now_us` (microseconds
-    /// since 1970) decides which events are from the future.
+    /// since 1970) decides which events are from the future. The step has at most `most_rows` rows, and never more than
+    /// the settings say.
     ///
     /// It must be called at least every few seconds: the group takes a member that does not poll for dead
     /// (`max.poll.interval.ms`).
     ///
     /// # Errors
     /// After an error with [`Remedy::Retry`](crate::Remedy::Retry) nothing is lost: poll again.
-    pub fn poll(&mut self, now_us: i64, timeout: Duration) -> Result<Step, IngestError> {
+    pub fn poll(
+        &mut self,
+        now_us: i64,
+        timeout: Duration,
+        most_rows: usize,
+    ) -> Result<Step, IngestError> {
+        let most_rows = most_rows.min(self.settings.max_rows);
         let deadline = Instant::now() + timeout;
         // A step that was read ahead needs no more reading.
-        let mut enough = self.align.buffered() >= self.settings.max_rows;
+        let mut enough = self.align.buffered() >= most_rows;
         loop {
             // What an earlier poll could not get rid of goes first: until then, nothing more is read.
             self.letters.deliver()?;
@@ -227,7 +234,7 @@ impl Ingest {
             self.mend()?;
             let busy = std::mem::take(&mut enough) || self.read(now_us)?;
             self.letters.deliver()?;
-            let step = self.step()?;
+            let step = self.step(most_rows)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !step.is_empty() || left.is_zero() {
                 self.gauge();
@@ -308,7 +315,8 @@ impl Ingest {
         (end.unwrap_or(lane.end) - position).max(0)
     }
 
-    fn step(&mut self) -> Result<Step, IngestError> {
+    fn step(&mut self, most_rows: usize) -> Result<Step, IngestError> {
+        self.align.set_max_rows(most_rows);
         let released = self.align.release(self.started.elapsed())?;
         for source in released.out_of_patience {
             if let Some(lane) = self.lanes.get(&source) {

@@ -1,7 +1,7 @@
 //! What a running process shares between its roles: the store, the scorer, the registry, and how far it is.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow::array::ArrayRef;
@@ -88,6 +88,8 @@ pub struct Progress {
     pub dead_letters: AtomicU64,
     /// Messages that are in Kafka and not committed yet.
     pub lag: AtomicI64,
+    /// Somebody has asked for an answer lately.
+    asked: AtomicBool,
     /// Newest event time that was committed, µs, by stream.
     newest: Mutex<BTreeMap<String, i64>>,
     /// Since when a view has all of its events, µs, by its id; none for those that had them from the start.
@@ -142,6 +144,20 @@ impl Progress {
             .unwrap_or_else(PoisonError::into_inner);
         let since = all.entry(view).or_insert(time_us);
         *since = (*since).max(time_us);
+    }
+
+    /// Notes that somebody asks for an answer.
+    pub fn asked(&self) {
+        // Nearly always it is noted already, and a write would take the line from the other cores.
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody has asked for an answer since the last time that this was called.
+    #[must_use]
+    pub fn take_asked(&self) -> bool {
+        self.asked.swap(false, Ordering::Relaxed)
     }
 
     /// Notes an input that moved. The newest are kept.

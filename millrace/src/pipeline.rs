@@ -22,6 +22,7 @@ use crate::gaps::{Gaps, views_of};
 use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
+use crate::priority::step_aside;
 use crate::recent::{Cached, Recent};
 use crate::score_log::{ScoreLog, ScoredRows};
 use crate::score_topic::ScoreSink;
@@ -70,6 +71,10 @@ const MISSES_AT_ONCE: usize = 16;
 
 /// Events and their places in their topic.
 type Newer = (RecordBatch, Vec<(i32, i64)>);
+
+/// Rows of a step while somebody asks for answers: a thread that answers may wait for a core until the step is through,
+/// for the kernel lets a running thread have milliseconds. More of them cost fewer commits.
+const ROWS_BETWEEN_ANSWERS: usize = 256;
 
 /// Pause before Kafka is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -192,7 +197,11 @@ impl Pipeline {
                 self.between_steps()?;
                 continue;
             }
-            let polled = match ingest.poll(now_us(), Duration::from_millis(50)) {
+            let most_rows = match self.live.progress.take_asked() {
+                true => ROWS_BETWEEN_ANSWERS,
+                false => usize::MAX,
+            };
+            let polled = match ingest.poll(now_us(), Duration::from_millis(50), most_rows) {
                 Ok(polled) => polled,
                 Err(error) if error.remedy() == Remedy::Retry => {
                     warn!(
@@ -403,6 +412,7 @@ impl Pipeline {
                 pending: &pending,
             };
             let streams = &self.live.workspace.project.streams;
+            step_aside();
             for (batch, traces) in step.batches.iter().zip(&mut *traces) {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
                     scored += batch.batch.num_rows() as u64;
@@ -443,6 +453,7 @@ impl Pipeline {
         if let Some(log) = &self.log {
             log.put(&mut logged, &mut commit);
         }
+        step_aside();
         if let Err(error) = self.live.store.commit(commit) {
             // It has rows that the store has not.
             self.recent.clear();
@@ -450,6 +461,7 @@ impl Pipeline {
             return Err(error.into());
         }
         crash_point!("committed");
+        step_aside();
         if let Some(log) = &mut self.log {
             log.committed(logged);
         }
@@ -546,6 +558,7 @@ impl Pipeline {
                 partitions: &partitions,
                 offsets: &offsets,
             };
+            step_aside();
             for (row, reason) in view.state_rows(events, origin, pending)? {
                 let (partition, offset) = places[row];
                 metrics::counter!("millrace_events_left_out_total", "view" => view.name.clone())

@@ -34,6 +34,13 @@ impl Priority {
     }
 }
 
+/// Lets threads that wait for this one's core go first. A thread that wakes up gets its core only at the kernel's next
+/// tick, some milliseconds later, whatever the priority of the one that runs there: long work says now and then that
+/// it can wait.
+pub fn step_aside() {
+    std::thread::yield_now();
+}
+
 fn crossplatform(step: u8) -> ThreadPriority {
     // The steps above are in range.
     ThreadPriorityValue::try_from(step).map_or(ThreadPriority::Min, ThreadPriority::Crossplatform)

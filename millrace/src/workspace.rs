@@ -9,6 +9,7 @@ use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
 
 use crate::evolve::check_project;
 use crate::failure::{Failure, Outcome};
+use crate::priority::Priority;
 use crate::registry::Place;
 use crate::settings::{ModelSettings, Settings};
 
@@ -125,7 +126,13 @@ impl Workspace {
     pub fn open_store(&self) -> Outcome<RocksStore> {
         let settings = &self.settings.store;
         let path = self.path(&settings.path);
-        let store = RocksStore::open_with(&path, &self.identity(), &settings.rocksdb)?;
+        // The threads that flush and compact have the priority of the one that opens.
+        let open = || {
+            Priority::Events.take();
+            RocksStore::open_with(&path, &self.identity(), &settings.rocksdb)
+        };
+        let store = std::thread::scope(|scope| scope.spawn(open).join());
+        let store = store.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         check_project(&store, self)?;
         Ok(store)
     }

@@ -152,7 +152,9 @@ impl Seen {
 fn poll_until(ingest: &mut Ingest, seen: &mut Seen, done: impl Fn(&Seen, bool) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while Instant::now() < deadline {
-        let step = ingest.poll(NOW_US, Duration::from_millis(100)).unwrap();
+        let step = ingest
+            .poll(NOW_US, Duration::from_millis(100), usize::MAX)
+            .unwrap();
         let caught_up = step.caught_up;
         seen.add(step);
         if done(seen, caught_up) {
@@ -189,7 +191,9 @@ fn reading_ahead_gives_what_polling_gives() {
     let mut seen = Seen::default();
     let mut caught_up = false;
     while !caught_up {
-        let polled = ahead.poll(NOW_US, Duration::from_secs(10)).unwrap();
+        let polled = ahead
+            .poll(NOW_US, Duration::from_secs(10), usize::MAX)
+            .unwrap();
         caught_up = polled.step.caught_up;
         ahead.commit(polled.step.positions.clone()).unwrap();
         seen.add(polled.step);
@@ -241,7 +245,12 @@ fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
     cluster.produce("tx", 1, events("b", 500));
     cluster.produce("labels", 1, events("c", 10));
     let mut ingest = cluster.start(&["tx", "labels"], nowhere());
-    assert!(!ingest.poll(NOW_US, Duration::ZERO).unwrap().caught_up);
+    assert!(
+        !ingest
+            .poll(NOW_US, Duration::ZERO, usize::MAX)
+            .unwrap()
+            .caught_up
+    );
 
     let mut seen = Seen::default();
     poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
@@ -388,7 +397,7 @@ fn positions_wait_while_the_dead_letter_topic_takes_nothing() {
     let deadline = Instant::now() + Duration::from_secs(30);
     while seen.rows.is_empty() {
         assert!(Instant::now() < deadline);
-        match ingest.poll(NOW_US, Duration::from_millis(100)) {
+        match ingest.poll(NOW_US, Duration::from_millis(100), usize::MAX) {
             Ok(step) => seen.add(step),
             Err(error) => {
                 assert_eq!(error.remedy(), crate::Remedy::Retry, "{error}");
@@ -517,7 +526,9 @@ fn two_members_share_the_partitions_and_no_event_is_missed() {
         assert!(Instant::now() < deadline);
         let mut caught_up = true;
         for (member, seen) in members.iter_mut().zip(&mut seen) {
-            let step = member.poll(NOW_US, Duration::from_millis(20)).unwrap();
+            let step = member
+                .poll(NOW_US, Duration::from_millis(20), usize::MAX)
+                .unwrap();
             for (topic, partition, next) in &step.positions {
                 let mut store = store.lock().unwrap();
                 store.insert((topic.clone(), *partition), *next);
@@ -542,8 +553,9 @@ fn two_members_share_the_partitions_and_no_event_is_missed() {
             }
         }
     }
-    assert_eq!(seen[0].revoked.len(), 4);
-    assert_eq!(seen[0].assigned.len(), 4 + 2);
+    // A group that is slow to answer may share out twice.
+    assert!(seen[0].revoked.len() >= 4);
+    assert_eq!(seen[0].assigned.len(), seen[0].revoked.len() + 2);
     // `range`: the same partition number of both topics, so that one key's streams stay together.
     for member in &members {
         let partitions: BTreeSet<i32> = member.assignment().into_iter().map(|(_, p)| p).collect();

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use arrow::datatypes::FieldRef;
+use metrics::Histogram;
 use millrace_features::{FeatureView, Project};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -42,6 +43,8 @@ pub(super) struct Selected {
     pub(super) columns: Vec<usize>,
     /// Where its entity's columns are among the selection's keys.
     pub(super) keys: Vec<usize>,
+    /// How long its look-ups take.
+    pub(super) seconds: Histogram,
 }
 
 impl Selected {
@@ -195,6 +198,7 @@ impl Selection {
             view: Arc::clone(view),
             columns: Vec::new(),
             keys,
+            seconds: metrics::histogram!("millrace_lookup_seconds", "view" => view.name.clone()),
         });
         self.views.len() - 1
     }

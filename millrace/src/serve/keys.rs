@@ -4,6 +4,7 @@
 //! hold it whole; everything else must be of the column's own kind. Cutting a fraction, or reading
 //! TRUE as 1, would ask about another entity than the caller meant.
 
+use std::fmt::Arguments;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray, new_empty_array};
@@ -31,12 +32,12 @@ fn lists(column: &Column) -> [(&'static str, usize); 7] {
 ///
 /// # Errors
 /// Values of several kinds, or nulls that are no rows of it.
-pub(super) fn length(path: &str, column: &Column) -> Result<usize, Refusal> {
+pub(super) fn length(path: Arguments<'_>, column: &Column) -> Result<usize, Refusal> {
     let mut filled = lists(column).into_iter().filter(|(_, length)| *length > 0);
     let (kind, length) = filled.next().unwrap_or(("strings", 0));
     if let Some((other, _)) = filled.next() {
         let reason = format!("it has values in {kind} and in {other}: a column is of one kind");
-        return Err(Refusal::argument(path, reason));
+        return Err(Refusal::argument(path.to_string(), reason));
     }
     match column.nulls.iter().find(|row| **row as usize >= length) {
         None => Ok(length),
@@ -52,7 +53,7 @@ pub(super) fn length(path: &str, column: &Column) -> Result<usize, Refusal> {
 /// # Errors
 /// A value that is null or of another type, by its path in the message.
 pub(super) fn key_column(
-    path: &str,
+    path: Arguments<'_>,
     field: &Field,
     column: &Column,
     rows: usize,
@@ -69,7 +70,7 @@ pub(super) fn key_column(
 /// # Errors
 /// A value of another type, by its path in the message.
 pub(super) fn value_column(
-    path: &str,
+    path: Arguments<'_>,
     field: &Field,
     column: &Column,
     rows: usize,
@@ -166,7 +167,7 @@ mod tests {
 
     fn check(column: &Column, data_type: &DataType, expected: Result<ScalarValue, &str>) {
         let field = Field::new("x", data_type.clone(), true);
-        let got = key_column("keys[\"x\"]", &field, column, 1);
+        let got = key_column(format_args!("keys[\"x\"]"), &field, column, 1);
         match expected {
             Ok(value) => assert_eq!(
                 ScalarValue::try_from_array(&got.unwrap(), 0).unwrap(),
@@ -252,11 +253,18 @@ mod tests {
             nulls,
             ..Column::default()
         };
-        assert_eq!(length("k", &column(0, 0, vec![])).unwrap(), 0);
-        assert_eq!(length("k", &column(0, 3, vec![2])).unwrap(), 3);
-        let both = length("k", &column(1, 1, vec![])).unwrap_err().to_string();
+        assert_eq!(length(format_args!("k"), &column(0, 0, vec![])).unwrap(), 0);
+        assert_eq!(
+            length(format_args!("k"), &column(0, 3, vec![2])).unwrap(),
+            3
+        );
+        let both = length(format_args!("k"), &column(1, 1, vec![]))
+            .unwrap_err()
+            .to_string();
         assert!(both.contains("int64s and in strings"), "{both}");
-        let past = length("k", &column(1, 0, vec![1])).unwrap_err().to_string();
+        let past = length(format_args!("k"), &column(1, 0, vec![1]))
+            .unwrap_err()
+            .to_string();
         assert!(past.contains("k.nulls: row 1"), "{past}");
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn look_up(
     keys: &[ArrayRef],
     as_of_us: i64,
 ) -> Result<Vec<ViewAnswer>, Refusal> {
+    live.progress.asked();
     let mut step = traces::step("look-up");
     let entities = keys.first().map_or(0, |column| column.len());
     step.note("millrace.entities", entities as i64);
@@ -116,8 +117,7 @@ impl Asked<'_> {
             complete_until_us: self.complete_until_us,
             answers_since_us: answers_since_us(self.live, view),
         };
-        metrics::histogram!("millrace_lookup_seconds", "view" => view.name.clone())
-            .record(started.elapsed());
+        self.selected.seconds.record(started.elapsed());
         Ok(answer)
     }
 
@@ -281,7 +281,10 @@ pub(super) fn key_columns(
     let path = |name: &str| format!("keys[{name:?}]");
     let mut rows: Option<(&str, usize)> = None;
     for field in &selection.keys {
-        let length = length(&path(field.name()), &keys[field.name()])?;
+        let length = length(
+            format_args!("keys[{:?}]", field.name()),
+            &keys[field.name()],
+        )?;
         match rows {
             Some((first, expected)) if length != expected => {
                 let reason = format!("it has {length} values, and keys[{first:?}] has {expected}");
@@ -294,7 +297,10 @@ pub(super) fn key_columns(
     selection
         .keys
         .iter()
-        .map(|field| key_column(&path(field.name()), field, &keys[field.name()], rows))
+        .map(|field| {
+            let path = format_args!("keys[{:?}]", field.name());
+            key_column(path, field, &keys[field.name()], rows)
+        })
         .collect()
 }
 

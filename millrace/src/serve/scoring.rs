@@ -61,6 +61,7 @@ impl Scoring {
 
     fn score_request(&self, request: &ScoreRequest) -> Result<ScoreResponse, Refusal> {
         let started = Instant::now();
+        self.live.progress.asked();
         let (Some(scorer), Some(decoders)) = (&self.live.scorer, &self.decoders) else {
             return Err(Refusal::NoModel);
         };
@@ -257,7 +258,7 @@ pub(super) fn typed_events(
     }
     let mut rows = None;
     for (name, column) in columns {
-        let length = length(&path(name), column)?;
+        let length = length(format_args!("columns[{name:?}]"), column)?;
         let others = *rows.get_or_insert(length);
         if others != length {
             let reason = format!("it has {length} values, and another column has {others}");
@@ -267,7 +268,10 @@ pub(super) fn typed_events(
     let rows = rows.unwrap_or(0);
     check_count("columns", rows)?;
     let column = |field: &Arc<arrow::datatypes::Field>| match columns.get(field.name()) {
-        Some(column) => value_column(&path(field.name()), field, column, rows),
+        Some(column) => {
+            let path = format_args!("columns[{:?}]", field.name());
+            value_column(path, field, column, rows)
+        }
         None => Ok(new_null_array(field.data_type(), rows)),
     };
     let arrays = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
