@@ -116,7 +116,8 @@ test-export: build ## exported models in ONNX Runtime (from PyPI) against what w
 bench: deps ## the benchmarks (ARGS: a name to run that one alone)
 	cargo bench --package millrace-benches $(LOCKED) $(ARGS)
 
-# Days 45 to 99 are measured: before, there are too few labels for trees that are trained once.
+# Days 45 to 99 are measured: before, there are too few labels for trees that are trained once. Day 45 is day 17,667
+# since 1970: a period of that length ends there and next in 2066, which is a model that is made once.
 LEARNER_DATA ?= ../shared/data
 .PHONY: bench-learner
 bench-learner: build ## the learner against XGBoost from PyPI (LEARNER_DATA: a folder of transactions and labels; ARGS)
@@ -124,10 +125,20 @@ bench-learner: build ## the learner against XGBoost from PyPI (LEARNER_DATA: a f
 	@"$(CARGO_TARGET_DIR)/bench-learner/bin/pip" -q install xgboost scikit-learn pyarrow pandas
 	"$(CARGO_TARGET_DIR)/release/millrace" --project benches/learner simulate --inputs --from 2018-05-16 \
 	  --events transactions=$(LEARNER_DATA)/transactions.parquet labels=$(LEARNER_DATA)/labels.parquet \
-	  --output "$(CARGO_TARGET_DIR)/bench-learner/runs" --compare model.every=24h
+	  --output "$(CARGO_TARGET_DIR)/bench-learner/runs" --compare model.every=24h \
+	  --compare model.every=17667d,learner.afresh_at_growth=1
 	"$(CARGO_TARGET_DIR)/bench-learner/bin/python" benches/learner/compare.py \
 	  --run hourly="$(CARGO_TARGET_DIR)/bench-learner/runs/run-1" --run daily="$(CARGO_TARGET_DIR)/bench-learner/runs/run-2" \
+	  --run none="$(CARGO_TARGET_DIR)/bench-learner/runs/run-3" \
 	  --labels $(LEARNER_DATA)/labels.parquet --output benches/results/learner.json $(ARGS)
+
+.PHONY: bench-new-pattern
+bench-new-pattern: build ## how soon new kinds of fraud are caught, hourly, daily, weekly (ARGS: --seeds 1,2 --labels late,early)
+	@python3 -m venv "$(CARGO_TARGET_DIR)/bench-learner"
+	@"$(CARGO_TARGET_DIR)/bench-learner/bin/pip" -q install xgboost scikit-learn pyarrow pandas
+	"$(CARGO_TARGET_DIR)/bench-learner/bin/python" benches/learner/new_pattern.py \
+	  --millrace "$(CARGO_TARGET_DIR)/release/millrace" --work "$(CARGO_TARGET_DIR)/bench-learner/new-pattern" \
+	  --output benches/results/new_pattern.json $(ARGS)
 
 .PHONY: clean
 clean: ## throw away all that was built
