@@ -75,6 +75,19 @@ impl Step {
     }
 }
 
+/// A message by which a partition is known again. A topic that was deleted and made anew has the old one's offsets, and
+/// other messages behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Witness {
+    /// Where it is.
+    pub offset: i64,
+    /// Its Kafka timestamp in milliseconds since 1970.
+    pub kafka_ts: i64,
+}
+
+/// For a topic and a partition, a message that was read of it.
+pub type Witnesses = Arc<dyn Fn(&str, i32) -> Option<Witness> + Send + Sync>;
+
 /// Messages that were to be read and are no longer in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
@@ -93,6 +106,7 @@ pub struct Ingest {
     settings: IngestSettings,
     streams: Vec<Stream>,
     offsets: StartOffsets,
+    witnesses: Option<Witnesses>,
     /// Before `consumer`: a partition's queue must not outlive it.
     lanes: BTreeMap<Source, Lane>,
     align: Align,
@@ -108,6 +122,8 @@ pub struct Ingest {
     settled: bool,
     /// Partitions whose position is not valid, and when to mend that.
     broken: BTreeSet<Source>,
+    /// Partitions that are not those that were read before: all of their messages are new.
+    strange: BTreeSet<Source>,
     mend_at: Option<Instant>,
     gauges_at: Instant,
     /// Since when the group has not said which partitions are ours, or when that was told last.
@@ -131,6 +147,8 @@ struct Lane {
     next: Option<i64>,
     /// The offset after the last message, when the partition was taken over.
     end: i64,
+    /// A message before `next` that is read first, to see whether the partition is the one that was read.
+    witness: Option<Witness>,
 }
 
 /// What the next step has to tell.
@@ -185,6 +203,7 @@ impl Ingest {
             letters: DeadLetters::new(settings.clone()),
             streams,
             offsets,
+            witnesses: None,
             settings,
             lanes: BTreeMap::new(),
             consumer: Arc::new(consumer),
@@ -194,6 +213,7 @@ impl Ingest {
             started: now,
             settled: false,
             broken: BTreeSet::new(),
+            strange: BTreeSet::new(),
             mend_at: None,
             gauges_at: now,
             outside_since: now,
@@ -205,6 +225,15 @@ impl Ingest {
     #[must_use]
     pub fn keeping(mut self, headers: &'static [&'static str]) -> Self {
         self.kept = headers;
+        self
+    }
+
+    /// Looks, where a partition is taken over, whether the message that was read of it is still the same. Where it is
+    /// not, the topic was made anew: its partition is read from the beginning, and the positions that are lost are told.
+    /// A message that is no longer there says nothing.
+    #[must_use]
+    pub fn recognizing(mut self, witnesses: Witnesses) -> Self {
+        self.witnesses = Some(witnesses);
         self
     }
 
@@ -397,6 +426,7 @@ impl Ingest {
                 .flatten();
             answering = marks.is_some();
             let next = self.place(&topic, partition, known, marks);
+            let witness = self.witness(&topic, partition, next, marks);
             telemetry::assigned(&topic, partition, next);
             self.align.add(source, next.unwrap_or(0), known);
             let queue = open_queue(&self.consumer, &self.wake, &topic, partition)?;
@@ -409,6 +439,7 @@ impl Ingest {
                     queue,
                     next,
                     end: marks.map_or(0, |(_, high)| high),
+                    witness,
                 },
             );
         }
@@ -426,6 +457,7 @@ impl Ingest {
                 self.lanes.remove(&source);
                 self.align.remove(source);
                 self.broken.remove(&source);
+                self.strange.remove(&source);
                 self.news.revoked.push((topic.clone(), *partition));
             }
         }
@@ -460,6 +492,19 @@ impl Ingest {
         Some(to)
     }
 
+    /// A message that was read of a partition, where it may still be there and is before the next that is to be read.
+    fn witness(
+        &self,
+        topic: &str,
+        partition: i32,
+        next: Option<i64>,
+        marks: Option<(i64, i64)>,
+    ) -> Option<Witness> {
+        let (low, _) = marks?;
+        let witness = self.witnesses.as_ref()?(topic, partition)?;
+        (low..next?).contains(&witness.offset).then_some(witness)
+    }
+
     /// The first offset and the one after the last, if a broker says them.
     fn watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
         let timeout = self.settings.request_timeout;
@@ -476,7 +521,8 @@ impl Ingest {
     fn assign(&mut self) -> Result<(), IngestError> {
         let mut list = TopicPartitionList::new();
         for lane in self.lanes.values() {
-            let next = lane.next.map_or(Offset::Beginning, Offset::Offset);
+            let first = lane.witness.map(|witness| witness.offset).or(lane.next);
+            let next = first.map_or(Offset::Beginning, Offset::Offset);
             list.add_partition_offset(&lane.topic, lane.partition, next)
                 .map_err(|error| IngestError::kafka("taking partitions over", error))?;
         }
@@ -513,9 +559,15 @@ impl Ingest {
                 return Ok(());
             };
             let wanted = self.lanes.get(&source).and_then(|lane| lane.next);
-            let next = self.place(&topic, partition, wanted, Some(marks));
+            let (low, _) = marks;
+            let valid = match self.strange.remove(&source) {
+                true => (low, low),
+                false => marks,
+            };
+            let next = self.place(&topic, partition, wanted, Some(valid));
             if let Some(lane) = self.lanes.get_mut(&source) {
                 lane.next = next;
+                lane.witness = None;
             }
         }
         self.broken.clear();
@@ -532,6 +584,7 @@ impl Ingest {
                 queue,
                 next,
                 end,
+                witness,
             } = lane;
             drop(queue);
             let queue = open_queue(&self.consumer, &self.wake, &topic, partition)?;
@@ -543,6 +596,7 @@ impl Ingest {
                     queue,
                     next,
                     end,
+                    witness,
                 },
             );
         }
@@ -569,7 +623,11 @@ impl Ingest {
     /// Takes a turn at a partition, if it has room. True if anything came.
     fn read_from(&mut self, source: Source, now_us: i64, most: usize) -> Result<bool, IngestError> {
         let latest_us = now_us.saturating_add(self.settings.allowed_future_us());
-        let room = self.align.room(source);
+        // What has come of a strange partition is behind its beginning.
+        let room = match self.strange.contains(&source) {
+            true => 0,
+            false => self.align.room(source),
+        };
         let (Some(lane), Some(stream)) = (
             self.lanes.get_mut(&source).filter(|_| room > 0),
             self.streams.get_mut(source.stream),
@@ -577,7 +635,7 @@ impl Ingest {
             return Ok(false);
         };
         let taken = take(lane, room.min(most))?;
-        let (next, out_of_range) = (taken.next, taken.out_of_range);
+        let (next, out_of_range, recognized) = (taken.next, taken.out_of_range, taken.recognized);
         let busy = !taken.messages.is_empty();
         if busy {
             let mut rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
@@ -589,7 +647,15 @@ impl Ingest {
         }
         drop(taken);
         lane.next = next;
-        if out_of_range {
+        if recognized.is_some() || busy {
+            lane.witness = None;
+        }
+        let is_strange = recognized == Some(false);
+        if is_strange {
+            telemetry::another_topic(&lane.topic, lane.partition);
+            self.strange.insert(source);
+        }
+        if out_of_range || is_strange {
             self.broken.insert(source);
             self.mend_soon();
         }
@@ -654,6 +720,8 @@ struct Taken<'a> {
     next: Option<i64>,
     at_end: bool,
     out_of_range: bool,
+    /// Whether the partition is the one that was read before, where that was seen.
+    recognized: Option<bool>,
 }
 
 fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
@@ -662,13 +730,22 @@ fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
         next: lane.next,
         at_end: false,
         out_of_range: false,
+        recognized: None,
     };
     let mut bytes = 0;
     while taken.messages.len() < limit && bytes < TURN_BYTES {
         match lane.queue.poll(Duration::ZERO) {
             None => break,
             Some(Ok(message)) => {
-                // Fetched before the partition was restarted.
+                let witness = lane.witness.filter(|w| w.offset == message.offset());
+                if let Some(witness) = witness {
+                    let is_same = message.timestamp().to_millis() == Some(witness.kafka_ts);
+                    taken.recognized = Some(is_same);
+                    if !is_same {
+                        break;
+                    }
+                }
+                // Fetched before the partition was restarted, or read to know the partition again.
                 if taken.next.is_some_and(|next| message.offset() < next) {
                     continue;
                 }

@@ -37,7 +37,7 @@ mod telemetry;
 pub use admin::ensure_topics;
 pub use ahead::{Polled, ReadAhead};
 pub use align::{Align, AlignSettings, Released, RowHeader, Rows, Source, StreamBatch};
-pub use consumer::{Ingest, Lost, StartOffsets, Step};
+pub use consumer::{Ingest, Lost, StartOffsets, Step, Witness, Witnesses};
 pub use dead_letters::{DeadLetter, DeadLetters, header};
 pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
 pub use error::{IngestError, Remedy};

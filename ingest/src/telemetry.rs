@@ -53,6 +53,14 @@ pub(crate) fn offsets_lost(topic: &str, partition: i32, from: i64, to: i64) {
     );
 }
 
+pub(crate) fn another_topic(topic: &str, partition: i32) {
+    warn!(
+        topic,
+        partition,
+        "the message that was read last is another one now: the topic was deleted and created anew"
+    );
+}
+
 pub(crate) fn assigned(topic: &str, partition: i32, from: Option<i64>) {
     info!(topic, partition, from, "partition taken over");
 }

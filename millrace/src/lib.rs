@@ -50,4 +50,5 @@ pub mod times;
 pub mod traces;
 pub mod traffic;
 pub mod training_set;
+mod witnesses;
 pub mod workspace;

@@ -32,6 +32,7 @@ use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
 use crate::times::rfc3339;
 use crate::traces::{EventTraces, Origin as Source};
+use crate::witnesses;
 use crate::workspace::{ModelPlan, Workspace};
 
 /// Applies steps to the store.
@@ -379,6 +380,9 @@ impl Pipeline {
         let project = &self.live.workspace.project;
         let mut pending = Pending::over(self.marks.seals(project));
         let mut marks = self.marks.clone();
+        let mut commit = Commit::default();
+        let reading = self.reading.as_ref().map(|reading| &reading.streams);
+        witnesses::put(step, reading.unwrap_or(&project.streams), &mut commit)?;
         let step = &match &self.reading {
             None => Cow::Borrowed(step),
             Some(reading) => {
@@ -397,7 +401,6 @@ impl Pipeline {
         }
         crash_point!("rows");
         let mut tiles = Vec::new();
-        let mut commit = Commit::default();
         let mut counts = LabelCounts::default();
         let mut scored = 0;
         let mut logged = ScoredRows::default();

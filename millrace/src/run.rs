@@ -37,6 +37,7 @@ use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
 use crate::traces::Traces;
+use crate::witnesses::witnesses;
 use crate::workspace::Workspace;
 
 /// `millrace run`
@@ -391,7 +392,9 @@ impl Running {
             }
         };
         let headers = self.live.traces.headers();
-        let ingest = Ingest::start(kafka, streams, offsets)?.keeping(headers);
+        let ingest = Ingest::start(kafka, streams, offsets)?
+            .keeping(headers)
+            .recognizing(witnesses(&self.live.store));
         self.role("ingest", move |stop| {
             Priority::Events.take();
             pipeline.run(ingest, stop)

@@ -484,6 +484,49 @@ fn messages_that_retention_takes_while_they_are_read_are_reported() {
     assert_eq!(accounted, (0..105).collect::<Vec<i64>>());
 }
 
+/// The message before the position decides, however far the topic has grown.
+#[test]
+fn a_topic_that_was_made_anew_is_read_from_its_beginning_even_where_it_has_grown_past_the_position()
+{
+    let cluster = Cluster::new(&[("tx", 1)]);
+    cluster.produce("tx", 0, events("a", 5));
+    let read = |witness: Option<Witness>| {
+        let ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(3)));
+        let mut ingest = ingest.recognizing(Arc::new(move |_, _| witness));
+        let mut seen = Seen::default();
+        poll_until(&mut ingest, &mut seen, |seen, caught_up| {
+            caught_up && seen.rows.last().is_some_and(|row| row.2 == 4)
+        });
+        seen
+    };
+    let mut all = cluster.start(&["tx"], nowhere());
+    let mut timestamp = None;
+    while timestamp.is_none() {
+        let step = all
+            .poll(NOW_US, Duration::from_millis(100), usize::MAX)
+            .unwrap();
+        let batch = step.batches.first();
+        timestamp = batch.and_then(|batch| batch.kafka_ts.get(1).copied());
+    }
+    drop(all);
+    let witness = |offset, later| {
+        let kafka_ts = timestamp.unwrap() + later;
+        Some(Witness { offset, kafka_ts })
+    };
+    // The one that was read, one that says nothing as it comes later, and none.
+    for witness in [witness(1, 0), witness(3, 9), None] {
+        let seen = read(witness);
+        assert_eq!(seen.ids(), ["a3", "a4"]);
+        assert_eq!(seen.lost, []);
+    }
+    let seen = read(witness(1, 9));
+    assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4"]);
+    let [lost] = seen.lost.as_slice() else {
+        panic!("{:?}", seen.lost);
+    };
+    assert_eq!((lost.from, lost.to), (3, 0));
+}
+
 #[test]
 fn an_out_of_range_answer_is_checked_before_anything_is_called_lost() {
     let cluster = Cluster::new(&[("tx", 1), ("labels", 1)]);
