@@ -82,6 +82,9 @@ pub enum Role {
 pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     args.apply(&mut workspace);
     if args.create_topics {
+    if args.roles.contains(&Role::Serve) {
+        serve::check_doors(&workspace)?;
+    }
         create_topics(&workspace)?;
     }
     let runtime = runtime()?;
@@ -243,6 +246,9 @@ impl Running {
         log_start(&live.workspace, live.store.as_ref())?;
         let mut running = Self {
             live,
+        if let Some(transition) = &transition {
+            live.progress.set_filling(transition.new_names());
+        }
             address: None,
             device: None,
             roles: roles.to_vec(),
@@ -322,7 +328,8 @@ impl Running {
         let Some(filling) = &self.filling else {
             return Ok(());
         };
-        let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition);
+        let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition)
+            .telling(Arc::clone(&self.live.progress));
         let has_caught_up = Arc::clone(&filling.has_caught_up);
         self.role("fill", move |stop| {
             Priority::Spare.take();
@@ -364,6 +371,7 @@ impl Running {
         info!("the views have caught up, and are served");
         self.start_roles()
     }
+        self.live.progress.set_filling([]);
 
     fn start_ingest(&mut self) -> Outcome<()> {
         let workspace = &self.live.workspace;
