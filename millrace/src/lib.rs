@@ -18,6 +18,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod demo;
+mod described;
 pub mod evolve;
 pub mod failure;
 pub mod files;

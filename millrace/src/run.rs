@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::cli::{parse_address, runtime};
+use crate::described;
 use crate::evolve::{self, Reading, Transition};
 use crate::failure::{Failure, Outcome};
 use crate::fill::Filler;
@@ -81,10 +82,10 @@ pub enum Role {
 /// What kept a role from starting, or ended it.
 pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     args.apply(&mut workspace);
-    if args.create_topics {
     if args.roles.contains(&Role::Serve) {
         serve::check_doors(&workspace)?;
     }
+    if args.create_topics {
         create_topics(&workspace)?;
     }
     let runtime = runtime()?;
@@ -179,7 +180,9 @@ fn export_metrics(address: SocketAddr) -> Outcome<()> {
             Failure::failed(format!("no metrics on {address}: {e}")).hint(
                 "is the port in use? --metrics, or server.metrics in millrace.toml, name another",
             )
-        })
+        })?;
+    described::describe();
+    Ok(())
 }
 
 /// The roles of a process, started.
@@ -243,12 +246,12 @@ impl Running {
         }
         let served = transition.as_ref().map(|next| Arc::clone(&next.served));
         let live = live(served.unwrap_or(workspace), store, Arc::default(), traces)?;
-        log_start(&live.workspace, live.store.as_ref())?;
-        let mut running = Self {
-            live,
         if let Some(transition) = &transition {
             live.progress.set_filling(transition.new_names());
         }
+        log_start(&live.workspace, live.store.as_ref())?;
+        let mut running = Self {
+            live,
             address: None,
             device: None,
             roles: roles.to_vec(),
@@ -368,10 +371,10 @@ impl Running {
         if let Some(serving) = &self.server {
             serving.server.take_over(self.live.clone())?;
         }
+        self.live.progress.set_filling([]);
         info!("the views have caught up, and are served");
         self.start_roles()
     }
-        self.live.progress.set_filling([]);
 
     fn start_ingest(&mut self) -> Outcome<()> {
         let workspace = &self.live.workspace;
@@ -421,6 +424,10 @@ impl Running {
             }
         };
         let learning = open()?;
+        // Prometheus sees no increase of what it has not seen before.
+        for outcome in ["accepted", "refused", "labels_refused"] {
+            metrics::counter!("millrace_updates_total", "outcome" => outcome).increment(0);
+        }
         self.device = Some(learning.device().to_string());
         self.tell_mlflow()?;
         self.role("learn", move |stop| {
