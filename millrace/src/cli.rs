@@ -20,7 +20,9 @@ use crate::simulate::SimulateArgs;
 use crate::traces::LogFields;
 use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
-use crate::{audit, backfill, check, client, demo, generate, produce, run, simulate, training_set};
+use crate::{
+    audit, backfill, check, client, demo, generate, interrupt, produce, run, simulate, training_set,
+};
 
 /// Real-time features and online learning for teams that stop fraud.
 ///
@@ -221,6 +223,12 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         Command::Score(args) => {
             let server = args.server.address(project)?;
             runtime()?.block_on(client::score(&server, &args.file, args.inputs))
+    if matches!(
+        arguments.command,
+        Command::Produce(_) | Command::TrainingSet(_) | Command::Backfill(_) | Command::Simulate(_)
+    ) {
+        interrupt::listen()?;
+    }
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
         Command::Backfill(args) => backfill::backfill(&Arc::new(Workspace::open(project)?), &args),

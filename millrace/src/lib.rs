@@ -26,6 +26,7 @@ pub mod fill;
 pub mod fold;
 mod gaps;
 pub mod generate;
+mod interrupt;
 pub mod labels;
 pub mod learning;
 pub mod live;
