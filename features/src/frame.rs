@@ -94,12 +94,13 @@ impl Frame {
 
     /// The frame that SQL states, or why it cannot be kept up incrementally.
     pub(crate) fn from_sql(frame: &WindowFrame) -> Checked<Self> {
-        match frame.units {
+        let frame = match frame.units {
             WindowFrameUnits::Range => range(frame),
             WindowFrameUnits::Rows => rows(frame),
             WindowFrameUnits::Groups => Err(Complaint::new("a GROUPS frame is not kept up")
                 .hint("use RANGE BETWEEN INTERVAL '…' PRECEDING AND CURRENT ROW, or ROWS")),
-        }
+        };
+        frame.map_err(Complaint::in_frame)
     }
 }
 

@@ -25,6 +25,7 @@ mod key;
 #[cfg(test)]
 mod oracle_tests;
 mod packed;
+mod places;
 mod plan;
 mod problem;
 mod project;

@@ -1,5 +1,6 @@
 //! DataFusion's planner, as a project uses it: its own dialect, its type rules, and positions for messages.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -15,7 +16,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
 use crate::decay;
-use crate::problem::{Checked, Complaint};
+use crate::problem::{Checked, Complaint, near};
 
 /// Plans statements against the streams and views that are known so far.
 pub(crate) struct Planner {
@@ -92,7 +93,32 @@ impl Planner {
     }
 
     pub(crate) fn complaint(&self, error: &DataFusionError) -> Complaint {
-        Complaint::from_datafusion(error, &self.names)
+        let complaint = Complaint::from_datafusion(error, &self.names);
+        match complaint
+            .unknown_function()
+            .map(|name| self.known_functions(name))
+        {
+            Some(hint) => complaint.hint(hint),
+            None => complaint,
+        }
+    }
+
+    /// The function that one may have meant, or else the aggregates that there are.
+    fn known_functions(&self, wrong: &str) -> String {
+        let state = self.state();
+        let (aggregates, scalars) = (state.aggregate_functions(), state.scalar_functions());
+        let all: Vec<&str> = (aggregates.keys().chain(scalars.keys()))
+            .map(String::as_str)
+            .collect();
+        if let Some(near) = near(&wrong.to_lowercase(), &all) {
+            return format!("did you mean '{near}'?");
+        }
+        let names: BTreeSet<&str> = aggregates
+            .values()
+            .map(|function| function.name())
+            .collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        format!("the aggregates are {}", names.join(", "))
     }
 
     fn state(&self) -> SessionState {

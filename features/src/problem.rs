@@ -5,6 +5,8 @@ use std::fmt;
 use datafusion::common::{DataFusionError, SchemaError, Span};
 use datafusion::sql::sqlparser::ast::Spanned;
 
+use crate::places::Places;
+
 /// A place in a project's file; lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
@@ -51,6 +53,8 @@ pub(crate) struct Complaint {
     span: Option<Span>,
     /// The item of SELECT that is to blame, where no span is known.
     item: Option<usize>,
+    /// Whether a window's frame is to blame.
+    in_frame: bool,
 }
 
 pub(crate) type Checked<T> = Result<T, Complaint>;
@@ -62,6 +66,7 @@ impl Complaint {
             hint: None,
             span: None,
             item: None,
+            in_frame: false,
         }
     }
 
@@ -88,12 +93,22 @@ impl Complaint {
         self
     }
 
-    /// Places the complaint: at its span, else at its item among `items`, else at `fallback`.
-    pub(crate) fn at(self, file: &str, items: &[Option<Span>], fallback: Span) -> Problem {
-        let item = self
-            .item
-            .and_then(|item| items.get(item).copied().flatten());
-        let start = self.span.or(item).unwrap_or(fallback).start;
+    /// Blames a window's frame.
+    pub(crate) fn in_frame(self) -> Self {
+        Self {
+            in_frame: true,
+            ..self
+        }
+    }
+
+    /// Places the complaint: at its span, else at its frame or its item, else at `fallback`.
+    pub(crate) fn at(self, file: &str, places: &Places, fallback: Span) -> Problem {
+        let frame = match self.in_frame {
+            true => places.frame(self.item),
+            false => None,
+        };
+        let item = self.item.and_then(|item| places.item(item));
+        let start = self.span.or(frame).or(item).unwrap_or(fallback).start;
         Problem {
             position: Position {
                 file: file.to_owned(),
@@ -130,14 +145,28 @@ impl Complaint {
                 .span(span);
         }
         let complaint = Self::new(text).span(span);
-        match complaint.message.contains("unique expression names") {
+        if complaint.message.contains("unique expression names") {
             // A cast is no part of DataFusion's names.
-            true => complaint.hint(
+            return complaint.hint(
                 "two aggregates that differ in a cast alone are one to the planner: write one argument another way, \
                  CAST(amount + 0 AS BIGINT), or put it in a view of its own",
-            ),
-            false => complaint,
+            );
         }
+        if complaint.message.contains("window frame") {
+            return complaint.in_frame().hint(
+                "RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW is one, for instance",
+            );
+        }
+        complaint
+    }
+
+    /// The name of the function that there is not, if that is what is wrong.
+    pub(crate) fn unknown_function(&self) -> Option<&str> {
+        let (name, _) = self
+            .message
+            .strip_prefix("Invalid function '")?
+            .split_once('\'')?;
+        Some(name)
     }
 
     /// A complaint from a parser's message, whose position stands at its end in words.
@@ -191,14 +220,18 @@ fn missing_table(text: &str) -> Option<String> {
 
 /// "did you mean 'x'?" where one of `names` is close, else the list of them.
 pub(crate) fn known_names(what: &str, wrong: &str, names: &[&str]) -> String {
-    let close = |name: &&&str| strsim::damerau_levenshtein(name, wrong) <= 1 + wrong.len() / 4;
-    let nearest = names
-        .iter()
-        .filter(close)
-        .min_by_key(|name| (strsim::damerau_levenshtein(name, wrong), **name));
-    match nearest {
+    match near(wrong, names) {
         Some(name) => format!("did you mean '{name}'?"),
         None if names.is_empty() => format!("no {what} is declared before this place"),
         None => format!("known here: {}", names.join(", ")),
     }
+}
+
+/// The name that one may have meant.
+pub(crate) fn near<'a>(wrong: &str, names: &[&'a str]) -> Option<&'a str> {
+    let distance = |name: &str| strsim::damerau_levenshtein(name, wrong);
+    let close = names
+        .iter()
+        .filter(|name| distance(name) <= 1 + wrong.len() / 4);
+    close.min_by_key(|name| (distance(name), **name)).copied()
 }

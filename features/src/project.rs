@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::inputs::InputView;
+use crate::places::Places;
 use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, Problem, known_names, point, sql_span};
 use crate::resolution;
@@ -152,16 +153,19 @@ impl Planning {
             Ok(statements) => statements,
             Err(error) => {
                 let end = point(file.text.lines().count() as u64, 1);
-                self.problems
-                    .push(Complaint::from_parser(&error).at(&file.path, &[], end));
+                self.problems.push(Complaint::from_parser(&error).at(
+                    &file.path,
+                    &Places::default(),
+                    end,
+                ));
                 return;
             }
         };
         for statement in statements {
-            let items = select_items(&statement);
+            let places = places(&statement, &file.text);
             let place = statement_name(&statement).unwrap_or_else(|| first_word(&file.text));
             if let Err(complaint) = plan(self, statement) {
-                self.problems.push(complaint.at(&file.path, &items, place));
+                self.problems.push(complaint.at(&file.path, &places, place));
             }
         }
     }
@@ -239,12 +243,12 @@ fn create_view(statement: &Statement) -> Option<&CreateView> {
     }
 }
 
-/// Where each item of a view's SELECT stands.
-fn select_items(statement: &Statement) -> Vec<Option<Span>> {
+/// Where the parts of a view's SELECT stand.
+fn places(statement: &Statement, text: &str) -> Places {
     let select = create_view(statement).map(|view| view.query.body.as_ref());
     match select {
-        Some(SetExpr::Select(select)) => select.projection.iter().map(sql_span).collect(),
-        _ => Vec::new(),
+        Some(SetExpr::Select(select)) => Places::of(select, text),
+        _ => Places::default(),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Polled {
     pub step: Step,
     /// As of [`Ingest::lag`].
     pub lag: i64,
+    /// As of [`Ingest::heard`].
+    pub heard: Option<Instant>,
     /// As of [`Ingest::dead_letters`].
     pub dead_letters: u64,
 }
@@ -138,6 +140,7 @@ fn serve(
                 let polled = polled.map(|step| Polled {
                     step,
                     lag: ingest.lag(),
+                    heard: ingest.heard(),
                     dead_letters: ingest.dead_letters(),
                 });
                 if answer.send(polled).is_err() {

@@ -324,6 +324,19 @@ impl Ingest {
         lanes.map(|(source, lane)| self.lag_of(*source, lane)).sum()
     }
 
+    /// When the brokers of all of our partitions were last heard: what has come since is in no lag. None while the group
+    /// has not said which partitions are ours.
+    pub fn heard(&self) -> Option<Instant> {
+        if !self.settled {
+            return None;
+        }
+        let context = self.consumer.context();
+        let of = |lane: &Lane| context.heard_of(&lane.topic, lane.partition);
+        let all: Option<Vec<Instant>> = self.lanes.values().map(of).collect();
+        // Without partitions there is nobody to hear.
+        all.map(|all| all.into_iter().min().unwrap_or_else(Instant::now))
+    }
+
     /// Messages that no event could be made of, since the start.
     pub fn dead_letters(&self) -> u64 {
         self.letters.taken()
@@ -509,7 +522,11 @@ impl Ingest {
     fn watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
         let timeout = self.settings.request_timeout;
         match self.consumer.fetch_watermarks(topic, partition, timeout) {
-            Ok((low, high)) => (0 <= low && low <= high).then_some((low, high)),
+            Ok((low, high)) => {
+                let context = self.consumer.context();
+                context.hear(topic, partition, Instant::now());
+                (0 <= low && low <= high).then_some((low, high))
+            }
             Err(error) => {
                 telemetry::client_error("watermarks", &error.to_string());
                 None

@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Broker, Statistics};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
@@ -34,6 +34,8 @@ pub(crate) struct GroupContext {
     rebalances: Mutex<Vec<Rebalance>>,
     /// From librdkafka's statistics: what each partition's end was at the last fetch.
     ends: Mutex<HashMap<(String, i32), i64>>,
+    /// When the broker that leads a partition was last heard: before that, its end may have moved unseen.
+    heard: Mutex<HashMap<(String, i32), Instant>>,
     pub(crate) last_error: LastError,
     closing: AtomicBool,
 }
@@ -47,6 +49,19 @@ impl GroupContext {
     pub(crate) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
         let ends = lock(&self.ends);
         ends.get(&(topic.to_string(), partition)).copied()
+    }
+
+    /// When the leader of a partition was last heard.
+    pub(crate) fn heard_of(&self, topic: &str, partition: i32) -> Option<Instant> {
+        let heard = lock(&self.heard);
+        heard.get(&(topic.to_string(), partition)).copied()
+    }
+
+    /// Notes that the leader of a partition was heard.
+    pub(crate) fn hear(&self, topic: &str, partition: i32, at: Instant) {
+        let mut heard = lock(&self.heard);
+        let last = heard.entry((topic.to_string(), partition)).or_insert(at);
+        *last = (*last).max(at);
     }
 
     /// From now on partitions are given back at once: nobody will answer an assignment any more.
@@ -66,8 +81,12 @@ impl ClientContext for GroupContext {
 
     fn stats(&self, statistics: Statistics) {
         let mut ends = lock(&self.ends);
+        let heard = heard(&statistics.brokers);
         for (topic, of_topic) in statistics.topics {
             for (partition, of_partition) in of_topic.partitions {
+                if let Some(at) = heard.get(&of_partition.leader) {
+                    self.hear(&topic, partition, *at);
+                }
                 // Negative: not known.
                 if of_partition.hi_offset >= 0 {
                     ends.insert((topic.clone(), partition), of_partition.hi_offset);
@@ -118,6 +137,20 @@ impl ConsumerContext for GroupContext {
             telemetry::commit_failed(&error.to_string());
         }
     }
+}
+
+/// When each broker that is connected was last heard, by its number. One whose messages are asked for answers twice a
+/// second, with some or with none.
+fn heard(brokers: &HashMap<String, Broker>) -> HashMap<i32, Instant> {
+    let now = Instant::now();
+    let at = |broker: &Broker| {
+        let idle = Duration::from_micros(u64::try_from(broker.rxidle).ok()?);
+        now.checked_sub(idle)
+    };
+    let connected = brokers.values().filter(|broker| broker.state == "UP");
+    connected
+        .filter_map(|broker| Some((broker.nodeid, at(broker)?)))
+        .collect()
 }
 
 /// What librdkafka said last of why it cannot reach a broker. A request that none answers says only that.
@@ -203,4 +236,51 @@ impl Wake {
 /// What the mutexes here guard is whole after every statement, so a panic elsewhere does not spoil it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::statistics::{Partition, Topic};
+
+    use super::*;
+
+    fn statistics(state: &str, idle: Duration) -> Statistics {
+        let broker = Broker {
+            nodeid: 7,
+            state: state.to_owned(),
+            rxidle: idle.as_micros() as i64,
+            ..Broker::default()
+        };
+        let partition = Partition {
+            leader: 7,
+            hi_offset: 40,
+            ..Partition::default()
+        };
+        let topic = Topic {
+            partitions: HashMap::from([(0, partition)]),
+            ..Topic::default()
+        };
+        Statistics {
+            brokers: HashMap::from([("here:9092/7".to_owned(), broker)]),
+            topics: HashMap::from([("t".to_owned(), topic)]),
+            ..Statistics::default()
+        }
+    }
+
+    #[test]
+    fn a_partition_is_heard_while_its_leader_answers() {
+        let context = GroupContext::default();
+        context.stats(statistics("CONNECT", Duration::ZERO));
+        assert_eq!(context.heard_of("t", 0), None);
+        assert_eq!(context.end_of("t", 0), Some(40));
+        let idle = Duration::from_millis(400);
+        context.stats(statistics("UP", idle));
+        let heard = context.heard_of("t", 0);
+        assert!(heard.is_some_and(|at| at.elapsed() >= idle));
+        // What is silent, and what is not connected, was heard no later than before.
+        context.stats(statistics("UP", Duration::from_secs(9)));
+        context.stats(statistics("DOWN", Duration::ZERO));
+        assert_eq!(context.heard_of("t", 0), heard);
+        assert_eq!(context.heard_of("t", 1), None);
+    }
 }

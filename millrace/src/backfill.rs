@@ -6,7 +6,6 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -21,6 +20,7 @@ use crate::evolve;
 use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, spinner};
 use crate::fill::Filler;
+use crate::interrupt;
 use crate::marks::Marks;
 use crate::state::Pending;
 use crate::workspace::Workspace;
@@ -62,10 +62,12 @@ pub fn backfill(workspace: &Arc<Workspace>, args: &BackfillArgs) -> Outcome<()> 
     for (stream, _) in &files {
         check_no_topic(workspace, &store, stream)?;
     }
-    for (stream, path) in files {
-        fill(workspace, &store, &mut marks, stream, &path)?;
-    }
-    Ok(store.flush()?)
+    let filled = files
+        .iter()
+        .try_for_each(|(stream, path)| fill(workspace, &store, &mut marks, stream, path));
+    // What is in the store stays there, whatever came after it.
+    store.flush()?;
+    filled
 }
 
 /// Views that are new to the store first get what was read before.
@@ -83,7 +85,11 @@ fn follow_views(store: &Arc<RocksStore>, workspace: &Arc<Workspace>) -> Outcome<
         ))
         .hint("`millrace run` reads them from Kafka; fill the store from files when it has"));
     }
-    filler.run(&AtomicBool::new(false))?;
+    if !filler.run(interrupt::flag())? {
+        return Err(Failure::stopped(
+            "the views that are new have not all of the older events; the same command goes on",
+        ));
+    }
     evolve::finish(store.as_ref(), workspace)?;
     evolve::drop_unused(store.as_ref(), workspace)
 }
@@ -201,6 +207,13 @@ pub(crate) fn fill(
             Ok(())
         });
         for batch in batches {
+            if interrupt::is_asked() {
+                return Err(Failure::stopped(format!(
+                    "{} events of {} are in the store; the same command goes on after them",
+                    reading.rows,
+                    path.display()
+                )));
+            }
             let mut commit = Commit::default();
             write(
                 workspace,

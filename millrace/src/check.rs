@@ -8,6 +8,7 @@ use millrace_features::{FeatureView, Frame, Project};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
+use crate::serve;
 use crate::workspace::Workspace;
 
 /// Checks the project in `folder`, and prints its plan.
@@ -15,7 +16,11 @@ use crate::workspace::Workspace;
 /// # Errors
 /// The project's mistakes.
 pub fn check(folder: &Path, json: bool) -> Outcome<()> {
-    match Workspace::open(folder) {
+    let checked = Workspace::open(folder).and_then(|workspace| {
+        serve::check_tokens(&workspace)?;
+        Ok(workspace)
+    });
+    match checked {
         Ok(workspace) if json => {
             println!("{:#}", plan_json(&workspace));
             Ok(())
@@ -84,7 +89,12 @@ fn print_plan(workspace: &Workspace) {
         project.views.len(),
         project.inputs.len(),
     );
-    println!("ok: {streams} streams, {views} feature views, {inputs} input views");
+    println!(
+        "ok: {}, {}, {}",
+        count(streams, "stream"),
+        count(views, "feature view"),
+        count(inputs, "input view")
+    );
 }
 
 fn print_inputs(project: &Project) {
@@ -126,10 +136,38 @@ fn resolution(view: &FeatureView) -> String {
     }
 }
 
-fn length(us: i64) -> String {
-    let length = std::time::Duration::from_micros(us.unsigned_abs());
-    humantime::format_duration(length).to_string()
+/// `1 stream`, `2 streams`.
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
+
+/// A length of time in days and what is less: `30 days`, `1 hour 30 minutes`.
+fn length(us: i64) -> String {
+    let mut left = us.unsigned_abs();
+    let mut parts = Vec::new();
+    for (unit, unit_us) in UNITS {
+        let number = left / unit_us;
+        left %= unit_us;
+        if number > 0 {
+            let plural = if number == 1 { "" } else { "s" };
+            parts.push(format!("{number} {unit}{plural}"));
+        }
+    }
+    match parts.is_empty() {
+        true => "0 seconds".to_owned(),
+        false => parts.join(" "),
+    }
+}
+
+const UNITS: [(&str, u64); 6] = [
+    ("day", 86_400_000_000),
+    ("hour", 3_600_000_000),
+    ("minute", 60_000_000),
+    ("second", 1_000_000),
+    ("millisecond", 1_000),
+    ("microsecond", 1),
+];
 
 /// The longest window of a view, in words.
 #[must_use]
@@ -166,4 +204,24 @@ fn plan_json(workspace: &Workspace) -> Value {
     });
     json!({ "ok": true, "streams": streams.collect::<Vec<_>>(), "views": views.collect::<Vec<_>>(),
             "inputs": inputs.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_and_counts_are_words() {
+        for (us, expected) in [
+            (30 * 86_400_000_000, "30 days"),
+            (86_400_000_000, "1 day"),
+            (5_400_000_000, "1 hour 30 minutes"),
+            (1_500_000, "1 second 500 milliseconds"),
+            (0, "0 seconds"),
+        ] {
+            assert_eq!(length(us), expected);
+        }
+        assert_eq!(count(1, "input view"), "1 input view");
+        assert_eq!(count(0, "stream"), "0 streams");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,16 +11,20 @@ use tracing_subscriber::filter::Directive;
 
 use crate::audit::AuditArgs;
 use crate::backfill::BackfillArgs;
+use crate::client::Server;
 use crate::demo::DemoArgs;
 use crate::failure::{Failure, Outcome};
 use crate::generate::GenerateArgs;
 use crate::produce::ProduceArgs;
 use crate::run::RunArgs;
+use crate::settings::{ServerSettings, Settings};
 use crate::simulate::SimulateArgs;
 use crate::traces::LogFields;
 use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
-use crate::{audit, backfill, check, client, demo, generate, produce, run, simulate, training_set};
+use crate::{
+    audit, backfill, check, client, demo, generate, interrupt, produce, run, simulate, training_set,
+};
 
 /// Real-time features and online learning for teams that stop fraud.
 ///
@@ -53,7 +57,7 @@ enum Command {
     /// Look features up.
     #[command(subcommand)]
     Features(FeaturesCommand),
-    /// Score events of a file through the server; prints JSON lines.
+    /// Score events of a file through the server; prints JSON lines, of which a terminal gets the first.
     Score(ScoreArgs),
     /// What live look-ups would have answered for the rows of a file, each as of its own time.
     ///
@@ -111,7 +115,7 @@ enum FeaturesCommand {
 
 #[derive(Debug, Args)]
 struct ScoreArgs {
-    /// A file of JSON lines, each an event as it stands in the topic, or - for standard input.
+    /// A file of events: Parquet, CSV or JSON lines by its ending, or - for JSON lines from standard input.
     file: PathBuf,
     /// Print the inputs that the model saw, too.
     #[arg(long)]
@@ -163,24 +167,46 @@ enum ModelsCommand {
 
 #[derive(Debug, Args)]
 struct ServerArg {
-    /// Address of the server; by default the project's server.listen.
+    /// Address of the server, with https:// where it has [server.tls]; by default the project's server.listen.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
+    /// File of the authority, PEM, that the server's certificate is of; else MILLRACE_CA, else those that the machine
+    /// trusts.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// File of the certificate, PEM, for a server that asks for one; else MILLRACE_CERTIFICATE.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// File of its private key, PEM; else MILLRACE_KEY.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
 }
 
 impl ServerArg {
-    /// The address asked for, else the project's, else the default one.
-    fn address(&self, project: &std::path::Path) -> Outcome<String> {
-        if let Some(server) = &self.server {
-            return Ok(server.clone());
-        }
-        let has_project = project.join("millrace.toml").exists();
-        let settings = if has_project {
-            crate::settings::Settings::read(project)?
-        } else {
-            Default::default()
+    /// The server asked for, else the project's, else the one at the default address.
+    fn find(self, project: &Path) -> Outcome<Server> {
+        let address = match self.server {
+            Some(address) => address,
+            None => match project.join("millrace.toml").exists() {
+                true => Settings::read(project)?.server.url(),
+                false => ServerSettings::default().url(),
+            },
         };
-        Ok(settings.server.listen.to_string())
+        let is_given = self.ca.is_some() || self.certificate.is_some() || self.key.is_some();
+        if is_given && !address.starts_with("https://") {
+            let host = address.trim_start_matches("http://");
+            return Err(Failure::input(
+                "--ca, --certificate and --key are for a server that speaks TLS",
+            )
+            .hint(format!("--server https://{host} is one")));
+        }
+        let server = Server {
+            address,
+            ca: self.ca,
+            certificate: self.certificate,
+            key: self.key,
+        };
+        Ok(server.or_from_env())
     }
 }
 
@@ -197,6 +223,12 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         Command::Simulate(_) => "error",
         _ => "warn",
     });
+    if matches!(
+        arguments.command,
+        Command::Produce(_) | Command::TrainingSet(_) | Command::Backfill(_) | Command::Simulate(_)
+    ) {
+        interrupt::listen()?;
+    }
     match arguments.command {
         Command::Demo(args) => demo::demo(args),
         Command::Check(args) => check::check(project, args.json),
@@ -210,7 +242,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             as_of,
             server,
         }) => {
-            let server = server.address(project)?;
+            let server = server.find(project)?;
             runtime()?.block_on(client::features_get(
                 &server,
                 &view,
@@ -219,8 +251,8 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             ))
         }
         Command::Score(args) => {
-            let server = args.server.address(project)?;
-            runtime()?.block_on(client::score(&server, &args.file, args.inputs))
+            let server = args.server.find(project)?;
+            runtime()?.block_on(client::score(&server, &args.file, project, args.inputs))
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
         Command::Backfill(args) => backfill::backfill(&Arc::new(Workspace::open(project)?), &args),
@@ -230,7 +262,9 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             let workspace = Workspace::open(project)?;
             let registry = workspace.registry()?;
             match command {
-                ModelsCommand::List { json } => client::models_list(&registry, json),
+                ModelsCommand::List { json } => {
+                    client::models_list(&registry, json, || client::why_no_model(&workspace))
+                }
                 ModelsCommand::Show { version } => client::models_show(&registry, version),
                 ModelsCommand::Promote { version } => client::models_promote(&registry, version),
                 ModelsCommand::Rollback { to } => client::models_rollback(&registry, to),

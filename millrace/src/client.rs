@@ -14,11 +14,13 @@ use std::io::{self, ErrorKind, Write};
 
 use crate::failure::{Failure, Outcome};
 
+pub use connection::Server;
 pub use features::features_get;
 pub use models::{
     models_export, models_list, models_promote, models_rollback, models_show, models_traffic,
+    why_no_model,
 };
-pub use score::{Event, json_lines, score, score_events};
+pub use score::{Event, Shown, json_lines, score, score_events};
 
 /// Prints one line. False when nobody reads any more (`… | head`): then there is nothing left to do,
 /// and nothing is wrong.

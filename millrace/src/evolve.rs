@@ -226,6 +226,15 @@ pub struct Transition {
     pub views: Vec<Arc<FeatureView>>,
 }
 
+impl Transition {
+    /// Names that are not served yet.
+    pub fn new_names(&self) -> impl Iterator<Item = String> {
+        let is_served = |name: &str| self.served.project.views.iter().any(|v| v.name == name);
+        let names = self.views.iter().map(|view| view.name.clone());
+        names.filter(move |name| !is_served(name))
+    }
+}
+
 /// Refuses a store that another project has filled.
 ///
 /// # Errors
@@ -247,13 +256,21 @@ pub fn check_project(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
     if old.is_empty() || old.iter().any(is_shared) {
         return Ok(());
     }
-    let names: Vec<&str> = old.iter().map(|stream| stream.name.as_str()).collect();
     Err(Failure::input(format!(
-        "{} is the store of another project, with the streams {}",
+        "{} is the store of another project, with the {}; this one has the {}",
         workspace.path(&workspace.settings.store.path).display(),
-        names.join(", ")
+        named(old),
+        named(streams)
     ))
     .hint("give store.path in millrace.toml a folder of this project's own"))
+}
+
+/// Streams with their topics: `streams tx (topic transactions), labels (topic labels)`.
+fn named(streams: &[Arc<Stream>]) -> String {
+    let of = |stream: &Arc<Stream>| format!("{} (topic {})", stream.name, stream.topic);
+    let all: Vec<String> = streams.iter().map(of).collect();
+    let what = if all.len() == 1 { "stream" } else { "streams" };
+    format!("{what} {}", all.join(", "))
 }
 
 /// Notes what a project asks of its store: none where it is served at once, otherwise what is served until its new

@@ -9,6 +9,7 @@ use millrace_features::{FeatureError, Problem};
 use millrace_ingest::IngestError;
 use millrace_learner::LearnerError;
 
+use crate::interrupt::EXIT_CODE;
 use crate::object_stores::CREDENTIALS;
 
 /// Exit codes of the command.
@@ -22,6 +23,8 @@ pub enum Kind {
     Away,
     /// 1: somebody else has moved the traffic meanwhile. What was under way is to be begun anew.
     Overtaken,
+    /// 130: the user has stopped it. The message says what was done.
+    Stopped,
 }
 
 /// A command's error, rendered once, at the end of `main`.
@@ -66,6 +69,15 @@ impl Failure {
         }
     }
 
+    /// The user has stopped it, and this was done.
+    pub fn stopped(done: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Stopped,
+            message: done.into(),
+            hint: None,
+        }
+    }
+
     /// Adds the nearest thing that works.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -79,13 +91,17 @@ impl Failure {
         match self.kind {
             Kind::Failed | Kind::Away | Kind::Overtaken => 1,
             Kind::Input => 2,
+            Kind::Stopped => EXIT_CODE,
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        match self.kind {
+            Kind::Stopped => write!(f, "stopped: {}", self.message)?,
+            _ => write!(f, "error: {}", self.message)?,
+        }
         if let Some(hint) = &self.hint {
             write!(f, "\n  hint: {hint}")?;
         }

@@ -21,6 +21,7 @@ use crate::backfill::{files_read, place_of};
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
+use crate::live::{Filled, Progress};
 use crate::marks::Marks;
 use crate::pipeline::{now_us, stream_spec};
 use crate::state::Pending;
@@ -37,6 +38,8 @@ pub struct Filler {
     store: Arc<dyn Store>,
     workspace: Arc<Workspace>,
     views: Vec<Arc<FeatureView>>,
+    /// Is told how far it is.
+    progress: Arc<Progress>,
 }
 
 /// The views over one stream that are filled.
@@ -59,7 +62,14 @@ impl Filler {
             store,
             workspace: Arc::clone(&transition.next),
             views: transition.views.clone(),
+            progress: Arc::default(),
         }
+    }
+
+    /// The same, which tells how far it is.
+    #[must_use]
+    pub fn telling(self, progress: Arc<Progress>) -> Self {
+        Self { progress, ..self }
     }
 
     /// Whether any of the events to read are in Kafka.
@@ -153,6 +163,7 @@ impl<'a> Job<'a> {
         let store = self.filler.store.as_ref();
         store.commit(commit)?;
         store.flush()?;
+        self.tell(rows, Some(0));
         info!(
             stream = self.stream.name,
             views = names,
@@ -190,6 +201,7 @@ impl<'a> Job<'a> {
                 oldest = oldest.into_iter().chain(self.oldest(&batch)).min();
                 self.write(&batch, &origin, &[])?;
                 *rows += count as u64;
+                self.tell(*rows, None);
             }
         }
         self.since_us = oldest;
@@ -256,6 +268,7 @@ impl<'a> Job<'a> {
             self.write(&read.batch, &read.origin, &read.positions)?;
             metrics::gauge!("millrace_fill_lag", "stream" => self.stream.name.clone())
                 .set(replay.left() as f64);
+            self.tell(*rows, u64::try_from(replay.left()).ok());
             if reported.elapsed() > REPORT {
                 reported = Instant::now();
                 info!(
@@ -266,6 +279,13 @@ impl<'a> Job<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Tells how far the views are.
+    fn tell(&self, read: u64, left: Option<u64>) {
+        for view in &self.views {
+            self.filler.progress.fill(&view.name, Filled { read, left });
+        }
     }
 
     /// What is left to read, for all views: what one of them has already is written once more.

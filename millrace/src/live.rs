@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use arrow::array::ArrayRef;
 use hdrhistogram::Histogram;
@@ -70,6 +71,9 @@ impl Misses {
     }
 }
 
+/// Brokers answer twice a second. With this much silence, what they have is not known.
+const OUT_OF_TOUCH: Duration = Duration::from_secs(10);
+
 /// Alarms that wait for somebody to take them, at most.
 const MOST_ALARMS: usize = 1_000;
 
@@ -90,10 +94,14 @@ pub struct Progress {
     pub lag: AtomicI64,
     /// Somebody has asked for an answer lately.
     asked: AtomicBool,
+    /// When the brokers were last heard; none before the first time, and in a process that does not read.
+    heard: Mutex<Option<Instant>>,
     /// Newest event time that was committed, µs, by stream.
     newest: Mutex<BTreeMap<String, i64>>,
     /// Since when a view has all of its events, µs, by its id; none for those that had them from the start.
     complete_since: RwLock<HashMap<u32, i64>>,
+    /// Views of the next project that are not served yet, by name.
+    filling: RwLock<BTreeMap<String, Filled>>,
     /// Inputs of scored events that moved, oldest first.
     alarms: Mutex<VecDeque<Alarm>>,
     /// Microseconds from a message's Kafka timestamp to its being visible in a look-up.
@@ -111,6 +119,25 @@ impl Progress {
     #[must_use]
     pub fn newest_of_all(&self) -> Option<i64> {
         lock(&self.newest).values().copied().max()
+    }
+
+    /// Notes that the brokers were heard.
+    pub fn hear(&self, at: Instant) {
+        let mut heard = lock(&self.heard);
+        *heard = (*heard).max(Some(at));
+    }
+
+    /// For how long the brokers were not heard, so that `lag` does not count what has come since; none where they never
+    /// were.
+    #[must_use]
+    pub fn silence(&self) -> Option<Duration> {
+        lock(&self.heard).map(|heard| heard.elapsed())
+    }
+
+    /// Whether `lag` is of now, about.
+    #[must_use]
+    pub fn is_in_touch(&self) -> bool {
+        self.silence().is_some_and(|silence| silence < OUT_OF_TOUCH)
     }
 
     /// Notes that look-ups reflect a stream up to a time.
@@ -160,6 +187,28 @@ impl Progress {
         self.asked.swap(false, Ordering::Relaxed)
     }
 
+    /// Views of the next project that are not served yet, by name, and how far each is.
+    #[must_use]
+    pub fn filling(&self) -> BTreeMap<String, Filled> {
+        let filling = self.filling.read();
+        filling.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says which views are not served yet.
+    pub fn set_filling(&self, names: impl IntoIterator<Item = String>) {
+        let all = names.into_iter().map(|name| (name, Filled::default()));
+        let mut filling = self.filling.write().unwrap_or_else(PoisonError::into_inner);
+        *filling = all.collect();
+    }
+
+    /// Says how far a view is that is not served yet.
+    pub fn fill(&self, view: &str, filled: Filled) {
+        let mut filling = self.filling.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = filling.get_mut(view) {
+            *known = filled;
+        }
+    }
+
     /// Notes an input that moved. The newest are kept.
     pub fn alarm(&self, alarm: Alarm) {
         let mut alarms = lock(&self.alarms);
@@ -186,6 +235,15 @@ impl Progress {
     pub fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
+}
+
+/// How far a view is that is not served yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Older events that were read for it.
+    pub read: u64,
+    /// Those that are left in Kafka; none where it is not known yet.
+    pub left: Option<u64>,
 }
 
 /// Latencies in microseconds, up to an hour, to three digits.

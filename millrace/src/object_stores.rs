@@ -24,6 +24,9 @@ const FORMS: &str =
 /// # Errors
 /// Of kind input: a scheme that is none of these, a URL without a bucket, credentials that make no sense.
 pub fn open(location: &str, project_folder: &FilePath) -> Outcome<(Arc<dyn ObjectStore>, Path)> {
+    if let Some(url) = meant_as_url(location) {
+        return Err(Failure::input(format!("{location}: did you mean {url}?")).hint(FORMS));
+    }
     if !location.contains("://") {
         return folder(&project_folder.join(location), location);
     }
@@ -44,6 +47,23 @@ pub fn open(location: &str, project_folder: &FilePath) -> Outcome<(Arc<dyn Objec
                 .hint(FORMS),
         ),
     }
+}
+
+/// What a location was meant to be that is taken for a folder's name and looks like a URL: `s3:/bucket`.
+pub(crate) fn meant_as_url(location: &str) -> Option<String> {
+    let (scheme, path) = location.split_once(':')?;
+    let is_scheme = scheme.len() >= 2 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_known = ["s3", "gs", "file"].contains(&scheme.to_lowercase().as_str());
+    if path.starts_with("//") || !is_scheme || !(is_known || path.starts_with('/')) {
+        return None;
+    }
+    let slashes = if scheme.eq_ignore_ascii_case("file") {
+        ":///"
+    } else {
+        "://"
+    };
+    let path = path.trim_start_matches('/');
+    Some(format!("{}{slashes}{path}", scheme.to_lowercase()))
 }
 
 /// The store of a bucket, `s3://bucket/path` or `gs://bucket/path`, and the path. Credentials and the endpoint come
@@ -128,6 +148,7 @@ mod tests {
     fn a_location_is_a_folder_or_a_url() {
         assert_eq!(path("data/scores"), "srv/fraud/data/scores");
         assert_eq!(path("/mnt/log"), "mnt/log");
+        assert_eq!(path("2026:log"), "srv/fraud/2026:log");
         assert_eq!(path("file:///mnt/log"), "mnt/log");
         assert_eq!(path("s3://risk/log/eu"), "log/eu");
         assert_eq!(path("s3://risk"), "");
@@ -138,6 +159,11 @@ mod tests {
         for (location, message) in [
             ("ftp://host/path", "no store of kind ftp://"),
             ("s3:///path", "names no bucket"),
+            ("s3:/risk/log", "did you mean s3://risk/log?"),
+            ("s3:risk/log", "did you mean s3://risk/log?"),
+            ("GS:/risk", "did you mean gs://risk?"),
+            ("file:/mnt/log", "did you mean file:///mnt/log?"),
+            ("az:/container", "did you mean az://container?"),
             ("az://container/path", "no store of kind az://"),
         ] {
             let failure = refused(location);

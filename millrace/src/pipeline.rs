@@ -210,6 +210,7 @@ impl Pipeline {
                         "Kafka is in trouble; trying again"
                     );
                     std::thread::sleep(RETRY);
+                    self.tell_silence();
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -233,6 +234,9 @@ impl Pipeline {
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 ingest.commit(step.positions)?;
+            }
+            if let Some(heard) = polled.heard {
+                self.live.progress.hear(heard);
             }
             self.tell_lag(polled.lag);
             let letters = polled.dead_letters;
@@ -313,6 +317,13 @@ impl Pipeline {
     fn tell_lag(&self, lag: i64) {
         self.live.progress.lag.store(lag, Ordering::Relaxed);
         metrics::gauge!("millrace_consumer_lag").set(lag as f64);
+        self.tell_silence();
+    }
+
+    fn tell_silence(&self) {
+        if let Some(silence) = self.live.progress.silence() {
+            metrics::gauge!("millrace_kafka_silent_seconds").set(silence.as_secs_f64());
+        }
     }
 
     /// A broker that takes no scores stops the way, and loses nothing: the step is applied again. Meanwhile its

@@ -14,8 +14,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use millrace_features::Stream;
 use millrace_ingest::{IngestSettings, ensure_topics};
 
-use crate::failure::{Failure, Outcome, with_causes};
+use crate::failure::{Failure, Kind, Outcome, with_causes};
 use crate::files::{EventFile, json_text, nearest};
+use crate::interrupt;
 use crate::traces::current_headers;
 use crate::workspace::Workspace;
 
@@ -108,6 +109,17 @@ fn send_file(file: EventFile, producer: &mut EventProducer) -> Outcome<()> {
 fn with_counts(mut failure: Failure, producer: &EventProducer) -> Failure {
     let raw = producer.raw();
     let (sent, delivered) = (raw.sent(), raw.delivered());
+    if failure.kind == Kind::Stopped {
+        failure.message = format!(
+            "{delivered} events of the file were delivered to topic '{}', in order, and none after them was sent",
+            producer.stream.topic
+        );
+        return failure.hint(match producer.stream.id {
+            Some(_) => "the same command sends all of them from the first on: those that are there already count once",
+            None => "the same command sends all of them from the first on: the stream names no id, so those that are \
+                     there already count twice",
+        });
+    }
     if sent > 0 {
         failure.message.push_str(&format!(
             "\n  the first {sent} events of the file were sent to topic '{}': {delivered} were delivered, {} were \
@@ -233,6 +245,9 @@ impl EventProducer {
         let times = self.times(batch)?;
         let started = *self.started.get_or_insert_with(Instant::now);
         for (row, line) in text.lines().enumerate() {
+            if interrupt::is_asked() {
+                return Err(Failure::stopped("while events were sent"));
+            }
             let time_us = times.get(row).copied().unwrap_or_default();
             self.wait_until_due(started, time_us)?;
             let key = keys
@@ -268,7 +283,7 @@ impl EventProducer {
         /// A long wait looks up now and then, to see that what was sent did not fail.
         const NAP: Duration = Duration::from_millis(200);
         let mut wait = self.pacer.wait(started.elapsed(), time_us);
-        while !wait.is_zero() {
+        while !wait.is_zero() && !interrupt::is_asked() {
             self.raw.check()?;
             let nap = wait.min(NAP);
             std::thread::sleep(nap);

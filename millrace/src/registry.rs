@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::failure::{Failure, Kind, Outcome};
-use crate::object_stores::bucket;
+use crate::object_stores::{bucket, meant_as_url};
 
 /// Where a registry lies.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -76,10 +76,13 @@ impl TryFrom<String> for Place {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        let known = "a registry is a folder, s3://bucket/prefix or gs://bucket/prefix";
+        if let Some(url) = meant_as_url(&text) {
+            return Err(format!("'{text}': did you mean {url}? {known}"));
+        }
         let Some((scheme, _)) = text.split_once("://") else {
             return Ok(Self::Folder(text.into()));
         };
-        let known = "a registry is a folder, s3://bucket/prefix or gs://bucket/prefix";
         let url = Url::parse(&text).map_err(|e| format!("'{text}' is no URL ({e}): {known}"))?;
         match ObjectStoreScheme::parse(&url) {
             Ok((ObjectStoreScheme::Local, _)) => match url.to_file_path() {
@@ -210,6 +213,7 @@ mod tests {
             ("azure://container/x", "s3://bucket/prefix"),
             ("s3:///models", "names no bucket"),
             ("s3://", "names no bucket"),
+            ("s3:/bucket/models", "did you mean s3://bucket/models?"),
         ] {
             let error = place(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::cli::{parse_address, runtime};
+use crate::described;
 use crate::evolve::{self, Reading, Transition};
 use crate::failure::{Failure, Outcome};
 use crate::fill::Filler;
@@ -82,6 +83,9 @@ pub enum Role {
 /// What kept a role from starting, or ended it.
 pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     args.apply(&mut workspace);
+    if args.roles.contains(&Role::Serve) {
+        serve::check_doors(&workspace)?;
+    }
     if args.create_topics {
         create_topics(&workspace)?;
     }
@@ -177,7 +181,9 @@ fn export_metrics(address: SocketAddr) -> Outcome<()> {
             Failure::failed(format!("no metrics on {address}: {e}")).hint(
                 "is the port in use? --metrics, or server.metrics in millrace.toml, name another",
             )
-        })
+        })?;
+    described::describe();
+    Ok(())
 }
 
 /// The roles of a process, started.
@@ -241,6 +247,9 @@ impl Running {
         }
         let served = transition.as_ref().map(|next| Arc::clone(&next.served));
         let live = live(served.unwrap_or(workspace), store, Arc::default(), traces)?;
+        if let Some(transition) = &transition {
+            live.progress.set_filling(transition.new_names());
+        }
         log_start(&live.workspace, live.store.as_ref())?;
         let mut running = Self {
             live,
@@ -323,7 +332,8 @@ impl Running {
         let Some(filling) = &self.filling else {
             return Ok(());
         };
-        let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition);
+        let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition)
+            .telling(Arc::clone(&self.live.progress));
         let has_caught_up = Arc::clone(&filling.has_caught_up);
         self.role("fill", move |stop| {
             Priority::Spare.take();
@@ -362,6 +372,7 @@ impl Running {
         if let Some(serving) = &self.server {
             serving.server.take_over(self.live.clone())?;
         }
+        self.live.progress.set_filling([]);
         info!("the views have caught up, and are served");
         self.start_roles()
     }
@@ -416,6 +427,10 @@ impl Running {
             }
         };
         let learning = open()?;
+        // Prometheus sees no increase of what it has not seen before.
+        for outcome in ["accepted", "refused", "labels_refused"] {
+            metrics::counter!("millrace_updates_total", "outcome" => outcome).increment(0);
+        }
         self.device = Some(learning.device().to_string());
         self.tell_mlflow()?;
         self.role("learn", move |stop| {

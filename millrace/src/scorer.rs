@@ -138,6 +138,9 @@ impl Scorer {
             challenger,
         } = registry.aliases()?;
         let mut moved = false;
+        if let Some(version) = champion {
+            metrics::gauge!("millrace_model_version").set(version as f64);
+        }
         if let Some(version) = champion.filter(|version| Some(*version) != serves) {
             let (manifest, checkpoint) = registry.load(version)?;
             self.swap(manifest, Model::new(&checkpoint))?;

@@ -57,7 +57,7 @@ use crate::live::Live;
 use crate::traces::{self, Traces};
 use crate::workspace::Workspace;
 
-use access::{Access, AccessLayer, Caller};
+use access::{Access, AccessLayer, AccessSettings, Caller};
 use admission::{AdmissionLayer, Gate};
 use catalog::Catalog;
 use feast::Feast;
@@ -115,7 +115,8 @@ pub async fn serve(
 /// A server of one project at a time.
 #[derive(Clone)]
 pub struct Server {
-    workspace: Arc<Workspace>,
+    access: AccessLayer,
+    tls: Option<Arc<Tls>>,
     gate: Gate,
     traces: Traces,
     reporter: HealthReporter,
@@ -128,11 +129,14 @@ impl Server {
     /// A server that answers for a project, on no address yet.
     ///
     /// # Errors
-    /// A model's stream that cannot be decoded.
+    /// Certificates or tokens that cannot be read, a model's stream that cannot be decoded.
     pub fn new(live: Live) -> Outcome<Self> {
         let (reporter, health) = tonic_health::server::health_reporter();
+        let next = live.progress.filling().into_keys();
+        let (access, tls) = doors(&live.workspace, next)?;
         let server = Self {
-            workspace: Arc::clone(&live.workspace),
+            access: AccessLayer::new(access),
+            tls: tls.map(Arc::new),
             gate: Gate::new(live.workspace.settings.server.limits.clone()),
             traces: live.traces.clone(),
             reporter,
@@ -164,20 +168,16 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Outcome<()> {
-        let (settings, folder) = (&self.workspace.settings.server, &self.workspace.folder);
-        let access = Access::open(&settings.access, folder)?;
-        let tls = settings.tls.as_ref();
-        let tls = tls.map(|tls| Tls::open(tls, folder)).transpose()?;
-        warn_if_open(listener.local_addr().ok(), access.is_some());
+        warn_if_open(listener.local_addr().ok(), self.access.is_on());
         report(&self.reporter, ServingStatus::Serving).await;
         let pool = descriptors()?;
         let services = Services {
             traces: TraceLayer::new(self.traces, &pool),
             routes: Arc::clone(&self.routes),
             json: JsonLayer::new(pool, MAX_MESSAGE_BYTES),
-            access: AccessLayer::new(access),
+            access: self.access,
             admission: AdmissionLayer::new(self.gate),
-            tls: tls.map(Arc::new),
+            tls: self.tls,
         };
         let mut workers = Workers::start(&services)?;
         tokio::select! {
@@ -189,9 +189,67 @@ impl Server {
     }
 }
 
+/// Reads the files that decide who is let in: what is wrong with them is said before anything starts.
+///
+/// # Errors
+/// Of kind input: certificates or tokens that cannot be read, or have a mistake.
+pub fn check_doors(workspace: &Workspace) -> Outcome<()> {
+    doors(workspace, []).map(|_| ())
+}
+
+/// The scopes of static tokens, where their file is there: `millrace check` may run on a machine that has no secrets.
+///
+/// # Errors
+/// Of kind input: a mistake in the file.
+pub fn check_tokens(workspace: &Workspace) -> Outcome<()> {
+    let access = &workspace.settings.server.access;
+    let tokens = access.tokens.as_ref();
+    if !tokens.is_some_and(|file| workspace.path(file).exists()) {
+        return Ok(());
+    }
+    let tokens = AccessSettings {
+        tokens: access.tokens.clone(),
+        ..AccessSettings::default()
+    };
+    let opened = Access::open(&tokens, &workspace.folder, &view_names(workspace, []));
+    opened
+        .map(|_| ())
+        .map_err(|failure| of_section("server.access", failure))
+}
+
+/// Who is let in: `more` are names of views that a project is to have.
+fn doors(
+    workspace: &Workspace,
+    more: impl IntoIterator<Item = String>,
+) -> Outcome<(Option<Access>, Option<Tls>)> {
+    let (settings, folder) = (&workspace.settings.server, &workspace.folder);
+    let access = Access::open(&settings.access, folder, &view_names(workspace, more));
+    let access = access.map_err(|failure| of_section("server.access", failure))?;
+    let tls = settings.tls.as_ref();
+    let tls = tls.map(|tls| Tls::open(tls, folder)).transpose();
+    let tls = tls.map_err(|failure| of_section("server.tls", failure))?;
+    Ok((access, tls))
+}
+
+/// Says which section of `millrace.toml` names the file that is wrong.
+fn of_section(section: &str, failure: Failure) -> Failure {
+    match failure.message.starts_with(section) {
+        true => failure,
+        false => Failure {
+            message: format!("{section}: {}", failure.message),
+            ..failure
+        },
+    }
+}
+
+fn view_names(workspace: &Workspace, more: impl IntoIterator<Item = String>) -> Vec<String> {
+    let views = workspace.project.views.iter();
+    views.map(|view| view.name.clone()).chain(more).collect()
+}
+
 /// The services of a project, beside those that every server has.
 fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routes> {
-    let catalog = Arc::new(Catalog::new(Arc::clone(&live.workspace)));
+    let catalog = Arc::new(Catalog::new(&live));
     let features = Features::new(live.clone(), Arc::clone(&catalog));
     let scoring = Scoring::new(live.clone(), gate.clone())?;
     let feast = Feast::new(live.clone(), catalog);

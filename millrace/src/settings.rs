@@ -12,6 +12,7 @@ use millrace_learner::{Device, GateSettings, LearnerSettings};
 use serde::{Deserialize, Deserializer};
 
 use crate::failure::{Failure, Outcome};
+use crate::files::nearest;
 use crate::mlflow::MlflowSettings;
 use crate::registry::Place;
 use crate::serve::access::AccessSettings;
@@ -121,6 +122,21 @@ impl Default for ServerSettings {
             access: AccessSettings::default(),
             tls: None,
             limits: LimitSettings::default(),
+        }
+    }
+}
+
+impl ServerSettings {
+    /// Where a client on this machine finds the server. A certificate is of a name, and seldom of an address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let ip = self.listen.ip();
+        match &self.tls {
+            None => self.listen.to_string(),
+            Some(_) if ip.is_loopback() || ip.is_unspecified() => {
+                format!("https://localhost:{}", self.listen.port())
+            }
+            Some(_) => format!("https://{}", self.listen),
         }
     }
 }
@@ -307,9 +323,11 @@ impl Settings {
             toml::from_str(&text).map_err(|e| Failure::input(e.to_string()))?;
         for text in changes {
             let refused = |reason: String| {
-                Failure::input(format!("--set {text}: {reason}")).hint(
-                    "write --set learner.training.members=1; docs/settings.md lists every setting",
-                )
+                let failure = Failure::input(format!("{text}: {}", without_list(&reason)));
+                failure.hint(nearest_setting(&reason).unwrap_or_else(|| {
+                    "write learner.training.members=1; docs/settings.md lists every setting"
+                        .to_owned()
+                }))
             };
             change(&mut table, text).map_err(refused)?;
             // One by one, so that a message is of the one that is wrong.
@@ -329,12 +347,42 @@ impl Settings {
                 .span()
                 .map(|span| place(&text, span.start))
                 .unwrap_or_default();
-            Failure::input(format!(
-                "millrace.toml{place}: {}",
-                e.message().replace('\n', " ")
-            ))
-            .hint("docs/settings.md lists every setting with its default")
+            let message = e.message().replace('\n', " ");
+            let failure =
+                Failure::input(format!("millrace.toml{place}: {}", without_list(&message)));
+            failure.hint(nearest_setting(&message).unwrap_or_else(|| {
+                "docs/settings.md lists every setting with its default".to_owned()
+            }))
         })
+    }
+}
+
+/// The names in what serde says of one that it does not know: the wrong one, and those that there are.
+fn names_in(message: &str) -> Option<(&str, Vec<&str>)> {
+    let is_of_a_name =
+        message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let mut names = message.split('`').skip(1).step_by(2);
+    let wrong = names.next().filter(|_| is_of_a_name)?;
+    Some((wrong, names.collect()))
+}
+
+/// "did you mean 'x'?", of a setting that does not exist; all that there are, where none is near.
+fn nearest_setting(message: &str) -> Option<String> {
+    let (wrong, names) = names_in(message)?;
+    Some(match nearest(wrong, names.iter().copied()) {
+        Some(near) => format!("did you mean '{near}'? docs/settings.md lists every setting"),
+        None => format!(
+            "there are {}; docs/settings.md says what each is",
+            names.join(", ")
+        ),
+    })
+}
+
+/// What is wrong, without the list that is a hint.
+fn without_list(message: &str) -> &str {
+    match (names_in(message), message.split_once(", ")) {
+        (Some(_), Some((wrong, _))) => wrong,
+        _ => message,
     }
 }
 
@@ -461,6 +509,8 @@ mod tests {
         assert_eq!(every, Duration::from_secs(12 * 3_600));
         for (wrong, message) in [
             ("learner.training.member=3", "unknown field `member`"),
+            ("learner.training.member=3", "did you mean 'members'?"),
+            ("modle.every=6h", "did you mean 'model'?"),
             ("model.every=1 fortnight", "not a length of time"),
             ("model.every", "gives no value"),
             ("model.every.x=3", "no section"),
@@ -471,6 +521,21 @@ mod tests {
                 "{failure}"
             );
         }
+    }
+
+    #[test]
+    fn a_name_that_is_near_is_meant() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |text: &str| {
+            std::fs::write(folder.path().join("millrace.toml"), text).unwrap();
+            Settings::read(folder.path()).unwrap_err().to_string()
+        };
+        assert_eq!(
+            said("\n[modle]\ninputs = 'a'"),
+            "error: millrace.toml:2:2: unknown field `modle`\n  hint: did you mean 'model'? docs/settings.md lists \
+             every setting"
+        );
+        assert!(said("[topics]\nfoo = 1").contains("hint: there are partitions; "));
     }
 
     #[test]

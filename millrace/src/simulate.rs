@@ -16,7 +16,6 @@ use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch, UInt64Arra
 use arrow::datatypes::{DataType, Field, Schema};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use indicatif::ProgressBar;
 use millrace_feature_store::Store;
 use millrace_ingest::Step;
 use millrace_learner::Registry;
@@ -24,7 +23,8 @@ use opentelemetry::trace::SpanContext;
 
 use crate::backfill::event_files;
 use crate::failure::{Failure, Outcome};
-use crate::files::{Format, TableFile, publish, spinner};
+use crate::files::{Format, TableFile, publish};
+use crate::interrupt;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::pipeline::{Pipeline, StepFailure};
@@ -38,9 +38,11 @@ use crate::workspace::{ModelPlan, Workspace};
 mod feed;
 mod report;
 mod tally;
+mod teller;
 
 use feed::{Feed, next_us, take};
 use tally::{Summary, Tally};
+use teller::Teller;
 
 /// What `millrace simulate` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -80,7 +82,10 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
     let plans = plans(args);
     // A mistake in the last run's settings must not show after the first has run.
     for (_, settings) in &plans {
-        Workspace::open_with(project, settings)?.model()?;
+        let workspace = Workspace::open_with(project, settings);
+        workspace
+            .map_err(|failure| of_option(args, failure))?
+            .model()?;
     }
     let mut runs = Vec::new();
     for (index, (name, settings)) in plans.iter().enumerate() {
@@ -104,6 +109,23 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
         println!("{}\n{}", table(&summaries), page.display());
     }
     Ok(())
+}
+
+/// Says which option has the setting that is wrong.
+fn of_option(args: &SimulateArgs, failure: Failure) -> Failure {
+    let is_of = |setting: &str| failure.message.starts_with(&format!("{setting}: "));
+    let compared = args.compare.iter().flat_map(|all| all.split(','));
+    let option = if args.set.iter().any(|setting| is_of(setting)) {
+        "--set"
+    } else if compared.map(str::trim).any(is_of) {
+        "--compare"
+    } else {
+        return failure;
+    };
+    Failure {
+        message: format!("{option} {}", failure.message),
+        ..failure
+    }
 }
 
 /// Names and settings of the runs: the first has `--set`'s alone.
@@ -194,10 +216,21 @@ fn run(
         Arc::clone(&scorer),
     )?;
     let mut tally = Tally::new(from_us);
-    let bar = spinner();
+    let mut teller = Teller::new(&feeds)?;
     let every = micros(plan.settings.every);
     let mut duplicates = 0;
     while let Some(next) = next_us(&mut feeds)? {
+        if interrupt::is_asked() {
+            teller.finish();
+            let done = live.progress.events();
+            drop((pipeline, learning, live, store));
+            clear(&scratch)?;
+            return Err(Failure::stopped(format!(
+                "{name}: {done} events were replayed, up to {}, and nothing of them is reported",
+                rfc3339(next)
+            ))
+            .hint("the same command begins anew; of several runs those before this one are whole, each in its folder"));
+        }
         let end_us = next
             .div_euclid(every)
             .saturating_add(1)
@@ -222,9 +255,9 @@ fn run(
         }
         tally.alarms.extend(live.progress.take_alarms());
         tally.read(store.as_ref())?;
-        show(&bar, &live, &tally, end_us, name);
+        teller.tell(live.progress.events(), far(&live, &tally, end_us, name));
     }
-    bar.finish_and_clear();
+    teller.finish();
     scores.finish()?;
     let events = live.progress.events();
     let summary = tally.summary(name, settings, started.elapsed().as_secs_f64(), events);
@@ -246,17 +279,18 @@ fn run(
     })
 }
 
-fn show(bar: &ProgressBar, live: &Live, tally: &Tally, until_us: i64, name: &str) {
+/// How far a run is, in words.
+fn far(live: &Live, tally: &Tally, until_us: i64, name: &str) -> String {
     let newest = tally.updates.last();
     let precision = newest.and_then(|line| line.prequential_average_precision);
     let version = newest.and_then(|line| line.version);
-    bar.set_message(format!(
+    format!(
         "{name}: {} · {} events · version {} · average precision {}",
         rfc3339(until_us),
         live.progress.events(),
         version.map_or("–".to_owned(), |version| version.to_string()),
         precision.map_or("–".to_owned(), |value| format!("{value:.3}")),
-    ));
+    )
 }
 
 /// scores.parquet: the event's id, event_time, score and model_version, in the order of scoring.

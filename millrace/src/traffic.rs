@@ -46,12 +46,19 @@ pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
         };
         let good = to.or_else(|| decided.champion_before(bad, &known));
         let Some(good) = good else {
-            return Err(Failure::input(format!(
+            let others: Vec<String> = (known.iter().filter(|version| **version != bad))
+                .map(u64::to_string)
+                .collect();
+            let failure = Failure::input(format!(
                 "no version that had the traffic before version {bad} is kept"
-            ))
-            .hint(
-                "name one: millrace models rollback --to VERSION; millrace models list shows them",
-            )
+            ));
+            return Err(match others.as_slice() {
+                [] => failure.hint(format!("version {bad} is the only one that there is")),
+                others => failure.hint(format!(
+                    "versions {} are kept: millrace models rollback --to VERSION gives the traffic to one",
+                    others.join(", ")
+                )),
+            }
             .into());
         };
         if good == bad {
@@ -155,6 +162,13 @@ pub fn no_such(registry: &Registry, error: LearnerError) -> Failure {
     match (&error, known.as_slice()) {
         (LearnerError::NoSuchVersion { .. }, [first, .., last]) => Failure::from(error).hint(
             format!("versions {first} to {last} are kept: millrace models list"),
+        ),
+        (LearnerError::NoSuchVersion { .. }, [only]) => {
+            Failure::from(error).hint(format!("version {only} is the only one that there is"))
+        }
+        (LearnerError::NoSuchVersion { .. }, []) => Failure::from(error).hint(
+            "it has no version: model.registry in millrace.toml says where it is, and millrace models list what is \
+             missing for the first one",
         ),
         _ => Failure::from(error),
     }

@@ -34,6 +34,7 @@ use crate::files::{
     EventFile, Format, RowsFile, TableFile, WriteError, column_as, lost_row, nearest, publish,
     spinner,
 };
+use crate::interrupt;
 use crate::workspace::Workspace;
 
 mod spill;
@@ -75,6 +76,7 @@ pub fn training_set(workspace: &Workspace, args: &TrainingSetArgs) -> Outcome<()
     let bar = spinner();
     job.split(&bar)?;
     job.answer(&bar)?;
+    job.check_stop(job.tasks())?;
     let rows = job.merge(&bar)?;
     bar.finish_and_clear();
     // What is left of it would only take space.
@@ -210,6 +212,13 @@ impl Job {
         let mut rows = 0;
         for (number, path) in files.iter().enumerate() {
             for batch in EventFile::open(path, stream)? {
+                if interrupt::is_asked() {
+                    return Err(Failure::stopped(format!(
+                        "{rows} events of {} were read, and no row is answered yet",
+                        stream.name
+                    ))
+                    .hint("the same command begins anew: from when all events are read on it would go on"));
+                }
                 let batch = batch?;
                 let places = vec![number as i32; batch.num_rows()];
                 let offsets: Vec<i64> = (rows..).take(batch.num_rows()).collect();
@@ -311,16 +320,38 @@ impl Job {
         Failure::input(format!("{}: row {row}: {what}", self.spine.display()))
     }
 
+    /// Parts of all views.
+    fn tasks(&self) -> usize {
+        self.views.len() * self.parts
+    }
+
+    /// Ends the work where a signal has asked for it.
+    fn check_stop(&self, answered: usize) -> Outcome<()> {
+        if !interrupt::is_asked() {
+            return Ok(());
+        }
+        Err(Failure::stopped(format!(
+            "{answered} of {} parts are answered, in {}",
+            self.tasks(),
+            self.work.display()
+        ))
+        .hint("the same command goes on with the others"))
+    }
+
     /// Answers all parts that have no answers yet, on all cores.
     fn answer(&self, bar: &ProgressBar) -> Outcome<()> {
         let next = AtomicUsize::new(0);
         let done = AtomicUsize::new(0);
-        let all = self.views.len() * self.parts;
+        let all = self.tasks();
         let failed = Mutex::new(None);
         let work = || {
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
                 if task >= all || lock(&failed).is_some() {
+                    return;
+                }
+                if let Err(stopped) = self.check_stop(done.load(Ordering::Relaxed)) {
+                    *lock(&failed) = Some(stopped);
                     return;
                 }
                 // Parts of all views in turn: the heavy ones do not come last together.

@@ -90,7 +90,19 @@ fn mistakes_in_views_have_a_place_and_a_hint() {
     );
     check(
         "CREATE VIEW v AS SELECT card_id, cuont(*) OVER $W AS s FROM tx",
-        "Invalid function 'cuont'",
+        "1:34 Invalid function 'cuont'. | did you mean 'count'?",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, stdev(n) OVER $W AS s FROM tx",
+        "1:34 Invalid function 'stdev'. | did you mean 'stddev'?",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, decayed_cuont(INTERVAL '1 hour') OVER $W AS s FROM tx",
+        "did you mean 'decayed_count'?",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, how_often(n) OVER $W AS s FROM tx",
+        "the aggregates are a",
     );
     check("CREATE VIEW v AS SELEC card_id FROM tx", "1:18 ");
     check(
@@ -159,7 +171,17 @@ fn mistakes_in_views_have_a_place_and_a_hint() {
     );
     check(
         "CREATE VIEW v AS SELECT card_id, count(*) OVER (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '2 months' PRECEDING AND CURRENT ROW) AS n FROM tx",
-        "no fixed length | use days: INTERVAL '60 days'",
+        "1:90 a window of months or years has no fixed length | use days: INTERVAL '60 days'",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, count(*) OVER a / sum(n) OVER b AS n FROM tx\n\
+         WINDOW a AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),\n\
+         b AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '2 months' PRECEDING AND CURRENT ROW)",
+        "3:48 a window of months or years",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id,\ncount(*) OVER (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN UNBOUNDED FOLLOWING AND CURRENT ROW) AS n FROM tx",
+        "2:57 Invalid window frame",
     );
     check(
         "CREATE VIEW v AS SELECT card_id, count(*) OVER (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN CURRENT ROW AND INTERVAL '1 hour' FOLLOWING) AS n FROM tx",

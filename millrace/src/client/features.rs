@@ -4,18 +4,20 @@ use std::collections::HashMap;
 use std::io;
 
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
-use millrace_proto::v1::{Column, EntityStatus, GetFeaturesRequest, GetFeaturesResponse};
+use millrace_proto::v1::{
+    Column, EntityStatus, GetFeaturesRequest, GetFeaturesResponse, ViewFeatures, ViewStatus,
+};
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
-use super::connection::{connect, failure};
+use super::connection::{Server, connect, failure};
 use super::print_line;
 use crate::failure::{Failure, Outcome};
 use crate::serve::{MAX_MESSAGE_BYTES, time_us, timestamp};
 use crate::times::{parse_time, rfc3339};
 
-/// Asks `server` (host:port) for the features of one entity of `view` and prints them as one JSON
-/// object: the keys, the features in the view's order, then `as_of`, `complete_until` and `entity`.
+/// Asks `server` for the features of one entity of `view` and prints them as one JSON
+/// object: the keys, the features in the view's order, then `as_of`, `complete_until`, `entity` and `status`.
 ///
 /// `keys` are `COLUMN=VALUE`; the server parses a value to its column's type. `as_of` is RFC 3339 or
 /// `YYYY-MM-DD HH:MM:SS` in UTC; without it, it is the server's now. NaN and infinities print as
@@ -24,7 +26,7 @@ use crate::times::{parse_time, rfc3339};
 /// # Errors
 /// Input: a key or a time that cannot be read, or what the server refuses. Failed: no server.
 pub async fn features_get(
-    server: &str,
+    server: &Server,
     view: &str,
     keys: &[String],
     as_of: Option<&str>,
@@ -91,7 +93,30 @@ pub(super) fn answer_json(keys: &[String], answer: &GetFeaturesResponse) -> Outc
         .min()
         .and_then(|status| EntityStatus::try_from(*status).ok());
     fields.push(("entity".to_owned(), json!(entity.map(status_text))));
+    // The least good of them is what the whole answer is.
+    let worst = answer.views.iter().map(ViewFeatures::status);
+    let worst = worst.max_by_key(|status| WORSE.iter().position(|other| other == status));
+    fields.push(("status".to_owned(), json!(worst.map(view_status_text))));
     serde_json::to_string(&Object(&fields)).map_err(|e| Failure::failed(format!("as JSON: {e}")))
+}
+
+/// From the best to the worst.
+const WORSE: [ViewStatus; 4] = [
+    ViewStatus::Current,
+    ViewStatus::Stale,
+    ViewStatus::Behind,
+    ViewStatus::Empty,
+];
+
+/// How much of its stream an answer reflects, for people.
+fn view_status_text(status: ViewStatus) -> &'static str {
+    match status {
+        ViewStatus::Unspecified => "unspecified",
+        ViewStatus::Current => "current",
+        ViewStatus::Behind => "behind",
+        ViewStatus::Empty => "empty",
+        ViewStatus::Stale => "stale",
+    }
 }
 
 /// What a look-up says of its entity, for people.

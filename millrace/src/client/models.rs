@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
@@ -12,17 +12,20 @@ use serde_json::{Value as Json, json};
 
 use super::print_line;
 use crate::failure::{Failure, Outcome};
+use crate::labels::examples_after;
+use crate::pipeline::inputs_tag;
 use crate::registry::Place;
 use crate::serve::{Version, versions};
 use crate::times::rfc3339;
 use crate::traffic::{no_such, promote, roll_back, set_share};
+use crate::workspace::Workspace;
 
 /// Prints the versions in a registry, oldest first, as a table for people or as a JSON
-/// array. A folder that is not there is a registry without versions.
+/// array. A folder that is not there is a registry without versions; `none` says why there are none.
 ///
 /// # Errors
 /// A registry that cannot be read.
-pub fn models_list(registry: &Place, json: bool) -> Outcome<()> {
+pub fn models_list(registry: &Place, json: bool, none: impl FnOnce() -> String) -> Outcome<()> {
     let versions = match registry.open_existing()? {
         Some(registry) => versions(&registry)?,
         None => Vec::new(),
@@ -33,9 +36,7 @@ pub fn models_list(registry: &Place, json: bool) -> Outcome<()> {
             serde_json::to_string_pretty(&array)
                 .map_err(|e| Failure::failed(format!("as JSON: {e}")))?
         }
-        (false, []) => format!(
-            "no model yet in {registry}: the first one is made when enough labels are known"
-        ),
+        (false, []) => format!("no model yet in {registry}: {}", none()),
         (false, versions) => format!("{}\n{EXPLANATION}", table(versions)),
     };
     print_line(&mut io::stdout(), &text)?;
@@ -128,8 +129,97 @@ fn say(text: &str) -> Outcome<()> {
 fn open(registry: &Place) -> Outcome<Registry> {
     registry.open_existing()?.ok_or_else(|| {
         Failure::input(format!("there is no model yet in {registry}"))
-            .hint("the first one is made when enough labels are known")
+            .hint("millrace models list says what is missing for the first one")
     })
+}
+
+/// Why a project has no version of its model: how many labels have come of those that the first one needs, and which
+/// registries there are besides.
+#[must_use]
+pub fn why_no_model(workspace: &Workspace) -> String {
+    let mut said = match to_the_first(workspace) {
+        Ok(said) => said,
+        Err(failure) => format!(
+            "the first one is made when enough labels are known ({})",
+            failure.message
+        ),
+    };
+    let others = registries_below(&workspace.folder);
+    if !others.is_empty() {
+        let others: Vec<String> = others
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        said.push_str(&format!(
+            "\nversions are in {}: model.registry in millrace.toml says which folder is the project's",
+            others.join(", ")
+        ));
+    }
+    said
+}
+
+fn to_the_first(workspace: &Workspace) -> Outcome<String> {
+    let plan = workspace.model()?;
+    let settings = &plan.settings;
+    let store = workspace.path(&workspace.settings.store.path);
+    let (mut labels, mut frauds) = (0, 0);
+    if store.exists() {
+        let store = workspace.open_store_to_read()?;
+        let tag = inputs_tag(plan);
+        examples_after(&store, 0, &mut |_, example| {
+            if example.inputs_tag == tag {
+                labels += 1;
+                frauds += usize::from(example.fraud);
+            }
+            true
+        })?;
+    }
+    Ok(format!(
+        "{labels} labels of scored events have come, {frauds} of them fraud; the first version needs {} and {} \
+         (model.min_labels, model.min_frauds)",
+        settings.min_labels, settings.min_frauds
+    ))
+}
+
+/// Whether a folder holds versions of a model.
+fn is_registry(folder: &Path) -> bool {
+    let is_version = |name: &str| {
+        let number = name.strip_prefix('v').unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    folder.join("format.json").exists()
+        && entries.any(|entry| is_version(&entry.file_name().to_string_lossy()))
+}
+
+/// How deep below the project's folder registries are looked for, and in how many folders at most.
+const DEPTH: usize = 4;
+const MOST_FOLDERS: usize = 2_000;
+
+/// Folders below a project's that hold versions of a model: a simulation leaves some.
+fn registries_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(folder.to_owned(), 0)];
+    let mut looked = 0;
+    while let Some((folder, depth)) = waiting.pop() {
+        looked += 1;
+        if is_registry(&folder) {
+            found.push(folder);
+            continue;
+        }
+        if depth == DEPTH || looked > MOST_FOLDERS {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|it| it.is_dir());
+        waiting.extend(
+            entries
+                .filter(is_folder)
+                .map(|entry| (entry.path(), depth + 1)),
+        );
+    }
+    found.sort();
+    found
 }
 
 fn share(registry: &Registry, version: u64) -> Outcome<u8> {

@@ -1,22 +1,30 @@
-//! `millrace score`: events through the server's model, scores as JSON lines, in order.
+//! `millrace score`: events through the server's model, scores as JSON lines, in order; a person at a terminal sees the
+//! first of them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
+use millrace_features::Stream;
 use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
 use millrace_proto::v1::{Score, ScoreRequest};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Status};
 
-use super::connection::{Connection, connect, failure};
+use super::connection::{Connection, Server, connect, failure};
 use super::{go_on, print_line};
 use crate::failure::{Failure, Outcome};
+use crate::files::{EventFile, Format, json_text};
 use crate::serve::{MAX_MESSAGE_BYTES, time_us};
 use crate::times::rfc3339;
+use crate::workspace::Workspace;
 
 /// Most events of one call.
 const BATCH_EVENTS: usize = 500;
+
+/// Lines of a kind that a terminal gets.
+const TERMINAL_LINES: u64 = 20;
 
 /// A batch is sent when it has this many bytes, however few its events: far below the most that a
 /// message may have.
@@ -31,18 +39,56 @@ pub struct Event {
     pub json: Result<String, String>,
 }
 
-/// Scores the JSON lines of a file, or of standard input where `path` is `-`, and prints one JSON
+/// Scores the events of a file, or the JSON lines of standard input where `path` is `-`, and prints one JSON
 /// line a score, in order: `id`, `event_time`, `score`, `model_version` and, with `inputs`, the
-/// model's inputs.
+/// model's inputs. A terminal gets the first lines of many, and a summary.
 ///
 /// A line that cannot be scored is named on standard error with the reason, and the others are
 /// scored; in the end it is the user's mistake (exit code 2), so that a script notices.
 ///
+/// `project` is the folder of the project whose stream says what the columns of Parquet and CSV mean.
+///
 /// # Errors
 /// Input: a file that cannot be opened, or lines that were not scored. Failed: no server, a server
 /// without a model, a file that cannot be read to its end.
-pub async fn score(server: &str, path: &Path, inputs: bool) -> Outcome<()> {
-    score_events(server, json_lines(path)?, inputs, io::stdout()).await
+pub async fn score(server: &Server, path: &Path, project: &Path, inputs: bool) -> Outcome<()> {
+    let shown = Shown {
+        scores: terminal_lines(&io::stdout()),
+        faults: terminal_lines(&io::stderr()),
+    };
+    match Format::of_ending(&path.extension().unwrap_or_default().to_string_lossy()) {
+        Some(Format::Parquet | Format::Csv) => {
+            let workspace = Workspace::open(project)?;
+            let events = table_rows(path, &workspace.model()?.inputs.stream)?;
+            score_events(server, events, inputs, shown, io::stdout()).await
+        }
+        _ => score_events(server, json_lines(path)?, inputs, shown, io::stdout()).await,
+    }
+}
+
+/// Most lines of scores, and of events that were not scored, that are printed.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    /// Of scores.
+    pub scores: u64,
+    /// Of events without one.
+    pub faults: u64,
+}
+
+impl Shown {
+    /// Every line.
+    pub const ALL: Self = Self {
+        scores: u64::MAX,
+        faults: u64::MAX,
+    };
+}
+
+/// A person reads some lines, and a program all of them.
+fn terminal_lines(out: &impl IsTerminal) -> u64 {
+    match out.is_terminal() {
+        true => TERMINAL_LINES,
+        false => u64::MAX,
+    }
 }
 
 /// As [`score`], for events from anywhere, to anywhere.
@@ -50,9 +96,10 @@ pub async fn score(server: &str, path: &Path, inputs: bool) -> Outcome<()> {
 /// # Errors
 /// As [`score`].
 pub async fn score_events(
-    server: &str,
+    server: &Server,
     events: impl Iterator<Item = Outcome<Event>>,
     inputs: bool,
+    shown: Shown,
     out: impl Write,
 ) -> Outcome<()> {
     let channel = connect(server).await?;
@@ -63,16 +110,109 @@ pub async fn score_events(
         server,
         client,
         inputs,
+        shown,
         out: BufWriter::new(out),
         events: 0,
         bad: 0,
+        seen: Seen::default(),
     };
-    if scoring.all(events).await? && scoring.bad > 0 {
-        let Scoring { events, bad, .. } = scoring;
+    let is_read_on = scoring.all(events).await?;
+    let Scoring {
+        events, bad, seen, ..
+    } = scoring;
+    if is_read_on && seen.scores > shown.scores {
+        eprintln!("{}", seen.summary(shown.scores));
+    }
+    if is_read_on && bad > 0 {
         let message = format!("{bad} of {events} events were not scored");
-        return Err(Failure::input(message).hint("standard error names each, with the reason"));
+        return Err(Failure::input(message).hint(match bad > shown.faults {
+            true => "the first of them stand above, with the reason; 2> FILE has all of them",
+            false => "standard error names each, with the reason",
+        }));
     }
     Ok(())
+}
+
+/// What the scores were, for a person who does not see all of them.
+#[derive(Debug, Default)]
+struct Seen {
+    scores: u64,
+    /// Events with a probability, by its tenth.
+    tenths: [u64; 10],
+    versions: BTreeSet<u64>,
+    highest: Option<(f64, String)>,
+}
+
+impl Seen {
+    fn note(&mut self, score: &Score) {
+        self.scores += 1;
+        let Some(probability) = score.probability else {
+            return;
+        };
+        self.versions.insert(score.model_version);
+        self.tenths[((probability * 10.0) as usize).min(9)] += 1;
+        if self
+            .highest
+            .as_ref()
+            .is_none_or(|(most, _)| probability > *most)
+        {
+            self.highest = Some((probability, score.id.clone()));
+        }
+    }
+
+    fn summary(&self, shown: u64) -> String {
+        let mut lines = vec![format!(
+            "… and {} more; > FILE takes all of them, a line of JSON each",
+            self.scores - shown
+        )];
+        let scored: u64 = self.tenths.iter().sum();
+        let versions: Vec<String> = self.versions.iter().map(u64::to_string).collect();
+        match &self.highest {
+            None => lines.push(format!("{} events, without a model yet", self.scores)),
+            Some((highest, id)) => {
+                let plural = if versions.len() == 1 { "" } else { "s" };
+                lines.push(format!(
+                    "{} events, {scored} with a score, of version{plural} {}; the highest is {highest:.4}, of '{id}'",
+                    self.scores,
+                    versions.join(", ")
+                ));
+                let tenth = |(tenth, events): (usize, &u64)| {
+                    format!(
+                        "  {:.1} to {:.1}: {events}",
+                        tenth as f64 / 10.0,
+                        (tenth + 1) as f64 / 10.0
+                    )
+                };
+                let filled = self
+                    .tenths
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, events)| **events > 0);
+                lines.extend(filled.map(tenth));
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+/// The rows of a table, as they would stand in the stream's topic.
+fn table_rows(path: &Path, stream: &Stream) -> Outcome<impl Iterator<Item = Outcome<Event>>> {
+    let name = path.display().to_string();
+    let file = EventFile::open(path, stream)?;
+    let rows = file.flat_map(|batch| {
+        let text = batch.and_then(|batch| json_text(&batch));
+        let lines: Vec<Outcome<String>> = match text {
+            Ok(text) => text.lines().map(|line| Ok(line.to_owned())).collect(),
+            Err(failure) => vec![Err(failure)],
+        };
+        lines
+    });
+    Ok((1_u64..).zip(rows).map(move |(row, json)| {
+        json.map(|json| Event {
+            place: format!("{name}: row {row}"),
+            json: Ok(json),
+        })
+    }))
 }
 
 /// The lines of a file, or of standard input where `path` is `-`. Empty lines are passed over.
@@ -111,12 +251,14 @@ fn lines(name: String, input: impl BufRead) -> impl Iterator<Item = Outcome<Even
 }
 
 struct Scoring<'a, W: Write> {
-    server: &'a str,
+    server: &'a Server,
     client: ScoringServiceClient<Connection>,
     inputs: bool,
+    shown: Shown,
     out: BufWriter<W>,
     events: u64,
     bad: u64,
+    seen: Seen,
 }
 
 impl<W: Write> Scoring<'_, W> {
@@ -154,6 +296,10 @@ impl<W: Write> Scoring<'_, W> {
                 (_, []) => {}
                 (Ok(scores), _) => {
                     for score in &scores {
+                        self.seen.note(score);
+                        if self.seen.scores > self.shown.scores {
+                            continue;
+                        }
                         if !print_line(&mut self.out, &score_json(score, self.inputs).to_string())?
                         {
                             return Ok(false);
@@ -187,7 +333,9 @@ impl<W: Write> Scoring<'_, W> {
 
     fn report(&mut self, place: &str, reason: &str) {
         self.bad += 1;
-        eprintln!("{place}: {reason}");
+        if self.bad <= self.shown.faults {
+            eprintln!("{place}: {reason}");
+        }
     }
 }
 

@@ -30,7 +30,7 @@ fn ids(out: &[u8]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn good_events_are_scored_in_order_whatever_stands_between() {
-    let server = start(live()).await.to_string();
+    let server = Server::at(start(live()).await.to_string());
     let mut lines: Vec<String> = (0..1_203)
         .map(|i| payment(&format!("tx{i}"), "c1", 1.0, 0))
         .collect();
@@ -38,7 +38,7 @@ async fn good_events_are_scored_in_order_whatever_stands_between() {
         lines[bad] = "{}".to_owned();
     }
     let mut out = Vec::new();
-    let failure = score_events(&server, events(&lines), false, &mut out)
+    let failure = score_events(&server, events(&lines), false, Shown::ALL, &mut out)
         .await
         .unwrap_err();
     assert_eq!(failure.kind, Kind::Input);
@@ -50,20 +50,33 @@ async fn good_events_are_scored_in_order_whatever_stands_between() {
     assert_eq!(ids(&out), expected);
 
     let mut out = Vec::new();
-    score_events(&server, events(&lines[1..2]), true, &mut out)
+    score_events(&server, events(&lines[1..2]), true, Shown::ALL, &mut out)
         .await
         .unwrap();
     let score: serde_json::Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(score["event_time"], "2018-04-01T12:00:00Z");
     assert_eq!(score["score"], serde_json::Value::Null);
     assert_eq!(score["inputs"]["amount"], 1.0);
+
+    // A person sees the first ones; each is scored all the same.
+    let some = Shown {
+        scores: 20,
+        faults: 1,
+    };
+    let mut out = Vec::new();
+    let failure = score_events(&server, events(&lines), false, some, &mut out)
+        .await
+        .unwrap_err();
+    assert_eq!(ids(&out), expected[..20]);
+    assert_eq!(failure.message, "6 of 1203 events were not scored");
+    assert!(failure.hint.unwrap().contains("2> FILE"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_say_what_to_do() {
     let live = live();
     commit(&live, &[payment("a", "c1", 10.0, 0)]);
-    let server = start(live).await.to_string();
+    let server = Server::at(start(live).await.to_string());
     let card = ["card_id=c1".to_owned()];
     let get = |view: &'static str, keys: Vec<String>, as_of: Option<&'static str>| {
         let server = server.clone();
@@ -103,7 +116,7 @@ async fn a_server_that_is_not_there_is_said_so() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let server = free.local_addr().unwrap().to_string();
     drop(free);
-    let failure = features_get(&server, "card_activity", &[], None)
+    let failure = features_get(&Server::at(&server), "card_activity", &[], None)
         .await
         .unwrap_err();
     assert_eq!(failure.kind, Kind::Failed);
@@ -113,10 +126,83 @@ async fn a_server_that_is_not_there_is_said_so() {
             .contains(&format!("no Millrace server answers at {server}"))
     );
     assert!(failure.hint.unwrap().contains("millrace run"));
-    let failure = features_get("no address", "v", &[], None)
-        .await
-        .unwrap_err();
-    assert_eq!(failure.kind, Kind::Input);
+    for wrong in ["no address", "htps://localhost:7077"] {
+        let failure = features_get(&Server::at(wrong), "v", &[], None)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.kind, Kind::Input);
+    }
+}
+
+/// A server that is encrypted, and lets in who shows a certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_tls_is_asked() {
+    use crate::serve::tls::{TlsSettings, tests::authority, tests::signed_by};
+    let (ours, clients) = (authority(), authority());
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, pem: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, pem).unwrap();
+        file
+    };
+    let (certificate, key) = signed_by(&ours);
+    let mut live = live();
+    commit(&live, &[payment("a", "c1", 10.0, 0)]);
+    let workspace = std::sync::Arc::get_mut(&mut live.workspace).unwrap();
+    workspace.settings.server.tls = Some(TlsSettings {
+        certificate: put("server.pem", &certificate),
+        key: put("server.key", &key),
+        client_ca: Some(put("clients.pem", &clients.pem())),
+    });
+    let port = start(live).await.port();
+    let (certificate, key) = signed_by(&clients);
+    let server = Server {
+        address: format!("https://localhost:{port}"),
+        ca: Some(put("ca.pem", &ours.pem())),
+        certificate: Some(put("client.pem", &certificate)),
+        key: Some(put("client.key", &key)),
+    };
+    let card = ["card_id=c1".to_owned()];
+    let ask = async |server: Server| features_get(&server, "card_activity", &card, None).await;
+    ask(server.clone()).await.unwrap();
+    let another = Server {
+        ca: Some(put("other.pem", &clients.pem())),
+        ..server.clone()
+    };
+    let plain = Server::at(format!("localhost:{port}"));
+    let bare = Server {
+        certificate: None,
+        key: None,
+        ..server.clone()
+    };
+    let half = Server {
+        key: None,
+        ..server.clone()
+    };
+    let absent = Server {
+        ca: Some("/nowhere/ca.pem".into()),
+        ..server.clone()
+    };
+    let elsewhere = Server {
+        address: format!("https://127.0.0.1:{port}"),
+        ..server.clone()
+    };
+    for (server, kind, said) in [
+        (another, Kind::Failed, "--ca FILE"),
+        (plain, Kind::Failed, "--server https://localhost"),
+        (bare, Kind::Failed, "--certificate FILE --key FILE"),
+        (half, Kind::Input, "--key FILE"),
+        (absent, Kind::Input, "/nowhere/ca.pem: No such file"),
+        (
+            elsewhere,
+            Kind::Failed,
+            "a name that the certificate is for",
+        ),
+    ] {
+        let failure = ask(server).await.unwrap_err();
+        assert!(failure.to_string().contains(said), "{said}: {failure}");
+        assert_eq!(failure.kind, kind, "{failure}");
+    }
 }
 
 #[test]
@@ -147,6 +233,7 @@ fn an_answer_keeps_the_order_of_its_columns() {
             },
         ],
         statuses: vec![1],
+        status: 2,
         ..ViewFeatures::default()
     };
     let answer = GetFeaturesResponse {
@@ -156,7 +243,7 @@ fn an_answer_keeps_the_order_of_its_columns() {
     };
     assert_eq!(
         features::answer_json(&["z=c\"1".to_owned()], &answer).unwrap(),
-        r#"{"z":"c\"1","b":3,"m":null,"n":"00ff","a":null,"as_of":"1970-01-01T00:00:00.000001Z","complete_until":null,"entity":"present"}"#
+        r#"{"z":"c\"1","b":3,"m":null,"n":"00ff","a":null,"as_of":"1970-01-01T00:00:00.000001Z","complete_until":null,"entity":"present","status":"behind"}"#
     );
 }
 
@@ -271,6 +358,6 @@ fn the_table_of_models_says_what_is_not_known_yet() {
 
     let nowhere = &Place::Folder("/nowhere/models".into());
     assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));
-    models_list(nowhere, true).unwrap();
+    models_list(nowhere, true, String::new).unwrap();
     assert!(!Path::new("/nowhere/models").exists());
 }

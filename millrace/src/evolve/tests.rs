@@ -212,5 +212,6 @@ fn the_store_of_another_project_is_refused() {
     check_project(&store, &same).unwrap();
     let other = project(&SOURCES.replace("pay", "clicks"), &[]);
     let failure = check_project(&store, &other).unwrap_err();
-    assert!(failure.to_string().contains("streams pay"), "{failure}");
+    let said = "the stream pay (topic pay); this one has the stream clicks (topic clicks)";
+    assert!(failure.to_string().contains(said), "{failure}");
 }

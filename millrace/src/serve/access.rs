@@ -65,10 +65,15 @@ pub struct Access {
 
 impl Access {
     /// Reads the files of the settings, whose paths are relative to `folder`. None where access control is off.
+    /// `views` are the ones that a token may be for.
     ///
     /// # Errors
     /// A file that cannot be read or has a mistake; settings for JWTs without their keys.
-    pub fn open(settings: &AccessSettings, folder: &Path) -> Outcome<Option<Self>> {
+    pub fn open(
+        settings: &AccessSettings,
+        folder: &Path,
+        views: &[String],
+    ) -> Outcome<Option<Self>> {
         if settings.jwks.is_none() && (settings.issuer.is_some() || settings.audience.is_some()) {
             let message =
                 "server.access: issuer and audience are of JWTs, and there are no keys for those";
@@ -77,8 +82,10 @@ impl Access {
             ));
         }
         let tokens = settings.tokens.as_ref().map(|path| {
-            let path = folder.join(path);
-            Reloaded::open("tokens", vec![path.clone()], move || Tokens::read(&path))
+            let (path, views) = (folder.join(path), views.to_vec());
+            Reloaded::open("tokens", vec![path.clone()], move || {
+                Tokens::read(&path, &views)
+            })
         });
         let jwks = settings.jwks.as_ref().map(|path| {
             let (path, settings) = (folder.join(path), settings.clone());
@@ -231,6 +238,11 @@ impl AccessLayer {
         Self {
             access: access.map(Arc::new),
         }
+    }
+
+    /// Whether it asks for tokens.
+    pub(crate) fn is_on(&self) -> bool {
+        self.access.is_some()
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::settings::duration;
 
+pub(super) use arrival::parse_timeout;
 pub(super) use gate::Gate;
 pub(super) use layer::AdmissionLayer;
 

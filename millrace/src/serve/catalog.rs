@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::refusal::Refusal;
 use crate::files::nearest;
+use crate::live::{Filled, Live, Progress};
 use crate::workspace::Workspace;
 
 /// Handles that are kept at a time. Whoever holds an older one prepares again.
@@ -20,6 +21,7 @@ const MOST_HANDLES: usize = 10_000;
 /// The views of a project by name, and the prepared requests.
 pub(super) struct Catalog {
     workspace: Arc<Workspace>,
+    progress: Arc<Progress>,
     versions: HashMap<String, String>,
     prepared: ArcSwap<HashMap<u64, Arc<Selection>>>,
     /// The handles in `prepared`, oldest first; its lock is held while `prepared` changes.
@@ -58,12 +60,13 @@ impl Selected {
 }
 
 impl Catalog {
-    pub(super) fn new(workspace: Arc<Workspace>) -> Self {
-        let views = workspace.project.views.iter();
+    pub(super) fn new(live: &Live) -> Self {
+        let views = live.workspace.project.views.iter();
         let versions = views.map(|view| (view.name.clone(), version(view)));
         Self {
             versions: versions.collect(),
-            workspace,
+            workspace: Arc::clone(&live.workspace),
+            progress: Arc::clone(&live.progress),
             prepared: ArcSwap::default(),
             order: Mutex::default(),
         }
@@ -121,9 +124,13 @@ impl Catalog {
     }
 
     fn view(&self, name: &str) -> Result<&Arc<FeatureView>, Refusal> {
-        self.project().view(name).map_err(|hint| Refusal::Unknown {
-            what: format!("there is no feature view '{name}'"),
-            hint,
+        let found = self.project().view(name);
+        found.map_err(|hint| match self.progress.filling().get(name) {
+            Some(filled) => Refusal::NotNow(being_filled(name, *filled)),
+            None => Refusal::Unknown {
+                what: format!("there is no feature view '{name}'"),
+                hint,
+            },
         })
     }
 
@@ -223,6 +230,24 @@ fn feature_column(view: &FeatureView, feature: &str) -> Result<usize, Refusal> {
             ),
         }
     })
+}
+
+/// What is said of a view of the next project.
+fn being_filled(name: &str, filled: Filled) -> String {
+    let far = match filled {
+        Filled {
+            read,
+            left: Some(0),
+        } => format!("all {read} are read; it waits for the other views"),
+        Filled {
+            read,
+            left: Some(left),
+        } => format!("{read} are read, and {left} are left"),
+        Filled { read, left: None } => format!("{read} are read"),
+    };
+    format!(
+        "view '{name}' is new, and is not served before its older events are in the store: {far}. Ask again later"
+    )
 }
 
 fn version(view: &FeatureView) -> String {

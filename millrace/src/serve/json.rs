@@ -111,7 +111,10 @@ where
         let next = self.inner.clone();
         let inner = mem::replace(&mut self.inner, next);
         let gateway = Arc::clone(&self.gateway);
-        Either::Right(async move { Ok(gateway.answer(inner, request).await) }.boxed())
+        // From here on, and not from when the answer is first asked for: tonic's own clock, whose end is no JSON, starts
+        // a moment later.
+        let deadline = Deadline::of(request.headers());
+        Either::Right(async move { Ok(gateway.answer(inner, request, deadline).await) }.boxed())
     }
 }
 
@@ -136,7 +139,12 @@ impl Gateway {
         }
     }
 
-    async fn answer<S>(&self, inner: S, request: Request<Body>) -> Response<Body>
+    async fn answer<S>(
+        &self,
+        inner: S,
+        request: Request<Body>,
+        deadline: Result<Deadline, Refused>,
+    ) -> Response<Body>
     where
         S: Service<Request<Body>, Response = Response<Body>>,
         S::Error: Into<BoxError>,
@@ -147,7 +155,7 @@ impl Gateway {
         }
         let answer = async {
             let method = self.method(&parts)?;
-            let deadline = Deadline::of(&parts.headers)?;
+            let deadline = deadline?;
             let call = self.call(method, inner, parts, body, deadline);
             deadline.within(call).await
         };
@@ -224,20 +232,25 @@ impl Gateway {
 /// When the caller no longer waits for the answer.
 #[derive(Clone, Copy)]
 struct Deadline {
+    /// What Connect's header says, where gRPC's does not say less.
     timeout: Option<Duration>,
     at: Option<Instant>,
 }
 
 impl Deadline {
-    /// What Connect's header says, from now on. tonic looks at gRPC's header outside of all layers, where a call in
-    /// JSON does not have it yet.
+    /// What Connect's header says, and gRPC's, from now on. tonic looks at gRPC's outside of all layers, and answers
+    /// with a status in headers that are no JSON.
     fn of(headers: &HeaderMap) -> Result<Self, Refused> {
         let timeout = match headers.get(request::TIMEOUT_MS) {
             Some(value) => Some(request::timeout(value)?),
             None => None,
         };
-        let at = timeout.map(|timeout| Instant::now() + timeout);
-        Ok(Self { timeout, at })
+        let grpc = request::grpc_timeout_of(headers);
+        let least = timeout.into_iter().chain(grpc).min();
+        Ok(Self {
+            timeout: timeout.filter(|timeout| Some(*timeout) == least),
+            at: least.and_then(|least| Instant::now().checked_add(least)),
+        })
     }
 
     async fn within<T, E: From<Status>>(

@@ -125,6 +125,7 @@ impl Asked<'_> {
         match self.complete_until_us {
             None => ViewStatus::Empty,
             Some(_) if self.live.progress.lag.load(Ordering::Relaxed) > 0 => ViewStatus::Behind,
+            Some(_) if !self.live.progress.is_in_touch() => ViewStatus::Stale,
             Some(_) => ViewStatus::Current,
         }
     }

@@ -209,7 +209,7 @@ fn known(registry: &Registry, version: u64) -> Result<Manifest, Refusal> {
 fn refused(failure: Failure) -> Refusal {
     match (failure.kind, failure.hint) {
         (Kind::Failed, _) => Refusal::Internal(failure.message),
-        (Kind::Away | Kind::Overtaken, _) => Refusal::Unavailable(failure.message),
+        (Kind::Away | Kind::Overtaken | Kind::Stopped, _) => Refusal::Unavailable(failure.message),
         (Kind::Input, None) => Refusal::NotNow(failure.message),
         (Kind::Input, Some(hint)) => Refusal::NotNow(format!("{}: {hint}", failure.message)),
     }

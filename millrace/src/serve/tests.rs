@@ -204,6 +204,10 @@ async fn look_ups_answer_as_of_their_time() {
 
     // What is finer than a microsecond is cut; one microsecond later the first payment has left.
     progress.reflect("transactions", NOON + 55 * MINUTE);
+    // Nobody has heard of Kafka yet.
+    let answer = get(&mut client, &request).await;
+    assert_eq!(answer.views[0].status(), ViewStatus::Stale);
+    progress.hear(std::time::Instant::now());
     let mut as_of = timestamp(hour + 1);
     as_of.nanos += 999;
     request.as_of = Some(as_of);
@@ -1089,6 +1093,34 @@ async fn another_project_takes_over_while_calls_go_on() {
     };
     server.take_over(second).unwrap();
     assert_eq!(names().await, ["card_activity"]);
+}
+
+/// A view of the next project is not one that does not exist.
+#[tokio::test]
+async fn a_view_that_is_being_filled_says_how_far_it_is() {
+    let live = live();
+    live.progress.set_filling(["shop_activity".to_owned()]);
+    let filled = crate::live::Filled {
+        read: 1_200,
+        left: Some(300),
+    };
+    live.progress.fill("shop_activity", filled);
+    live.progress.fill("card_activity", filled);
+    let mut client = FeatureServiceClient::new(connect(live.clone()).await);
+    let mut said = async |view: &str| {
+        let asked = ask(&[view], &[("card_id", texts(&["c1"]))], None);
+        let status = client.get_features(asked).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    };
+    let (code, message) = said("shop_activity").await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(
+        message.contains("1200 are read, and 300 are left"),
+        "{message}"
+    );
+    assert_eq!(said("shop_activities").await.0, Code::NotFound);
+    live.progress.set_filling([]);
+    assert_eq!(said("shop_activity").await.0, Code::NotFound);
 }
 
 #[test]

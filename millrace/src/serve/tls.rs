@@ -5,7 +5,7 @@
 //! decided by their tokens, in `access`.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fs;
 use std::future::ready;
@@ -254,7 +254,11 @@ fn read(settings: &TlsSettings) -> Outcome<ServerConfig> {
     Ok(config)
 }
 
-fn certificates(file: &Path) -> Outcome<Vec<CertificateDer<'static>>> {
+/// The certificates of a file.
+///
+/// # Errors
+/// A file that cannot be read, or holds none.
+pub(crate) fn certificates(file: &Path) -> Outcome<Vec<CertificateDer<'static>>> {
     let pem = fs::read(file).map_err(|e| wrong(file, e))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
@@ -267,8 +271,12 @@ fn certificates(file: &Path) -> Outcome<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// What is wrong is not told in more detail: the text of an error may repeat a part of the key.
-fn private_key(file: &Path) -> Outcome<PrivateKeyDer<'static>> {
+/// The private key of a file.
+///
+/// # Errors
+/// A file that cannot be read, or holds none. What is wrong is not told in more detail: the text of an error may
+/// repeat a part of the key.
+pub(crate) fn private_key(file: &Path) -> Outcome<PrivateKeyDer<'static>> {
     let pem = fs::read(file).map_err(|e| wrong(file, e))?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
         wrong(file, "no private key in PEM").hint(

@@ -1,6 +1,7 @@
 //! Settings that can be read and cannot work: said at once, and not when the first model is due.
 
 use crate::failure::{Failure, Outcome};
+use crate::object_stores::meant_as_url;
 use crate::settings::Settings;
 
 impl Settings {
@@ -40,7 +41,14 @@ impl Settings {
             "score_log.location",
             location != Some(""),
             "is empty: leave it out for no log",
-        )
+        )?;
+        match location.and_then(meant_as_url) {
+            None => Ok(()),
+            Some(url) => Err(wrong(&format!(
+                "score_log.location = \"{}\": did you mean {url}?",
+                location.unwrap_or_default()
+            ))),
+        }
     }
 
     fn check_kafka(&self) -> Outcome<()> {
@@ -106,6 +114,10 @@ mod tests {
             ),
             ("[learner.gate]\ncanary = [50, 10]", "gate.canary"),
             ("[score_log]\nlocation = \"\"", "score_log.location"),
+            (
+                "[score_log]\nlocation = \"s3:/b/l\"",
+                "did you mean s3://b/l?",
+            ),
         ] {
             let failure = of(text).unwrap_err();
             assert!(failure.message.contains(name), "{}", failure.message);

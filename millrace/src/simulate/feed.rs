@@ -45,6 +45,16 @@ impl<'a> Feed<'a> {
         }
     }
 
+    /// The stream that it feeds.
+    pub(super) fn stream(&self) -> &'a Stream {
+        self.stream
+    }
+
+    /// The files that were not opened yet.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.paths.iter()
+    }
+
     /// When the next row arrives, or none at the end.
     pub(super) fn next_us(&mut self) -> Outcome<Option<i64>> {
         while self.arrivals.is_empty() && self.read_more()? {}

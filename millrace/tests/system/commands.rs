@@ -72,9 +72,9 @@ fn a_project_without_mistakes_is_planned() {
     let said = String::from_utf8_lossy(&output.stdout);
     for word in [
         "card_activity",
-        "30days",
+        "30 days",
         "fraud_inputs",
-        "ok: 2 streams, 4 feature views, 1 input views",
+        "ok: 2 streams, 4 feature views, 1 input view",
     ] {
         assert!(said.contains(word), "{said}");
     }

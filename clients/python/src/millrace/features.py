@@ -49,12 +49,19 @@ class ViewStatus(Enum):
     BEHIND = "behind"
     #: No event of the stream was read yet.
     EMPTY = "empty"
+    #: The server has not heard Kafka for ten seconds, or does not read it: whether more is in the topic is not known.
+    STALE = "stale"
     #: Something that this client does not know yet.
     UNSPECIFIED = "unspecified"
 
 
 _ENTITY_STATUSES = {1: EntityStatus.PRESENT, 2: EntityStatus.OUT_OF_WINDOW, 3: EntityStatus.UNKNOWN}
-_VIEW_STATUSES = {1: ViewStatus.CURRENT, 2: ViewStatus.BEHIND, 3: ViewStatus.EMPTY}
+_VIEW_STATUSES = {
+    1: ViewStatus.CURRENT,
+    2: ViewStatus.BEHIND,
+    3: ViewStatus.EMPTY,
+    4: ViewStatus.STALE,
+}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ impl Service<Request<()>> for Echo {
 
 fn open(settings: &str, folder: &Path) -> Outcome<Option<AccessLayer>> {
     let settings = toml::from_str(settings).unwrap();
-    Access::open(&settings, folder).map(|access| access.map(|on| AccessLayer::new(Some(on))))
+    let views = ["card", "card_activity", "v"].map(str::to_owned);
+    Access::open(&settings, folder, &views)
+        .map(|access| access.map(|on| AccessLayer::new(Some(on))))
 }
 
 /// A layer over files of these names and contents.
@@ -297,6 +299,16 @@ fn a_mistake_in_a_file_is_told() {
     check(
         &one.replace("score", "scores"),
         "t.toml: token 1 ('a'): there is no scope 'scores': did you mean 'score'?",
+    );
+    check(
+        &one.replace("score", "features:card_activty"),
+        "t.toml: token 1 ('a'): scope 'features:card_activty' names no view of the project: did you mean \
+         'features:card_activity'?",
+    );
+    check(
+        &one.replace("score", "features:shop"),
+        "t.toml: token 1 ('a'): scope 'features:shop' names no view of the project: its views are card, \
+         card_activity, v",
     );
     check(
         &[one, &one.replace("'a'", "'b'")].concat(),

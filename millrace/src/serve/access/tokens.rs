@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::scope::Scope;
 use super::{Caller, Denied, Digest, now_us};
 use crate::failure::{Failure, Outcome};
+use crate::files::nearest;
 use crate::times::parse_time;
 
 const HOW: &str = "a token is written [[token]] name = \"scorer\", sha256 = \"...\", scopes = [\"score\"]; \
@@ -56,11 +58,11 @@ enum Time {
 }
 
 impl Tokens {
-    /// Reads a file of tokens. One without a token is right: it takes all of them back.
+    /// Reads a file of tokens for a project with these views. One without a token is right: it takes all of them back.
     ///
     /// # Errors
     /// A file that cannot be read, or has a mistake: with its line or its entry.
-    pub(super) fn read(path: &Path) -> Outcome<Self> {
+    pub(super) fn read(path: &Path, views: &[String]) -> Outcome<Self> {
         let wrong =
             |reason: String| Failure::input(format!("{}: {reason}", path.display())).hint(HOW);
         let text = fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
@@ -69,7 +71,7 @@ impl Tokens {
         for (index, entry) in file.token.into_iter().enumerate() {
             let title = format!("token {} ('{}')", index + 1, entry.name);
             let (digest, token) =
-                checked(entry).map_err(|reason| wrong(format!("{title}: {reason}")))?;
+                checked(entry, views).map_err(|reason| wrong(format!("{title}: {reason}")))?;
             if let Some(Token { caller, .. }) = by_digest.insert(digest, token) {
                 let reason = format!("has the same sha256 as the one of '{}'", caller.name());
                 return Err(wrong(format!("{title}: {reason}")));
@@ -88,7 +90,7 @@ impl Tokens {
     }
 }
 
-fn checked(entry: Entry) -> Result<(Digest, Token), String> {
+fn checked(entry: Entry, views: &[String]) -> Result<(Digest, Token), String> {
     if entry.name.is_empty() {
         return Err("has no name".to_owned());
     }
@@ -96,7 +98,10 @@ fn checked(entry: Entry) -> Result<(Digest, Token), String> {
     if entry.scopes.is_empty() {
         return Err("has no scopes, and is good for nothing".to_owned());
     }
-    let scopes = entry.scopes.iter().map(|scope| scope.parse());
+    let scopes = entry.scopes.iter().map(|text| {
+        let scope = text.parse()?;
+        known(&scope, views).map(|()| scope)
+    });
     let expires = entry.expires.map(|time| match time {
         Time::Text(text) => text,
         Time::Toml(time) => time.to_string(),
@@ -112,6 +117,26 @@ fn checked(entry: Entry) -> Result<(Digest, Token), String> {
             .map_err(|reason| format!("expires: {reason}"))?,
     };
     Ok((digest, token))
+}
+
+/// Refuses the scope of a view that the project does not have: its holder would be refused each call, and not know
+/// why.
+fn known(scope: &Scope, views: &[String]) -> Result<(), String> {
+    let Scope::View(view) = scope else {
+        return Ok(());
+    };
+    let mut names = views.iter().map(String::as_str);
+    if names.clone().any(|name| name == view) {
+        return Ok(());
+    }
+    let hint = match nearest(view, names.clone()) {
+        Some(near) => format!("did you mean 'features:{near}'?"),
+        None if names.next().is_none() => "it has none".to_owned(),
+        None => format!("its views are {}", views.join(", ")),
+    };
+    Err(format!(
+        "scope 'features:{view}' names no view of the project: {hint}"
+    ))
 }
 
 fn from_hex(text: &str) -> Option<Digest> {

@@ -47,7 +47,8 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refused> {
     }
 }
 
-pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
+/// A length of time as gRPC writes it; none where it is none.
+pub(in crate::serve) fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

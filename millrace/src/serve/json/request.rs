@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::error::Refused;
 use super::{BoxError, Deadline, near, short};
+use crate::serve::admission::parse_timeout;
 
 /// Connect's header for the milliseconds that the caller waits.
 pub(super) const TIMEOUT_MS: &str = "connect-timeout-ms";
@@ -122,6 +123,11 @@ fn place(path: &Path) -> String {
 /// What a name that is not known may have meant.
 fn hint(input: &MessageDescriptor, path: &Path, error: &str) -> Option<String> {
     let at = kind_at(input, path)?;
+    if !error.starts_with("unrecognized ")
+        && let Some(shape) = shape(input, path, &at)
+    {
+        return Some(shape);
+    }
     match &at {
         Kind::Message(message) => {
             let wrong = quoted(error, "unrecognized field name '")?;
@@ -140,6 +146,43 @@ fn hint(input: &MessageDescriptor, path: &Path, error: &str) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// What is written at a path where something of another shape stands.
+fn shape(input: &MessageDescriptor, path: &Path, at: &Kind) -> Option<String> {
+    if let Kind::Message(message) = at {
+        match message.full_name() {
+            "google.protobuf.Timestamp" => {
+                return Some("write \"2026-03-01T12:00:00Z\"".to_owned());
+            }
+            "google.protobuf.Duration" => return Some("write \"1.5s\"".to_owned()),
+            _ => {}
+        }
+    }
+    let (first, second) = {
+        let mut names = path.iter().map(|segment| match segment {
+            Segment::Map { key } => Some(key.as_str()),
+            _ => None,
+        });
+        (names.next()??, names.next().flatten())
+    };
+    let field = input.get_field_by_json_name(first);
+    let field = field.or_else(|| input.get_field_by_name(first))?;
+    let Kind::Message(entry) = field.kind() else {
+        return None;
+    };
+    if !entry.is_map_entry() || !is_column(&entry.map_entry_value_field().kind()) {
+        return None;
+    }
+    let key = second.unwrap_or("card_id");
+    Some(format!(
+        "write \"{first}\": {{\"{key}\": {{\"strings\": [\"42\", \"43\"]}}}}, with a value for each row; GET / says what \
+         else a column may hold"
+    ))
+}
+
+fn is_column(kind: &Kind) -> bool {
+    matches!(kind, Kind::Message(message) if message.full_name() == "millrace.v1.Column")
 }
 
 /// The name that an error quotes after `before`.
@@ -184,6 +227,11 @@ pub(super) fn timeout(value: &HeaderValue) -> Result<Duration, Refused> {
         let reason = format!("{TIMEOUT_MS}: {value:?} is no number of milliseconds");
         Status::invalid_argument(reason).into()
     })
+}
+
+/// How long the caller waits, as gRPC's header has it. What is no length of time is refused in `admission`.
+pub(super) fn grpc_timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    parse_timeout(headers.get(GRPC_TIMEOUT)?.to_str().ok()?)
 }
 
 /// The call in gRPC. The headers that do not speak of the body pass on: who calls, and what traces it.

@@ -503,6 +503,52 @@ async fn over_http1(request: String) -> String {
     answer
 }
 
+#[test]
+fn a_wrong_shape_is_told_the_right_one() {
+    let mut pool = DescriptorPool::new();
+    let set = millrace_proto::FILE_DESCRIPTOR_SET;
+    pool.decode_file_descriptor_set(set).unwrap();
+    let input = pool.get_message_by_name("millrace.v1.GetFeaturesRequest");
+    let keys = r#"write "keys": {"card_id": {"strings": ["42", "43"]}}"#;
+    let time = r#"write "2026-03-01T12:00:00Z""#;
+    for (json, right) in [
+        (r#"{"keys": {"card_id": ["42"]}}"#, keys),
+        (r#"{"keys": {"card_id": "42"}}"#, keys),
+        (r#"{"keys": {"card_id": {"strings": "42"}}}"#, keys),
+        (r#"{"keys": ["42"]}"#, keys),
+        (
+            r#"{"keys": {"card_id": {"string": ["42"]}}}"#,
+            "did you mean 'strings'?",
+        ),
+        (r#"{"asOf": "2018-05-01 12:00"}"#, time),
+        (r#"{"asOf": 5}"#, time),
+        (r#"{"features": "card_activity"}"#, "features: invalid type"),
+    ] {
+        let refused = request::frame(input.as_ref().unwrap(), json.as_bytes()).unwrap_err();
+        let message = refused.status().message();
+        assert!(message.contains(right), "{json}: {message}");
+    }
+}
+
+/// gRPC's timeout on a call in JSON: tonic's own clock runs outside of the layer.
+#[tokio::test]
+async fn the_end_of_grpcs_timeout_is_json() {
+    let body = r#"{"service": "never"}"#;
+    for timeout in ["20m", "1n"] {
+        let answer = over_http1(format!(
+            "POST {CHECK} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ngrpc-timeout: {timeout}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+        assert!(
+            answer.contains(r#"{"code":"deadline_exceeded""#),
+            "{answer}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn curl_is_answered() {
     let request = |path: &str, length: usize, body: &str| {

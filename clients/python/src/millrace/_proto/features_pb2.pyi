@@ -22,6 +22,7 @@ class ViewStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VIEW_STATUS_CURRENT: _ClassVar[ViewStatus]
     VIEW_STATUS_BEHIND: _ClassVar[ViewStatus]
     VIEW_STATUS_EMPTY: _ClassVar[ViewStatus]
+    VIEW_STATUS_STALE: _ClassVar[ViewStatus]
 ENTITY_STATUS_UNSPECIFIED: EntityStatus
 ENTITY_STATUS_PRESENT: EntityStatus
 ENTITY_STATUS_OUT_OF_WINDOW: EntityStatus
@@ -30,6 +31,7 @@ VIEW_STATUS_UNSPECIFIED: ViewStatus
 VIEW_STATUS_CURRENT: ViewStatus
 VIEW_STATUS_BEHIND: ViewStatus
 VIEW_STATUS_EMPTY: ViewStatus
+VIEW_STATUS_STALE: ViewStatus
 
 class GetFeaturesRequest(_message.Message):
     __slots__ = ("features", "handle", "keys", "as_of")
