@@ -161,22 +161,16 @@ pub(super) async fn connect(server: &Server) -> Outcome<Connection> {
     Ok(InterceptedService::new(channel, token))
 }
 
-/// What an answer that is no HTTP/2 is called: one in TLS, for instance.
-const NO_HTTP2: &str = "http2 error";
-
 /// What a status means for a command: the user's mistake (exit code 2) or not (1).
 pub(super) fn failure(server: &Server, status: &Status) -> Failure {
     let (message, address) = (status.message(), &server.address);
-    let cause = std::error::Error::source(status).map(with_causes);
+    if let Some(detail) = hung_up(status) {
+        return Failure::failed(format!("the server at {address} hung up: {detail}"))
+            .hint(way_to(server, &detail).unwrap_or_else(|| why_hung_up(server)));
+    }
     match status.code() {
         Code::InvalidArgument | Code::NotFound | Code::OutOfRange => Failure::input(message),
         Code::FailedPrecondition => Failure::failed(message),
-        Code::Unavailable => no_server(server, cause.as_deref().unwrap_or(message)),
-        // The connection has failed, as where a server that asks for a client's certificate hangs up after the
-        // handshake.
-        Code::Unknown | Code::Internal if cause.is_some() || message.contains(NO_HTTP2) => {
-            no_server(server, cause.as_deref().unwrap_or(message))
-        }
         Code::Unimplemented => Failure::failed(format!(
             "the server at {address} does not know this call: is it Millrace, and of this release?"
         )),
@@ -184,7 +178,7 @@ pub(super) fn failure(server: &Server, status: &Status) -> Failure {
             Failure::failed(format!("the server at {address} answers: {message}"))
                 .hint(format!("put a token into the environment: {TOKEN}=…"))
         }
-        Code::PermissionDenied => {
+        Code::PermissionDenied | Code::Unavailable => {
             Failure::failed(format!("the server at {address} answers: {message}"))
         }
         code => Failure::failed(format!(
@@ -193,33 +187,61 @@ pub(super) fn failure(server: &Server, status: &Status) -> Failure {
     }
 }
 
+/// What a connection failed with that gave no answer; none where the status is the server's own.
+fn hung_up(status: &Status) -> Option<String> {
+    match std::error::Error::source(status) {
+        Some(cause) => Some(with_causes(cause)),
+        None => {
+            let message = status.message();
+            let is_ours = status.code() == Code::Cancelled || message.contains("http2 error");
+            is_ours.then(|| message.to_owned())
+        }
+    }
+}
+
 fn no_server(server: &Server, detail: &str) -> Failure {
+    let hint = way_to(server, detail);
     Failure::failed(format!(
         "no Millrace server answers at {}: {detail}",
         server.address
     ))
-    .hint(way_to(server, detail))
+    .hint(
+        hint.unwrap_or_else(|| match detail.contains("connection error") {
+            // Somebody is there.
+            true => why_hung_up(server),
+            false => "start `millrace run --project …`, or name another with --server".to_owned(),
+        }),
+    )
 }
 
 /// What to look at, by what the connection failed with.
-fn way_to(server: &Server, detail: &str) -> String {
+fn way_to(server: &Server, detail: &str) -> Option<String> {
     if detail.contains("not valid for name") {
-        "--server must have a name that the certificate is for".to_owned()
+        Some("--server must have a name that the certificate is for".to_owned())
     } else if detail.contains("invalid peer certificate") || detail.contains("native certs") {
-        format!("--ca FILE, or {CA}, names the authority that the server's certificate is of")
+        Some(format!(
+            "--ca FILE, or {CA}, names the authority that the server's certificate is of"
+        ))
     } else if detail.contains("InvalidContentType") {
         let host = server.address.trim_start_matches("https://");
-        format!("does the server speak TLS? Without: --server {host}")
-    } else if detail.contains("CertificateRequired") {
-        format!(
-            "this server lets in who shows a certificate: --certificate FILE --key FILE, or {CERTIFICATE} and {KEY}"
-        )
-    } else if !server.is_encrypted() && detail.contains(NO_HTTP2) {
-        format!(
-            "does the server speak TLS? --server https://{}",
-            server.address
-        )
+        Some(format!(
+            "does the server speak TLS? Without: --server {host}"
+        ))
     } else {
-        "start `millrace run --project …`, or name another with --server".to_owned()
+        None
+    }
+}
+
+/// Why a server may hang up without a word. What it said of that, if anything, may be lost with the connection.
+fn why_hung_up(server: &Server) -> String {
+    let host = server.address.trim_start_matches("http://");
+    match (server.is_encrypted(), &server.certificate) {
+        (false, _) => format!("does it speak TLS? --server https://{host}"),
+        (true, None) => format!(
+            "does it let in only who shows a certificate? --certificate FILE --key FILE, or {CERTIFICATE} and {KEY}"
+        ),
+        (true, Some(_)) => {
+            "is the certificate of an authority that it lets in, and was it not stopped?".to_owned()
+        }
     }
 }
