@@ -9,9 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::consumer::{Ingest, NAP, Step};
+use crate::consumer::{Ingest, NAP};
 use crate::error::IngestError;
 use crate::group::Wake;
+use crate::step::Step;
 
 /// An [`Ingest`] in a thread of its own. The thread ends when this is dropped, and with it the group's membership.
 pub struct ReadAhead {

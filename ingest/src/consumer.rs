@@ -15,91 +15,25 @@
 //! Everything here runs in the thread that calls [`Ingest::poll`]; librdkafka fetches ahead in threads of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::align::{Align, RowHeader, Rows, Source, StreamBatch};
+use crate::align::{Align, Rows, Source};
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::decode::JsonDecoder;
 use crate::error::IngestError;
-use crate::group::{GroupContext, Rebalance, Wake, hear_errors};
+use crate::group::{GroupContext, Rebalance, Wake};
+use crate::lane::{Lane, fatal, is_out_of_range, kept_headers, open_queue, take};
 use crate::settings::IngestSettings;
+use crate::step::{Lost, StartOffsets, Step, Witness, Witnesses};
 use crate::stream::StreamSpec;
 use crate::telemetry;
-
-/// Where a partition is to be read from: the offset of the first message that the caller's state does not have, or
-/// nothing for a partition that it does not know.
-///
-/// It is asked when a partition is taken over, inside of [`Ingest::poll`]. A caller that applies steps in another
-/// thread must answer with what it has *taken* from `poll`, not only with what it has stored.
-pub type StartOffsets = Arc<dyn Fn(&str, i32) -> Option<i64> + Send + Sync>;
-
-/// What one poll gives.
-#[derive(Clone, Debug, Default)]
-pub struct Step {
-    /// Rows to apply, at most one batch a stream.
-    pub batches: Vec<StreamBatch>,
-    /// Topic, partition and next offset of the partitions that have moved. To be stored together with what came of
-    /// `batches`. Bad messages before a position are in their dead-letter topic already.
-    pub positions: Vec<(String, i32, i64)>,
-    /// Positions that Kafka no longer had.
-    pub lost: Vec<Lost>,
-    /// Partitions that are read for the first time, and whose first messages are gone.
-    pub trimmed: Vec<(String, i32)>,
-    /// Partitions that were taken over since the last step.
-    pub assigned: Vec<(String, i32)>,
-    /// Partitions that were given up since the last step. Rows of theirs that were not handed out are dropped: their
-    /// next owner reads them again.
-    pub revoked: Vec<(String, i32)>,
-    /// Whether this member has read all that its partitions had. False until it has partitions, or knows that there
-    /// are none for it.
-    pub caught_up: bool,
-}
-
-impl Step {
-    /// Whether there is nothing to do but to poll again.
-    pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
-            && self.positions.is_empty()
-            && self.lost.is_empty()
-            && self.trimmed.is_empty()
-            && self.assigned.is_empty()
-            && self.revoked.is_empty()
-    }
-}
-
-/// A message by which a partition is known again. A topic that was deleted and made anew has the old one's offsets, and
-/// other messages behind them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Witness {
-    /// Where it is.
-    pub offset: i64,
-    /// Its Kafka timestamp in milliseconds since 1970.
-    pub kafka_ts: i64,
-}
-
-/// For a topic and a partition, a message that was read of it.
-pub type Witnesses = Arc<dyn Fn(&str, i32) -> Option<Witness> + Send + Sync>;
-
-/// Messages that were to be read and are no longer in Kafka.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset that was to be read next.
-    pub from: i64,
-    /// The offset that is read next instead. Smaller than `from` where the topic was created anew.
-    pub to: i64,
-}
+use crate::topics::{check_topics_differ, check_topics_exist};
 
 /// A member of a consumer group that reads streams.
 pub struct Ingest {
@@ -131,24 +65,11 @@ pub struct Ingest {
     news: News,
 }
 
-type GroupConsumer = BaseConsumer<GroupContext>;
+pub(crate) type GroupConsumer = BaseConsumer<GroupContext>;
 
 struct Stream {
     topic: String,
     decoder: JsonDecoder,
-}
-
-/// A partition that is ours.
-struct Lane {
-    topic: String,
-    partition: i32,
-    queue: PartitionQueue<GroupContext>,
-    /// The next offset to take from the queue; nothing where the beginning is not known as a number.
-    next: Option<i64>,
-    /// The offset after the last message, when the partition was taken over.
-    end: i64,
-    /// A message before `next` that is read first, to see whether the partition is the one that was read.
-    witness: Option<Witness>,
 }
 
 /// What the next step has to tell.
@@ -162,7 +83,6 @@ struct News {
 
 /// How many messages, and how many bytes of them, one turn takes from a partition.
 const TURN_MESSAGES: usize = 4_096;
-const TURN_BYTES: usize = 4 << 20;
 
 /// The same of a turn that is taken ahead: who asks for a step waits until it ends.
 const AHEAD_MESSAGES: usize = 1_024;
@@ -721,160 +641,12 @@ impl Stream {
     }
 }
 
-impl Lane {
-    fn name(&self) -> (&str, i32) {
-        (&self.topic, self.partition)
-    }
-
-    fn owned_name(&self) -> (String, i32) {
-        (self.topic.clone(), self.partition)
-    }
-}
-
-/// What one turn took from a partition's queue.
-struct Taken<'a> {
-    messages: Vec<BorrowedMessage<'a>>,
-    next: Option<i64>,
-    at_end: bool,
-    out_of_range: bool,
-    /// Whether the partition is the one that was read before, where that was seen.
-    recognized: Option<bool>,
-}
-
-fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
-    let mut taken = Taken {
-        messages: Vec::new(),
-        next: lane.next,
-        at_end: false,
-        out_of_range: false,
-        recognized: None,
-    };
-    let mut bytes = 0;
-    while taken.messages.len() < limit && bytes < TURN_BYTES {
-        match lane.queue.poll(Duration::ZERO) {
-            None => break,
-            Some(Ok(message)) => {
-                let witness = lane.witness.filter(|w| w.offset == message.offset());
-                if let Some(witness) = witness {
-                    let is_same = message.timestamp().to_millis() == Some(witness.kafka_ts);
-                    taken.recognized = Some(is_same);
-                    if !is_same {
-                        break;
-                    }
-                }
-                // Fetched before the partition was restarted, or read to know the partition again.
-                if taken.next.is_some_and(|next| message.offset() < next) {
-                    continue;
-                }
-                bytes += message.payload_len();
-                taken.next = Some(message.offset() + 1);
-                taken.at_end = false;
-                taken.messages.push(message);
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => taken.at_end = true,
-            Some(Err(error)) if is_out_of_range(&error) => {
-                taken.out_of_range = true;
-                break;
-            }
-            // librdkafka tries again, and says nothing more until something changes.
-            Some(Err(error)) => {
-                telemetry::partition_error(&lane.topic, lane.partition, &error);
-                fatal(error)?;
-            }
-        }
-    }
-    Ok(taken)
-}
-
-/// Headers are to be short: longer values are left out.
-const KEPT_BYTES: usize = 1_024;
-
-/// The headers of these names of the messages that became rows; of several of a name in one message, the last counts.
-/// Messages and rows are in the order of their offsets.
-fn kept_headers(
-    messages: &[BorrowedMessage<'_>],
-    offsets: &[i64],
-    kept: &'static [&'static str],
-) -> Vec<RowHeader> {
-    let mut found = Vec::new();
-    if kept.is_empty() {
-        return found;
-    }
-    let mut rows = offsets.iter().enumerate().peekable();
-    for message in messages {
-        let Some((row, _)) = rows.next_if(|(_, offset)| **offset == message.offset()) else {
-            // A dead letter.
-            continue;
-        };
-        if let Some(headers) = message.headers() {
-            for name in kept {
-                let value = last_value(headers, name);
-                let value = value.filter(|value| value.len() <= KEPT_BYTES);
-                found.extend(value.map(|value| RowHeader {
-                    row,
-                    name,
-                    value: value.to_vec(),
-                }));
-            }
-        }
-    }
-    found
-}
-
-fn last_value<'a>(headers: &'a BorrowedHeaders, name: &str) -> Option<&'a [u8]> {
-    // rdkafka panics on a header whose name is no text, which a producer can send.
-    let header = |index| {
-        let read = AssertUnwindSafe(|| headers.try_get(index));
-        catch_unwind(read).ok().flatten()
-    };
-    let indexes = (0..headers.count()).rev();
-    let mut found = indexes
-        .filter_map(header)
-        .filter(|header| header.key == name);
-    found.next()?.value
-}
-
-fn is_out_of_range(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    matches!(
-        code,
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
-    )
-}
-
-/// Tells errors after which librdkafka goes on by itself from those after which it does not.
-fn fatal(error: KafkaError) -> Result<(), IngestError> {
-    match error {
-        KafkaError::MessageConsumptionFatal(code) => Err(IngestError::Fatal {
-            detail: code.to_string(),
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// The position to read from, given the first offset and the one after the last: the one that is wanted if it is
 /// still there, else the first.
 fn valid_position(wanted: Option<i64>, (low, high): (i64, i64)) -> i64 {
     wanted
         .filter(|offset| (low..=high).contains(offset))
         .unwrap_or(low)
-}
-
-/// A partition's own queue. It is split off before the partition is assigned, and librdkafka leaves a queue that was
-/// split off as it is; so nothing of the partition comes through the common queue.
-fn open_queue(
-    consumer: &Arc<GroupConsumer>,
-    wake: &Arc<Wake>,
-    topic: &str,
-    partition: i32,
-) -> Result<PartitionQueue<GroupContext>, IngestError> {
-    let queue = consumer.split_partition_queue(topic, partition);
-    let mut queue = queue.ok_or_else(|| IngestError::Fatal {
-        detail: format!("no queue for {topic}/{partition}"),
-    })?;
-    let wake = Arc::clone(wake);
-    queue.set_nonempty_callback(move || wake.raise());
-    Ok(queue)
 }
 
 fn connect(settings: &IngestSettings, wake: &Arc<Wake>) -> Result<GroupConsumer, IngestError> {
@@ -885,60 +657,6 @@ fn connect(settings: &IngestSettings, wake: &Arc<Wake>) -> Result<GroupConsumer,
     let wake = Arc::clone(wake);
     consumer.set_nonempty_callback(move || wake.raise());
     Ok(consumer)
-}
-
-fn check_topics_differ(streams: &[StreamSpec]) -> Result<(), IngestError> {
-    let mut seen = BTreeSet::new();
-    match streams.iter().find(|spec| !seen.insert(&spec.topic)) {
-        None => Ok(()),
-        Some(spec) => Err(IngestError::DuplicateTopic {
-            topic: spec.topic.clone(),
-        }),
-    }
-}
-
-fn check_topics_exist(
-    consumer: &GroupConsumer,
-    settings: &IngestSettings,
-    streams: &[StreamSpec],
-) -> Result<(), IngestError> {
-    let metadata = consumer
-        .fetch_metadata(None, settings.request_timeout)
-        .map_err(|error| unreachable_brokers(consumer, settings, &error))?;
-    let topics = metadata.topics().iter();
-    let topics = topics.filter(|topic| !topic.partitions().is_empty());
-    let existing: Vec<&str> = topics.map(|topic| topic.name()).collect();
-    let missing = streams
-        .iter()
-        .find(|spec| !existing.contains(&spec.topic.as_str()));
-    match missing {
-        None => Ok(()),
-        Some(spec) => Err(IngestError::UnknownTopic {
-            topic: spec.topic.clone(),
-            near: near(&spec.topic, &existing),
-        }),
-    }
-}
-
-fn unreachable_brokers(
-    consumer: &GroupConsumer,
-    settings: &IngestSettings,
-    error: &KafkaError,
-) -> IngestError {
-    hear_errors(consumer);
-    let last = &consumer.context().last_error;
-    last.unreachable(&settings.brokers, error)
-}
-
-/// Up to three names that one could have meant, the nearest first.
-fn near(wanted: &str, existing: &[&str]) -> Vec<String> {
-    let wanted = wanted.to_lowercase();
-    let scored = existing.iter().filter(|name| !name.starts_with("__"));
-    let scored = scored.map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), *name));
-    let mut scored: Vec<_> = scored.filter(|(score, _)| *score > 0.75).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    scored.truncate(3);
-    scored.into_iter().map(|(_, name)| name.into()).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! [`ReadAhead`] is an `Ingest` in a thread of its own, which decodes while the caller applies.
 //!
 //! `decode` and `align` are pure: no socket, no clock, no Kafka type. `consumer` and `group` hold everything that
-//! librdkafka needs; `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
+//! librdkafka needs (`lane`: a partition's queue; `topics`: whether they are there); `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
 //!
 //! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
 //! offsets that are committed to the group serve lag tools only), and the loop that ties them (the `millrace`
@@ -29,19 +29,23 @@ mod dead_letters;
 mod decode;
 mod error;
 mod group;
+mod lane;
 mod replay;
 mod settings;
+mod step;
 mod stream;
 mod telemetry;
+mod topics;
 
 pub use admin::ensure_topics;
 pub use ahead::{Polled, ReadAhead};
 pub use align::{Align, AlignSettings, Released, RowHeader, Rows, Source, StreamBatch};
-pub use consumer::{Ingest, Lost, StartOffsets, Step, Witness, Witnesses};
+pub use consumer::Ingest;
 pub use dead_letters::{DeadLetter, DeadLetters, header};
 pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
 pub use error::{IngestError, Remedy};
 pub use group::LastError;
 pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
+pub use step::{Lost, StartOffsets, Step, Witness, Witnesses};
 pub use stream::StreamSpec;

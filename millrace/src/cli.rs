@@ -1,7 +1,6 @@
 //! The command line: what there is, what it says of itself, and who does it.
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::generate::GenerateArgs;
 use crate::produce::ProduceArgs;
 use crate::run::RunArgs;
+use crate::runtime::runtime;
 use crate::settings::{ServerSettings, Settings};
 use crate::simulate::SimulateArgs;
 use crate::traces::LogFields;
@@ -279,17 +279,6 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
     }
 }
 
-/// A runtime for network clients and the server.
-///
-/// # Errors
-/// A system without threads to spare.
-pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("the runtime does not start: {e}")))
-}
-
 fn init_logging(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // A test harness may have set a subscriber already.
@@ -309,14 +298,4 @@ fn without_exporter(filter: EnvFilter) -> EnvFilter {
         Some(off) => filter.add_directive(off),
         None => filter,
     }
-}
-
-/// An address of the command line.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let text = text.replace("localhost", "127.0.0.1");
-    text.parse()
-        .map_err(|_| format!("'{text}' is not an address: write 127.0.0.1:7077"))
 }

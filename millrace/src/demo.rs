@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::cli::runtime;
 use crate::failure::{Failure, Outcome};
 use crate::run::{Role, Running, create_topics, signal};
+use crate::runtime::runtime;
 use crate::workspace::Workspace;
 
 use caller::Caller;

@@ -40,6 +40,7 @@ pub mod produce;
 pub mod recent;
 pub mod registry;
 pub mod run;
+mod runtime;
 pub mod score_log;
 pub mod score_topic;
 pub mod scored_watch;

@@ -19,7 +19,6 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use crate::cli::{parse_address, runtime};
 use crate::described;
 use crate::evolve::{self, Reading, Transition};
 use crate::failure::{Failure, Outcome};
@@ -33,6 +32,7 @@ use crate::pipeline::{Pipeline, log_start, now_us, start_offsets, stream_spec, s
 use crate::priority::Priority;
 use crate::produce::RawProducer;
 use crate::registry::{Reach, is_away};
+use crate::runtime::{parse_address, runtime};
 use crate::score_log::ScoreLog;
 use crate::score_topic::{ScoreSink, ScoreTopic};
 use crate::scorer::Scorer;

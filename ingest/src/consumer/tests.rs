@@ -224,21 +224,6 @@ fn positions_are_kept_if_valid_and_else_begin_at_the_oldest_message() {
 }
 
 #[test]
-fn near_names_come_nearest_first() {
-    let existing = [
-        "transactions",
-        "transaction-labels",
-        "labels",
-        "__consumer_offsets",
-    ];
-    assert_eq!(
-        near("transactoins", &existing),
-        ["transactions", "transaction-labels"]
-    );
-    assert!(near("clicks", &existing).is_empty());
-}
-
-#[test]
 fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
     let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
     cluster.produce("tx", 0, events("a", 3_000));

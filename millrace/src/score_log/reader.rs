@@ -11,10 +11,10 @@ use super::files::LOG;
 use super::outbox;
 use super::rows::INPUTS_HASH;
 use super::writer::{MARKER, Marker, Place};
-use crate::cli::runtime;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::files::BATCH_ROWS;
 use crate::object_stores;
+use crate::runtime::runtime;
 use crate::workspace::Workspace;
 
 /// Rows of a log.
