@@ -1,7 +1,7 @@
 //! What a running process shares between its roles: the store, the scorer, the registry, and how far it is.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -92,8 +92,8 @@ pub struct Progress {
     pub dead_letters: AtomicU64,
     /// Messages that are in Kafka and not committed yet.
     pub lag: AtomicI64,
-    /// Somebody has asked for an answer lately.
-    asked: AtomicBool,
+    /// Answers that were asked for, and not counted by `take_asked` yet.
+    asked: AtomicU64,
     /// When the brokers were last heard; none before the first time, and in a process that does not read.
     heard: Mutex<Option<Instant>>,
     /// Newest event time that was committed, µs, by stream.
@@ -175,16 +175,13 @@ impl Progress {
 
     /// Notes that somebody asks for an answer.
     pub fn asked(&self) {
-        // Nearly always it is noted already, and a write would take the line from the other cores.
-        if !self.asked.load(Ordering::Relaxed) {
-            self.asked.store(true, Ordering::Relaxed);
-        }
+        self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether somebody has asked for an answer since the last time that this was called.
+    /// How many answers were asked for since the last time that this was called.
     #[must_use]
-    pub fn take_asked(&self) -> bool {
-        self.asked.swap(false, Ordering::Relaxed)
+    pub fn take_asked(&self) -> u64 {
+        self.asked.swap(0, Ordering::Relaxed)
     }
 
     /// Views of the next project that are not served yet, by name, and how far each is.

@@ -73,9 +73,12 @@ const MISSES_AT_ONCE: usize = 16;
 /// Events and their places in their topic.
 type Newer = (RecordBatch, Vec<(i32, i64)>);
 
-/// Rows of a step while somebody asks for answers: a thread that answers may wait for a core until the step is through,
-/// for the kernel lets a running thread have milliseconds. More of them cost fewer commits.
+/// Rows of a step while many ask for answers: a thread that answers may wait for a core until the step is through, for
+/// the kernel lets a running thread have milliseconds. More of them cost fewer commits.
 const ROWS_BETWEEN_ANSWERS: usize = 256;
+
+/// So many calls keep the cores busy. Those of fewer find one that is idle.
+const MANY_CALLS_PER_MS: f64 = 1.0;
 
 /// Pause before Kafka is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -189,6 +192,7 @@ impl Pipeline {
     /// What cannot be gone on from: a store that fails, a broker that refuses.
     pub fn run(mut self, ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
         let mut ingest = ReadAhead::start(ingest)?;
+        let mut asked = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
                 // Events wait, however many.
@@ -198,7 +202,9 @@ impl Pipeline {
                 self.between_steps()?;
                 continue;
             }
-            let most_rows = match self.live.progress.take_asked() {
+            let calls = self.live.progress.take_asked() as f64;
+            let passed = std::mem::replace(&mut asked, Instant::now()).elapsed();
+            let most_rows = match calls >= MANY_CALLS_PER_MS * passed.as_secs_f64() * 1e3 {
                 true => ROWS_BETWEEN_ANSWERS,
                 false => usize::MAX,
             };
