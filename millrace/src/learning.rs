@@ -40,6 +40,21 @@ use crate::workspace::{ModelPlan, Workspace};
 mod checks;
 mod history;
 mod period;
+/// The settings of hourly updates, for updates of another period.
+fn scaled(hourly: &LearnerSettings, every: Duration) -> LearnerSettings {
+    let hours = every.as_secs_f64() / 3_600.0;
+    let averaged = hourly.averaged_updates as f64 / hours;
+    // An update of many hours has as many steps to make as theirs, and what is old is not to be forgotten in them.
+    let replayed = |rows: usize| (rows as f64 * hours.max(1.0)).round() as usize;
+    LearnerSettings {
+        // What serves is not to be older because updates are rarer.
+        averaged_updates: (averaged.round() as u64).max(1),
+        replay_frauds: replayed(hourly.replay_frauds),
+        replay_negatives: replayed(hourly.replay_negatives),
+        ..hourly.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -737,7 +752,7 @@ impl Learning {
         let known = self.history.between(0, period.end_us);
         let parent = self.newest();
         let afresh = parent.is_none_or(|parent| self.has_outgrown(&parent.manifest, known.len()));
-        let training = &self.settings().training;
+        let training = &scaled(&self.settings().training, self.plan().settings.every);
         let afresh_at = if afresh { known.len() } else { self.afresh_at };
         let start = parent.filter(|_| !afresh).map(|parent| &parent.checkpoint);
         let (fresh, replay) = if afresh {
@@ -757,13 +772,6 @@ impl Learning {
             (fresh, self.sample(&past, training, seed)?)
         };
         let training_step = step("update");
-        let hours = |time: Duration| time.as_secs_f64() / 3_600.0;
-        let averaged = training.averaged_updates as f64 / hours(self.plan().settings.every);
-        let training = &LearnerSettings {
-            // Counted in hourly ones: what serves is not to be older because updates are rarer.
-            averaged_updates: (averaged.round() as u64).max(1),
-            ..training.clone()
-        };
         let updated = update(training, self.device, start, &fresh, &replay, seed);
         drop(training_step);
         let updated = match updated {
