@@ -270,7 +270,7 @@ impl FeatureView {
         if rows == 0 {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
-        let context = || FeatureError::evaluate(format!("view '{}'", self.name));
+        let context = |e| FeatureError::evaluate(format!("view '{}'", self.name))(e);
         let types = self.row_schema.fields().iter().skip(entity.len());
         let slots = values.into_iter().zip(types).map(|(values, field)| {
             let values = values.finish()?;
@@ -282,18 +282,18 @@ impl FeatureView {
         });
         let slots = slots
             .collect::<Result<Vec<_>, DataFusionError>>()
-            .map_err(|error| context()(error))?;
+            .map_err(context)?;
         let as_of: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_of.to_vec()));
         let columns = entity.iter().cloned().chain(slots).chain([as_of]).collect();
-        let row = batch(&self.row_schema, columns, rows).map_err(|error| context()(error))?;
+        let row = batch(&self.row_schema, columns, rows).map_err(context)?;
         let outputs = self
             .outputs
             .iter()
             .zip(self.schema.fields())
             .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| context()(error))?;
-        batch(&self.schema, outputs, rows).map_err(|error| context()(error))
+            .map_err(context)?;
+        batch(&self.schema, outputs, rows).map_err(context)
     }
 }
 

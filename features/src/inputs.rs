@@ -159,16 +159,16 @@ impl InputView {
     }
 
     fn project(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, FeatureError> {
-        let context = || FeatureError::evaluate(format!("inputs '{}'", self.name));
-        let row = batch(&self.row_schema, columns, rows).map_err(|error| context()(error))?;
+        let context = |e| FeatureError::evaluate(format!("inputs '{}'", self.name))(e);
+        let row = batch(&self.row_schema, columns, rows).map_err(context)?;
         let outputs = self
             .outputs
             .iter()
             .zip(self.schema.fields())
             .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| context()(error))?;
-        batch(&self.schema, outputs, rows).map_err(|error| context()(error))
+            .map_err(context)?;
+        batch(&self.schema, outputs, rows).map_err(context)
     }
 
     /// Inputs as a row-major matrix of `rows × names`, null and NaN alike as NaN.

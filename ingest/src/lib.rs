@@ -15,7 +15,8 @@
 //! [`ReadAhead`] is an `Ingest` in a thread of its own, which decodes while the caller applies.
 //!
 //! `decode` and `align` are pure: no socket, no clock, no Kafka type. `consumer` and `group` hold everything that
-//! librdkafka needs (`lane`: a partition's queue; `topics`: whether they are there); `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
+//! librdkafka needs (`lane`: a partition's queue; `topics`: whether they are there); `admin` creates topics; `replay`
+//! reads a part of a topic again, for a view that is new.
 //!
 //! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
 //! offsets that are committed to the group serve lag tools only), and the loop that ties them (the `millrace`

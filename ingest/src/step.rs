@@ -7,7 +7,7 @@ use crate::align::StreamBatch;
 /// Where a partition is to be read from: the offset of the first message that the caller's state does not have, or
 /// nothing for a partition that it does not know.
 ///
-/// It is asked when a partition is taken over, inside of [`Ingest::poll`]. A caller that applies steps in another
+/// It is asked when a partition is taken over, inside of [`Ingest::poll`](crate::Ingest::poll). A caller that applies steps in another
 /// thread must answer with what it has *taken* from `poll`, not only with what it has stored.
 pub type StartOffsets = Arc<dyn Fn(&str, i32) -> Option<i64> + Send + Sync>;
 
