@@ -472,6 +472,7 @@ fn model(scorer: &Scorer) -> Result<(Manifest, Model)> {
     let update = millrace_learner::update(&settings, Device::Cpu, None, &examples, &none, 0)?;
     let manifest = Manifest {
         inputs_hash: scorer.plan.inputs_hash(),
+        meanings: Vec::new(),
         ..manifest(1, names, &update)
     };
     Ok((manifest, Model::new(&update.checkpoint)))

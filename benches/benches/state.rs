@@ -92,6 +92,7 @@ fn decode(project: &Project, messages: &[String]) -> Result<Vec<RecordBatch>, Bo
         schema: Arc::clone(&stream.schema),
         time_column: stream.time,
         required: stream.required(),
+        id: None,
     })?;
     messages
         .chunks(BATCH)

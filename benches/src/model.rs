@@ -10,6 +10,7 @@ pub fn manifest(version: u64, inputs: Vec<String>, update: &Update) -> Manifest 
         parent: None,
         created: "2026-01-01T00:00:00Z".to_owned(),
         inputs_hash: inputs_hash(&inputs),
+        meanings: Vec::new(),
         inputs,
         label_position: 0,
         trained_until_us: 0,

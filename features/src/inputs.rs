@@ -63,6 +63,16 @@ impl InputView {
     /// streams have does not matter to it.
     #[must_use]
     pub fn definition(&self) -> String {
+        let mut text = self.stream.name.clone();
+        for (meaning, field) in self.meanings().iter().zip(self.schema.fields()) {
+            let _ = write!(text, "\n{} {meaning}", field.name());
+        }
+        text
+    }
+
+    /// What each input means, as [`definition`](Self::definition) has it.
+    #[must_use]
+    pub fn meanings(&self) -> Vec<String> {
         let column = |index: usize| match self.columns[index] {
             Source::Event { column } => self.stream.schema.field(column).name().clone(),
             Source::View { join, column } => {
@@ -76,12 +86,13 @@ impl InputView {
                 )
             }
         };
-        let mut text = self.stream.name.clone();
-        for (output, field) in self.outputs.iter().zip(self.schema.fields()) {
-            let output = with_columns(output, &column);
-            let _ = write!(text, "\n{} {} = {output}", field.name(), field.data_type());
-        }
-        text
+        let outputs = self.outputs.iter().zip(self.schema.fields());
+        outputs
+            .map(|(output, field)| {
+                let output = with_columns(output, &column);
+                format!("{} = {output}", field.data_type())
+            })
+            .collect()
     }
 
     /// The feature views that the inputs use.

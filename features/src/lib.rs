@@ -48,7 +48,7 @@ pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
 pub use resolution::Resolution;
 pub use state::{BestRead, MemoryState, StateError, StateReader, StateRow, StateWriter};
-pub use stream::Stream;
+pub use stream::{DeletedId, Stream};
 pub use table::EventTable;
 pub use tile::{Ladder, Span, Tile, tile_width_us};
 pub use view::{FeatureView, Origin};

@@ -24,6 +24,8 @@ pub(crate) struct Kept {
     pub(crate) entities: Vec<Vec<u8>>,
     pub(crate) times: Vec<i64>,
     pub(crate) uniques: Vec<[u8; 16]>,
+    /// Their rows in the batch.
+    pub(crate) rows: Vec<u64>,
     pub(crate) operands: Vec<ArrayRef>,
 }
 
@@ -96,14 +98,17 @@ impl FeatureView {
                 .map(|value| fold::event_value(value))
                 .collect();
         }
+        let places = kept.times.into_iter().zip(kept.rows);
         let rows = kept.entities.into_iter().zip(values).zip(kept.uniques);
-        for (((entity, value), unique), time_us) in rows.zip(kept.times) {
+        for (((entity, value), unique), (time_us, row)) in rows.zip(places) {
+            let row = row as usize;
             state.put(StateRow {
                 view: self.id,
                 entity,
                 time_us,
                 unique,
                 value,
+                origin: (origin.partitions[row], origin.offsets[row]),
             });
         }
         Ok(())
@@ -137,6 +142,7 @@ impl FeatureView {
             times: times.values().to_vec(),
             uniques: self.uniques(&counted, &rows, origin),
             operands,
+            rows,
         })
     }
 

@@ -29,6 +29,8 @@ pub struct StateRow {
     pub unique: [u8; 16],
     /// What the view keeps of the event.
     pub value: Vec<u8>,
+    /// Where the event came from: partition and offset. It is no part of what is kept.
+    pub origin: (i32, i64),
 }
 
 /// How an entity is best read.

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use arrow::array::StringArray;
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{CreateExternalTable, Statement};
 use datafusion::sql::sqlparser::ast::{Expr, Value};
 
+use crate::FeatureError;
+use crate::key::unique_of_id;
 use crate::packed;
 use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint, known_names, sql_span};
@@ -26,6 +30,15 @@ pub struct Stream {
     pub key: Option<usize>,
     /// Index of the column that names an event: a second delivery of an id at its event time counts once.
     pub id: Option<usize>,
+}
+
+/// An id by which an event was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedId {
+    /// As [`pack_rows`](crate::pack_rows) gives the column of the ids.
+    pub packed: Vec<u8>,
+    /// As in [`StateRow::unique`](crate::StateRow::unique).
+    pub unique: [u8; 16],
 }
 
 const OPTIONS: [&str; 3] = ["format", "key", "id"];
@@ -76,6 +89,39 @@ impl Stream {
         (0..self.schema.fields().len())
             .filter(|i| declared(i) || special(i))
             .collect()
+    }
+
+    /// Whether the topic is keyed by the events' id: a message without a value then deletes the event of its key.
+    #[must_use]
+    pub fn is_keyed_by_id(&self) -> bool {
+        self.id.is_some() && self.id == self.key
+    }
+
+    /// The ids that keys are, where the topic is keyed by them.
+    ///
+    /// # Errors
+    /// [`FeatureError::Arguments`] for a key that is no id of the column's type.
+    pub fn deleted_ids(&self, keys: &[&str]) -> Result<Vec<DeletedId>, FeatureError> {
+        let Some(column) = self.id.filter(|_| self.is_keyed_by_id()) else {
+            return Err(FeatureError::Arguments(format!(
+                "stream '{}' is not keyed by an id",
+                self.name
+            )));
+        };
+        let strict = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        let texts = StringArray::from(keys.to_vec());
+        let ids = cast_with_options(&texts, self.schema.field(column).data_type(), &strict);
+        let ids = ids.map_err(|e| {
+            FeatureError::Arguments(format!("a key of stream '{}': {e}", self.name))
+        })?;
+        let named = |packed: Vec<u8>| DeletedId {
+            unique: unique_of_id(&packed),
+            packed,
+        };
+        Ok(packed::pack_rows(&[ids]).into_iter().map(named).collect())
     }
 
     fn check_types(&self) -> Checked<()> {

@@ -344,6 +344,10 @@ impl FeatureView {
         for (operand, data_type) in self.operands.iter().zip(&self.operand_types) {
             let _ = write!(text, "|{operand}:{data_type}");
         }
+        // Rows from before a topic was keyed by its ids have no index by which they can be deleted.
+        if stream.is_keyed_by_id() {
+            text.push_str("|deletes");
+        }
         // Sums that took the place of events are of these aggregates and steps, and of no others.
         if let Some(Resolution { step_us, .. }) = self.resolution {
             let _ = write!(

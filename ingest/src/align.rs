@@ -21,6 +21,8 @@
 //! - Late rows, those not newer than what was already released, leave at once.
 //! - A step has at most `max_rows` rows: those with the smallest event times.
 //!
+//! - A deletion has no time. It leaves with the first row behind it, or at once if all before it have left.
+//!
 //! Memory: a partition with `high_rows` or more is full ([`Align::room`] is zero) until it is below `low_rows`.
 
 use std::cmp::Reverse;
@@ -31,6 +33,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
+
+use crate::deletion::Deletion;
 
 /// The rule's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +69,25 @@ pub struct RowHeader {
     pub value: Vec<u8>,
 }
 
-/// Decoded rows of one partition, in its order. All but the headers have the same length.
+/// The time of an entry that is a deletion: before that of any event.
+pub const NO_TIME: i64 = i64::MIN;
+
+/// Decoded messages of one partition, in its order: rows, and deletions between them. Times, offsets and Kafka
+/// timestamps have one entry a message.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// The rows.
+    /// The rows, those alone.
     pub batch: RecordBatch,
-    /// Their event times, in microseconds since 1970.
+    /// Their event times, in microseconds since 1970; [`NO_TIME`] of a deletion.
     pub times: Vec<i64>,
     /// Their Kafka offsets.
     pub offsets: Vec<i64>,
     /// Their Kafka timestamps, in milliseconds since 1970; -1 where there is none.
     pub kafka_ts: Vec<i64>,
-    /// Headers of their messages, by rising row; most rows have none.
+    /// Headers of their messages, by rising entry, which stands in the place of the row; most have none.
     pub headers: Vec<RowHeader>,
+    /// Which entries are deletions, rising, and the ids that they name.
+    pub deletions: Vec<(usize, String)>,
 }
 
 /// Rows of one stream that leave together: each partition's in its order; between partitions, no order is promised.
@@ -93,6 +103,8 @@ pub struct StreamBatch {
     pub kafka_ts: Vec<i64>,
     /// Headers of their messages that were kept, by rising row; most rows have none.
     pub headers: Vec<RowHeader>,
+    /// Events that are no more, each partition's in its order.
+    pub deletions: Vec<Deletion>,
 }
 
 /// One step.
@@ -413,7 +425,7 @@ impl Lane {
                 return Some(time);
             }
             choice.left -= 1;
-            choice.late_rows += usize::from(time < choice.late_before);
+            choice.late_rows += usize::from(time < choice.late_before && time != NO_TIME);
             choice.newest = choice.newest.max(time);
             cursor.taken += 1;
             cursor.row += 1;
@@ -453,8 +465,18 @@ impl Chunk {
         let length = count.min(self.rows.times.len() - self.start);
         let range = self.start..self.start + length;
         self.start = range.end;
+        let deletions = &self.rows.deletions;
+        let before = self.rows.deletions_before(range.start);
+        let until = self.rows.deletions_before(range.end);
+        let within = deletions[before..until].iter();
         Rows {
-            batch: self.rows.batch.slice(range.start, length),
+            batch: self
+                .rows
+                .batch
+                .slice(range.start - before, length - (until - before)),
+            deletions: within
+                .map(|(entry, id)| (entry - range.start, id.clone()))
+                .collect(),
             times: self.rows.times[range.clone()].to_vec(),
             offsets: self.rows.offsets[range.clone()].to_vec(),
             kafka_ts: self.rows.kafka_ts[range.clone()].to_vec(),
@@ -469,40 +491,65 @@ impl Chunk {
         let headers = &self.rows.headers;
         let from = headers.partition_point(|header| header.row < rows.start);
         let to = headers.partition_point(|header| header.row < rows.end);
-        moved(&headers[from..to], |row| row - rows.start).collect()
+        let headers = headers[from..to].iter();
+        headers
+            .map(|header| RowHeader {
+                row: header.row - rows.start,
+                ..header.clone()
+            })
+            .collect()
     }
-}
-
-/// The same headers, of other rows.
-fn moved(headers: &[RowHeader], to: impl Fn(usize) -> usize) -> impl Iterator<Item = RowHeader> {
-    headers.iter().map(move |header| RowHeader {
-        row: to(header.row),
-        ..header.clone()
-    })
 }
 
 fn join(stream: usize, parts: Vec<(i32, Rows)>) -> Result<StreamBatch, ArrowError> {
     let schema = parts[0].1.batch.schema();
-    let batch = concat_batches(&schema, parts.iter().map(|(_, rows)| &rows.batch))?;
-    let origin = parts
-        .iter()
-        .flat_map(|(partition, rows)| rows.offsets.iter().map(|offset| (*partition, *offset)));
-    let kafka_ts = parts
-        .iter()
-        .flat_map(|(_, rows)| rows.kafka_ts.iter().copied());
-    let mut headers = Vec::new();
-    let mut before = 0;
-    for (_, rows) in &parts {
-        headers.extend(moved(&rows.headers, |row| row + before));
-        before += rows.times.len();
-    }
-    Ok(StreamBatch {
+    let mut joined = StreamBatch {
         stream,
-        batch,
-        origin: origin.collect(),
-        kafka_ts: kafka_ts.collect(),
-        headers,
-    })
+        batch: concat_batches(&schema, parts.iter().map(|(_, rows)| &rows.batch))?,
+        origin: Vec::new(),
+        kafka_ts: Vec::new(),
+        headers: Vec::new(),
+        deletions: Vec::new(),
+    };
+    for (partition, rows) in parts {
+        let first = joined.origin.len();
+        for entry in rows.events() {
+            joined.origin.push((partition, rows.offsets[entry]));
+            joined.kafka_ts.push(rows.kafka_ts[entry]);
+        }
+        let of_events = rows
+            .headers
+            .iter()
+            .filter(|header| rows.is_event(header.row));
+        joined.headers.extend(of_events.map(|header| RowHeader {
+            row: first + header.row - rows.deletions_before(header.row),
+            ..header.clone()
+        }));
+        let deletions = rows.deletions.into_iter();
+        joined
+            .deletions
+            .extend(deletions.map(|(entry, id)| Deletion {
+                partition,
+                offset: rows.offsets[entry],
+                id,
+            }));
+    }
+    Ok(joined)
+}
+
+impl Rows {
+    /// The entries that are rows.
+    fn events(&self) -> impl Iterator<Item = usize> {
+        (0..self.times.len()).filter(|entry| self.is_event(*entry))
+    }
+
+    fn is_event(&self, entry: usize) -> bool {
+        self.times[entry] != NO_TIME
+    }
+
+    fn deletions_before(&self, entry: usize) -> usize {
+        self.deletions.partition_point(|(other, _)| *other < entry)
+    }
 }
 
 #[cfg(test)]

@@ -23,9 +23,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::align::{Align, Rows, Source};
+use crate::align::{Align, NO_TIME, Rows, Source};
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::decode::JsonDecoder;
+use crate::deletion::take_deletions;
 use crate::error::IngestError;
 use crate::group::{GroupContext, Rebalance, Wake};
 use crate::lane::{Lane, fatal, is_out_of_range, kept_headers, open_queue, take};
@@ -615,7 +616,7 @@ impl Stream {
         })
     }
 
-    /// Good messages become rows; bad ones are handed to the dead letters.
+    /// Good messages become rows and deletions; bad ones are handed to the dead letters.
     fn decode(
         &mut self,
         messages: &[BorrowedMessage<'_>],
@@ -623,18 +624,35 @@ impl Stream {
         letters: &mut DeadLetters,
     ) -> Result<Rows, IngestError> {
         let payloads: Vec<_> = messages.iter().map(Message::payload).collect();
-        let decoded = self.decoder.decode(&payloads, latest_us)?;
-        telemetry::received(&self.topic, messages.len(), decoded.rows.len());
+        let mut decoded = self.decoder.decode(&payloads, latest_us)?;
+        let key = |index: usize| messages[index].key();
+        let deleted = take_deletions(self.decoder.spec(), &mut decoded.bad, key)?;
+        let good = decoded.rows.len() + deleted.len();
+        telemetry::received(&self.topic, messages.len(), good);
         for bad in decoded.bad {
             letters.push(DeadLetter::new(&messages[bad.index], &bad));
         }
-        let good = || decoded.rows.iter().map(|row| &messages[*row]);
+        let times = self.decoder.event_times(&decoded.batch);
+        let events = decoded.rows.into_iter().zip(times);
+        let mut entries: Vec<(usize, i64)> = events.collect();
+        if !deleted.is_empty() {
+            entries.extend(deleted.iter().map(|(index, _)| (*index, NO_TIME)));
+            entries.sort_unstable();
+        }
+        let entry_of = |index: usize| entries.partition_point(|(other, _)| *other < index);
+        let deletions = deleted.into_iter();
+        let of = |index: usize| &messages[index];
         Ok(Rows {
-            times: self.decoder.event_times(&decoded.batch),
             batch: decoded.batch,
-            offsets: good().map(Message::offset).collect(),
-            kafka_ts: good()
-                .map(|message| message.timestamp().to_millis().unwrap_or(-1))
+            deletions: deletions.map(|(index, id)| (entry_of(index), id)).collect(),
+            times: entries.iter().map(|(_, time)| *time).collect(),
+            offsets: entries
+                .iter()
+                .map(|(index, _)| of(*index).offset())
+                .collect(),
+            kafka_ts: entries
+                .iter()
+                .map(|(index, _)| of(*index).timestamp().to_millis().unwrap_or(-1))
                 .collect(),
             headers: Vec::new(),
         })

@@ -151,6 +151,11 @@ impl JsonDecoder {
         Ok(decoder)
     }
 
+    /// What a message is read by.
+    pub(crate) fn spec(&self) -> &StreamSpec {
+        &self.spec
+    }
+
     /// The schema of the batches.
     pub fn schema(&self) -> &SchemaRef {
         &self.spec.schema

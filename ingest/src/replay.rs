@@ -1,6 +1,6 @@
 //! Reading a topic once more, beside the group: from where a partition begins, or from a position, up to an offset.
 //!
-//! It is how a view that is new gets the events that came before it. What is no event is left out without a word: its
+//! It is how a view that is new gets the events that came before it. What is neither an event nor a deletion is left out without a word: its
 //! dead letter was written when it was read first. Order across partitions does not matter to who asks, so there is
 //! none.
 
@@ -16,6 +16,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::decode::JsonDecoder;
+use crate::deletion::{Deletion, take_deletions};
 use crate::error::IngestError;
 use crate::group::log;
 use crate::settings::IngestSettings;
@@ -40,6 +41,8 @@ pub struct Replayed {
     pub batch: RecordBatch,
     /// For each of them, its partition and offset.
     pub origin: Vec<(i32, i64)>,
+    /// Events that are no more, each partition's in its order.
+    pub deletions: Vec<Deletion>,
     /// Where each partition that has moved stands: its next offset.
     pub positions: Vec<(i32, i64)>,
 }
@@ -149,7 +152,14 @@ impl Replay {
         let messages = poll(&self.consumer, timeout, &mut self.open)?;
         let payloads: Vec<_> = messages.iter().map(Message::payload).collect();
         let latest_us = now_us.saturating_add(self.allowed_future_us);
-        let decoded = self.decoder.decode(&payloads, latest_us)?;
+        let mut decoded = self.decoder.decode(&payloads, latest_us)?;
+        let key = |index: usize| messages[index].key();
+        let deleted = take_deletions(self.decoder.spec(), &mut decoded.bad, key)?.into_iter();
+        let deletions = deleted.map(|(index, id)| Deletion {
+            partition: messages[index].partition(),
+            offset: messages[index].offset(),
+            id,
+        });
         let origin = decoded.rows.iter().map(|row| {
             let message = &messages[*row];
             (message.partition(), message.offset())
@@ -166,6 +176,7 @@ impl Replay {
         self.open.retain(|_, (next, until)| next < until);
         Ok(Replayed {
             origin: origin.collect(),
+            deletions: deletions.collect(),
             batch: decoded.batch,
             positions: positions.into_iter().collect(),
         })

@@ -20,6 +20,9 @@ pub struct StreamSpec {
     /// Columns without which an event is of no use: the entity keys, the id. Columns that the schema declares NOT
     /// NULL and the event time are required whether they stand here or not.
     pub required: Vec<usize>,
+    /// The column whose value is the key of the topic's messages and names the event: a message without a value then
+    /// deletes the event that its key names. None where the key is something else, and such a message is bad.
+    pub id: Option<usize>,
 }
 
 impl StreamSpec {
@@ -37,6 +40,9 @@ impl StreamSpec {
     pub(crate) fn check(&self) -> Result<(), IngestError> {
         let columns = self.schema.fields().len();
         if let Some(beyond) = self.required_columns().into_iter().find(|i| *i >= columns) {
+            return Err(self.schema_error(format!("column {beyond} of {columns} does not exist")));
+        }
+        if let Some(beyond) = self.id.filter(|i| *i >= columns) {
             return Err(self.schema_error(format!("column {beyond} of {columns} does not exist")));
         }
         let time = self.schema.field(self.time_column);

@@ -128,6 +128,8 @@ pub struct InputsDiffer {
     pub added: Vec<String>,
     /// Inputs that the model has and the project has not, in the model's order.
     pub removed: Vec<String>,
+    /// Inputs that mean something else than in the model, in the project's order. Empty where that is not known.
+    pub changed: Vec<String>,
     /// The model's inputs.
     pub model: Vec<String>,
     /// The project's inputs. They may have the same names in another order, or the same names with

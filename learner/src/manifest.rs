@@ -22,6 +22,9 @@ pub struct Manifest {
     pub inputs: Vec<String>,
     /// Identifies what the inputs mean: see [`inputs_hash`].
     pub inputs_hash: String,
+    /// For each input, a fingerprint of what it means. None where an older release made it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub meanings: Vec<String>,
     /// Sequence number of the last label that it has learned.
     pub label_position: u64,
     /// Event time of the newest label that it has learned, in microseconds since 1970.
@@ -69,15 +72,27 @@ impl Manifest {
     /// meaning.
     ///
     /// # Errors
-    /// [`LearnerError::InputsDiffer`], with what a message needs.
-    pub fn check_inputs(&self, inputs: &[String], hash: &str) -> Result<(), LearnerError> {
+    /// [`LearnerError::InputsDiffer`], with what a message needs: for that, `meanings` has a fingerprint of each input.
+    pub fn check_inputs(
+        &self,
+        inputs: &[String],
+        hash: &str,
+        meanings: &[String],
+    ) -> Result<(), LearnerError> {
         if self.inputs == inputs && self.inputs_hash == hash {
             return Ok(());
         }
+        let known = self.inputs.iter().zip(&self.meanings);
+        let known: BTreeMap<&String, &String> = known.collect();
+        let has_changed = |(name, meaning): &(&String, &String)| {
+            known.get(name).is_some_and(|before| before != meaning)
+        };
+        let changed = inputs.iter().zip(meanings).filter(has_changed);
         Err(LearnerError::InputsDiffer(Box::new(InputsDiffer {
             version: self.version,
             added: missing_from(&self.inputs, inputs),
             removed: missing_from(inputs, &self.inputs),
+            changed: changed.map(|(name, _)| name.clone()).collect(),
             model: self.inputs.clone(),
             project: inputs.to_vec(),
         })))

@@ -83,6 +83,7 @@ fn manifest(update: &Update) -> Manifest {
         parent: None,
         created: "2026-01-02T03:04:05Z".to_owned(),
         inputs_hash: inputs_hash(&inputs),
+        meanings: Vec::new(),
         inputs,
         label_position: 17,
         trained_until_us: 1_767_323_045_000_000,
@@ -467,11 +468,22 @@ fn other_inputs_are_told_apart() {
     let manifest = manifest(&update);
     let mut inputs = manifest.inputs.clone();
     manifest
-        .check_inputs(&inputs, &manifest.inputs_hash)
+        .check_inputs(&inputs, &manifest.inputs_hash, &[])
         .unwrap();
-    assert!(manifest.check_inputs(&inputs, "another").is_err());
+    assert!(manifest.check_inputs(&inputs, "another", &[]).is_err());
+    let meanings: Vec<String> = (0..inputs.len()).map(|i| i.to_string()).collect();
+    let known = Manifest {
+        meanings: meanings.clone(),
+        ..manifest.clone()
+    };
+    let mut moved = meanings;
+    moved[2] = "a longer window".to_owned();
+    match known.check_inputs(&inputs, "another", &moved) {
+        Err(LearnerError::InputsDiffer(differ)) => assert_eq!(differ.changed, [inputs[2].clone()]),
+        other => panic!("{other:?}"),
+    }
     inputs[4] = "velocity".to_owned();
-    match manifest.check_inputs(&inputs, &inputs_hash(&inputs)) {
+    match manifest.check_inputs(&inputs, &inputs_hash(&inputs), &[]) {
         Err(LearnerError::InputsDiffer(differ)) => {
             assert_eq!(
                 (&differ.added[..], &differ.removed[..]),

@@ -11,18 +11,19 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use arrow::array::RecordBatch;
 use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
-use millrace_features::{Origin, Stream};
+use millrace_features::{FeatureView, Origin, Stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::deletes::Deletes;
 use crate::evolve;
 use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, spinner};
 use crate::fill::Filler;
 use crate::interrupt;
 use crate::marks::Marks;
-use crate::state::Pending;
+use crate::state::{Committed, Pending};
 use crate::workspace::Workspace;
 
 /// What `millrace backfill` takes.
@@ -214,16 +215,7 @@ pub(crate) fn fill(
                     path.display()
                 )));
             }
-            let mut commit = Commit::default();
-            write(
-                workspace,
-                stream,
-                &path,
-                &batch,
-                reading.rows,
-                marks,
-                &mut commit,
-            )?;
+            let mut commit = rows_of(workspace, store, marks, stream, &path, &batch, reading.rows)?;
             reading.rows += batch.num_rows() as u64;
             commit.put(Table::Meta, key.as_bytes(), encode(&reading)?);
             store.commit(commit)?;
@@ -254,38 +246,50 @@ pub(crate) fn place_of(path: &Path) -> i32 {
     -1 - (hash >> 33) as i32
 }
 
-fn write(
+/// What a part of a file's events, behind `rows_before` of them, are in the store.
+fn rows_of(
     workspace: &Workspace,
+    store: &dyn Store,
+    marks: &mut Marks,
     stream: &Stream,
     path: &Path,
     batch: &RecordBatch,
     rows_before: u64,
-    marks: &mut Marks,
-    commit: &mut Commit,
-) -> Outcome<()> {
-    let mut pending = Pending::over(marks.seals(&workspace.project));
+) -> Outcome<Commit> {
+    let views = &workspace.project.views;
+    let mut pending = Pending::over(marks.seals(&workspace.project)).indexing(views);
     let places = vec![place_of(path); batch.num_rows()];
     let offsets: Vec<i64> = (rows_before as i64..).take(batch.num_rows()).collect();
     let origin = Origin {
         partitions: &places,
         offsets: &offsets,
     };
-    for view in workspace
-        .project
-        .views
+    let of_stream = views
         .iter()
-        .filter(|view| view.stream.name == stream.name)
-    {
+        .map(AsRef::as_ref)
+        .filter(|view: &&FeatureView| view.stream.name == stream.name);
+    let views: Vec<&FeatureView> = of_stream.collect();
+    for view in &views {
         for (row, reason) in view.state_rows(batch, origin, &mut pending)? {
             warn!(view = view.name, file = %path.display(), row = offsets[row] + 1, reason,
                 "an event does not count in a view, which cannot be evaluated on it");
         }
     }
+    if stream.is_keyed_by_id() {
+        let deletes = Deletes {
+            stream,
+            views,
+            committed: &Committed(store),
+            is_older: true,
+        };
+        deletes.keep_what_stands(&mut pending)?;
+    }
     marks.see(stream, batch);
     marks.fill(&stream.name);
-    pending.drain_into(commit);
-    marks.write(commit);
-    Ok(())
+    let mut commit = Commit::default();
+    pending.drain_into(&mut commit);
+    marks.write(&mut commit);
+    Ok(commit)
 }
 
 impl Reading {

@@ -8,6 +8,7 @@ use millrace_features::{FeatureView, Frame, Project};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
+use crate::registry::Place;
 use crate::serve;
 use crate::workspace::Workspace;
 
@@ -18,6 +19,7 @@ use crate::workspace::Workspace;
 pub fn check(folder: &Path, json: bool) -> Outcome<()> {
     let checked = Workspace::open(folder).and_then(|workspace| {
         serve::check_tokens(&workspace)?;
+        check_model(&workspace)?;
         Ok(workspace)
     });
     match checked {
@@ -41,6 +43,24 @@ pub fn check(folder: &Path, json: bool) -> Outcome<()> {
             })
         }
         Err(failure) => Err(failure),
+    }
+}
+
+/// Whether the model that has the traffic, if its registry is a folder of this machine, was trained on the project's
+/// inputs: `run` refuses it otherwise.
+fn check_model(workspace: &Workspace) -> Outcome<()> {
+    let Some(plan) = &workspace.model else {
+        return Ok(());
+    };
+    let place @ Place::Folder(_) = workspace.registry()? else {
+        return Ok(());
+    };
+    let Some(registry) = place.open_existing()? else {
+        return Ok(());
+    };
+    match registry.aliases()?.champion {
+        Some(champion) => plan.check_inputs(&registry.manifest(champion)?),
+        None => Ok(()),
     }
 }
 

@@ -132,6 +132,12 @@ const METRICS: &[Metric] = &[
         "Dead letters that were cut, as too large for their topic.",
     ),
     (
+        "millrace_deletes_total",
+        Kind::Counter,
+        "stream,outcome",
+        "Deletes of events by tombstones, by whether some view had the event.",
+    ),
+    (
         "millrace_events_left_out_total",
         Kind::Counter,
         "view",

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use millrace_feature_store::{Commit, Store, Table, decode, encode};
@@ -20,11 +20,16 @@ use millrace_ingest::{ReplayRange, Step, StreamBatch};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::deletes::index_of;
 use crate::failure::{Failure, Outcome};
 use crate::live::Progress;
+use crate::registry::Place;
 use crate::workspace::{ProjectSql, Workspace};
 
 const SERVED: &[u8] = b"project";
+
+/// Where the models of the project that is served lie, as its setting has it.
+const REGISTRY: &[u8] = b"project-registry";
 const VIEWS: &str = "view/";
 const VIEWS_END: &[u8] = b"view0";
 
@@ -191,8 +196,8 @@ impl Served {
         Ok(())
     }
 
-    /// Plans it, with the settings of the project that follows it.
-    fn plan(&self, next: &Workspace) -> Outcome<Workspace> {
+    /// Plans it, with the settings of the project that follows it, but for where its models lie.
+    fn plan(&self, next: &Workspace, store: &dyn Store) -> Outcome<Workspace> {
         let file = |(path, text): &(String, String)| SqlFile {
             path: path.clone(),
             text: text.clone(),
@@ -203,16 +208,29 @@ impl Served {
             inputs: self.inputs.as_ref().map(file),
         };
         let mut settings = next.settings.clone();
+        let registry = store.get(Table::Meta, REGISTRY)?;
+        let registry =
+            registry.and_then(|text| Place::try_from(String::from_utf8(text).ok()?).ok());
         settings.model = match (settings.model, &self.model) {
             (Some(model), Some((inputs, label))) => Some(crate::settings::ModelSettings {
                 inputs: inputs.clone(),
                 label: label.clone(),
+                registry: registry.unwrap_or_else(|| model.registry.clone()),
                 ..model
             }),
             _ => None,
         };
         Workspace::plan(&next.folder, settings, sql)
     }
+}
+
+/// Notes that a project is served.
+fn serve(workspace: &Workspace, commit: &mut Commit) -> Outcome<()> {
+    if let Some(model) = &workspace.model {
+        let registry = model.settings.registry.to_string();
+        commit.put(Table::Meta, REGISTRY, registry);
+    }
+    Served::of(workspace).write(commit)
 }
 
 /// A project that is served while the views of the next one are filled.
@@ -224,6 +242,8 @@ pub struct Transition {
     pub next: Arc<Workspace>,
     /// The views of `next` that `served` lacks, or wants fewer rows of.
     pub views: Vec<Arc<FeatureView>>,
+    /// Held from looking up what an event's id has until that is changed, by all who write.
+    pub writing: Arc<Mutex<()>>,
 }
 
 impl Transition {
@@ -243,7 +263,7 @@ pub fn check_project(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
     let Some(served) = Served::read(store)? else {
         return Ok(());
     };
-    let Ok(served) = served.plan(workspace) else {
+    let Ok(served) = served.plan(workspace, store) else {
         // An older release's; its rows are found by their views' ids, or not at all.
         return Ok(());
     };
@@ -286,7 +306,7 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
         for view in views {
             ViewRecord::complete(view).write(view.id, &mut commit)?;
         }
-        Served::of(next).write(&mut commit)?;
+        serve(next, &mut commit)?;
         store.commit(commit)?;
         return Ok(None);
     };
@@ -300,7 +320,7 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
         finish(store, next)?;
         return Ok(None);
     }
-    let old = served.plan(next).and_then(|old| readable(old, next));
+    let old = served.plan(next, store).and_then(|old| readable(old, next));
     let offsets = store.offsets()?;
     let mut commit = Commit::default();
     abandon(&records, &mut commit, |id| {
@@ -352,6 +372,7 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
         served,
         next: Arc::clone(next),
         views,
+        writing: Arc::default(),
     }))
 }
 
@@ -415,7 +436,7 @@ fn columns_in(old: &Stream, new: &Stream) -> Outcome<Vec<usize>> {
 /// A store that cannot be written.
 pub fn finish(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
     let mut commit = Commit::default();
-    Served::of(workspace).write(&mut commit)?;
+    serve(workspace, &mut commit)?;
     let records = ViewRecord::all(store)?;
     let views = &workspace.project.views;
     abandon(&records, &mut commit, |id| {
@@ -445,6 +466,7 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
             continue;
         }
         store.remove_view(id)?;
+        store.remove_view(index_of(id))?;
         crash_point!("removed");
         // The record goes after the rows: a crash in between removes them again.
         store.flush()?;
@@ -481,6 +503,8 @@ pub struct Reading {
     pub wider: Vec<Arc<FeatureView>>,
     /// For each stream of the served project, where its columns are in what is read.
     columns: Vec<Vec<usize>>,
+    /// As in the [`Transition`].
+    pub writing: Arc<Mutex<()>>,
 }
 
 impl Reading {
@@ -515,6 +539,7 @@ impl Reading {
             views,
             wider,
             columns,
+            writing: Arc::clone(&transition.writing),
         })
     }
 

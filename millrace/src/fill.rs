@@ -5,8 +5,8 @@
 //! part of each commit.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
@@ -14,17 +14,18 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Store};
 use millrace_features::{FeatureView, Origin, Stream};
-use millrace_ingest::{IngestError, Remedy, Replay, ReplayRange};
+use millrace_ingest::{Deletion, IngestError, Remedy, Replay, ReplayRange};
 use tracing::{info, warn};
 
 use crate::backfill::{files_read, place_of};
+use crate::deletes::Deletes;
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
 use crate::live::{Filled, Progress};
 use crate::marks::Marks;
 use crate::pipeline::{now_us, stream_spec};
-use crate::state::Pending;
+use crate::state::{Committed, Pending};
 use crate::workspace::Workspace;
 
 /// Pause before Kafka is tried again.
@@ -40,6 +41,7 @@ pub struct Filler {
     views: Vec<Arc<FeatureView>>,
     /// Is told how far it is.
     progress: Arc<Progress>,
+    writing: Arc<Mutex<()>>,
 }
 
 /// The views over one stream that are filled.
@@ -52,6 +54,8 @@ struct Job<'a> {
     wanted_from_us: Option<i64>,
     /// Events before this time (µs) may be missing.
     since_us: Option<i64>,
+    /// The newest event of the stream, µs.
+    newest_us: i64,
 }
 
 impl Filler {
@@ -63,6 +67,7 @@ impl Filler {
             workspace: Arc::clone(&transition.next),
             views: transition.views.clone(),
             progress: Arc::default(),
+            writing: Arc::clone(&transition.writing),
         }
     }
 
@@ -138,6 +143,7 @@ impl<'a> Job<'a> {
             records,
             wanted_from_us: horizons.and_then(|all| all.into_iter().min()),
             since_us: None,
+            newest_us: marks.newest(&stream.name).unwrap_or_else(now_us),
         }))
     }
 
@@ -199,7 +205,7 @@ impl<'a> Job<'a> {
                 let origin: Vec<(i32, i64)> = (row..).take(count).map(|row| (place, row)).collect();
                 row += count as i64;
                 oldest = oldest.into_iter().chain(self.oldest(&batch)).min();
-                self.write(&batch, &origin, &[])?;
+                self.write(&batch, &origin, &[], &[])?;
                 *rows += count as u64;
                 self.tell(*rows, None);
             }
@@ -265,7 +271,7 @@ impl<'a> Job<'a> {
                 }
             }
             *rows += read.batch.num_rows() as u64;
-            self.write(&read.batch, &read.origin, &read.positions)?;
+            self.write(&read.batch, &read.origin, &read.deletions, &read.positions)?;
             metrics::gauge!("millrace_fill_lag", "stream" => self.stream.name.clone())
                 .set(replay.left() as f64);
             self.tell(*rows, u64::try_from(replay.left()).ok());
@@ -309,10 +315,11 @@ impl<'a> Job<'a> {
         &mut self,
         batch: &RecordBatch,
         origin: &[(i32, i64)],
+        deletions: &[Deletion],
         positions: &[(i32, i64)],
     ) -> Outcome<()> {
         let mut commit = Commit::default();
-        let mut pending = Pending::default();
+        let mut pending = Pending::default().indexing(self.views.iter().copied());
         let (batch, origin) = self.wanted(batch, origin)?;
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = origin.iter().copied().unzip();
         let origin = Origin {
@@ -329,6 +336,22 @@ impl<'a> Job<'a> {
                     "an event does not count in a view, which cannot be evaluated on it"
                 );
             }
+        }
+        let committed = Committed(self.filler.store.as_ref());
+        // Nothing panics under it that could leave anything half done.
+        let _writing = self.stream.is_keyed_by_id().then(|| {
+            let writing = self.filler.writing.lock();
+            writing.unwrap_or_else(PoisonError::into_inner)
+        });
+        if self.stream.is_keyed_by_id() {
+            let deletes = Deletes {
+                stream: self.stream,
+                views: self.views.iter().map(|view| view.as_ref()).collect(),
+                committed: &committed,
+                is_older: true,
+            };
+            deletes.keep_what_stands(&mut pending)?;
+            deletes.apply(deletions, self.newest_us, &mut pending)?;
         }
         pending.drain_into(&mut commit);
         for (id, record) in &mut self.records {

@@ -101,6 +101,7 @@ mod tests {
             origin: rows.iter().map(|(partition, _)| (*partition, 0)).collect(),
             kafka_ts: vec![-1; rows.len()],
             headers: Vec::new(),
+            deletions: Vec::new(),
         };
         Step {
             batches: vec![batch],

@@ -91,7 +91,8 @@ pub struct LabelJoin {
 pub struct JoinStep<'a> {
     store: &'a dyn Store,
     position: Position,
-    scored: HashMap<Vec<u8>, ScoredRecord>,
+    /// None where an event was deleted.
+    scored: HashMap<Vec<u8>, Option<ScoredRecord>>,
     commit: Commit,
     counts: LabelCounts,
 }
@@ -146,7 +147,7 @@ impl JoinStep<'_> {
             // A second delivery or a replay: the label that was learned stays learned.
             record.label = before.label;
         }
-        self.scored.insert(id.to_vec(), record);
+        self.scored.insert(id.to_vec(), Some(record));
         if self.position.waiting == 0 {
             return Ok(is_new);
         }
@@ -184,8 +185,54 @@ impl JoinStep<'_> {
                 record.label = Some(Label { fraud, example });
             }
         }
-        self.scored.insert(id.to_vec(), record);
+        self.scored.insert(id.to_vec(), Some(record));
         Ok(())
+    }
+
+    /// Forgets a scored event that was deleted, and its example. A model that has learned that keeps what it learned.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn forget_event(&mut self, id: &[u8]) -> Result<(), StoreError> {
+        if let Some(record) = self.find(id)? {
+            self.scored.insert(id.to_vec(), None);
+            if let Some(label) = record.label {
+                self.drop_example(label.example);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a label that was deleted, and its example: the event waits for another.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn forget_label(&mut self, id: &[u8]) -> Result<(), StoreError> {
+        let key = key(WAITING, id);
+        let puts = self.commit.puts.len();
+        self.commit.puts.retain(|(_, other, _)| *other != key);
+        let is_stored = self.store.get(Table::Scored, &key)?.is_some()
+            && !self.commit.deletes.iter().any(|(_, other)| *other == key);
+        if self.commit.puts.len() < puts || is_stored {
+            self.position.waiting -= 1;
+            self.commit.delete(Table::Scored, key);
+        }
+        if let Some(mut record) = self.find(id)?
+            && let Some(label) = record.label.take()
+        {
+            self.drop_example(label.example);
+            self.scored.insert(id.to_vec(), Some(record));
+        }
+        Ok(())
+    }
+
+    fn drop_example(&mut self, number: u64) {
+        let key = number.to_be_bytes();
+        let is_it = |table: Table, other: &[u8]| table == Table::Examples && other == key;
+        self.commit
+            .puts
+            .retain(|(table, other, _)| !is_it(*table, other));
+        self.commit.delete(Table::Examples, key);
     }
 
     /// Moves the step's rows into a commit; `join` goes on from there once that is committed.
@@ -198,8 +245,14 @@ impl JoinStep<'_> {
         commit: &mut Commit,
     ) -> Result<LabelCounts, StoreError> {
         for (id, record) in self.scored {
-            let value = timed(record.event_time_us, &record)?;
-            self.commit.put(Table::Scored, key(SCORED, &id), value);
+            let key = key(SCORED, &id);
+            match record {
+                Some(record) => {
+                    let value = timed(record.event_time_us, &record)?;
+                    self.commit.put(Table::Scored, key, value);
+                }
+                None => self.commit.delete(Table::Scored, key),
+            }
         }
         if self.position != join.position {
             self.commit
@@ -213,7 +266,7 @@ impl JoinStep<'_> {
 
     fn find(&self, id: &[u8]) -> Result<Option<ScoredRecord>, StoreError> {
         match self.scored.get(id) {
-            Some(record) => Ok(Some(record.clone())),
+            Some(record) => Ok(record.clone()),
             None => read(self.store, Table::Scored, &key(SCORED, id)),
         }
     }
@@ -391,11 +444,13 @@ mod tests {
 
     enum Happening {
         Scored(&'static str, i64),
+        EventGone(&'static str),
+        LabelGone(&'static str),
         Label(&'static str, bool, i64),
         Commit,
         Crash,
     }
-    use Happening::{Commit as Done, Crash, Label as Known, Scored};
+    use Happening::{Commit as Done, Crash, EventGone, Label as Known, LabelGone, Scored};
 
     fn run(happenings: &[Happening]) -> (Vec<(u64, bool, i64)>, LabelCounts) {
         let store = MemoryStore::new();
@@ -409,6 +464,8 @@ mod tests {
                         .unwrap();
                 }
                 Known(id, fraud, time) => step.label(id.as_bytes(), *fraud, *time).unwrap(),
+                EventGone(id) => step.forget_event(id.as_bytes()).unwrap(),
+                LabelGone(id) => step.forget_label(id.as_bytes()).unwrap(),
                 Crash => {
                     join = LabelJoin::open(&store).unwrap();
                     step = join.begin(&store);
@@ -493,6 +550,52 @@ mod tests {
         ]);
         assert_eq!(examples, [(1, false, 5)]);
         assert_eq!(counts.corrected, 2);
+    }
+
+    #[test]
+    fn what_was_deleted_is_no_example_and_may_come_again() {
+        for commits in [false, true] {
+            let maybe = || if commits { Done } else { Known("y", false, 1) };
+            let (examples, counts) = run(&[
+                Scored("a", 1),
+                Known("a", true, 5),
+                Scored("b", 2),
+                Known("b", true, 6),
+                maybe(),
+                EventGone("a"),
+                LabelGone("b"),
+                Done,
+            ]);
+            assert_eq!((examples, counts.joined), (vec![], 2));
+            let (examples, counts) = run(&[
+                Scored("b", 2),
+                Known("b", true, 6),
+                maybe(),
+                LabelGone("b"),
+                maybe(),
+                Known("b", false, 7),
+                Done,
+            ]);
+            assert_eq!(examples, [(2, false, 7)]);
+            assert_eq!((counts.joined, counts.corrected), (2, 0));
+            // A label that waits is forgotten too; and one of a deleted event waits, should that come again.
+            let (examples, _) = run(&[
+                Known("c", true, 5),
+                maybe(),
+                LabelGone("c"),
+                maybe(),
+                Scored("c", 1),
+                Scored("d", 2),
+                maybe(),
+                EventGone("d"),
+                maybe(),
+                Known("d", true, 8),
+                Done,
+                Scored("d", 3),
+                Done,
+            ]);
+            assert_eq!(examples, [(1, true, 8)]);
+        }
     }
 
     #[test]

@@ -792,6 +792,7 @@ impl Learning {
             created: rfc3339(crate::pipeline::now_us()),
             inputs: self.plan().input_names(),
             inputs_hash: self.plan().inputs_hash(),
+            meanings: self.plan().input_meanings(),
             label_position: last.unwrap_or(self.dealt_with),
             trained_until_us: period.end_us,
             rows: updated.rows,

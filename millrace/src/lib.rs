@@ -17,6 +17,7 @@ pub mod broker;
 pub mod check;
 pub mod cli;
 pub mod client;
+mod deletes;
 pub mod demo;
 mod described;
 pub mod evolve;

@@ -1,8 +1,9 @@
 //! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,11 +11,12 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use millrace_feature_store::{Commit, Offset, Store, StoreError};
-use millrace_features::{FeatureView, Origin, Stream, Tile, pack_rows};
+use millrace_features::{DeletedId, FeatureView, Origin, Stream, Tile, pack_rows};
 use millrace_ingest::{Ingest, ReadAhead, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
 use tracing::{error, info, warn};
 
 use crate::backfill::files_read;
+use crate::deletes::{Deletes, deleted_of, index_of};
 use crate::evolve::{Reading, ViewRecord};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::fold::Folder;
@@ -108,6 +110,7 @@ pub fn stream_spec(stream: &Stream) -> StreamSpec {
         schema: Arc::clone(&stream.schema),
         time_column: stream.time,
         required: stream.required(),
+        id: stream.key.filter(|_| stream.is_keyed_by_id()),
     }
 }
 
@@ -395,9 +398,19 @@ impl Pipeline {
     fn apply_traced(&mut self, step: &Step, traces: &mut [EventTraces]) -> Result<(), StepFailure> {
         let started = Instant::now();
         let project = &self.live.workspace.project;
-        let mut pending = Pending::over(self.marks.seals(project));
+        let new = self.reading.iter().flat_map(|reading| &reading.views);
+        let mut pending =
+            Pending::over(self.marks.seals(project)).indexing(project.views.iter().chain(new));
         let mut marks = self.marks.clone();
         let mut commit = Commit::default();
+        let writing = self
+            .reading
+            .as_ref()
+            .map(|reading| Arc::clone(&reading.writing));
+        // Nothing panics under it that could leave anything half done.
+        let _writing = writing
+            .as_ref()
+            .map(|writing| writing.lock().unwrap_or_else(PoisonError::into_inner));
         let reading = self.reading.as_ref().map(|reading| &reading.streams);
         witnesses::put(step, reading.unwrap_or(&project.streams), &mut commit)?;
         let step = &match &self.reading {
@@ -407,14 +420,17 @@ impl Pipeline {
                     let stream = &reading.streams[batch.stream];
                     marks.see(stream, &batch.batch);
                     self.write_state(stream, &reading.views, batch, &mut pending)?;
+                    self.delete(stream, &reading.views, batch, &marks, &mut pending)?;
                 }
                 Cow::Owned(reading.served(step)?)
             }
         };
+        let mut deleted = Vec::with_capacity(step.batches.len());
         for batch in &step.batches {
             let stream = &project.streams[batch.stream];
             marks.see(stream, &batch.batch);
             self.write_state(stream, &project.views, batch, &mut pending)?;
+            deleted.push(self.delete(stream, &project.views, batch, &marks, &mut pending)?);
         }
         crash_point!("rows");
         let mut tiles = Vec::new();
@@ -448,6 +464,10 @@ impl Pipeline {
                 if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.labels) {
                     join_labels(&model.scorer.plan, &batch.batch, &mut join)?;
                 }
+            }
+            for (batch, deleted) in step.batches.iter().zip(&deleted) {
+                let stream = &streams[batch.stream];
+                forget(&model.scorer.plan, stream, batch, deleted, &mut join)?;
             }
             crash_point!("scored");
             if let Some(topic) = &mut model.topic {
@@ -492,6 +512,14 @@ impl Pipeline {
         self.gaps.close(&lacking);
         metrics::histogram!("millrace_commit_seconds").record(started.elapsed().as_secs_f64());
         self.note(step, scored, counts);
+        for (batch, deleted) in step.batches.iter().zip(&deleted) {
+            let stream = &self.live.workspace.project.streams[batch.stream].name;
+            let known = deleted.iter().filter(|(_, was_there)| *was_there).count();
+            for (outcome, count) in [("deleted", known), ("unknown", deleted.len() - known)] {
+                metrics::counter!("millrace_deletes_total", "stream" => stream.clone(), "outcome" => outcome)
+                    .increment(count as u64);
+            }
+        }
         Ok(())
     }
 
@@ -596,6 +624,31 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Deletes the events of a batch's deletions. Gives their ids, and for each whether some view had it.
+    fn delete(
+        &self,
+        stream: &Arc<Stream>,
+        views: &[Arc<FeatureView>],
+        batch: &StreamBatch,
+        marks: &Marks,
+        pending: &mut Pending,
+    ) -> Outcome<Vec<(DeletedId, bool)>> {
+        if batch.deletions.is_empty() || !stream.is_keyed_by_id() {
+            return Ok(Vec::new());
+        }
+        let views = views.iter().map(AsRef::as_ref);
+        let deletes = Deletes {
+            stream,
+            views: views
+                .filter(|view: &&FeatureView| Arc::ptr_eq(&view.stream, stream))
+                .collect(),
+            committed: &Committed(self.live.store.as_ref()),
+            is_older: false,
+        };
+        let noted_us = marks.newest(&stream.name).unwrap_or_else(now_us);
+        deletes.apply(&batch.deletions, noted_us, pending)
+    }
+
     /// A batch without the events that files have brought already, as far as they are settled: in a view with a
     /// resolution they can no longer be told from new ones. None where it has no such events.
     fn newer_than_files(&self, view: &FeatureView, batch: &StreamBatch) -> Outcome<Option<Newer>> {
@@ -664,6 +717,23 @@ impl Pipeline {
                 same.map(|v| self.marks.horizon(v, settings)).collect();
             if let Some(horizon) = horizons.and_then(|all| all.into_iter().min()) {
                 self.live.store.set_horizon(view.id, horizon);
+                self.live.store.set_horizon(index_of(view.id), horizon);
+            }
+        }
+        // What was deleted is of interest as long as any view may be filled with it.
+        for stream in workspace
+            .project
+            .streams
+            .iter()
+            .filter(|s| s.is_keyed_by_id())
+        {
+            let views = workspace.project.views.iter();
+            let of_stream = views.filter(|view| Arc::ptr_eq(&view.stream, stream));
+            let horizons: Option<Vec<i64>> = of_stream
+                .map(|view| self.marks.horizon(view, settings))
+                .collect();
+            if let Some(horizon) = horizons.and_then(|all| all.into_iter().min()) {
+                self.live.store.set_horizon(deleted_of(stream), horizon);
             }
         }
         if let Some(model) = &self.model {
@@ -760,6 +830,39 @@ fn join_labels(plan: &ModelPlan, labels: &RecordBatch, join: &mut JoinStep<'_>) 
     for (row, (id, fraud)) in ids.iter().zip(frauds).enumerate() {
         if let Some(fraud) = fraud {
             join.label(id, fraud, times.value(row))?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets scored events and labels that were deleted, but for those that came again behind their deletion.
+fn forget(
+    plan: &ModelPlan,
+    stream: &Arc<Stream>,
+    batch: &StreamBatch,
+    deleted: &[(DeletedId, bool)],
+    join: &mut JoinStep<'_>,
+) -> Outcome<()> {
+    let Some(id) = stream.id.filter(|_| !deleted.is_empty()) else {
+        return Ok(());
+    };
+    let ids = pack_rows(&[Arc::clone(batch.batch.column(id))]);
+    let last: HashMap<Vec<u8>, (i32, i64)> =
+        ids.into_iter().zip(batch.origin.iter().copied()).collect();
+    for ((deleted, _), deletion) in deleted.iter().zip(&batch.deletions) {
+        let came_again = last
+            .get(&deleted.packed)
+            .is_some_and(|(partition, offset)| {
+                *partition == deletion.partition && *offset > deletion.offset
+            });
+        if came_again {
+            continue;
+        }
+        if Arc::ptr_eq(stream, &plan.inputs.stream) && id == plan.event_id {
+            join.forget_event(&deleted.packed)?;
+        }
+        if Arc::ptr_eq(stream, &plan.labels) && id == plan.label_id {
+            join.forget_label(&deleted.packed)?;
         }
     }
     Ok(())

@@ -67,7 +67,12 @@ impl Recent {
             self.shard(prefix).forget(prefix);
         }
         for (key, value) in pending.rows() {
-            self.shard(prefix_of(key)).put(key, value);
+            let prefix = prefix_of(key);
+            let mut shard = self.shard(prefix);
+            match value {
+                Some(value) => shard.put(key, value),
+                None => shard.forget(prefix),
+            }
         }
     }
 
@@ -361,6 +366,7 @@ mod tests {
                     time_us: now - late,
                     unique: [random.random_range(0..3); 16],
                     value: vec![entity; random.random_range(0..9)],
+                    origin: (0, 0),
                 });
             }
             if random.random_bool(0.05) {

@@ -243,10 +243,18 @@ impl Running {
                 Arc::clone(&store),
                 Arc::default(),
                 traces.clone(),
+                true,
             )?;
         }
         let served = transition.as_ref().map(|next| Arc::clone(&next.served));
-        let live = live(served.unwrap_or(workspace), store, Arc::default(), traces)?;
+        let is_wanted = served.is_none();
+        let live = live(
+            served.unwrap_or(workspace),
+            store,
+            Arc::default(),
+            traces,
+            is_wanted,
+        )?;
         if let Some(transition) = &transition {
             live.progress.set_filling(transition.new_names());
         }
@@ -367,7 +375,7 @@ impl Running {
         evolve::finish(self.live.store.as_ref(), &next)?;
         let (store, progress) = (&self.live.store, &self.live.progress);
         let traces = self.live.traces.clone();
-        self.live = live(next, Arc::clone(store), Arc::clone(progress), traces)?;
+        self.live = live(next, Arc::clone(store), Arc::clone(progress), traces, true)?;
         self.stop = Arc::default();
         if let Some(serving) = &self.server {
             serving.server.take_over(self.live.clone())?;
@@ -695,18 +703,30 @@ fn pause(stop: &AtomicBool, time: Duration) {
     }
 }
 
+/// What a project's roles share. Without `is_wanted`, a model that cannot be asked is no failure.
 fn live(
     workspace: Arc<Workspace>,
     store: Arc<dyn Store>,
     progress: Arc<Progress>,
     traces: Traces,
+    is_wanted: bool,
 ) -> Outcome<Live> {
     let (scorer, registry) = match &workspace.model {
         Some(plan) => {
-            let registry = Arc::new(workspace.registry()?.open()?);
             let scorer = Arc::new(Scorer::new(plan.clone()));
-            scorer.follow(&registry)?;
-            (Some(scorer), Some(registry))
+            let registry = workspace.registry()?.open().and_then(|registry| {
+                scorer.follow(&registry)?;
+                Ok(Arc::new(registry))
+            });
+            match registry {
+                Ok(registry) => (Some(scorer), Some(registry)),
+                Err(failure) if !is_wanted => {
+                    warn!(%failure, "the model of the project before cannot be asked: events have no score until the \
+                        views that are new have caught up");
+                    (Some(scorer), None)
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         None => (None, None),
     };

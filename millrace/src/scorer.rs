@@ -5,10 +5,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
 use millrace_features::{StateReader, Tile, pack_rows};
-use millrace_learner::{Aliases, LearnerError, Manifest, Model, Registry};
+use millrace_learner::{Aliases, Manifest, Model, Registry};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::failure::{Failure, Outcome, with_causes};
+use crate::failure::Outcome;
 use crate::traces;
 use crate::workspace::ModelPlan;
 
@@ -115,9 +115,7 @@ impl Scorer {
     }
 
     fn serve(&self, manifest: Manifest, model: Model) -> Outcome<Arc<Serving>> {
-        manifest
-            .check_inputs(&self.plan.input_names(), &self.plan.inputs_hash())
-            .map_err(|e| other_inputs(&e))?;
+        self.plan.check_inputs(&manifest)?;
         Ok(Arc::new(Serving {
             version: manifest.version,
             model,
@@ -226,11 +224,4 @@ impl Scorer {
             .map(|(row, _)| row)
             .collect()
     }
-}
-
-fn other_inputs(error: &LearnerError) -> Failure {
-    Failure::input(with_causes(error)).hint(
-        "go back to the inputs that it was trained on, or give model.registry a new folder to \
-         start a model afresh",
-    )
 }

@@ -1,16 +1,18 @@
 //! Between the features' view of state (rows by view, entity and time) and the store's (tables and commits).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use millrace_feature_store::{
     Commit, Scan, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
     tile_range,
 };
 use millrace_features::{
-    BestRead, Ladder, StateError, StateReader, StateRow, StateWriter, Tile, Total,
+    BestRead, FeatureView, Ladder, StateError, StateReader, StateRow, StateWriter, Tile, Total,
 };
 
+use crate::deletes::Entry;
 use crate::failure::with_causes;
 
 /// The store's events, as committed: of the store itself, each read of its own moment; or of one moment of it.
@@ -156,27 +158,26 @@ pub struct Seal {
 /// of it is one commit with the offsets.
 #[derive(Debug, Default)]
 pub struct Pending {
-    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// None where an event is deleted.
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// Keys of rows that a total replaces. An overlay does not know of them: folding is the last thing in a step.
     replaced: Vec<Vec<u8>>,
     /// None where a tile is dropped.
     tiles: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     seals: HashMap<u32, Seal>,
+    /// Views whose events can be deleted by their ids.
+    indexed: HashSet<u32>,
 }
 
 impl StateWriter for Pending {
     fn put(&mut self, row: StateRow) {
-        if let Some(seal) = self.seals.get(&row.view)
-            && row.time_us < seal.until_us
-        {
-            for level in 0..=seal.top_level {
-                let start = seal.ladder.span(level, row.time_us).start_us;
-                let key = tile_key(row.view, &row.entity, level, start);
-                self.tiles.insert(key, None);
-            }
+        self.drop_tiles_of(row.view, &row.entity, row.time_us);
+        if self.indexed.contains(&row.view) {
+            let (key, entry) = Entry::of(&row);
+            self.rows.insert(key, Some(entry));
         }
         let key = event_key(row.view, &row.entity, row.time_us, &row.unique);
-        self.rows.insert(key, row.value);
+        self.rows.insert(key, Some(row.value));
     }
 }
 
@@ -187,6 +188,47 @@ impl Pending {
         Self {
             seals,
             ..Self::default()
+        }
+    }
+
+    /// The same, with an index for deletes of those of the views that want one.
+    #[must_use]
+    pub fn indexing<'a>(mut self, views: impl IntoIterator<Item = &'a Arc<FeatureView>>) -> Self {
+        let views = views.into_iter();
+        let indexed = views.filter(|view| view.stream.is_keyed_by_id());
+        self.indexed.extend(indexed.map(|view| view.id));
+        self
+    }
+
+    /// Deletes an event, and its entry in the index.
+    pub(crate) fn delete(&mut self, view: u32, unique: &[u8; 16], entry: &Entry) {
+        self.drop_tiles_of(view, &entry.entity, entry.time_us);
+        let key = event_key(view, &entry.entity, entry.time_us, unique);
+        self.rows.insert(key, None);
+        self.rows.insert(entry.key(view, unique), None);
+    }
+
+    /// Takes back what was put of an event.
+    pub(crate) fn take_back(&mut self, view: u32, unique: &[u8; 16], entry: &Entry) {
+        let key = event_key(view, &entry.entity, entry.time_us, unique);
+        self.rows.remove(&key);
+        self.rows.remove(&entry.key(view, unique));
+    }
+
+    /// Puts a row that no view has.
+    pub(crate) fn put_row(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.rows.insert(key, Some(value));
+    }
+
+    /// The tiles that an event of this time is in.
+    fn drop_tiles_of(&mut self, view: u32, entity: &[u8], time_us: i64) {
+        let Some(seal) = self.seals.get(&view).filter(|s| time_us < s.until_us) else {
+            return;
+        };
+        for level in 0..=seal.top_level {
+            let start = seal.ladder.span(level, time_us).start_us;
+            self.tiles
+                .insert(tile_key(view, entity, level, start), None);
         }
     }
 
@@ -208,9 +250,15 @@ impl Pending {
             let key = event_key(view, entity, *time, unique);
             self.rows.remove(&key);
             self.replaced.push(key);
+            if self.indexed.contains(&view) {
+                // Nothing can be taken out of a total.
+                let key = Entry::key_of(view, unique, *time, entity);
+                self.rows.remove(&key);
+                self.replaced.push(key);
+            }
         }
         let key = event_key(view, entity, total.span.start_us, &Total::UNIQUE);
-        self.rows.insert(key, total.value);
+        self.rows.insert(key, Some(total.value));
     }
 
     /// Keys of rows that are no more.
@@ -231,11 +279,23 @@ impl Pending {
         keys.take_while(move |key| key.starts_with(&view.to_be_bytes()))
     }
 
-    /// The rows: keys and values.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    /// The rows, keys and values; without a value where one is deleted.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.rows
             .iter()
-            .map(|(key, value)| (key.as_slice(), value.as_slice()))
+            .map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+
+    /// The rows of an entity, as [`rows`](Self::rows).
+    pub(crate) fn rows_of(
+        &self,
+        view: u32,
+        entity: &[u8],
+    ) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let (from, to) = entity_range(view, entity);
+        self.rows
+            .range(from..to)
+            .map(|(key, value)| (key.as_slice(), value.as_deref()))
     }
 
     /// Moves the rows and the tiles into a commit.
@@ -244,10 +304,12 @@ impl Pending {
         for key in self.replaced {
             commit.delete(Table::Events, key);
         }
-        let rows = self.rows.into_iter();
-        commit
-            .puts
-            .extend(rows.map(|(key, value)| (Table::Events, key, value)));
+        for (key, value) in self.rows {
+            match value {
+                Some(value) => commit.puts.push((Table::Events, key, value)),
+                None => commit.delete(Table::Events, key),
+            }
+        }
         for (key, value) in self.tiles {
             match value {
                 Some(value) => commit.put(Table::Tiles, key, value),
@@ -353,7 +415,7 @@ impl Base for Overlay<'_> {
             return Ok(());
         }
         let rows = self.pending.rows.range(from..to);
-        let rows = Directed { rows, reverse }.map(|(key, value)| (place_of(key), value));
+        let rows = Directed { rows, reverse }.map(|(key, value)| (place_of(key), value.as_deref()));
         let mut pending = rows.peekable();
         let comes_first = |other: EventPlace, place: EventPlace| match reverse {
             true => other > place,
@@ -365,17 +427,18 @@ impl Base for Overlay<'_> {
                 && let Some((other, value)) =
                     pending.next_if(|(other, _)| comes_first(*other, place))
             {
-                go_on = visit(other, value);
+                go_on = value.is_none_or(|value| visit(other, value));
             }
             // An event that is read again stands in both places, and the newer delivery is what will be kept.
             let newer = pending.next_if(|(other, _)| *other == place);
-            go_on = go_on && visit(place, newer.map_or(value, |(_, value)| value));
+            let stands = newer.map_or(Some(value), |(_, value)| value);
+            go_on = go_on && stands.is_none_or(|value| visit(place, value));
             go_on
         };
         self.committed
             .each(view, entity, times, reverse, &mut merge)?;
         while go_on && let Some((place, value)) = pending.next() {
-            go_on = visit(place, value);
+            go_on = value.is_none_or(|value| visit(place, value));
         }
         Ok(())
     }
@@ -383,12 +446,12 @@ impl Base for Overlay<'_> {
 
 /// A range from its start or from its end.
 struct Directed<'a> {
-    rows: std::collections::btree_map::Range<'a, Vec<u8>, Vec<u8>>,
+    rows: std::collections::btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>,
     reverse: bool,
 }
 
 impl<'a> Iterator for Directed<'a> {
-    type Item = (&'a Vec<u8>, &'a Vec<u8>);
+    type Item = (&'a Vec<u8>, &'a Option<Vec<u8>>);
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.reverse {
@@ -413,6 +476,7 @@ mod tests {
             time_us: time,
             unique: [7; 16],
             value,
+            origin: (0, 0),
         }
     }
 

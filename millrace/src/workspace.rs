@@ -6,9 +6,10 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use millrace_feature_store::{RocksStore, StoreIdentity};
 use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
+use millrace_learner::{LearnerError, Manifest};
 
 use crate::evolve::check_project;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, with_causes};
 use crate::priority::Priority;
 use crate::registry::Place;
 use crate::settings::{ModelSettings, Settings};
@@ -238,11 +239,55 @@ impl ModelPlan {
         millrace_learner::inputs_hash(&[self.inputs.definition()])
     }
 
+    /// For each input, a fingerprint of what it means: which of them a model has otherwise.
+    #[must_use]
+    pub fn input_meanings(&self) -> Vec<String> {
+        let meanings = self.inputs.meanings().into_iter();
+        meanings
+            .map(|meaning| millrace_learner::inputs_hash(&[meaning]))
+            .collect()
+    }
+
+    /// Whether a model was trained on these inputs.
+    ///
+    /// # Errors
+    /// Of kind input: it was trained on others, which the message names.
+    pub fn check_inputs(&self, manifest: &Manifest) -> Outcome<()> {
+        manifest
+            .check_inputs(
+                &self.input_names(),
+                &self.inputs_hash(),
+                &self.input_meanings(),
+            )
+            .map_err(|error| other_inputs(&error))
+    }
+
     /// Names of the inputs, in order.
     #[must_use]
     pub fn input_names(&self) -> Vec<String> {
         self.inputs.names().map(str::to_owned).collect()
     }
+}
+
+fn other_inputs(error: &LearnerError) -> Failure {
+    let mut message = with_causes(error);
+    if let LearnerError::InputsDiffer(differ) = error {
+        let kinds = [
+            ("new", &differ.added),
+            ("gone", &differ.removed),
+            (
+                "changed (another window, aggregate or expression)",
+                &differ.changed,
+            ),
+        ];
+        for (kind, names) in kinds.into_iter().filter(|(_, names)| !names.is_empty()) {
+            message = format!("{message}; {kind}: {}", names.join(", "));
+        }
+    }
+    Failure::input(message).hint(
+        "go back to the inputs that it was trained on, or give model.registry a new folder to start a model afresh: \
+         it answers once enough labels have come for events that were scored with the new inputs",
+    )
 }
 
 fn bad_model(message: impl Into<String>) -> Failure {

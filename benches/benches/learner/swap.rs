@@ -79,6 +79,7 @@ pub(crate) fn beside_no_swap() -> Result<Value> {
     let versions = Versions {
         manifest: Manifest {
             inputs_hash: scorer.plan.inputs_hash(),
+            meanings: Vec::new(),
             ..manifest(1, names, &first)
         },
         checkpoints: [first.checkpoint, second.checkpoint],

@@ -30,17 +30,22 @@ fn settings() -> AlignSettings {
     }
 }
 
-/// Rows with these event times; the only column repeats them. Offsets count on from `first_offset`, and every third has
+/// Rows with these event times, deletions where there is none; the only column repeats them. Offsets count on from `first_offset`, and every third has
 /// a header with the offset in it.
 fn rows(first_offset: i64, times: &[i64]) -> Rows {
     let schema = Schema::new(vec![Field::new("t", DataType::Int64, false)]);
-    let column = Arc::new(Int64Array::from(times.to_vec()));
+    let events = times.iter().copied().filter(|time| *time != NO_TIME);
+    let column = Arc::new(Int64Array::from_iter_values(events));
     let offsets: Vec<i64> = (first_offset..).take(times.len()).collect();
     Rows {
         batch: RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap(),
         times: times.to_vec(),
         kafka_ts: offsets.iter().map(|offset| offset * 10).collect(),
         headers: headers(offsets.iter().copied()),
+        deletions: (0..times.len())
+            .filter(|entry| times[*entry] == NO_TIME)
+            .map(|entry| (entry, offsets[entry].to_string()))
+            .collect(),
         offsets,
     }
 }
@@ -182,6 +187,26 @@ fn late_rows_leave_at_once() {
 }
 
 #[test]
+fn a_deletion_leaves_behind_the_rows_before_it_and_waits_for_nothing_else() {
+    let mut h = Harness::new(settings(), &[A, B]);
+    h.push(A, &[NO_TIME, 10, NO_TIME, 40, NO_TIME]);
+    h.push(B, &[20]);
+    let left = |h: &mut Harness| -> Vec<i64> {
+        let released = h.align.release(seconds(0)).unwrap();
+        assert_eq!(released.late_rows, 0);
+        let of = |batch: &StreamBatch| batch.deletions.iter().map(|d| d.offset).collect::<Vec<_>>();
+        released.batches.iter().flat_map(of).collect()
+    };
+    assert_eq!(left(&mut h), [0, 2]);
+    assert_eq!(h.align.position(A), Some(3));
+    h.align.at_end(B);
+    assert_eq!(left(&mut h), [4]);
+    h.push(A, &[NO_TIME]);
+    assert_eq!(left(&mut h), [5]);
+    assert_eq!(h.align.position(A), Some(6));
+}
+
+#[test]
 fn order_inside_a_partition_is_kept_even_where_times_are_not_in_order() {
     let mut h = Harness::new(settings(), &[A, B]);
     h.push(A, &[10, 40, 20]);
@@ -300,11 +325,18 @@ fn run(
             for ((partition, offset), time) in batch.origin.iter().zip(times_of(batch)) {
                 step.push((source(batch.stream, *partition), *offset, time));
             }
+            for deletion in &batch.deletions {
+                assert_eq!(deletion.id, deletion.offset.to_string());
+                let of = source(batch.stream, deletion.partition);
+                step.push((of, deletion.offset, NO_TIME));
+            }
         }
         // A position is the offset after the last row that left.
         for (source, offset, _) in &step {
             assert!(positions[source] > *offset);
         }
+        // Rows and deletions come apart, each in their order.
+        step.sort_by_key(|(source, offset, _)| (*source, *offset));
         steps.push(step);
     }
     for (source, times) in events {
@@ -323,6 +355,11 @@ fn random_events(rng: &mut Pcg64Mcg, in_order: bool) -> BTreeMap<Source, Vec<i64
         let mut times: Vec<i64> = (0..count).map(|_| rng.random_range(0..200)).collect();
         if in_order {
             times.sort_unstable();
+        }
+        for time in &mut times {
+            if rng.random_bool(0.1) {
+                *time = NO_TIME;
+            }
         }
         events.insert(source(stream, partition), times);
     }
@@ -353,7 +390,11 @@ fn steps_never_go_back_in_time_however_the_partitions_deliver() {
         let mut newest = i64::MIN;
         for step in &steps {
             assert!(step.len() <= max_rows);
-            let times = || step.iter().map(|(_, _, time)| *time);
+            let times = || {
+                step.iter()
+                    .map(|(_, _, time)| *time)
+                    .filter(|t| *t != NO_TIME)
+            };
             assert!(times().all(|time| time >= newest));
             newest = times().max().unwrap_or(newest).max(newest);
         }
@@ -393,6 +434,7 @@ fn one_step_is_what_the_rule_says() {
             .values()
             .flat_map(|times| times.iter().take_while(|time| **time <= frontier))
             .copied()
+            .filter(|time| *time != NO_TIME)
             .collect();
         assert_eq!(h.release(0), expected);
     }

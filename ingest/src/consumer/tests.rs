@@ -15,6 +15,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use super::*;
 use crate::ahead::ReadAhead;
 use crate::dead_letters::header;
+use crate::deletion::Deletion;
 
 const NOW_US: i64 = 1_700_000_000_000_000;
 
@@ -85,6 +86,7 @@ fn stream(topic: &str) -> StreamSpec {
         ])),
         time_column: 1,
         required: vec![],
+        id: None,
     }
 }
 
@@ -109,6 +111,7 @@ struct Seen {
     rows: Vec<(usize, i32, i64, String)>,
     /// (offset, value) of the headers that came with them.
     headers: Vec<(i64, String)>,
+    deletions: Vec<(usize, Deletion)>,
     positions: HashMap<(String, i32), i64>,
     lost: Vec<Lost>,
     assigned: Vec<(String, i32)>,
@@ -130,6 +133,9 @@ impl Seen {
                 (batch.origin[header.row].1, value)
             });
             self.headers.extend(headers);
+            let deletions = batch.deletions.into_iter();
+            self.deletions
+                .extend(deletions.map(|deletion| (batch.stream, deletion)));
         }
         for (topic, partition, next) in step.positions {
             self.positions.insert((topic, partition), next);
@@ -167,6 +173,41 @@ fn poll_until(ingest: &mut Ingest, seen: &mut Seen, done: impl Fn(&Seen, bool) -
         seen.positions,
         ingest.assignment()
     );
+}
+
+#[test]
+fn a_tombstone_deletes_where_its_key_is_an_id() {
+    let cluster = Cluster::new(&[("tx", 1), ("other", 1), ("other.dead-letters", 1)]);
+    for topic in ["tx", "other"] {
+        cluster.produce(topic, 0, events("a", 2));
+        let tombstone = BaseRecord::<str, str>::to(topic).key("a0").partition(0);
+        cluster
+            .producer
+            .send(tombstone)
+            .map_err(|(e, _)| e)
+            .unwrap();
+        cluster.produce(topic, 0, events("b", 1));
+    }
+    let keyed = StreamSpec {
+        id: Some(0),
+        ..stream("tx")
+    };
+    let specs = vec![keyed, stream("other")];
+    let mut ingest = Ingest::start(cluster.settings(), specs, nowhere()).unwrap();
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |seen, _| {
+        seen.positions.values().sum::<i64>() == 8
+    });
+    let deletion = Deletion {
+        partition: 0,
+        offset: 2,
+        id: "a0".to_owned(),
+    };
+    assert_eq!(seen.deletions, [(0, deletion)]);
+    let mut offsets: Vec<_> = seen.rows.iter().map(|(s, _, o, _)| (*s, *o)).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, [(0, 0), (0, 1), (0, 3), (1, 0), (1, 1), (1, 3)]);
+    assert_eq!(ingest.dead_letters(), 1);
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn decoder() -> JsonDecoder {
         schema: schema(),
         time_column: 5,
         required: vec![],
+        id: None,
     };
     JsonDecoder::new(spec).unwrap()
 }
@@ -236,6 +237,7 @@ fn a_schema_that_cannot_be_decoded_is_refused() {
         schema: schema(),
         time_column,
         required,
+        id: None,
     };
     for bad in [spec(0, vec![]), spec(6, vec![]), spec(5, vec![9])] {
         let refused = JsonDecoder::new(bad);

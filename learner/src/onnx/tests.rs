@@ -253,6 +253,7 @@ fn version(settings: &LearnerSettings) -> (Manifest, Checkpoint) {
         parent: Some(16),
         created: "2026-01-02T03:04:05Z".to_owned(),
         inputs_hash: inputs_hash(&inputs),
+        meanings: Vec::new(),
         inputs,
         label_position: 17,
         trained_until_us: 1_767_323_045_000_000,

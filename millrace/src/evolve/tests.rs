@@ -77,6 +77,46 @@ fn the_same_rows_are_served_at_once() {
 }
 
 #[test]
+fn what_is_served_keeps_the_registry_of_its_models() {
+    let project = |days: u32, registry: &str| {
+        let labels = "CREATE EXTERNAL TABLE labels (id VARCHAR NOT NULL, fraud BOOLEAN, at TIMESTAMP NOT NULL)
+            STORED AS KAFKA LOCATION 'labels' WITH ORDER (at) OPTIONS ('id' 'id');";
+        let inputs = "CREATE VIEW inputs AS SELECT pay.amount, a.x FROM pay JOIN a USING (card);";
+        let file = |text: &str| SqlFile {
+            path: "file.sql".to_owned(),
+            text: text.to_owned(),
+        };
+        let sql = ProjectSql {
+            sources: file(&[SOURCES, labels].concat()),
+            views: vec![file(&view("a", "sum(amount)", days))],
+            inputs: Some(file(inputs)),
+        };
+        let settings = format!(
+            "[model]\ninputs = \"inputs\"\nlabel = \"labels.fraud\"\nregistry = \"{registry}\""
+        );
+        let settings: Settings = toml::from_str(&settings).unwrap();
+        Arc::new(Workspace::plan(Path::new("/project"), settings, sql).unwrap())
+    };
+    let registry = |workspace: &Workspace| workspace.registry().unwrap().to_string();
+    let store = store(&project(7, "models"));
+    let next = project(14, "models-of-14-days");
+    let transition = begin(&store, &next).unwrap().unwrap();
+    assert_eq!(registry(&transition.served), "/project/models");
+    assert_eq!(registry(&transition.next), "/project/models-of-14-days");
+
+    // Back before they have caught up, and back after that.
+    let transition = begin(&store, &project(7, "models")).unwrap().unwrap();
+    assert_eq!(registry(&transition.served), "/project/models");
+    let transition = begin(&store, &next).unwrap().unwrap();
+    catch_up(&store, &transition.views);
+    finish(&store, &next).unwrap();
+    let narrow = project(7, "models");
+    assert!(begin(&store, &narrow).unwrap().is_none());
+    let transition = begin(&store, &next).unwrap().unwrap();
+    assert_eq!(registry(&transition.served), "/project/models");
+}
+
+#[test]
 fn what_is_new_is_filled_while_the_rest_is_served() {
     let old = project(
         SOURCES,
@@ -190,6 +230,7 @@ fn a_stream_may_grow_and_a_smaller_one_is_served_no_more() {
         origin: Vec::new(),
         kafka_ts: Vec::new(),
         headers: Vec::new(),
+        deletions: Vec::new(),
     };
     let step = Step {
         batches: vec![batch],

@@ -356,6 +356,7 @@ mod tests {
             schema: Arc::new(Schema::new(vec![field])),
             time_column: 0,
             required: vec![0],
+            id: None,
         };
         let message = serde_json::json!({ "t": text }).to_string();
         let mut decoder = JsonDecoder::new(spec).unwrap();

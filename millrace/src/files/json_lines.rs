@@ -49,6 +49,7 @@ pub(crate) fn spec(stream: &Stream) -> StreamSpec {
         schema: stream.schema.clone(),
         time_column: stream.time,
         required: stream.required(),
+        id: None,
     }
 }
 

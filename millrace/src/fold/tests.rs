@@ -317,6 +317,7 @@ fn what_files_have_brought_counts_once() {
                     .collect(),
                 kafka_ts: vec![-1; events.len()],
                 headers: Vec::new(),
+                deletions: Vec::new(),
             }],
             positions: vec![("tx".to_owned(), 0, offset + events.len() as i64)],
             ..Step::default()

@@ -260,6 +260,7 @@ impl Models {
             created: "2026-01-02T03:04:05Z".to_owned(),
             inputs: vec!["amount".to_owned(), "hour".to_owned()],
             inputs_hash: "abc".to_owned(),
+            meanings: Vec::new(),
             label_position: 17,
             trained_until_us: 1_767_323_045_000_000,
             rows: 400,

@@ -533,6 +533,7 @@ fn batch(live: &Live, events: &[Payment], range: Range<usize>) -> StreamBatch {
         origin: range.clone().map(|offset| (0, offset as i64)).collect(),
         kafka_ts: vec![-1; range.len()],
         headers: Vec::new(),
+        deletions: Vec::new(),
     }
 }
 

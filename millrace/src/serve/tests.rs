@@ -482,6 +482,7 @@ pub(crate) fn model(live: &Live) -> (Manifest, Checkpoint) {
     let manifest = Manifest {
         inputs: plan.input_names(),
         inputs_hash: plan.inputs_hash(),
+        meanings: Vec::new(),
         ..manifest(1, None, update.metrics.after)
     };
     (manifest, update.checkpoint)
@@ -494,6 +495,7 @@ fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {
         created: "2018-04-02T00:00:00Z".to_owned(),
         inputs: vec![],
         inputs_hash: String::new(),
+        meanings: Vec::new(),
         label_position: 0,
         trained_until_us: NOON,
         rows: 32,

@@ -114,6 +114,7 @@ impl<'a> Feed<'a> {
             origin: offsets.map(|offset| (0, offset)).collect(),
             kafka_ts: vec![-1; count],
             headers: Vec::new(),
+            deletions: Vec::new(),
         })
     }
 }

@@ -354,6 +354,7 @@ fn of_many_events_the_first_have_spans_and_all_are_passed_on() {
         origin: (0..100).map(|offset| (3, offset)).collect(),
         kafka_ts: vec![-1; 100],
         headers: (0..50).map(|number| header(2 * number)).collect(),
+        deletions: Vec::new(),
     };
     let from = Origin {
         topic: "transactions",
