@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, StringArray};
 use millrace::live::Live;
-use millrace::pipeline::stream_specs;
 use millrace::priority::{Priority, step_aside};
 use millrace::scorer::Scorer;
 use millrace::serve::{bind, serve};
 use millrace::state::{Committed, Pending};
+use millrace::streams::stream_specs;
 use millrace::traces::Traces;
 use millrace::workspace::Workspace;
 use millrace_benches::{Load, ask_echo, connect, load, manifest, payments, report, serve_echo};

@@ -23,7 +23,6 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, spinner};
 use crate::labels::{SCORED_END, SCORED_START, ScoredRecord, scored_record};
 use crate::marks::Marks;
-use crate::pipeline::inputs_tag;
 use crate::state::Committed;
 use crate::workspace::{ModelPlan, Workspace};
 
@@ -214,7 +213,7 @@ impl Audit {
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
         let ids = pack_rows(&[events.column(plan.event_id).clone()]);
-        let tag = inputs_tag(plan);
+        let tag = plan.inputs_tag();
         for (row, id) in ids.iter().enumerate() {
             self.events += 1;
             match scored_record(scored, id)? {

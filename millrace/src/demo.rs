@@ -294,7 +294,7 @@ impl Broker {
         if !matches!(self, Self::Cluster(_)) {
             return Ok(());
         }
-        let prefix = format!("millrace-demo-{}", crate::pipeline::now_us() / 1_000_000);
+        let prefix = format!("millrace-demo-{}", crate::times::now_us() / 1_000_000);
         let sources = folder.join("sources.sql");
         let text = std::fs::read_to_string(&sources)?;
         std::fs::write(

@@ -24,8 +24,9 @@ use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
 use crate::live::{Filled, Progress};
 use crate::marks::Marks;
-use crate::pipeline::{now_us, stream_spec};
 use crate::state::{Committed, Pending};
+use crate::streams::stream_spec;
+use crate::times::now_us;
 use crate::workspace::Workspace;
 
 /// Pause before Kafka is tried again.

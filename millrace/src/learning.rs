@@ -23,44 +23,32 @@ use std::time::{Duration, Instant};
 
 use millrace_feature_store::Store;
 use millrace_learner::{
-    Aliases, Checkpoint, Choice, Comparison, Device, Entry, Event, Examples, Harm, LearnerError,
-    LearnerSettings, Manifest, Model, Paired, Prequential, Registry, State, Update,
-    average_precision, replay_sample, update,
+    Aliases, Checkpoint, Choice, Device, Entry, Event, Examples, LearnerError, LearnerSettings,
+    Manifest, Model, Prequential, Registry, State, Update, average_precision, replay_sample,
+    update,
 };
 
 use crate::failure::{Failure, Kind, Outcome};
 use crate::labels::examples_after;
-use crate::pipeline::inputs_tag;
 use crate::scorer::Scorer;
 use crate::settings::{LearnerSection, micros};
-use crate::times::rfc3339;
+use crate::times::{now_us, rfc3339};
 use crate::traces::{Traces, step};
 use crate::workspace::{ModelPlan, Workspace};
 
 mod checks;
+mod doubts;
 mod history;
 mod period;
-/// The settings of hourly updates, for updates of another period.
-fn scaled(hourly: &LearnerSettings, every: Duration) -> LearnerSettings {
-    let hours = every.as_secs_f64() / 3_600.0;
-    let averaged = hourly.averaged_updates as f64 / hours;
-    // An update of many hours has as many steps to make as theirs, and what is old is not to be forgotten in them.
-    let replayed = |rows: usize| (rows as f64 * hours.max(1.0)).round() as usize;
-    LearnerSettings {
-        // What serves is not to be older because updates are rarer.
-        averaged_updates: (averaged.round() as u64).max(1),
-        replay_frauds: replayed(hourly.replay_frauds),
-        replay_negatives: replayed(hourly.replay_negatives),
-        ..hourly.clone()
-    }
-}
+mod trial;
 
 #[cfg(test)]
 mod tests;
 
-use checks::{Checks, Disbelief};
+use checks::Checks;
 use history::History;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
+use trial::{Trial, came_to};
 
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
 const PREQUENTIAL_ROWS: usize = 20_000;
@@ -121,21 +109,6 @@ impl Held {
     }
 }
 
-/// A version that is compared with what serves.
-struct Trial {
-    held: Held,
-    paired: Paired,
-}
-
-impl Trial {
-    fn new(held: Held) -> Self {
-        Self {
-            held,
-            paired: Paired::default(),
-        }
-    }
-}
-
 impl Learning {
     /// Goes on from the registry's champion, the version under test and the store's examples.
     ///
@@ -150,7 +123,7 @@ impl Learning {
         workspace.settings.learner.gate.check()?;
         let device = workspace.settings.learner.device.resolve()?;
         let mut learning = Self {
-            history: History::new(scorer.plan.input_names().len(), inputs_tag(&scorer.plan)),
+            history: History::new(scorer.plan.input_names().len(), scorer.plan.inputs_tag()),
             workspace,
             store,
             registry,
@@ -376,66 +349,6 @@ impl Learning {
         self.learn(period, rows)
     }
 
-    fn disbelief(&mut self, fresh: &Examples) -> Outcome<Option<Disbelief>> {
-        let names = self.plan().input_names();
-        let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
-            return Ok(None);
-        };
-        let scores = champion.model.score(fresh.inputs())?;
-        let gate = &self.workspace.settings.learner.gate;
-        Ok(checks.disbelief(champion.checkpoint.encoder(), &names, fresh, &scores, gate))
-    }
-
-    /// Puts labels aside; true where they are to be released at once, with those before them.
-    fn put_aside(&mut self, rows: &[usize], disbelief: &Disbelief, at_us: i64) -> Outcome<bool> {
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-            return Ok(false);
-        };
-        let (first, last) = (self.history.number(*first), self.history.number(*last));
-        self.note(vec![Entry {
-            at_us,
-            event: Event::LabelsRefused { first, last },
-            reason: Some(disbelief.reason().to_owned()),
-        }])?;
-        metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
-        self.history.put_aside(first..=last);
-        self.dealt_with = self.dealt_with.max(last);
-        match disbelief {
-            Disbelief::Labels(_) => {
-                self.unusual.clear();
-                Ok(false)
-            }
-            Disbelief::Inputs(_) => {
-                self.unusual.push(first..=last);
-                let checks = self.checks.as_ref();
-                Ok(checks.is_some_and(|checks| checks.is_new_normal(&self.settings().gate)))
-            }
-        }
-    }
-
-    /// Inputs that stay unusual are the new normal: what was put aside for them is learned after all. The rows.
-    fn release(&mut self, at_us: i64) -> Outcome<Vec<usize>> {
-        let released = std::mem::take(&mut self.unusual);
-        let before = released
-            .first()
-            .map_or(self.dealt_with, |range| range.start() - 1);
-        for range in released {
-            let reason = format!(
-                "inputs have been like this for {} periods in a row",
-                self.settings().gate.unusual_periods
-            );
-            let (first, last) = (*range.start(), *range.end());
-            self.note(vec![Entry {
-                at_us,
-                event: Event::LabelsReleased { first, last },
-                reason: Some(reason),
-            }])?;
-            self.history.take_back(&range);
-        }
-        self.learn_what_is_usual();
-        Ok(self.history.between(before, at_us))
-    }
-
     /// The champion's log odds of fresh labels, which it has not seen; they are the scores of the served model too.
     fn score_by_champion(&mut self, fresh: &Examples) -> Outcome<Vec<f32>> {
         let Some(champion) = &self.champion else {
@@ -465,198 +378,6 @@ impl Learning {
         }
     }
 
-    /// Tests a version on labels that neither it nor the champion has learned; the harm that it would do, if any.
-    fn test(
-        &self,
-        trial: &mut Trial,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<(Tested, Option<Harm>)> {
-        let mut under_test = step("gate");
-        under_test.note("millrace.model.version", trial.held.manifest.version as i64);
-        let gate = &self.settings().gate;
-        let logits = trial.held.model.logits(fresh.inputs())?;
-        trial.paired.extend(served, &logits, fresh.labels());
-        let champion = self.champion.as_ref();
-        let mut tested = Tested {
-            version: trial.held.manifest.version,
-            champion: champion.map_or(0, |champion| champion.manifest.version),
-            comparison: None,
-            verdict: Verdict::Waiting,
-        };
-        if trial.paired.rows() < gate.min_rows {
-            return Ok((tested, None));
-        }
-        let seed = self.settings().seed ^ at_us as u64;
-        let comparison = trial.paired.compare(gate, gate.confidence, seed);
-        tested.comparison = Some(comparison);
-        Ok((tested, trial.paired.harm(&comparison, gate)))
-    }
-
-    /// Tests the version that answers for some entities: it goes a step further, or back.
-    fn test_canary(
-        &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<Option<Tested>> {
-        let Some((mut trial, step)) = self.canary.take() else {
-            return Ok(None);
-        };
-        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
-        if let Some(harm) = harm {
-            let version = trial.held.manifest.version;
-            let mut notes = vec![came_to(
-                version,
-                State::RolledBack,
-                tested.comparison,
-                Some(harm.to_string()),
-                at_us,
-            )];
-            notes.extend(self.reject_shadow(version, at_us));
-            let aliases = Aliases {
-                challenger: None,
-                ..self.seen
-            };
-            self.decide(aliases, notes)?;
-            self.scorer.end_canary();
-            metrics::counter!("millrace_rollbacks_total").increment(1);
-            tested.verdict = Verdict::Rejected(harm.to_string());
-            return Ok(Some(tested));
-        }
-        // A process that took it up has not the labels that it was tested on before.
-        if tested.comparison.is_none() {
-            self.canary = Some((trial, step));
-            return Ok(Some(tested));
-        }
-        tested.verdict = self.step_forward(trial, step + 1, tested.comparison, at_us)?;
-        Ok(Some(tested))
-    }
-
-    /// Tests the version that is to take traffic.
-    fn test_shadow(
-        &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<Option<Tested>> {
-        let Some(mut trial) = self.shadow.take() else {
-            return Ok(None);
-        };
-        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
-        match (harm, tested.comparison) {
-            (Some(harm), comparison) => {
-                let version = trial.held.manifest.version;
-                self.note(vec![came_to(
-                    version,
-                    State::Rejected,
-                    comparison,
-                    Some(harm.to_string()),
-                    at_us,
-                )])?;
-                metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
-                tested.verdict = Verdict::Rejected(harm.to_string());
-            }
-            // It stays the parent of the next one, which takes its place in the test.
-            (None, None) => self.shadow = Some(trial),
-            (None, Some(_)) if self.canary.is_some() => {
-                tested.verdict = Verdict::Passed;
-                self.shadow = Some(trial);
-            }
-            (None, comparison) => {
-                tested.verdict = self.step_forward(trial, 0, comparison, at_us)?;
-            }
-        }
-        Ok(Some(tested))
-    }
-
-    /// Gives a version that passed a test the traffic of a step, or all of it after the last.
-    fn step_forward(
-        &mut self,
-        trial: Trial,
-        step: usize,
-        comparison: Option<Comparison>,
-        at_us: i64,
-    ) -> Outcome<Verdict> {
-        let Some(percent) = self.settings().gate.canary.get(step).copied() else {
-            self.promote(trial.held, at_us, comparison)?;
-            return Ok(Verdict::Promoted);
-        };
-        let held = &trial.held;
-        let version = held.manifest.version;
-        let aliases = Aliases {
-            challenger: Some((version, percent)),
-            ..self.seen
-        };
-        let state = State::Canary { percent };
-        self.decide(
-            aliases,
-            vec![came_to(version, state, comparison, None, at_us)],
-        )?;
-        self.scorer
-            .start_canary(held.manifest.clone(), held.model.clone(), percent)?;
-        self.canary = Some((trial, step));
-        Ok(Verdict::Canary(percent))
-    }
-
-    /// A version under test that comes from one that did harm is not tested on.
-    fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Option<Entry> {
-        let version = self.shadow.take()?.held.manifest.version;
-        let because = format!("it comes from version {ancestor}, which was taken back");
-        Some(came_to(
-            version,
-            State::Rejected,
-            None,
-            Some(because),
-            at_us,
-        ))
-    }
-
-    /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all.
-    fn decide(&mut self, aliases: Aliases, notes: Vec<Entry>) -> Outcome<()> {
-        let seen = self.seen;
-        self.registry
-            .decide(|decided| match decided.aliases == seen {
-                true => Ok(Some(Choice {
-                    aliases,
-                    notes: notes.clone(),
-                })),
-                false => Err(Failure::overtaken("the traffic was moved by somebody else")),
-            })?;
-        self.seen = aliases;
-        Ok(())
-    }
-
-    /// The version is on disk before it takes traffic, and the alias is moved before the scorer.
-    fn promote(&mut self, held: Held, at_us: i64, comparison: Option<Comparison>) -> Outcome<()> {
-        let version = held.manifest.version;
-        let before = self.champion.as_ref().map(|before| before.manifest.version);
-        let replaced = before.map(|it| came_to(it, State::Replaced, None, None, at_us));
-        let notes = replaced.into_iter().chain([came_to(
-            version,
-            State::Champion,
-            comparison,
-            None,
-            at_us,
-        )]);
-        let aliases = Aliases {
-            champion: Some(version),
-            challenger: None,
-        };
-        self.decide(aliases, notes.collect())?;
-        self.scorer
-            .swap(held.manifest.clone(), held.model.clone())?;
-        self.retain(at_us)?;
-        metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
-        metrics::gauge!("millrace_model_version").set(version as f64);
-        if self.anchor.is_none() {
-            self.anchor = Some(Trial::new(held.clone()));
-        }
-        self.champion = Some(held);
-        Ok(())
-    }
-
     /// Removes old versions, but for those that this loop may go back to or go on from.
     fn retain(&self, at_us: i64) -> Outcome<()> {
         let canary = self.canary.as_ref().map(|(trial, _)| trial);
@@ -669,80 +390,6 @@ impl Learning {
         self.registry
             .retain(self.plan().settings.keep, &needed, at_us)?;
         Ok(())
-    }
-
-    /// Compares what served with the anchor; takes the traffic back to it where that did harm.
-    fn compare_with_anchor(
-        &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<Option<(u64, u64, String)>> {
-        let gate = self.settings().gate.clone();
-        let seed = self.settings().seed ^ at_us as u64;
-        let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
-            return Ok(None);
-        };
-        let logits = anchor.held.model.logits(fresh.inputs())?;
-        let before = anchor.paired.rows();
-        anchor.paired.extend(&logits, served, fresh.labels());
-        let rows = anchor.paired.rows();
-        let look = (gate.watched_rows / LOOKS).max(1);
-        if before / look == rows / look {
-            return Ok(None);
-        }
-        // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
-        let confidence = 1.0 - (1.0 - gate.confidence) / LOOKS as f64;
-        let comparison = anchor.paired.compare(&gate, confidence, seed);
-        let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
-            if rows >= gate.watched_rows {
-                self.anchor = Some(Trial::new(champion.clone()));
-            }
-            return Ok(None);
-        };
-        let (bad, good) = (champion.manifest.version, anchor.held.clone());
-        let reason = format!(
-            "what served since version {} did harm: {harm}",
-            good.manifest.version
-        );
-        let version = good.manifest.version;
-        if version == bad {
-            return Ok(None);
-        }
-        // Not `promote`: the version before is rolled back and not replaced.
-        let mut notes = vec![came_to(
-            bad,
-            State::RolledBack,
-            Some(comparison),
-            Some(reason.clone()),
-            at_us,
-        )];
-        if let Some((canary, _)) = self.canary.take() {
-            let because = format!("it comes from version {bad}, which was taken back");
-            let version = canary.held.manifest.version;
-            notes.push(came_to(
-                version,
-                State::RolledBack,
-                None,
-                Some(because),
-                at_us,
-            ));
-        }
-        notes.extend(self.reject_shadow(bad, at_us));
-        notes.push(came_to(version, State::Champion, None, None, at_us));
-        let aliases = Aliases {
-            champion: Some(version),
-            challenger: None,
-        };
-        self.decide(aliases, notes)?;
-        self.scorer.end_canary();
-        self.scorer
-            .swap(good.manifest.clone(), good.model.clone())?;
-        metrics::counter!("millrace_rollbacks_total").increment(1);
-        metrics::gauge!("millrace_model_version").set(version as f64);
-        self.anchor = Some(Trial::new(good.clone()));
-        self.champion = Some(good);
-        Ok(Some((bad, version, reason)))
     }
 
     /// Makes a version of what serves, or is tested, and the period's labels.
@@ -789,7 +436,7 @@ impl Learning {
             parent: parent
                 .map(|parent| parent.manifest.version)
                 .filter(|_| !afresh),
-            created: rfc3339(crate::pipeline::now_us()),
+            created: rfc3339(now_us()),
             inputs: self.plan().input_names(),
             inputs_hash: self.plan().inputs_hash(),
             meanings: self.plan().input_meanings(),
@@ -978,21 +625,17 @@ impl Learning {
     }
 }
 
-/// Where a version is now.
-fn came_to(
-    version: u64,
-    state: State,
-    comparison: Option<Comparison>,
-    reason: Option<String>,
-    at_us: i64,
-) -> Entry {
-    Entry {
-        at_us,
-        event: Event::Version {
-            version,
-            state,
-            comparison: comparison.map(Box::new),
-        },
-        reason,
+/// The settings of hourly updates, for updates of another period.
+fn scaled(hourly: &LearnerSettings, every: Duration) -> LearnerSettings {
+    let hours = every.as_secs_f64() / 3_600.0;
+    let averaged = hourly.averaged_updates as f64 / hours;
+    // An update of many hours has as many steps to make as theirs, and what is old is not to be forgotten in them.
+    let replayed = |rows: usize| (rows as f64 * hours.max(1.0)).round() as usize;
+    LearnerSettings {
+        // What serves is not to be older because updates are rarer.
+        averaged_updates: (averaged.round() as u64).max(1),
+        replay_frauds: replayed(hourly.replay_frauds),
+        replay_negatives: replayed(hourly.replay_negatives),
+        ..hourly.clone()
     }
 }

@@ -50,6 +50,7 @@ pub mod serve;
 pub mod settings;
 pub mod simulate;
 pub mod state;
+pub mod streams;
 pub mod times;
 pub mod traces;
 pub mod traffic;

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Store, Table, time_bytes, time_from_bytes};
 use millrace_features::{FeatureView, Project, Stream, Tile};
 
 use crate::failure::Outcome;
-use crate::pipeline::newest;
 use crate::settings::{StoreSection, micros};
 use crate::state::Seal;
 
@@ -151,6 +151,15 @@ impl Marks {
         let gone = self.horizon(view, settings);
         over && gone.is_none_or(|horizon| horizon <= tile.span.start_us)
     }
+}
+
+/// The newest event time of a batch, µs; `time` is its column.
+pub(crate) fn newest(batch: &RecordBatch, time: usize) -> Option<i64> {
+    arrow::compute::max(
+        batch
+            .column(time)
+            .as_primitive::<TimestampMicrosecondType>(),
+    )
 }
 
 /// Times by stream, as the store has them under a prefix.

@@ -1,41 +1,45 @@
 //! One step of the way: events into state, scores out, labels joined, all of it one commit with the offsets.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
-use millrace_feature_store::{Commit, Offset, Store, StoreError};
-use millrace_features::{DeletedId, FeatureView, Origin, Stream, Tile, pack_rows};
-use millrace_ingest::{Ingest, ReadAhead, Remedy, StartOffsets, Step, StreamBatch, StreamSpec};
-use tracing::{error, info, warn};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::TimestampMicrosecondType;
+use millrace_feature_store::{Commit, Store, StoreError};
+use millrace_features::{DeletedId, FeatureView, Origin, Stream, Tile};
+use millrace_ingest::{Step, StreamBatch};
+use tracing::{info, warn};
 
 use crate::backfill::files_read;
 use crate::deletes::{Deletes, deleted_of, index_of};
 use crate::evolve::{Reading, ViewRecord};
-use crate::failure::{Failure, Outcome, with_causes};
+use crate::failure::{Failure, Outcome};
 use crate::fold::Folder;
 use crate::gaps::{Gaps, views_of};
-use crate::labels::{JoinStep, LabelCounts, LabelJoin, ScoredRecord};
-use crate::live::{Live, Progress};
-use crate::marks::Marks;
+use crate::labels::{LabelCounts, LabelJoin};
+use crate::live::Live;
+use crate::marks::{Marks, newest};
 use crate::priority::step_aside;
 use crate::recent::{Cached, Recent};
 use crate::score_log::{ScoreLog, ScoredRows};
 use crate::score_topic::ScoreSink;
 use crate::scored_watch::ScoredWatch;
-use crate::scorer::{Scorer, Scores};
+use crate::scorer::Scorer;
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
-use crate::times::rfc3339;
+use crate::times::now_us;
 use crate::traces::{EventTraces, Origin as Source};
 use crate::witnesses;
-use crate::workspace::{ModelPlan, Workspace};
+use crate::workspace::Workspace;
+
+mod model_stage;
+mod turns;
+
+use model_stage::{ModelStage, forget, join_labels};
 
 /// Applies steps to the store.
 pub struct Pipeline {
@@ -75,63 +79,6 @@ const MISSES_AT_ONCE: usize = 16;
 /// Events and their places in their topic.
 type Newer = (RecordBatch, Vec<(i32, i64)>);
 
-/// Rows of a step while many ask for answers: a thread that answers may wait for a core until the step is through, for
-/// the kernel lets a running thread have milliseconds. More of them cost fewer commits.
-const ROWS_BETWEEN_ANSWERS: usize = 256;
-
-/// So many calls keep the cores busy. Those of fewer find one that is idle.
-const MANY_CALLS_PER_MS: f64 = 1.0;
-
-/// Pause before Kafka is tried again.
-const RETRY: Duration = Duration::from_millis(500);
-
-/// What a project with a model does on top.
-struct ModelStage {
-    scorer: Arc<Scorer>,
-    join: LabelJoin,
-    inputs_tag: u32,
-    topic: Option<Box<dyn ScoreSink>>,
-    watch: ScoredWatch,
-}
-
-/// The streams of a project as ingestion reads them, in the project's order.
-#[must_use]
-pub fn stream_specs(workspace: &Workspace) -> Vec<StreamSpec> {
-    let streams = workspace.project.streams.iter();
-    streams.map(|stream| stream_spec(stream)).collect()
-}
-
-/// A stream as ingestion reads it.
-#[must_use]
-pub fn stream_spec(stream: &Stream) -> StreamSpec {
-    StreamSpec {
-        name: stream.name.clone(),
-        topic: stream.topic.clone(),
-        schema: Arc::clone(&stream.schema),
-        time_column: stream.time,
-        required: stream.required(),
-        id: stream.key.filter(|_| stream.is_keyed_by_id()),
-    }
-}
-
-/// Where the store stands, for ingestion to start at.
-///
-/// # Errors
-/// A store that cannot be read.
-pub fn start_offsets(store: &Arc<dyn Store>) -> Outcome<StartOffsets> {
-    // Seen once here, so that a store that cannot be read is an error and not a start from the beginning.
-    store.offsets()?;
-    let store = Arc::clone(store);
-    Ok(Arc::new(move |topic: &str, partition: i32| {
-        let offsets = store.offsets().unwrap_or_else(|e| {
-            error!(error = %e, "the store's offsets cannot be read; reading starts at the oldest event");
-            Vec::new()
-        });
-        let is_it = |o: &Offset| o.topic == topic && o.partition == partition;
-        offsets.into_iter().find(is_it).map(|offset| offset.next)
-    }))
-}
-
 impl Pipeline {
     /// A pipeline over a store; `topic` takes the scores.
     ///
@@ -141,7 +88,7 @@ impl Pipeline {
         let stage = |scorer: &Arc<Scorer>| -> Outcome<ModelStage> {
             Ok(ModelStage {
                 join: LabelJoin::open(live.store.as_ref())?,
-                inputs_tag: inputs_tag(&scorer.plan),
+                inputs_tag: scorer.plan.inputs_tag(),
                 scorer: Arc::clone(scorer),
                 topic,
                 watch: ScoredWatch::new(
@@ -187,171 +134,6 @@ impl Pipeline {
     #[cfg(test)]
     pub(crate) fn log(&self) -> Option<&ScoreLog> {
         self.log.as_ref()
-    }
-
-    /// Reads and applies until `stop` is set, then makes everything durable.
-    ///
-    /// # Errors
-    /// What cannot be gone on from: a store that fails, a broker that refuses.
-    pub fn run(mut self, ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
-        let mut ingest = ReadAhead::start(ingest)?;
-        let mut asked = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
-            if self.log.as_ref().is_some_and(ScoreLog::is_full) {
-                // Events wait, however many.
-                self.tell_lag(self.live.progress.lag.load(Ordering::Relaxed).max(1));
-                // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
-                std::thread::sleep(RETRY);
-                self.between_steps()?;
-                continue;
-            }
-            let calls = self.live.progress.take_asked() as f64;
-            let passed = std::mem::replace(&mut asked, Instant::now()).elapsed();
-            let most_rows = match calls >= MANY_CALLS_PER_MS * passed.as_secs_f64() * 1e3 {
-                true => ROWS_BETWEEN_ANSWERS,
-                false => usize::MAX,
-            };
-            let polled = match ingest.poll(now_us(), Duration::from_millis(50), most_rows) {
-                Ok(polled) => polled,
-                Err(error) if error.remedy() == Remedy::Retry => {
-                    warn!(
-                        error = with_causes(&error),
-                        "Kafka is in trouble; trying again"
-                    );
-                    std::thread::sleep(RETRY);
-                    self.tell_silence();
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let step = polled.step;
-            for lost in &step.lost {
-                warn!(
-                    topic = lost.topic,
-                    partition = lost.partition,
-                    from = lost.from,
-                    to = lost.to,
-                    "Kafka no longer has events that were not read"
-                );
-                self.gaps.add(&lost.topic, lost.partition);
-            }
-            for (topic, partition) in &step.trimmed {
-                self.note_trimmed(topic, *partition)?;
-            }
-            if !step.positions.is_empty() {
-                self.apply_until_taken(&step, polled.lag, stop)?;
-                crash_point!("applied");
-                // For lag tools alone: the store's offsets are the truth.
-                ingest.commit(step.positions)?;
-            }
-            if let Some(heard) = polled.heard {
-                self.live.progress.hear(heard);
-            }
-            self.tell_lag(polled.lag);
-            let letters = polled.dead_letters;
-            let progress = &self.live.progress;
-            progress.dead_letters.store(letters, Ordering::Relaxed);
-            self.between_steps()?;
-        }
-        self.finish()
-    }
-
-    /// Makes everything durable, and lets the log write what waits.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn finish(&mut self) -> Outcome<()> {
-        self.flush()?;
-        self.log.as_mut().map_or(Ok(()), ScoreLog::finish)
-    }
-
-    /// What the one thread that writes the store does besides steps.
-    pub(crate) fn between_steps(&mut self) -> Outcome<()> {
-        self.sum_up_asked()?;
-        let mut is_due = self.flushed.elapsed() >= self.live.workspace.settings.store.flush_every;
-        if let Some(log) = &mut self.log {
-            log.tend()?;
-            is_due |= log.wants_flush();
-        }
-        if self.flushing.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.end_flush()?;
-        }
-        match is_due && self.flushing.is_none() {
-            true => self.begin_flush(),
-            false => Ok(()),
-        }
-    }
-
-    /// Makes everything that was applied durable.
-    ///
-    /// # Errors
-    /// A store that cannot be written.
-    pub fn flush(&mut self) -> Outcome<()> {
-        self.end_flush()?;
-        self.begin_flush()?;
-        self.end_flush()
-    }
-
-    /// Begins to make what was applied durable. Events need not wait for the disk: what is applied meanwhile is for the
-    /// next flush.
-    fn begin_flush(&mut self) -> Outcome<()> {
-        crash_point!("flush");
-        if let Some(log) = &mut self.log {
-            log.before_flush()?;
-        }
-        self.flushed = Instant::now();
-        let store = Arc::clone(&self.live.store);
-        let flush = Builder::new()
-            .name("flush".to_owned())
-            .spawn(move || store.flush())
-            .map_err(|e| Failure::failed(format!("no thread to flush in: {e}")))?;
-        self.flushing = Some(flush);
-        Ok(())
-    }
-
-    /// Waits for the flush that is under way, if there is one.
-    fn end_flush(&mut self) -> Outcome<()> {
-        let Some(flush) = self.flushing.take() else {
-            return Ok(());
-        };
-        let flushed = flush.join();
-        flushed.map_err(|_| Failure::failed("the thread that flushes has panicked"))??;
-        crash_point!("flushed");
-        if let Some(log) = &mut self.log {
-            log.flushed();
-        }
-        Ok(())
-    }
-
-    fn tell_lag(&self, lag: i64) {
-        self.live.progress.lag.store(lag, Ordering::Relaxed);
-        metrics::gauge!("millrace_consumer_lag").set(lag as f64);
-        self.tell_silence();
-    }
-
-    fn tell_silence(&self) {
-        if let Some(silence) = self.live.progress.silence() {
-            metrics::gauge!("millrace_kafka_silent_seconds").set(silence.as_secs_f64());
-        }
-    }
-
-    /// A broker that takes no scores stops the way, and loses nothing: the step is applied again. Meanwhile its
-    /// events wait, and `more` after them.
-    fn apply_until_taken(&mut self, step: &Step, more: i64, stop: &AtomicBool) -> Outcome<()> {
-        loop {
-            match self.apply(step) {
-                Ok(()) => return Ok(()),
-                Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
-                    warn!(%failure, "the scores were not taken; the step is applied again");
-                    let rows = step.batches.iter().map(|batch| batch.batch.num_rows());
-                    self.tell_lag(more + rows.sum::<usize>() as i64);
-                    std::thread::sleep(RETRY);
-                }
-                Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {
-                    return Err(failure);
-                }
-            }
-        }
     }
 
     /// Applies one step. The order is the promise:
@@ -747,162 +529,6 @@ impl Pipeline {
             }
         }
     }
-}
-
-impl ModelStage {
-    /// Scores events, and says which of them are new: no event of their id and time was scored before.
-    fn score(
-        &mut self,
-        state: &Overlay<'_>,
-        events: &RecordBatch,
-        traces: &mut EventTraces,
-        join: &mut JoinStep<'_>,
-        tiles: &mut Vec<Tile>,
-    ) -> Result<(Scores, Vec<bool>), StepFailure> {
-        let under_way = traces.enter();
-        let plan = &self.scorer.plan;
-        let started = Instant::now();
-        let keep = &mut |tile| tiles.push(tile);
-        let scores = self.scorer.score_and_sum_up(state, events, keep)?;
-        drop(under_way);
-        metrics::histogram!("millrace_scoring_seconds")
-            .record(started.elapsed().as_secs_f64() / events.num_rows().max(1) as f64);
-        let ids = pack_rows(&[Arc::clone(events.column(plan.event_id))]);
-        let times = events
-            .column(plan.inputs.stream.time)
-            .as_primitive::<TimestampMicrosecondType>();
-        let mut new = Vec::with_capacity(ids.len());
-        for (row, id) in ids.iter().enumerate() {
-            let record = ScoredRecord::new(times.value(row), scores.row(row), self.inputs_tag);
-            new.push(join.scored(
-                id,
-                record.answered(scores.probability(row), scores.versions[row]),
-            )?);
-        }
-        if let Some(topic) = &mut self.topic {
-            let traces = traces.send(&plan.settings.scores);
-            let sent = topic.send(events, &scores, traces);
-            sent.map_err(StepFailure::Scores)?;
-        }
-        Ok((scores, new))
-    }
-
-    /// Looks whether the inputs of scored events have moved.
-    fn look_for_drift(&mut self, events: &RecordBatch, scores: &Scores, progress: &Progress) {
-        let newest = newest(events, self.scorer.plan.inputs.stream.time);
-        let (Some(serving), Some(newest)) = (self.scorer.serving(), newest) else {
-            return;
-        };
-        for alarm in self.watch.see(&serving.model, &scores.matrix, newest) {
-            warn!(
-                input = alarm.input,
-                stability_index = alarm.stability,
-                usual = alarm.usual,
-                until = rfc3339(alarm.until_us),
-                "an input of scored events moved"
-            );
-            progress.alarm(alarm);
-        }
-    }
-}
-
-impl Scores {
-    /// The inputs of a row.
-    #[must_use]
-    pub fn row(&self, row: usize) -> &[f32] {
-        let width = self.inputs.num_columns();
-        &self.matrix[row * width..(row + 1) * width]
-    }
-
-    /// The probability of a row.
-    #[must_use]
-    pub fn probability(&self, row: usize) -> Option<f32> {
-        self.probabilities.as_ref().map(|all| all[row])
-    }
-}
-
-fn join_labels(plan: &ModelPlan, labels: &RecordBatch, join: &mut JoinStep<'_>) -> Outcome<()> {
-    let ids = pack_rows(&[Arc::clone(labels.column(plan.label_id))]);
-    let frauds = frauds(labels.column(plan.label_column))?;
-    let times = labels
-        .column(plan.labels.time)
-        .as_primitive::<TimestampMicrosecondType>();
-    for (row, (id, fraud)) in ids.iter().zip(frauds).enumerate() {
-        if let Some(fraud) = fraud {
-            join.label(id, fraud, times.value(row))?;
-        }
-    }
-    Ok(())
-}
-
-/// Forgets scored events and labels that were deleted, but for those that came again behind their deletion.
-fn forget(
-    plan: &ModelPlan,
-    stream: &Arc<Stream>,
-    batch: &StreamBatch,
-    deleted: &[(DeletedId, bool)],
-    join: &mut JoinStep<'_>,
-) -> Outcome<()> {
-    let Some(id) = stream.id.filter(|_| !deleted.is_empty()) else {
-        return Ok(());
-    };
-    let ids = pack_rows(&[Arc::clone(batch.batch.column(id))]);
-    let last: HashMap<Vec<u8>, (i32, i64)> =
-        ids.into_iter().zip(batch.origin.iter().copied()).collect();
-    for ((deleted, _), deletion) in deleted.iter().zip(&batch.deletions) {
-        let came_again = last
-            .get(&deleted.packed)
-            .is_some_and(|(partition, offset)| {
-                *partition == deletion.partition && *offset > deletion.offset
-            });
-        if came_again {
-            continue;
-        }
-        if Arc::ptr_eq(stream, &plan.inputs.stream) && id == plan.event_id {
-            join.forget_event(&deleted.packed)?;
-        }
-        if Arc::ptr_eq(stream, &plan.labels) && id == plan.label_id {
-            join.forget_label(&deleted.packed)?;
-        }
-    }
-    Ok(())
-}
-
-/// Labels as booleans: a number is fraud where it is not 0. A null label says nothing.
-fn frauds(column: &ArrayRef) -> Outcome<Vec<Option<bool>>> {
-    if column.data_type() == &DataType::Boolean {
-        return Ok(column.as_boolean().iter().collect());
-    }
-    let numbers = cast(column, &DataType::Float64).map_err(|e| Failure::failed(e.to_string()))?;
-    let numbers = numbers.as_primitive::<Float64Type>();
-    Ok(numbers
-        .iter()
-        .map(|number| number.map(|number| number != 0.0))
-        .collect())
-}
-
-/// Tells examples of one meaning of the inputs from those of another.
-#[must_use]
-pub fn inputs_tag(plan: &ModelPlan) -> u32 {
-    u64::from_str_radix(&plan.inputs_hash(), 16).unwrap_or_default() as u32
-}
-
-/// The newest event time of a batch, µs; `time` is its column.
-pub(crate) fn newest(batch: &RecordBatch, time: usize) -> Option<i64> {
-    arrow::compute::max(
-        batch
-            .column(time)
-            .as_primitive::<TimestampMicrosecondType>(),
-    )
-}
-
-/// The wall clock, µs since 1970.
-#[must_use]
-pub fn now_us() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    micros(since)
 }
 
 /// Logs where a pipeline starts.

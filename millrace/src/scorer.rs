@@ -12,6 +12,21 @@ use crate::failure::Outcome;
 use crate::traces;
 use crate::workspace::ModelPlan;
 
+impl Scores {
+    /// The inputs of a row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[f32] {
+        let width = self.inputs.num_columns();
+        &self.matrix[row * width..(row + 1) * width]
+    }
+
+    /// The probability of a row.
+    #[must_use]
+    pub fn probability(&self, row: usize) -> Option<f32> {
+        self.probabilities.as_ref().map(|all| all[row])
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

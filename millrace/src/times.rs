@@ -1,6 +1,10 @@
 //! Event times as people read and write them. All are UTC.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat};
+
+use crate::settings::micros;
 
 /// A time (µs since 1970) in RFC 3339, with as many digits as it needs.
 #[must_use]
@@ -34,6 +38,15 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
             "'{text}' is not a time: write 2026-03-01T12:00:00Z or '2026-03-01 12:00:00' (UTC)"
         )),
     }
+}
+
+/// The wall clock, µs since 1970.
+#[must_use]
+pub fn now_us() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    micros(since)
 }
 
 #[cfg(test)]

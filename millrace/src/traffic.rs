@@ -5,7 +5,7 @@
 use millrace_learner::{Aliases, Choice, Decided, Entry, Event, LearnerError, Registry, State};
 
 use crate::failure::{Failure, Outcome};
-use crate::pipeline::now_us;
+use crate::times::now_us;
 
 /// Gives a version all of the traffic, and says what was done.
 ///

@@ -239,6 +239,12 @@ impl ModelPlan {
         millrace_learner::inputs_hash(&[self.inputs.definition()])
     }
 
+    /// Tells examples of one meaning of the inputs from those of another.
+    #[must_use]
+    pub fn inputs_tag(&self) -> u32 {
+        u64::from_str_radix(&self.inputs_hash(), 16).unwrap_or_default() as u32
+    }
+
     /// For each input, a fingerprint of what it means: which of them a model has otherwise.
     #[must_use]
     pub fn input_meanings(&self) -> Vec<String> {

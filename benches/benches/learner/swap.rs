@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use hdrhistogram::Histogram;
-use millrace::pipeline::stream_specs;
 use millrace::scorer::Scorer;
 use millrace::state::Committed;
+use millrace::streams::stream_specs;
 use millrace::workspace::Workspace;
 use millrace_benches::manifest;
 use millrace_feature_store::{MemoryStore, Store};

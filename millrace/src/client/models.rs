@@ -13,7 +13,6 @@ use serde_json::{Value as Json, json};
 use super::print_line;
 use crate::failure::{Failure, Outcome};
 use crate::labels::examples_after;
-use crate::pipeline::inputs_tag;
 use crate::registry::Place;
 use crate::serve::{Version, versions};
 use crate::times::rfc3339;
@@ -165,7 +164,7 @@ fn to_the_first(workspace: &Workspace) -> Outcome<String> {
     let (mut labels, mut frauds) = (0, 0);
     if store.exists() {
         let store = workspace.open_store_to_read()?;
-        let tag = inputs_tag(plan);
+        let tag = plan.inputs_tag();
         examples_after(&store, 0, &mut |_, example| {
             if example.inputs_tag == tag {
                 labels += 1;

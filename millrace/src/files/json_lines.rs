@@ -11,6 +11,7 @@ use millrace_ingest::{BadMessage, JsonDecoder, Reason, StreamSpec};
 use super::columns::nearest;
 use super::{BATCH_ROWS, open_file, unreadable};
 use crate::failure::{Failure, Outcome};
+use crate::streams::stream_spec;
 
 /// A line's bytes, at most: a file of one endless line must not fill the memory.
 const MAX_LINE_BYTES: usize = 16 << 20;
@@ -41,15 +42,11 @@ pub(super) fn open(
     Ok(std::iter::from_fn(move || lines.next_batch().transpose()))
 }
 
-/// A stream as its decoder wants it described.
+/// A stream as the decoder of a file wants it described: a line has no key.
 pub(crate) fn spec(stream: &Stream) -> StreamSpec {
     StreamSpec {
-        name: stream.name.clone(),
-        topic: stream.topic.clone(),
-        schema: stream.schema.clone(),
-        time_column: stream.time,
-        required: stream.required(),
         id: None,
+        ..stream_spec(stream)
     }
 }
 

@@ -111,7 +111,7 @@ struct Process {
 
 impl Process {
     fn tag(&self) -> u32 {
-        inputs_tag(&self.scorer.plan)
+        self.scorer.plan.inputs_tag()
     }
 
     /// Deals with the hour that has just ended.

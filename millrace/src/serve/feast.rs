@@ -31,7 +31,7 @@ use super::look_up::{ViewAnswer, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_count};
 use super::{answered, caller};
 use crate::live::Live;
-use crate::pipeline::now_us;
+use crate::times::now_us;
 
 use push::Pushes;
 use values::{column, values};

@@ -22,7 +22,7 @@ use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_count};
 use super::{answered, caller, counted};
 use crate::live::Live;
-use crate::pipeline::now_us;
+use crate::times::now_us;
 
 /// Entities of one part of a stream.
 const PART_ROWS: usize = 512;

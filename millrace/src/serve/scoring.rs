@@ -26,10 +26,11 @@ use super::refusal::{Refusal, Violation, check_count};
 use crate::failure::{Outcome, with_causes};
 use crate::files::nearest;
 use crate::live::Live;
-use crate::pipeline::{now_us, stream_specs};
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::state::Committed;
+use crate::streams::stream_specs;
+use crate::times::now_us;
 use crate::workspace::ModelPlan;
 
 /// The service.

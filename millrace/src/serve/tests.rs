@@ -32,9 +32,9 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_types::StatusExt;
 
 use super::*;
-use crate::pipeline::stream_specs;
 use crate::scorer::Scorer;
 use crate::state::Pending;
+use crate::streams::stream_specs;
 use crate::traces::Traces;
 use crate::workspace::Workspace;
 
@@ -703,7 +703,7 @@ async fn mistakes_in_events_are_named() {
     live.store.horizons().set_view(view.id, NOON - 30 * DAY);
     let mut client = ScoringServiceClient::new(connect(live).await);
     let good = || payment("a", "c1", 10.0, 0);
-    let ahead = (crate::pipeline::now_us() - NOON) / MINUTE + 60;
+    let ahead = (crate::times::now_us() - NOON) / MINUTE + 60;
     let cases = [
         (
             vec![good(), "{}".to_owned()],

@@ -12,12 +12,13 @@ use tonic::Status;
 
 use super::values::column;
 use crate::failure::Kind;
-use crate::pipeline::{now_us, stream_specs};
 use crate::produce::EventProducer;
 use crate::serve::counted;
 use crate::serve::refusal::Refusal;
 use crate::serve::scoring::typed_events;
 use crate::settings::micros;
+use crate::streams::stream_specs;
+use crate::times::now_us;
 use crate::traces;
 use crate::workspace::Workspace;
 

@@ -1,0 +1,74 @@
+//! Labels that are not believed: put aside, and taken back where more of them say the same.
+
+use millrace_learner::{Entry, Event, Examples};
+
+use super::Learning;
+use super::checks::Disbelief;
+use crate::failure::Outcome;
+
+impl Learning {
+    pub(super) fn disbelief(&mut self, fresh: &Examples) -> Outcome<Option<Disbelief>> {
+        let names = self.plan().input_names();
+        let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
+            return Ok(None);
+        };
+        let scores = champion.model.score(fresh.inputs())?;
+        let gate = &self.workspace.settings.learner.gate;
+        Ok(checks.disbelief(champion.checkpoint.encoder(), &names, fresh, &scores, gate))
+    }
+
+    /// Puts labels aside; true where they are to be released at once, with those before them.
+    pub(super) fn put_aside(
+        &mut self,
+        rows: &[usize],
+        disbelief: &Disbelief,
+        at_us: i64,
+    ) -> Outcome<bool> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Ok(false);
+        };
+        let (first, last) = (self.history.number(*first), self.history.number(*last));
+        self.note(vec![Entry {
+            at_us,
+            event: Event::LabelsRefused { first, last },
+            reason: Some(disbelief.reason().to_owned()),
+        }])?;
+        metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
+        self.history.put_aside(first..=last);
+        self.dealt_with = self.dealt_with.max(last);
+        match disbelief {
+            Disbelief::Labels(_) => {
+                self.unusual.clear();
+                Ok(false)
+            }
+            Disbelief::Inputs(_) => {
+                self.unusual.push(first..=last);
+                let checks = self.checks.as_ref();
+                Ok(checks.is_some_and(|checks| checks.is_new_normal(&self.settings().gate)))
+            }
+        }
+    }
+
+    /// Inputs that stay unusual are the new normal: what was put aside for them is learned after all. The rows.
+    pub(super) fn release(&mut self, at_us: i64) -> Outcome<Vec<usize>> {
+        let released = std::mem::take(&mut self.unusual);
+        let before = released
+            .first()
+            .map_or(self.dealt_with, |range| range.start() - 1);
+        for range in released {
+            let reason = format!(
+                "inputs have been like this for {} periods in a row",
+                self.settings().gate.unusual_periods
+            );
+            let (first, last) = (*range.start(), *range.end());
+            self.note(vec![Entry {
+                at_us,
+                event: Event::LabelsReleased { first, last },
+                reason: Some(reason),
+            }])?;
+            self.history.take_back(&range);
+        }
+        self.learn_what_is_usual();
+        Ok(self.history.between(before, at_us))
+    }
+}

@@ -1,0 +1,315 @@
+//! How a version comes to take the traffic: shadow, canary, champion; or rejected, or rolled back.
+
+use millrace_learner::{Aliases, Choice, Comparison, Entry, Event, Examples, Harm, Paired, State};
+
+use super::period::{Tested, Verdict};
+use super::{Held, LOOKS, Learning};
+use crate::failure::{Failure, Outcome};
+use crate::traces::step;
+
+/// A version that is compared with what serves.
+pub(super) struct Trial {
+    pub(super) held: Held,
+    pub(super) paired: Paired,
+}
+
+impl Trial {
+    pub(super) fn new(held: Held) -> Self {
+        Self {
+            held,
+            paired: Paired::default(),
+        }
+    }
+}
+
+impl Learning {
+    /// Tests a version on labels that neither it nor the champion has learned; the harm that it would do, if any.
+    pub(super) fn test(
+        &self,
+        trial: &mut Trial,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<(Tested, Option<Harm>)> {
+        let mut under_test = step("gate");
+        under_test.note("millrace.model.version", trial.held.manifest.version as i64);
+        let gate = &self.settings().gate;
+        let logits = trial.held.model.logits(fresh.inputs())?;
+        trial.paired.extend(served, &logits, fresh.labels());
+        let champion = self.champion.as_ref();
+        let mut tested = Tested {
+            version: trial.held.manifest.version,
+            champion: champion.map_or(0, |champion| champion.manifest.version),
+            comparison: None,
+            verdict: Verdict::Waiting,
+        };
+        if trial.paired.rows() < gate.min_rows {
+            return Ok((tested, None));
+        }
+        let seed = self.settings().seed ^ at_us as u64;
+        let comparison = trial.paired.compare(gate, gate.confidence, seed);
+        tested.comparison = Some(comparison);
+        Ok((tested, trial.paired.harm(&comparison, gate)))
+    }
+
+    /// Tests the version that answers for some entities: it goes a step further, or back.
+    pub(super) fn test_canary(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<Option<Tested>> {
+        let Some((mut trial, step)) = self.canary.take() else {
+            return Ok(None);
+        };
+        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
+        if let Some(harm) = harm {
+            let version = trial.held.manifest.version;
+            let mut notes = vec![came_to(
+                version,
+                State::RolledBack,
+                tested.comparison,
+                Some(harm.to_string()),
+                at_us,
+            )];
+            notes.extend(self.reject_shadow(version, at_us));
+            let aliases = Aliases {
+                challenger: None,
+                ..self.seen
+            };
+            self.decide(aliases, notes)?;
+            self.scorer.end_canary();
+            metrics::counter!("millrace_rollbacks_total").increment(1);
+            tested.verdict = Verdict::Rejected(harm.to_string());
+            return Ok(Some(tested));
+        }
+        // A process that took it up has not the labels that it was tested on before.
+        if tested.comparison.is_none() {
+            self.canary = Some((trial, step));
+            return Ok(Some(tested));
+        }
+        tested.verdict = self.step_forward(trial, step + 1, tested.comparison, at_us)?;
+        Ok(Some(tested))
+    }
+
+    /// Tests the version that is to take traffic.
+    pub(super) fn test_shadow(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<Option<Tested>> {
+        let Some(mut trial) = self.shadow.take() else {
+            return Ok(None);
+        };
+        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
+        match (harm, tested.comparison) {
+            (Some(harm), comparison) => {
+                let version = trial.held.manifest.version;
+                self.note(vec![came_to(
+                    version,
+                    State::Rejected,
+                    comparison,
+                    Some(harm.to_string()),
+                    at_us,
+                )])?;
+                metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
+                tested.verdict = Verdict::Rejected(harm.to_string());
+            }
+            // It stays the parent of the next one, which takes its place in the test.
+            (None, None) => self.shadow = Some(trial),
+            (None, Some(_)) if self.canary.is_some() => {
+                tested.verdict = Verdict::Passed;
+                self.shadow = Some(trial);
+            }
+            (None, comparison) => {
+                tested.verdict = self.step_forward(trial, 0, comparison, at_us)?;
+            }
+        }
+        Ok(Some(tested))
+    }
+
+    /// Gives a version that passed a test the traffic of a step, or all of it after the last.
+    pub(super) fn step_forward(
+        &mut self,
+        trial: Trial,
+        step: usize,
+        comparison: Option<Comparison>,
+        at_us: i64,
+    ) -> Outcome<Verdict> {
+        let Some(percent) = self.settings().gate.canary.get(step).copied() else {
+            self.promote(trial.held, at_us, comparison)?;
+            return Ok(Verdict::Promoted);
+        };
+        let held = &trial.held;
+        let version = held.manifest.version;
+        let aliases = Aliases {
+            challenger: Some((version, percent)),
+            ..self.seen
+        };
+        let state = State::Canary { percent };
+        self.decide(
+            aliases,
+            vec![came_to(version, state, comparison, None, at_us)],
+        )?;
+        self.scorer
+            .start_canary(held.manifest.clone(), held.model.clone(), percent)?;
+        self.canary = Some((trial, step));
+        Ok(Verdict::Canary(percent))
+    }
+
+    /// A version under test that comes from one that did harm is not tested on.
+    pub(super) fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Option<Entry> {
+        let version = self.shadow.take()?.held.manifest.version;
+        let because = format!("it comes from version {ancestor}, which was taken back");
+        Some(came_to(
+            version,
+            State::Rejected,
+            None,
+            Some(because),
+            at_us,
+        ))
+    }
+
+    /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all.
+    pub(super) fn decide(&mut self, aliases: Aliases, notes: Vec<Entry>) -> Outcome<()> {
+        let seen = self.seen;
+        self.registry
+            .decide(|decided| match decided.aliases == seen {
+                true => Ok(Some(Choice {
+                    aliases,
+                    notes: notes.clone(),
+                })),
+                false => Err(Failure::overtaken("the traffic was moved by somebody else")),
+            })?;
+        self.seen = aliases;
+        Ok(())
+    }
+
+    /// The version is on disk before it takes traffic, and the alias is moved before the scorer.
+    pub(super) fn promote(
+        &mut self,
+        held: Held,
+        at_us: i64,
+        comparison: Option<Comparison>,
+    ) -> Outcome<()> {
+        let version = held.manifest.version;
+        let before = self.champion.as_ref().map(|before| before.manifest.version);
+        let replaced = before.map(|it| came_to(it, State::Replaced, None, None, at_us));
+        let notes = replaced.into_iter().chain([came_to(
+            version,
+            State::Champion,
+            comparison,
+            None,
+            at_us,
+        )]);
+        let aliases = Aliases {
+            champion: Some(version),
+            challenger: None,
+        };
+        self.decide(aliases, notes.collect())?;
+        self.scorer
+            .swap(held.manifest.clone(), held.model.clone())?;
+        self.retain(at_us)?;
+        metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
+        metrics::gauge!("millrace_model_version").set(version as f64);
+        if self.anchor.is_none() {
+            self.anchor = Some(Trial::new(held.clone()));
+        }
+        self.champion = Some(held);
+        Ok(())
+    }
+
+    /// Compares what served with the anchor; takes the traffic back to it where that did harm.
+    pub(super) fn compare_with_anchor(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        at_us: i64,
+    ) -> Outcome<Option<(u64, u64, String)>> {
+        let gate = self.settings().gate.clone();
+        let seed = self.settings().seed ^ at_us as u64;
+        let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
+            return Ok(None);
+        };
+        let logits = anchor.held.model.logits(fresh.inputs())?;
+        let before = anchor.paired.rows();
+        anchor.paired.extend(&logits, served, fresh.labels());
+        let rows = anchor.paired.rows();
+        let look = (gate.watched_rows / LOOKS).max(1);
+        if before / look == rows / look {
+            return Ok(None);
+        }
+        // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
+        let confidence = 1.0 - (1.0 - gate.confidence) / LOOKS as f64;
+        let comparison = anchor.paired.compare(&gate, confidence, seed);
+        let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
+            if rows >= gate.watched_rows {
+                self.anchor = Some(Trial::new(champion.clone()));
+            }
+            return Ok(None);
+        };
+        let (bad, good) = (champion.manifest.version, anchor.held.clone());
+        let reason = format!(
+            "what served since version {} did harm: {harm}",
+            good.manifest.version
+        );
+        let version = good.manifest.version;
+        if version == bad {
+            return Ok(None);
+        }
+        // Not `promote`: the version before is rolled back and not replaced.
+        let mut notes = vec![came_to(
+            bad,
+            State::RolledBack,
+            Some(comparison),
+            Some(reason.clone()),
+            at_us,
+        )];
+        if let Some((canary, _)) = self.canary.take() {
+            let because = format!("it comes from version {bad}, which was taken back");
+            let version = canary.held.manifest.version;
+            notes.push(came_to(
+                version,
+                State::RolledBack,
+                None,
+                Some(because),
+                at_us,
+            ));
+        }
+        notes.extend(self.reject_shadow(bad, at_us));
+        notes.push(came_to(version, State::Champion, None, None, at_us));
+        let aliases = Aliases {
+            champion: Some(version),
+            challenger: None,
+        };
+        self.decide(aliases, notes)?;
+        self.scorer.end_canary();
+        self.scorer
+            .swap(good.manifest.clone(), good.model.clone())?;
+        metrics::counter!("millrace_rollbacks_total").increment(1);
+        metrics::gauge!("millrace_model_version").set(version as f64);
+        self.anchor = Some(Trial::new(good.clone()));
+        self.champion = Some(good);
+        Ok(Some((bad, version, reason)))
+    }
+}
+
+/// Where a version is now.
+pub(super) fn came_to(
+    version: u64,
+    state: State,
+    comparison: Option<Comparison>,
+    reason: Option<String>,
+    at_us: i64,
+) -> Entry {
+    Entry {
+        at_us,
+        event: Event::Version {
+            version,
+            state,
+            comparison: comparison.map(Box::new),
+        },
+        reason,
+    }
+}

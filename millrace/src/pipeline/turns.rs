@@ -1,0 +1,192 @@
+//! Reading and applying in turns, and what the one thread that writes the store does in between: it makes durable what
+//! was applied, lets the log write, makes the tiles that look-ups have missed, and tells how far it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use millrace_ingest::{Ingest, ReadAhead, Remedy, Step};
+use tracing::warn;
+
+use crate::failure::{Failure, Outcome, with_causes};
+use crate::pipeline::{Pipeline, StepFailure};
+use crate::score_log::ScoreLog;
+use crate::times::now_us;
+
+/// Rows of a step while many ask for answers: a thread that answers may wait for a core until the step is through, for
+/// the kernel lets a running thread have milliseconds. More of them cost fewer commits.
+const ROWS_BETWEEN_ANSWERS: usize = 256;
+
+/// So many calls keep the cores busy. Those of fewer find one that is idle.
+const MANY_CALLS_PER_MS: f64 = 1.0;
+
+/// Pause before Kafka is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Pipeline {
+    /// Reads and applies until `stop` is set, then makes everything durable.
+    ///
+    /// # Errors
+    /// What cannot be gone on from: a store that fails, a broker that refuses.
+    pub fn run(mut self, ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
+        let mut ingest = ReadAhead::start(ingest)?;
+        let mut asked = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            if self.log.as_ref().is_some_and(ScoreLog::is_full) {
+                // Events wait, however many.
+                self.tell_lag(self.live.progress.lag.load(Ordering::Relaxed).max(1));
+                // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
+                std::thread::sleep(RETRY);
+                self.between_steps()?;
+                continue;
+            }
+            let calls = self.live.progress.take_asked() as f64;
+            let passed = std::mem::replace(&mut asked, Instant::now()).elapsed();
+            let most_rows = match calls >= MANY_CALLS_PER_MS * passed.as_secs_f64() * 1e3 {
+                true => ROWS_BETWEEN_ANSWERS,
+                false => usize::MAX,
+            };
+            let polled = match ingest.poll(now_us(), Duration::from_millis(50), most_rows) {
+                Ok(polled) => polled,
+                Err(error) if error.remedy() == Remedy::Retry => {
+                    warn!(
+                        error = with_causes(&error),
+                        "Kafka is in trouble; trying again"
+                    );
+                    std::thread::sleep(RETRY);
+                    self.tell_silence();
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let step = polled.step;
+            for lost in &step.lost {
+                warn!(
+                    topic = lost.topic,
+                    partition = lost.partition,
+                    from = lost.from,
+                    to = lost.to,
+                    "Kafka no longer has events that were not read"
+                );
+                self.gaps.add(&lost.topic, lost.partition);
+            }
+            for (topic, partition) in &step.trimmed {
+                self.note_trimmed(topic, *partition)?;
+            }
+            if !step.positions.is_empty() {
+                self.apply_until_taken(&step, polled.lag, stop)?;
+                crash_point!("applied");
+                // For lag tools alone: the store's offsets are the truth.
+                ingest.commit(step.positions)?;
+            }
+            if let Some(heard) = polled.heard {
+                self.live.progress.hear(heard);
+            }
+            self.tell_lag(polled.lag);
+            let letters = polled.dead_letters;
+            let progress = &self.live.progress;
+            progress.dead_letters.store(letters, Ordering::Relaxed);
+            self.between_steps()?;
+        }
+        self.finish()
+    }
+
+    /// Makes everything durable, and lets the log write what waits.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn finish(&mut self) -> Outcome<()> {
+        self.flush()?;
+        self.log.as_mut().map_or(Ok(()), ScoreLog::finish)
+    }
+
+    /// What the one thread that writes the store does besides steps.
+    pub(crate) fn between_steps(&mut self) -> Outcome<()> {
+        self.sum_up_asked()?;
+        let mut is_due = self.flushed.elapsed() >= self.live.workspace.settings.store.flush_every;
+        if let Some(log) = &mut self.log {
+            log.tend()?;
+            is_due |= log.wants_flush();
+        }
+        if self.flushing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.end_flush()?;
+        }
+        match is_due && self.flushing.is_none() {
+            true => self.begin_flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes everything that was applied durable.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn flush(&mut self) -> Outcome<()> {
+        self.end_flush()?;
+        self.begin_flush()?;
+        self.end_flush()
+    }
+
+    /// Begins to make what was applied durable. Events need not wait for the disk: what is applied meanwhile is for the
+    /// next flush.
+    fn begin_flush(&mut self) -> Outcome<()> {
+        crash_point!("flush");
+        if let Some(log) = &mut self.log {
+            log.before_flush()?;
+        }
+        self.flushed = Instant::now();
+        let store = Arc::clone(&self.live.store);
+        let flush = Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || store.flush())
+            .map_err(|e| Failure::failed(format!("no thread to flush in: {e}")))?;
+        self.flushing = Some(flush);
+        Ok(())
+    }
+
+    /// Waits for the flush that is under way, if there is one.
+    fn end_flush(&mut self) -> Outcome<()> {
+        let Some(flush) = self.flushing.take() else {
+            return Ok(());
+        };
+        let flushed = flush.join();
+        flushed.map_err(|_| Failure::failed("the thread that flushes has panicked"))??;
+        crash_point!("flushed");
+        if let Some(log) = &mut self.log {
+            log.flushed();
+        }
+        Ok(())
+    }
+
+    fn tell_lag(&self, lag: i64) {
+        self.live.progress.lag.store(lag, Ordering::Relaxed);
+        metrics::gauge!("millrace_consumer_lag").set(lag as f64);
+        self.tell_silence();
+    }
+
+    fn tell_silence(&self) {
+        if let Some(silence) = self.live.progress.silence() {
+            metrics::gauge!("millrace_kafka_silent_seconds").set(silence.as_secs_f64());
+        }
+    }
+
+    /// A broker that takes no scores stops the way, and loses nothing: the step is applied again. Meanwhile its
+    /// events wait, and `more` after them.
+    fn apply_until_taken(&mut self, step: &Step, more: i64, stop: &AtomicBool) -> Outcome<()> {
+        loop {
+            match self.apply(step) {
+                Ok(()) => return Ok(()),
+                Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
+                    warn!(%failure, "the scores were not taken; the step is applied again");
+                    let rows = step.batches.iter().map(|batch| batch.batch.num_rows());
+                    self.tell_lag(more + rows.sum::<usize>() as i64);
+                    std::thread::sleep(RETRY);
+                }
+                Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+}
