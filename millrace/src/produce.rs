@@ -40,6 +40,9 @@ pub struct ProduceArgs {
     /// Keep the gaps between event times, X times faster than they were
     #[arg(long, value_name = "X", value_parser = positive)]
     pub speed: Option<f64>,
+    /// Delete the events of the file: send their keys without values, where the topic is keyed by the events' id
+    #[arg(long)]
+    pub delete: bool,
     /// Create the topic if it is missing, with topics.partitions partitions
     #[arg(long)]
     pub create: bool,
@@ -76,6 +79,19 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(150);
 /// broker that does not answer or does not take a message, with the numbers of what was delivered and what not.
 pub fn produce(workspace: &Workspace, args: &ProduceArgs) -> Outcome<()> {
     let stream = find_stream(workspace, &args.topic)?;
+    if args.delete && !stream.is_keyed_by_id() {
+        let failure = Failure::input(format!(
+            "--delete: the topic of stream '{}' is not keyed by its events' id, so a tombstone names no event",
+            stream.name
+        ));
+        return Err(failure.hint(match stream.id {
+            Some(id) => {
+                let id = stream.schema.field(id).name();
+                format!("if its messages' keys are the ids, say so in sources.sql: OPTIONS ('key' '{id}', 'id' '{id}')")
+            }
+            None => "name the column of the id in sources.sql: OPTIONS ('key' '…', 'id' '…')".to_owned(),
+        }));
+    }
     let file = EventFile::open(&args.file, &stream)?;
     let mut kafka = workspace.settings.kafka.clone();
     if let Some(brokers) = &args.brokers {
@@ -87,6 +103,7 @@ pub fn produce(workspace: &Workspace, args: &ProduceArgs) -> Outcome<()> {
     }
     let bar = progress_bar(file.rows());
     let mut producer = EventProducer::connect(&kafka, stream, partitions)?
+        .deleting(args.delete)
         .with_pace(args.pace())
         .with_progress(bar.clone());
     let started = Instant::now();
@@ -136,8 +153,12 @@ fn report(producer: &EventProducer, took: Duration) {
     let seconds = took.as_secs_f64();
     let rate = events as f64 / seconds.max(1e-9);
     let topic = &producer.stream.topic;
+    let what = match producer.deletes {
+        true => "deletes",
+        false => "events",
+    };
     eprintln!(
-        "{events} events delivered to topic '{topic}' in {seconds:.1} s ({rate:.0} a second)"
+        "{events} {what} delivered to topic '{topic}' in {seconds:.1} s ({rate:.0} a second)"
     );
 }
 
@@ -194,6 +215,8 @@ pub struct EventProducer {
     pacer: Pacer,
     started: Option<Instant>,
     progress: ProgressBar,
+    /// Whether values are left out.
+    deletes: bool,
 }
 
 impl EventProducer {
@@ -216,6 +239,7 @@ impl EventProducer {
             pacer: Pacer::new(Pace::Free),
             started: None,
             progress: ProgressBar::hidden(),
+            deletes: false,
         })
     }
 
@@ -224,6 +248,12 @@ impl EventProducer {
     pub fn with_pace(mut self, pace: Pace) -> Self {
         self.pacer = Pacer::new(pace);
         self.started = None;
+        self
+    }
+
+    /// Deletes the events, instead of sending them.
+    fn deleting(mut self, deletes: bool) -> Self {
+        self.deletes = deletes;
         self
     }
 
@@ -257,7 +287,7 @@ impl EventProducer {
             self.raw.send_with(
                 &self.stream.topic,
                 key.map(str::as_bytes),
-                line.as_bytes(),
+                Some(line.as_bytes()).filter(|_| !self.deletes),
                 current_headers(),
             )?;
             self.progress.inc(1);

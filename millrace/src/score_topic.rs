@@ -71,7 +71,7 @@ impl ScoreSink for ScoreTopic {
             self.producer.send_with(
                 &self.topic,
                 Some(id.as_bytes()),
-                message.to_string().as_bytes(),
+                Some(message.to_string().as_bytes()),
                 trace.map(|(_, trace)| traces::headers(trace)),
             )?;
         }

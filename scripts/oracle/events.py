@@ -101,6 +101,18 @@ def changes(rnd, event):
     return {} if event["is_fraud"] is None else {"is_fraud": not event["is_fraud"]}
 
 
+def deleted(rnd, delivered):
+    """Events that are deleted after all were delivered, and those of them that come again after that."""
+    gone = rnd.sample(truth(delivered), len(delivered) // rnd.choice([2, 4, 20]))
+    return gone, gone[:rnd.randint(0, len(gone))]
+
+
+def left(delivered, gone, again):
+    """What was delivered without what was deleted."""
+    ids = {event["tx_id"] for event in gone}
+    return [event for event in delivered if event["tx_id"] not in ids] + again
+
+
 def truth(delivered):
     """The events that count: of each id the last delivery."""
     return list({event["tx_id"]: event for event in delivered}.values())

@@ -32,8 +32,8 @@ class Differs(Exception):
     """What Millrace says is not what it should be."""
 
 
-def write_project(folder, views, has_id, topics="", settings=""):
-    names = "'key' 'card', 'id' 'tx_id'" if has_id else "'key' 'card'"
+def write_project(folder, views, has_id, topics="", settings="", key="card"):
+    names = f"'key' '{key}'" + (", 'id' 'tx_id'" if has_id else "")
     (folder / "features").mkdir(parents=True)
     (folder / "millrace.toml").write_text(settings)
     (folder / "sources.sql").write_text("".join(
@@ -117,12 +117,14 @@ def free_ports(count):
 class Live:
     """The events of a round on their way through Kafka to `millrace run`, and look-ups after."""
 
-    def __init__(self, millrace, folder, kafka, seed, views, has_id):
+    def __init__(self, millrace, folder, kafka, seed, views, has_id, deleted):
         self.rnd = rnd = random.Random(f"live {seed}")
         self.views = views
+        # By stream, events that are deleted, and of them those that come again.
+        self.deleted = deleted
         port = free_ports(2)
         self.address, self.project = f"127.0.0.1:{port}", folder / "live"
-        write_project(self.project, views, has_id, topics=f"-{seed}-{rnd.randint(0, 2**40)}", settings=f"""
+        write_project(self.project, views, has_id, key="tx_id" if deleted else "card", topics=f"-{seed}-{rnd.randint(0, 2**40)}", settings=f"""
             [kafka]
             brokers = "{kafka.address}"
             group = "oracle-{seed}-{port}"
@@ -185,6 +187,12 @@ class Live:
                 run([*self.command, "backfill", "--events", f"{stream}={path}"])
             else:
                 self.produce(stream, path)
+        for stream, (gone, again) in self.deleted.items():
+            for number, rows in enumerate(pieces(rnd, gone, 2)):
+                lines(self.project / f"gone-{stream}-{number}.jsonl", rows)
+                self.produce(stream, self.project / f"gone-{stream}-{number}.jsonl", "--delete")
+            lines(self.project / f"again-{stream}.jsonl", again)
+            self.produce(stream, self.project / f"again-{stream}.jsonl")
         if not self.server:
             self.start()
 
@@ -195,10 +203,10 @@ class Live:
             return 0
         return self.rnd.choice([0, self.rnd.randint(0, 3)])
 
-    def produce(self, stream, path):
+    def produce(self, stream, path, *arguments):
         if not self.server:
             self.start()
-        producing = self.spawn("produce", "--create", stream, path)
+        producing = self.spawn("produce", "--create", *arguments, stream, path)
         if self.rnd.random() < 0.5:
             time.sleep(self.rnd.uniform(0, 1))
             self.kill()
@@ -208,7 +216,9 @@ class Live:
 
     def wait(self, delivered):
         """Until all events are in the store; then once more, as a correction brings no new event. Their order."""
-        ids = {stream: {event["tx_id"] for event in rows} for stream, rows in delivered.items()}
+        gone = {stream: {event["tx_id"] for event in rows} - {event["tx_id"] for event in again}
+                for stream, (rows, again) in self.deleted.items()}
+        ids = {stream: {event["tx_id"] for event in rows} - gone.get(stream, set()) for stream, rows in delivered.items()}
         before = None
         for _ in range(PATIENCE * 5):
             orders = self.orders()

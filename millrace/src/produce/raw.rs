@@ -77,10 +77,10 @@ impl RawProducer {
     /// # Errors
     /// A message that can never be sent: larger than `message.max.bytes`, or after a fatal error of the client.
     pub fn send(&self, topic: &str, key: Option<&[u8]>, payload: &[u8]) -> Outcome<()> {
-        self.send_with(topic, key, payload, None)
+        self.send_with(topic, key, Some(payload), None)
     }
 
-    /// As [`send`](Self::send), with headers.
+    /// As [`send`](Self::send), with headers. Without a payload it is a tombstone.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -88,10 +88,11 @@ impl RawProducer {
         &self,
         topic: &str,
         key: Option<&[u8]>,
-        payload: &[u8],
+        payload: Option<&[u8]>,
         headers: Option<OwnedHeaders>,
     ) -> Outcome<()> {
-        let mut record = BaseRecord::to(topic).payload(payload);
+        let mut record = BaseRecord::to(topic);
+        record.payload = payload;
         record.key = key;
         record.headers = headers;
         loop {

@@ -68,6 +68,7 @@ mod with_a_broker {
                 file,
                 rate: None,
                 speed: None,
+                delete: false,
                 create: true,
                 brokers: None,
             }
@@ -108,6 +109,20 @@ mod with_a_broker {
             }
             messages
         }
+    }
+
+    #[test]
+    fn deletes_need_a_topic_that_is_keyed_by_ids() {
+        let setting = Setting::new();
+        let args = ProduceArgs {
+            delete: true,
+            ..setting.payments(3)
+        };
+        setting.fails(
+            &args,
+            Kind::Input,
+            &["not keyed by its events' id", "'key' 'tx_id', 'id' 'tx_id'"],
+        );
     }
 
     #[test]
