@@ -533,7 +533,9 @@ fn what_is_no_sql_is_said_with_what_is_likely_meant() {
         "a name begins with a letter",
     );
     check(
-        &format!("{select} card_id, count(*) OVER $W AS n FROM tx\nCREATE VIEW w AS SELECT 1"),
+        &format!(
+            "{select} card_id, count(*) OVER d1 AS n FROM tx WINDOW d1 AS $W\nCREATE VIEW w AS SELECT 1"
+        ),
         "2:1 'CREATE' is not expected here | end the statement before it with ;",
     );
     check(
