@@ -49,14 +49,14 @@ impl fmt::Display for Problem {
 #[derive(Debug)]
 pub(crate) struct Complaint {
     message: String,
-    hint: Option<String>,
+    hint: Option<Box<str>>,
     span: Option<Span>,
     /// The item of SELECT that is to blame, where no span is known.
     item: Option<usize>,
     /// Whether a window's frame is to blame.
     in_frame: bool,
     /// The word that is to blame, where no span is known.
-    word: Option<String>,
+    word: Option<Box<str>>,
     /// Whether it is of a name that there is not, and stands there.
     is_certain: bool,
 }
@@ -77,7 +77,7 @@ impl Complaint {
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
         self
     }
 
@@ -123,7 +123,7 @@ impl Complaint {
 
     /// Blames a word of the item, or of the statement where no item is blamed.
     pub(crate) fn word(mut self, word: &str) -> Self {
-        self.word = self.word.or(Some(word.to_owned()));
+        self.word = self.word.or(Some(word.into()));
         self
     }
 
@@ -155,7 +155,7 @@ impl Complaint {
                 column: start.column.max(1),
             },
             message: self.message,
-            hint: self.hint,
+            hint: self.hint.map(String::from),
         }
     }
 }
