@@ -24,7 +24,7 @@ use arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 
-use crate::problem::{Checked, Complaint};
+use crate::problem::{Checked, Complaint, near};
 use crate::resolution::step_start;
 
 /// A window frame, its lengths in microseconds or rows before the row that is asked for.
@@ -166,13 +166,37 @@ fn row_count(value: &ScalarValue) -> Checked<u64> {
     }
 }
 
+/// What is wrong with a text that is to be a length of time; none where it is one.
+pub(crate) fn not_a_length(text: &str) -> Option<Complaint> {
+    let interval = DataType::Interval(IntervalUnit::MonthDayNano);
+    match ScalarValue::from(text).cast_to(&interval) {
+        Ok(value) if !value.is_null() => None,
+        _ => Some(no_length(text)),
+    }
+}
+
+fn no_length(text: &str) -> Complaint {
+    const ONE: [&str; 5] = ["second", "minute", "hour", "day", "week"];
+    const SEVERAL: [&str; 5] = ["seconds", "minutes", "hours", "days", "weeks"];
+    let units = match text.trim_start().starts_with("1 ") {
+        true => ONE,
+        false => SEVERAL,
+    };
+    let is_unit = |word: &str| word.len() > 2 && word.chars().all(char::is_alphabetic);
+    let wrong = text.split_whitespace().find(|word| is_unit(word));
+    let meant = wrong.and_then(|wrong| Some((wrong, near(&wrong.to_lowercase(), &units)?)));
+    Complaint::new(format!("'{text}' is not a length of time")).hint(match meant {
+        Some((wrong, unit)) if wrong != unit => {
+            format!("did you mean '{}'?", text.replace(wrong, unit))
+        }
+        _ => "write a number and a unit: '30 seconds', '15 minutes', '1 hour', '7 days'".to_owned(),
+    })
+}
+
 pub(crate) fn microseconds(value: &ScalarValue) -> Checked<i64> {
     let interval = DataType::Interval(IntervalUnit::MonthDayNano);
     let Ok(ScalarValue::IntervalMonthDayNano(Some(interval))) = value.cast_to(&interval) else {
-        return Err(
-            Complaint::new(format!("'{value}' is not an interval of time"))
-                .hint("write RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW"),
-        );
+        return Err(no_length(&value.to_string()));
     };
     if interval.months != 0 {
         return Err(
@@ -188,7 +212,7 @@ pub(crate) fn microseconds(value: &ScalarValue) -> Checked<i64> {
     match width {
         Some(us) if us >= 0 && interval.nanoseconds % 1_000 == 0 => Ok(us),
         Some(us) if us < 0 => Err(Complaint::new("the interval is negative")
-            .hint("PRECEDING looks back already: drop the sign")),
+            .hint("drop the sign: PRECEDING looks back already")),
         _ => Err(
             Complaint::new("the interval is finer than a microsecond or too long")
                 .hint("event times have microseconds; use UNBOUNDED PRECEDING for a lifetime"),

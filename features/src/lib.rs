@@ -33,11 +33,14 @@ mod resolution;
 #[cfg(test)]
 mod resolution_tests;
 mod rows;
+mod slips;
 mod state;
 mod stream;
+mod syntax;
 mod table;
 mod tile;
 mod view;
+mod words;
 
 pub use answer::Answer;
 pub use fold::Total;

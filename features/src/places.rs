@@ -13,9 +13,10 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use crate::frame::Frame;
 use crate::problem::{point, sql_span};
 
-/// Where the items of a view's SELECT and the frames of its windows stand.
+/// Where the items of a view's SELECT, the frames of its windows and the words of its file stand.
 #[derive(Default)]
 pub(crate) struct Places {
+    words: Vec<(String, Location)>,
     items: Vec<Option<Span>>,
     frames: Vec<Placed>,
 }
@@ -30,6 +31,14 @@ struct Placed {
 }
 
 impl Places {
+    /// Those of a statement that is no query.
+    pub(crate) fn of_words(text: &str) -> Self {
+        Self {
+            words: words(text),
+            ..Self::default()
+        }
+    }
+
     /// Those of a query in a file with this text.
     pub(crate) fn of(select: &Select, text: &str) -> Self {
         let words = words(text);
@@ -53,7 +62,17 @@ impl Places {
         Self {
             items: select.projection.iter().map(sql_span).collect(),
             frames,
+            words,
         }
+    }
+
+    /// The first such word, or text in quotes, from a place on.
+    pub(crate) fn word(&self, word: &str, from: Location) -> Option<Span> {
+        let is_it = |(text, at): &&(String, Location)| {
+            (at.line, at.column) >= (from.line, from.column) && text.eq_ignore_ascii_case(word)
+        };
+        let (_, at) = self.words.iter().find(is_it)?;
+        Some(point(at.line, at.column))
     }
 
     /// An item of SELECT.
@@ -94,16 +113,19 @@ fn window<'a>(
     }
 }
 
-/// The words of a text that are no quoted names, and where they stand.
+/// The words and the texts in quotes of a file, but for quoted names, and where they stand.
 fn words(text: &str) -> Vec<(String, Location)> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
-    let word = |token: TokenWithSpan| match token.token {
-        Token::Word(word) if word.quote_style.is_none() => {
-            let at = token.span.start;
-            let (line, column) = (at.line, at.column);
-            Some((word.value.to_uppercase(), Location { line, column }))
-        }
-        _ => None,
+    let word = |token: TokenWithSpan| {
+        let text = match token.token {
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_uppercase(),
+            // In lower case, so that none is taken for a word of SQL.
+            Token::SingleQuotedString(text) => text.to_lowercase(),
+            _ => return None,
+        };
+        let at = token.span.start;
+        let (line, column) = (at.line, at.column);
+        Some((text, Location { line, column }))
     };
     tokens
         .unwrap_or_default()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
@@ -17,6 +18,7 @@ use datafusion::sql::parser::Statement;
 
 use crate::decay;
 use crate::problem::{Checked, Complaint, near};
+use crate::words;
 
 /// Plans statements against the streams and views that are known so far.
 pub(crate) struct Planner {
@@ -48,7 +50,7 @@ impl Planner {
         let table = Arc::new(EmptyTable::new(schema));
         self.context
             .register_table(name, table)
-            .map_err(|e| Complaint::from_datafusion(&e, &self.names))?;
+            .map_err(|e| self.complaint(&e))?;
         self.names.push(name.to_owned());
         Ok(())
     }
@@ -78,6 +80,11 @@ impl Planner {
         deterministic(expr)?;
         self.simplified(expr, schema)
             .and_then(|expr| self.state().create_physical_expr(expr, schema))
+            .and_then(|expr| {
+                // Some functions look at their literals when they are called: date_part('huor', …) fails on no row too.
+                expr.evaluate(&RecordBatch::new_empty(Arc::new(schema.as_arrow().clone())))?;
+                Ok(expr)
+            })
             .map_err(|e| self.complaint(&e))
     }
 
@@ -93,24 +100,36 @@ impl Planner {
     }
 
     pub(crate) fn complaint(&self, error: &DataFusionError) -> Complaint {
-        let complaint = Complaint::from_datafusion(error, &self.names);
-        match complaint
-            .unknown_function()
-            .map(|name| self.known_functions(name))
-        {
-            Some(hint) => complaint.hint(hint),
-            None => complaint,
+        let text = error.find_root().strip_backtrace();
+        match unknown_function(&text) {
+            Some(name) => Complaint::new(format!("there is no function '{name}'"))
+                .hint(self.known_functions(name))
+                .named(error.diagnostic().and_then(|d| d.span))
+                .word(name),
+            None => words::complaint(error, &self.names),
         }
+    }
+
+    /// Whether there is an aggregate of that name.
+    pub(crate) fn is_aggregate(&self, name: &str) -> bool {
+        self.state().aggregate_functions().contains_key(name)
     }
 
     /// The function that one may have meant, or else the aggregates that there are.
     fn known_functions(&self, wrong: &str) -> String {
+        let wrong = wrong.to_lowercase();
+        if let Some((_, meant)) = ELSEWHERE
+            .iter()
+            .find(|(names, _)| names.contains(&wrong.as_str()))
+        {
+            return format!("write {meant}");
+        }
         let state = self.state();
         let (aggregates, scalars) = (state.aggregate_functions(), state.scalar_functions());
         let all: Vec<&str> = (aggregates.keys().chain(scalars.keys()))
             .map(String::as_str)
             .collect();
-        if let Some(near) = near(&wrong.to_lowercase(), &all) {
+        if let Some(near) = near(&wrong, &all) {
             return format!("did you mean '{near}'?");
         }
         let names: BTreeSet<&str> = aggregates
@@ -125,6 +144,46 @@ impl Planner {
         self.context.state()
     }
 }
+
+/// The name in DataFusion's "Invalid function 'x'."
+fn unknown_function(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("Invalid function '")?;
+    rest.split_once('\'').map(|(name, _)| name)
+}
+
+/// What functions of other systems are here.
+const ELSEWHERE: [(&[&str], &str); 13] = [
+    (&["average"], "avg(x)"),
+    (&["std", "stdev"], "stddev(x)"),
+    (&["variance"], "var_samp(x)"),
+    (
+        &[
+            "percentile",
+            "quantile",
+            "approx_quantile",
+            "percentile_approx",
+        ],
+        "approx_percentile_cont(x, 0.9)",
+    ),
+    (
+        &["nunique", "count_distinct", "countdistinct", "uniq"],
+        "count(DISTINCT x), or approx_distinct(x) where there are many",
+    ),
+    (&["first"], "first_value(x)"),
+    (&["last", "latest"], "last_value(x)"),
+    (&["countif", "count_if"], "count(*) FILTER (WHERE …)"),
+    (&["sumif", "sum_if"], "sum(x) FILTER (WHERE …)"),
+    (&["len"], "length(x)"),
+    (&["if", "iff"], "CASE WHEN … THEN 1 ELSE 0 END"),
+    (
+        &["hour", "weekday", "dayofweek", "to_hour"],
+        "date_part('hour', t), or 'dow' for the day of the week",
+    ),
+    (
+        &["datediff", "date_diff", "timestampdiff", "unix_timestamp"],
+        "date_part('epoch', a) - date_part('epoch', b), in seconds",
+    ),
+];
 
 /// Refuses what would make an answer depend on anything but the events.
 fn deterministic(expr: &Expr) -> Checked<()> {

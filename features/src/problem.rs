@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use datafusion::common::{DataFusionError, SchemaError, Span};
-use datafusion::sql::sqlparser::ast::Spanned;
+use datafusion::common::Span;
+use datafusion::sql::sqlparser::ast::{Ident, Spanned};
 
 use crate::places::Places;
 
@@ -49,12 +49,16 @@ impl fmt::Display for Problem {
 #[derive(Debug)]
 pub(crate) struct Complaint {
     message: String,
-    hint: Option<String>,
+    hint: Option<Box<str>>,
     span: Option<Span>,
     /// The item of SELECT that is to blame, where no span is known.
     item: Option<usize>,
     /// Whether a window's frame is to blame.
     in_frame: bool,
+    /// The word that is to blame, where no span is known.
+    word: Option<Box<str>>,
+    /// Whether it is of a name that there is not, and stands there.
+    is_certain: bool,
 }
 
 pub(crate) type Checked<T> = Result<T, Complaint>;
@@ -67,11 +71,13 @@ impl Complaint {
             span: None,
             item: None,
             in_frame: false,
+            word: None,
+            is_certain: false,
         }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
         self
     }
 
@@ -85,6 +91,20 @@ impl Complaint {
     pub(crate) fn span(mut self, span: Option<Span>) -> Self {
         self.span = self.span.or(span);
         self
+    }
+
+    /// Sets the place of a name that there is not. Where that is known, nothing else is to blame.
+    pub(crate) fn named(self, span: Option<Span>) -> Self {
+        let is_certain = span.is_some();
+        Self { is_certain, ..self }.span(span)
+    }
+
+    /// Another complaint in place of this one, unless this one is certain.
+    pub(crate) fn unless_certain(self, other: impl FnOnce() -> Option<Self>) -> Self {
+        match self.is_certain {
+            true => self,
+            false => other().unwrap_or(self),
+        }
     }
 
     /// Blames an item of SELECT unless one is blamed already.
@@ -101,14 +121,33 @@ impl Complaint {
         }
     }
 
-    /// Places the complaint: at its span, else at its frame or its item, else at `fallback`.
+    /// Blames a word of the item, or of the statement where no item is blamed.
+    pub(crate) fn word(mut self, word: &str) -> Self {
+        self.word = self.word.or(Some(word.into()));
+        self
+    }
+
+    /// Whether its place is known well enough.
+    pub(crate) fn is_placed(&self) -> bool {
+        self.span.is_some() || self.item.is_some() || self.in_frame
+    }
+
+    /// Places the complaint: at its span, else at its frame, its word or its item, else at `fallback`.
     pub(crate) fn at(self, file: &str, places: &Places, fallback: Span) -> Problem {
         let frame = match self.in_frame {
             true => places.frame(self.item),
             false => None,
         };
         let item = self.item.and_then(|item| places.item(item));
-        let start = self.span.or(frame).or(item).unwrap_or(fallback).start;
+        let from = item.unwrap_or(fallback).start;
+        let word = self.word.and_then(|word| places.word(&word, from));
+        let start = self
+            .span
+            .or(frame)
+            .or(word)
+            .or(item)
+            .unwrap_or(fallback)
+            .start;
         Problem {
             position: Position {
                 file: file.to_owned(),
@@ -116,77 +155,7 @@ impl Complaint {
                 column: start.column.max(1),
             },
             message: self.message,
-            hint: self.hint,
-        }
-    }
-
-    /// A complaint from DataFusion's words; `tables` are the names that a query may use.
-    pub(crate) fn from_datafusion(error: &DataFusionError, tables: &[String]) -> Self {
-        let span = error.diagnostic().and_then(|d| d.span);
-        let root = error.find_root();
-        if let DataFusionError::SchemaError(schema, _) = root
-            && let SchemaError::FieldNotFound {
-                field,
-                valid_fields,
-            } = schema.as_ref()
-        {
-            let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
-            let complaint = Self::new(format!("there is no column '{}'", field.flat_name()));
-            return complaint
-                .hint(known_names("column", &field.name, &names))
-                .span(span);
-        }
-        let text = first_line(&root.strip_backtrace());
-        if let Some(name) = missing_table(&text) {
-            let names: Vec<&str> = tables.iter().map(String::as_str).collect();
-            let complaint = Self::new(format!("there is no stream or view '{name}'"));
-            return complaint
-                .hint(known_names("stream or view", &name, &names))
-                .span(span);
-        }
-        let complaint = Self::new(text).span(span);
-        if complaint.message.contains("unique expression names") {
-            // A cast is no part of DataFusion's names.
-            return complaint.hint(
-                "two aggregates that differ in a cast alone are one to the planner: write one argument another way, \
-                 CAST(amount + 0 AS BIGINT), or put it in a view of its own",
-            );
-        }
-        if complaint.message.contains("window frame") {
-            return complaint.in_frame().hint(
-                "RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW is one, for instance",
-            );
-        }
-        complaint
-    }
-
-    /// The name of the function that there is not, if that is what is wrong.
-    pub(crate) fn unknown_function(&self) -> Option<&str> {
-        let (name, _) = self
-            .message
-            .strip_prefix("Invalid function '")?
-            .split_once('\'')?;
-        Some(name)
-    }
-
-    /// A complaint from a parser's message, whose position stands at its end in words.
-    pub(crate) fn from_parser(error: &DataFusionError) -> Self {
-        let text = first_line(&error.find_root().strip_backtrace());
-        let text = text
-            .trim_start_matches("SQL error: ")
-            .trim_start_matches("ParserError(\"")
-            .trim_end_matches("\")")
-            .replace("\\'", "'");
-        match text.rsplit_once(" at Line: ") {
-            Some((message, place)) => {
-                let mut numbers = place.split(", Column: ").map(|n| n.trim().parse::<u64>());
-                let span = match (numbers.next(), numbers.next()) {
-                    (Some(Ok(line)), Some(Ok(column))) => Some(point(line, column)),
-                    _ => None,
-                };
-                Self::new(message).span(span)
-            }
-            None => Self::new(text),
+            hint: self.hint.map(String::from),
         }
     }
 }
@@ -196,26 +165,15 @@ pub(crate) fn sql_span(syntax: &impl Spanned) -> Option<Span> {
     Span::try_from_sqlparser_span(syntax.span())
 }
 
+/// The same of a name.
+pub(crate) fn name_span(name: &Ident) -> Option<Span> {
+    Span::try_from_sqlparser_span(name.span)
+}
+
 /// An empty span at a line and a column.
 pub(crate) fn point(line: u64, column: u64) -> Span {
     let location = datafusion::common::Location { line, column };
     Span::new(location, location)
-}
-
-fn first_line(text: &str) -> String {
-    text.lines()
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("Error during planning: ")
-        .trim_start_matches("Schema error: ")
-        .trim_start_matches("This feature is not implemented: ")
-        .to_owned()
-}
-
-/// The name in DataFusion's "table 'datafusion.public.x' not found".
-fn missing_table(text: &str) -> Option<String> {
-    let name = text.strip_prefix("table '")?.strip_suffix("' not found")?;
-    name.rsplit('.').next().map(str::to_owned)
 }
 
 /// "did you mean 'x'?" where one of `names` is close, else the list of them.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use datafusion::common::Span;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::{CreateView, SetExpr, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{
+    CreateView, Expr as SqlExpr, SelectItem, SetExpr, Statement as SqlStatement, Value as SqlValue,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
@@ -13,8 +15,10 @@ use crate::inputs::InputView;
 use crate::places::Places;
 use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, Problem, known_names, point, sql_span};
-use crate::resolution;
+use crate::resolution::{self, Resolution};
+use crate::slips::{Slips, select_of};
 use crate::stream::Stream;
+use crate::syntax::{self, Declares};
 use crate::view::FeatureView;
 
 /// The text of one SQL file of a project.
@@ -48,17 +52,17 @@ impl Project {
         inputs: Option<&SqlFile>,
     ) -> Result<Self, Vec<Problem>> {
         let mut planning = Planning::new();
-        planning.file(sources, Planning::stream);
+        planning.file(sources, Declares::Streams, Planning::stream);
         if planning.problems.is_empty() {
             for file in views {
-                planning.file(file, Planning::feature_view);
+                planning.file(file, Declares::Views, Planning::feature_view);
             }
         }
         // A view that failed would make its users fail too: one mistake, one message.
         if planning.problems.is_empty() {
             inputs
                 .into_iter()
-                .for_each(|file| planning.file(file, Planning::input_view));
+                .for_each(|file| planning.file(file, Declares::Views, Planning::input_view));
         }
         planning.finish()
     }
@@ -144,7 +148,12 @@ impl Planning {
         })
     }
 
-    fn file(&mut self, file: &SqlFile, plan: fn(&mut Self, Statement) -> Checked<()>) {
+    fn file(
+        &mut self,
+        file: &SqlFile,
+        declares: Declares,
+        plan: fn(&mut Self, Statement) -> Checked<()>,
+    ) {
         let statements = DFParserBuilder::new(file.text.as_str())
             .with_dialect(&GenericDialect {})
             .build()
@@ -153,11 +162,9 @@ impl Planning {
             Ok(statements) => statements,
             Err(error) => {
                 let end = point(file.text.lines().count() as u64, 1);
-                self.problems.push(Complaint::from_parser(&error).at(
-                    &file.path,
-                    &Places::default(),
-                    end,
-                ));
+                let complaint = syntax::complaint(&error, &file.text, declares);
+                self.problems
+                    .push(complaint.at(&file.path, &Places::default(), end));
                 return;
             }
         };
@@ -187,6 +194,17 @@ impl Planning {
 
     fn feature_view(&mut self, mut statement: Statement) -> Checked<()> {
         let resolution = resolution::take(&mut statement)?;
+        let planned = self.planned_feature_view(statement.clone(), resolution);
+        planned.map_err(|complaint| {
+            complaint.unless_certain(|| self.slips().in_feature_view(&statement))
+        })
+    }
+
+    fn planned_feature_view(
+        &mut self,
+        statement: Statement,
+        resolution: Option<Resolution>,
+    ) -> Checked<()> {
         let (name, plan) = self.view_plan(statement)?;
         let view = FeatureView::plan(&name, &plan, resolution, &self.streams, &self.planner)?;
         if let Some(other) = self.views.iter().find(|other| other.id == view.id) {
@@ -208,11 +226,24 @@ impl Planning {
                     .hint("set it in the view that reads the stream"),
             );
         }
+        let planned = self.planned_input_view(statement.clone());
+        planned.map_err(|complaint| complaint.unless_certain(|| self.slips().in_inputs(&statement)))
+    }
+
+    fn planned_input_view(&mut self, statement: Statement) -> Checked<()> {
         let (name, plan) = self.view_plan(statement)?;
         let view = InputView::plan(&name, &plan, &self.streams, &self.views, &self.planner)?;
         self.planner.register(&name, Arc::clone(&view.schema))?;
         self.inputs.push(view);
         Ok(())
+    }
+
+    fn slips(&self) -> Slips<'_> {
+        Slips {
+            planner: &self.planner,
+            streams: &self.streams,
+            views: &self.views,
+        }
     }
 
     fn view_plan(&self, statement: Statement) -> Checked<(String, LogicalPlan)> {
@@ -222,6 +253,14 @@ impl Planning {
                     .hint("CREATE VIEW name AS SELECT …; streams go to sources.sql"),
             );
         }
+        self.typed_view(statement.clone())
+            .map_err(|complaint| match complaint.is_placed() {
+                true => complaint,
+                false => self.blamed(complaint, statement),
+            })
+    }
+
+    fn typed_view(&self, statement: Statement) -> Checked<(String, LogicalPlan)> {
         let LogicalPlan::Ddl(DdlStatement::CreateView(view)) =
             self.planner.logical_plan(statement)?
         else {
@@ -230,6 +269,40 @@ impl Planning {
         };
         let name = view.name.table().to_owned();
         Ok((name, self.planner.typed(view.input.as_ref().clone())?))
+    }
+
+    /// A complaint with the item of SELECT that it is about: the first one that cannot be planned alone either.
+    fn blamed(&self, complaint: Complaint, statement: Statement) -> Complaint {
+        let alone = |items: Vec<SelectItem>| {
+            let mut part = statement.clone();
+            *projection(&mut part)? = items;
+            Some(self.typed_view(part).is_ok())
+        };
+        let one = SelectItem::UnnamedExpr(SqlExpr::value(SqlValue::Null));
+        // Where no item at all can be planned, none is to blame.
+        if alone(vec![one]) != Some(true) {
+            let place =
+                select_of(&statement).and_then(|select| sql_span(select.selection.as_ref()?));
+            return complaint.span(place);
+        }
+        let items = projection(&mut statement.clone()).map(std::mem::take);
+        let mut items = items.unwrap_or_default().into_iter();
+        let culprit = items.position(|item| alone(vec![item]) == Some(false));
+        complaint.item(culprit)
+    }
+}
+
+/// The items of a view's SELECT.
+fn projection(statement: &mut Statement) -> Option<&mut Vec<SelectItem>> {
+    let Statement::Statement(statement) = statement else {
+        return None;
+    };
+    let SqlStatement::CreateView(view) = statement.as_mut() else {
+        return None;
+    };
+    match view.query.body.as_mut() {
+        SetExpr::Select(select) => Some(&mut select.projection),
+        _ => None,
     }
 }
 
@@ -243,12 +316,11 @@ fn create_view(statement: &Statement) -> Option<&CreateView> {
     }
 }
 
-/// Where the parts of a view's SELECT stand.
+/// Where the parts of a statement stand.
 fn places(statement: &Statement, text: &str) -> Places {
-    let select = create_view(statement).map(|view| view.query.body.as_ref());
-    match select {
-        Some(SetExpr::Select(select)) => Places::of(select, text),
-        _ => Places::default(),
+    match select_of(statement) {
+        Some(select) => Places::of(select, text),
+        None => Places::of_words(text),
     }
 }
 

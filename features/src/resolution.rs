@@ -92,7 +92,7 @@ pub(crate) const fn step_start(step_us: i64, time_us: i64) -> i64 {
 
 /// Takes the options off a view's statement, which DataFusion would refuse with them.
 pub(crate) fn take(statement: &mut Statement) -> Checked<Option<Resolution>> {
-    let options = take_options(statement);
+    let options = take_options(statement)?;
     let (mut step, mut late) = (None, None);
     for option in &options {
         let SqlOption::KeyValue { key, value } = option else {
@@ -140,20 +140,19 @@ pub(crate) fn take(statement: &mut Statement) -> Checked<Option<Resolution>> {
     }
 }
 
-fn take_options(statement: &mut Statement) -> Vec<SqlOption> {
+fn take_options(statement: &mut Statement) -> Checked<Vec<SqlOption>> {
     let Statement::Statement(statement) = statement else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let SqlStatement::CreateView(view) = statement.as_mut() else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     match std::mem::take(&mut view.options) {
-        CreateTableOptions::With(options) => options,
-        // Planning refuses what is none of ours.
-        other => {
-            view.options = other;
-            Vec::new()
-        }
+        CreateTableOptions::None => Ok(Vec::new()),
+        CreateTableOptions::With(options) => Ok(options),
+        other => Err(Complaint::new("a view's options stand in WITH (…)")
+            .hint("CREATE VIEW name WITH (resolution = '1 minute') AS SELECT …")
+            .span(sql_span(&other))),
     }
 }
 

@@ -7,13 +7,13 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{CreateExternalTable, Statement};
-use datafusion::sql::sqlparser::ast::{Expr, Value};
+use datafusion::sql::sqlparser::ast::{ColumnDef, Expr, Value};
 
 use crate::FeatureError;
 use crate::key::unique_of_id;
 use crate::packed;
 use crate::plan::{Planner, engine_schema};
-use crate::problem::{Checked, Complaint, known_names, sql_span};
+use crate::problem::{Checked, Complaint, known_names, name_span};
 
 /// A declared stream.
 #[derive(Debug)]
@@ -45,8 +45,7 @@ const OPTIONS: [&str; 3] = ["format", "key", "id"];
 
 impl Stream {
     pub(crate) fn plan(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
-        let span = sql_span(&statement.name);
-        Self::plan_unplaced(statement, planner).map_err(|complaint| complaint.span(span))
+        Self::plan_unplaced(statement, planner)
     }
 
     fn plan_unplaced(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
@@ -58,6 +57,8 @@ impl Stream {
             ))
             .hint("STORED AS KAFKA LOCATION 'topic'; files are given to a command: --events"));
         }
+        check_columns(statement)?;
+        check_order(statement)?;
         let plan = planner.logical_plan(Statement::CreateExternalTable(statement.clone()))?;
         let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = plan else {
             return Err(Complaint::new(
@@ -190,11 +191,49 @@ fn time_column(statement: &CreateExternalTable, schema: &SchemaRef) -> Checked<u
     Ok(column)
 }
 
+/// The parser takes the word behind a column's name for its type, whatever it is.
+fn check_columns(statement: &CreateExternalTable) -> Checked<()> {
+    let has_no_type = |column: &&ColumnDef| {
+        let written = column.data_type.to_string().to_uppercase();
+        ["NOT", "NULL", "PRIMARY", "DEFAULT"].contains(&written.as_str())
+    };
+    match statement.columns.iter().find(has_no_type) {
+        Some(ColumnDef { name, .. }) => Err(Complaint::new(format!("column '{name}' has no type"))
+            .hint(format!(
+                "write its type behind its name: {name} DOUBLE NOT NULL"
+            ))
+            .span(name_span(name))),
+        None => Ok(()),
+    }
+}
+
+/// The planner names a column of WITH ORDER that there is not, and none that there are.
+fn check_order(statement: &CreateExternalTable) -> Checked<()> {
+    let declared = statement.columns.iter();
+    let names: Vec<String> = declared
+        .map(|column| table_name(&column.name.to_string()))
+        .collect();
+    for order in statement.order_exprs.iter().flatten() {
+        let Expr::Identifier(name) = &order.expr else {
+            continue;
+        };
+        let column = table_name(&name.to_string());
+        if !names.contains(&column) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(Complaint::new(format!("there is no column '{column}'"))
+                .hint(known_names("column", &column, &names))
+                .span(name_span(name)));
+        }
+    }
+    Ok(())
+}
+
 fn find_column(name: &str, schema: &SchemaRef) -> Checked<usize> {
     schema.index_of(name).map_err(|_| {
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
         Complaint::new(format!("there is no column '{name}'"))
             .hint(known_names("column", name, &names))
+            .word(name)
     })
 }
 
@@ -207,7 +246,13 @@ impl Options {
             let name = name.to_lowercase();
             if !OPTIONS.contains(&name.as_str()) {
                 return Err(Complaint::new(format!("a stream has no option '{name}'"))
-                    .hint(known_names("option", &name, &OPTIONS)));
+                    .hint(known_names("option", &name, &OPTIONS))
+                    .word(&name));
+            }
+            if options.iter().any(|(known, _)| *known == name) {
+                return Err(Complaint::new(format!("option '{name}' is set twice"))
+                    .hint("drop one of the two")
+                    .word(&name));
             }
             match value {
                 Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => {

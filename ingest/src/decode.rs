@@ -14,7 +14,7 @@
 //! - `NaN` and infinities are refused: in a sum they would outlive the event that brought them.
 //! - A timestamp is a text in RFC 3339 with any offset, or `YYYY-MM-DD[ HH:MM:SS[.f]]` in UTC; a number is
 //!   milliseconds since 1970 (what Kafka and Java count in), a fraction of it included. More digits than
-//!   microseconds are cut.
+//!   microseconds are cut. `units` says which numbers an event time cannot be.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,7 @@ use chrono::Utc;
 
 use crate::error::IngestError;
 use crate::stream::StreamSpec;
+use crate::units::{other_unit, utc};
 
 /// Turns the messages of one stream into batches.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ pub enum Reason {
     MissingField,
     /// The event time is later than allowed.
     FutureEventTime,
-    /// The event time is not between the years 1 and 9999.
+    /// The event time is not between the years 1 and 9999, or is a number in other units than milliseconds.
     EventTimeOutOfRange,
     /// A message without payload, with which Kafka marks a deletion.
     Tombstone,
@@ -462,11 +463,17 @@ fn read_timestamp(text: &str, is_event_time: bool) -> Result<i64, Fault> {
         } else {
             Reason::Unparsable
         };
+        if is_event_time {
+            check_unit(milliseconds as f64)?;
+        }
         let us = milliseconds.checked_mul(1_000);
         return us.ok_or_else(|| (out_of_range, format!("{text} ms since 1970")));
     }
-    if let Some(us) = fractional_milliseconds(text) {
-        return Ok(us);
+    if let Some(milliseconds) = fractional_milliseconds(text) {
+        if is_event_time {
+            check_unit(milliseconds)?;
+        }
+        return Ok((milliseconds * 1_000.0).round() as i64);
     }
     string_to_datetime(&Utc, text)
         .map(|time| time.timestamp_micros())
@@ -476,10 +483,18 @@ fn read_timestamp(text: &str, is_event_time: bool) -> Result<i64, Fault> {
         })
 }
 
-/// `1.7e12` or `1700000000000.25`. What does not fit saturates, and so falls out of the range of event times.
-fn fractional_milliseconds(text: &str) -> Option<i64> {
-    let milliseconds = text.parse::<f64>().ok().filter(|value| value.is_finite())?;
-    Some((milliseconds * 1_000.0).round() as i64)
+/// `1.7e12` or `1700000000000.25`. In microseconds what does not fit saturates, and so falls out of the range of event
+/// times.
+fn fractional_milliseconds(text: &str) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|value| value.is_finite())
+}
+
+/// Refuses an event time that is in seconds, microseconds or nanoseconds.
+fn check_unit(milliseconds: f64) -> Result<(), Fault> {
+    match other_unit(milliseconds) {
+        Some(detail) => Err((Reason::EventTimeOutOfRange, detail)),
+        None => Ok(()),
+    }
 }
 
 fn time_fault(time_us: i64, latest_us: i64) -> Option<Fault> {
@@ -489,10 +504,12 @@ fn time_fault(time_us: i64, latest_us: i64) -> Option<Fault> {
         );
         return Some((Reason::EventTimeOutOfRange, detail));
     }
-    let ahead = time_us.saturating_sub(latest_us);
-    (ahead > 0).then(|| {
-        let seconds = ahead as f64 / 1e6;
-        let detail = format!("{seconds} s later than the latest allowed time");
+    (time_us > latest_us).then(|| {
+        let detail = format!(
+            "{} is further ahead than {}, the latest that is taken now (the clock and kafka.allowed_future)",
+            utc(time_us),
+            utc(latest_us)
+        );
         (Reason::FutureEventTime, detail)
     })
 }

@@ -38,6 +38,7 @@ mod step;
 mod stream;
 mod telemetry;
 mod topics;
+mod units;
 
 pub use admin::ensure_topics;
 pub use ahead::{Polled, ReadAhead};
@@ -52,3 +53,4 @@ pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
 pub use step::{Lost, StartOffsets, Step, Witness, Witnesses};
 pub use stream::StreamSpec;
+pub use units::other_unit;

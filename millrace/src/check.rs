@@ -96,10 +96,7 @@ fn print_plan(workspace: &Workspace) {
             view.features().count().to_string(),
             longest_window(view),
             resolution(view),
-            view.kept()
-                .map(|(name, _)| column_name(&name))
-                .collect::<Vec<_>>()
-                .join(", "),
+            kept(view),
         ]);
     }
     println!("{streams}\n{views}");
@@ -136,13 +133,25 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
+/// What a view keeps of an event, each once.
+fn kept(view: &FeatureView) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in view.kept() {
+        let name = without_places(&name);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
+}
+
 /// `amount@3` is DataFusion's way to write column 3.
-fn column_name(expression: &str) -> String {
-    expression
-        .split('@')
-        .next()
-        .unwrap_or(expression)
-        .to_owned()
+fn without_places(expression: &str) -> String {
+    let mut parts = expression.split('@');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.trim_start_matches(|c: char| c.is_ascii_digit())
+    })
 }
 
 /// How a view's windows are rounded, in words.
@@ -243,5 +252,10 @@ mod tests {
         }
         assert_eq!(count(1, "input view"), "1 input view");
         assert_eq!(count(0, "stream"), "0 streams");
+        assert_eq!(without_places("amount@3"), "amount");
+        assert_eq!(
+            without_places("CAST(amount@3 AS Float64) > n@12 + 1"),
+            "CAST(amount AS Float64) > n + 1"
+        );
     }
 }

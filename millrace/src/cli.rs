@@ -17,7 +17,7 @@ use crate::generate::GenerateArgs;
 use crate::produce::ProduceArgs;
 use crate::run::RunArgs;
 use crate::runtime::runtime;
-use crate::settings::{ServerSettings, Settings};
+use crate::settings::Settings;
 use crate::simulate::SimulateArgs;
 use crate::traces::LogFields;
 use crate::training_set::TrainingSetArgs;
@@ -120,6 +120,9 @@ struct ScoreArgs {
     /// Print the inputs that the model saw, too.
     #[arg(long)]
     inputs: bool,
+    /// Name all events that cannot be scored on standard error, with the reason, rather than the first of them.
+    #[arg(long)]
+    all_refused: bool,
     #[command(flatten)]
     server: ServerArg,
 }
@@ -128,9 +131,12 @@ struct ScoreArgs {
 enum ModelsCommand {
     /// List the versions of the registry.
     List {
-        /// Print JSON.
+        /// Print JSON: all versions, oldest first.
         #[arg(long)]
         json: bool,
+        /// List the newest N versions, and the one that has the traffic; by default 20, with --json all.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
     },
     /// Print all that is known of a version, and what became of it, as JSON.
     Show {
@@ -185,12 +191,16 @@ struct ServerArg {
 impl ServerArg {
     /// The server asked for, else the project's, else the one at the default address.
     fn find(self, project: &Path) -> Outcome<Server> {
+        // Where no project is named, there need be none.
+        let is_named = project != Path::new(".");
+        let is_asked = self.server.is_none() && project.join("millrace.toml").exists();
+        let settings = match is_named || is_asked {
+            true => Some(Settings::read(project)?.server),
+            false => None,
+        };
         let address = match self.server {
             Some(address) => address,
-            None => match project.join("millrace.toml").exists() {
-                true => Settings::read(project)?.server.url(),
-                false => ServerSettings::default().url(),
-            },
+            None => settings.unwrap_or_default().url(),
         };
         let is_given = self.ca.is_some() || self.certificate.is_some() || self.key.is_some();
         if is_given && !address.starts_with("https://") {
@@ -252,7 +262,13 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         }
         Command::Score(args) => {
             let server = args.server.find(project)?;
-            runtime()?.block_on(client::score(&server, &args.file, project, args.inputs))
+            runtime()?.block_on(client::score(
+                &server,
+                &args.file,
+                project,
+                args.inputs,
+                args.all_refused,
+            ))
         }
         Command::TrainingSet(args) => training_set::training_set(&Workspace::open(project)?, &args),
         Command::Backfill(args) => backfill::backfill(&Arc::new(Workspace::open(project)?), &args),
@@ -262,8 +278,8 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
             let workspace = Workspace::open(project)?;
             let registry = workspace.registry()?;
             match command {
-                ModelsCommand::List { json } => {
-                    client::models_list(&registry, json, || client::why_no_model(&workspace))
+                ModelsCommand::List { json, limit } => {
+                    client::models_list(&registry, json, limit, || client::why_no_model(&workspace))
                 }
                 ModelsCommand::Show { version } => client::models_show(&registry, version),
                 ModelsCommand::Promote { version } => client::models_promote(&registry, version),
@@ -297,5 +313,37 @@ fn without_exporter(filter: EnvFilter) -> EnvFilter {
     match off.filter(|_| !filter.to_string().contains("opentelemetry")) {
         Some(off) => filter.add_directive(off),
         None => filter,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_project_that_is_named_must_be_there() {
+        let server = |server: Option<&str>| ServerArg {
+            server: server.map(str::to_owned),
+            ca: None,
+            certificate: None,
+            key: None,
+        };
+        for given in [None, Some("127.0.0.1:7077")] {
+            let failure = server(given).find(Path::new("/nowhere")).unwrap_err();
+            assert!(
+                failure
+                    .message
+                    .contains("/nowhere is not a Millrace project"),
+                "{failure}"
+            );
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let listen = "[server]\nlisten = '127.0.0.1:7999'";
+        std::fs::write(folder.path().join("millrace.toml"), listen).unwrap();
+        assert_eq!(
+            server(None).find(folder.path()).unwrap().address,
+            "127.0.0.1:7999"
+        );
     }
 }

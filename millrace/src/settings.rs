@@ -21,6 +21,7 @@ use crate::serve::tls::TlsSettings;
 use crate::traces::TraceSettings;
 
 mod check;
+mod reference;
 
 /// The settings of a project. Paths are relative to its folder.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -323,7 +324,10 @@ impl Settings {
             toml::from_str(&text).map_err(|e| Failure::input(e.to_string()))?;
         for text in changes {
             let refused = |reason: String| {
-                let failure = Failure::input(format!("{text}: {}", without_list(&reason)));
+                let failure = Failure::input(format!(
+                    "{text}: {}",
+                    reference::in_words(without_list(&reason))
+                ));
                 failure.hint(nearest_setting(&reason).unwrap_or_else(|| {
                     "write learner.training.members=1; docs/settings.md lists every setting"
                         .to_owned()
@@ -348,11 +352,22 @@ impl Settings {
                 .map(|span| place(&text, span.start))
                 .unwrap_or_default();
             let message = e.message().replace('\n', " ");
-            let failure =
-                Failure::input(format!("millrace.toml{place}: {}", without_list(&message)));
-            failure.hint(nearest_setting(&message).unwrap_or_else(|| {
-                "docs/settings.md lists every setting with its default".to_owned()
-            }))
+            let written = e.span().and_then(|span| text.get(span));
+            let said = match (message.as_str(), written) {
+                ("invalid socket address syntax", Some(written)) => {
+                    format!("{written} is not an address and its port")
+                }
+                (message, _) => reference::in_words(without_list(message)),
+            };
+            let setting = e
+                .span()
+                .and_then(|span| reference::setting_at(&text, span.start));
+            let default = setting.and_then(|setting| reference::line_of(&setting));
+            let hint = nearest_setting(&message).unwrap_or_else(|| match default {
+                Some(line) => format!("its default is {line}; docs/settings.md says what it is"),
+                None => "docs/settings.md lists every setting with its default".to_owned(),
+            });
+            Failure::input(format!("millrace.toml{place}: {said}")).hint(hint)
         })
     }
 }
@@ -369,6 +384,11 @@ fn names_in(message: &str) -> Option<(&str, Vec<&str>)> {
 /// "did you mean 'x'?", of a setting that does not exist; all that there are, where none is near.
 fn nearest_setting(message: &str) -> Option<String> {
     let (wrong, names) = names_in(message)?;
+    if let Some(name) = reference::elsewhere(wrong, &names) {
+        return Some(format!(
+            "did you mean '{name}'? docs/settings.md lists every setting"
+        ));
+    }
     Some(match nearest(wrong, names.iter().copied()) {
         Some(near) => format!("did you mean '{near}'? docs/settings.md lists every setting"),
         None => format!(
@@ -510,6 +530,11 @@ mod tests {
         for (wrong, message) in [
             ("learner.training.member=3", "unknown field `member`"),
             ("learner.training.member=3", "did you mean 'members'?"),
+            (
+                "learner.replay_frauds=3",
+                "unknown field `replay_frauds`\n  hint: did you mean 'learner.training.replay_frauds'?",
+            ),
+            ("model.min_labels=-1", "-1 is not a whole number"),
             ("modle.every=6h", "did you mean 'model'?"),
             ("model.every=1 fortnight", "not a length of time"),
             ("model.every", "gives no value"),
@@ -536,6 +561,16 @@ mod tests {
              every setting"
         );
         assert!(said("[topics]\nfoo = 1").contains("hint: there are partitions; "));
+        assert_eq!(
+            said("[learner]\nreplay_frauds = 5"),
+            "error: millrace.toml:2:1: unknown field `replay_frauds`\n  hint: did you mean \
+             'learner.training.replay_frauds'? docs/settings.md lists every setting"
+        );
+        assert_eq!(
+            said("[server]\nlisten = '7077'"),
+            "error: millrace.toml:2:10: '7077' is not an address and its port\n  hint: its default is listen = \
+             \"127.0.0.1:7077\"; docs/settings.md says what it is"
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
 use arrow::datatypes::{
     DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, UInt64Type,
 };
+use arrow::error::ArrowError;
 use indicatif::ProgressBar;
 use millrace_features::{EventTable, FeatureView, Origin, Stream};
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ use crate::backfill::event_files;
 use crate::failure::{Failure, Outcome};
 use crate::files::{
     EventFile, Format, RowsFile, TableFile, WriteError, column_as, lost_row, nearest, publish,
-    spinner,
+    spinner, unit_slip,
 };
 use crate::interrupt;
 use crate::workspace::Workspace;
@@ -119,8 +120,17 @@ struct Inputs {
 
 impl Job {
     fn plan(workspace: &Workspace, args: &TrainingSetArgs) -> Outcome<Self> {
+        let given = event_files(workspace, &args.events)?;
+        let is_output = |path: &PathBuf| is_same_file(path, &args.output);
+        if given.iter().any(|(_, path)| is_output(path)) || is_output(&args.spine) {
+            return Err(Failure::input(format!(
+                "--output {} is one of the files that are read",
+                args.output.display()
+            ))
+            .hint("name a file that is not there yet"));
+        }
         let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        for (stream, path) in event_files(workspace, &args.events)? {
+        for (stream, path) in given {
             files.entry(stream.name.clone()).or_default().push(path);
         }
         let spine = RowsFile::open(&args.spine, None)?;
@@ -298,9 +308,15 @@ impl Job {
                 self.spine.display()
             )));
         };
-        let values = column_as(source, to).map_err(|e| {
+        let unreadable = |e: ArrowError| {
             Failure::input(format!("{}: column '{name}': {e}", self.spine.display()))
-        })?;
+        };
+        let values = column_as(source, to).map_err(unreadable)?;
+        if name == TIME
+            && let Some((row, slip)) = unit_slip(source).map_err(unreadable)?
+        {
+            return Err(self.spine_mistake(rows_before, row, format!("column '{name}': {slip}")));
+        }
         match lost_row(source, &values) {
             None => Ok(values),
             Some(row) => {
@@ -652,7 +668,13 @@ fn cannot(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("{}: {error}", path.display()))
 }
 
-fn bug(error: arrow::error::ArrowError) -> Failure {
+/// Whether two paths lead to one file that is there.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| fs::canonicalize(path).ok();
+    place(one).is_some_and(|place_of_one| place(other) == Some(place_of_one))
+}
+
+fn bug(error: ArrowError) -> Failure {
     Failure::failed(format!("the answers do not fit each other: {error}"))
 }
 

@@ -187,6 +187,43 @@ fn times_are_read_as_documented() {
 }
 
 #[test]
+fn a_time_that_is_no_event_time_is_named_with_its_date() {
+    let detail = |at: &str| {
+        let decoded = decode(&[&format!(r#"{{"id":"a","amount":1,"at":{at}}}"#)]);
+        let bad = &decoded.bad[0];
+        (bad.reason, bad.detail.clone())
+    };
+    let (reason, said) = detail("1527811200");
+    assert_eq!(reason, Reason::EventTimeOutOfRange);
+    assert!(said.starts_with("at: 1527811200 is 1970-01-18"), "{said}");
+    assert!(
+        said.contains("did you mean seconds, 2018-06-01T00:00:00Z?"),
+        "{said}"
+    );
+    for other in [
+        "\"1527811200\"",
+        "1527811200.25",
+        "1527811200000000",
+        "1.5278112e18",
+    ] {
+        let (reason, said) = detail(other);
+        assert_eq!(reason, Reason::EventTimeOutOfRange, "{other}");
+        assert!(said.contains("did you mean"), "{said}");
+    }
+    // A text says which day it means.
+    assert_eq!(
+        time_of("\"1970-01-18T16:23:31.2Z\""),
+        Some(1_527_811_200_000)
+    );
+    let (reason, said) = detail("1700000000001");
+    assert_eq!(reason, Reason::FutureEventTime);
+    assert!(
+        said.starts_with("2023-11-14T22:13:20.001Z is further ahead than 2023-11-14T22:13:20Z"),
+        "{said}"
+    );
+}
+
+#[test]
 fn deep_nesting_is_refused_before_it_can_exhaust_the_stack() {
     let deep = |levels: usize| {
         let nest = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
@@ -248,7 +285,8 @@ fn a_schema_that_cannot_be_decoded_is_refused() {
 /// A message and what a plain JSON reader makes of it: the row, or nothing where it is bad.
 fn random_message(rng: &mut Pcg64Mcg) -> (Vec<u8>, Option<Value>) {
     let ids = ["a", "Ωmega", "quote\"d", "tab\t", "𠀀😀", ""];
-    let ms = rng.random_range(-1_000_i64..NOW / 1_000);
+    // Earlier ones are taken for seconds.
+    let ms = rng.random_range(5_000_000_000..NOW / 1_000);
     let mut row = json!({
         "id": ids.choose(rng).unwrap(),
         "amount": rng.random_range(-1e6..1e6),

@@ -148,6 +148,9 @@ pub(super) async fn connect(server: &Server) -> Outcome<Connection> {
         )
     };
     let endpoint = Endpoint::from_shared(uri).map_err(|error| no_address(&with_causes(&error)))?;
+    if let Some(failure) = half_an_address(address) {
+        return Err(failure);
+    }
     if !matches!(endpoint.uri().scheme_str(), Some("http" | "https")) {
         return Err(no_address("it begins with neither http:// nor https://"));
     }
@@ -159,6 +162,26 @@ pub(super) async fn connect(server: &Server) -> Outcome<Connection> {
     let channel = endpoint.connect().await;
     let channel = channel.map_err(|error| no_server(server, &with_causes(&error)))?;
     Ok(InterceptedService::new(channel, token))
+}
+
+/// An address without its host, or without its port, which would lead to another server or to none.
+fn half_an_address(address: &str) -> Option<Failure> {
+    if address.contains("://") {
+        return None;
+    }
+    let of_port = |port: &str| {
+        Failure::input(format!("'{address}' is a port, and names no host"))
+            .hint(format!("--server 127.0.0.1:{port} is this machine's"))
+    };
+    match address.rsplit_once(':') {
+        Some(("", port)) => Some(of_port(port)),
+        Some(_) => None,
+        None if address.bytes().all(|byte| byte.is_ascii_digit()) => Some(of_port(address)),
+        None => Some(
+            Failure::input(format!("'{address}' names no port"))
+                .hint(format!("--server {address}:7077 is the one by default")),
+        ),
+    }
 }
 
 /// What a status means for a command: the user's mistake (exit code 2) or not (1).
@@ -173,7 +196,8 @@ pub(super) fn failure(server: &Server, status: &Status) -> Failure {
         Code::FailedPrecondition => Failure::failed(message),
         Code::Unimplemented => Failure::failed(format!(
             "the server at {address} does not know this call: is it Millrace, and of this release?"
-        )),
+        ))
+        .hint(LISTEN),
         Code::Unauthenticated => {
             Failure::failed(format!("the server at {address} answers: {message}"))
                 .hint(format!("put a token into the environment: {TOKEN}=…"))
@@ -232,11 +256,13 @@ fn way_to(server: &Server, detail: &str) -> Option<String> {
     }
 }
 
+const LISTEN: &str = "server.listen in millrace.toml is the address that answers; server.metrics is for Prometheus alone";
+
 /// Why a server may hang up without a word. What it said of that, if anything, may be lost with the connection.
 fn why_hung_up(server: &Server) -> String {
     let host = server.address.trim_start_matches("http://");
     match (server.is_encrypted(), &server.certificate) {
-        (false, _) => format!("does it speak TLS? --server https://{host}"),
+        (false, _) => format!("does it speak TLS? --server https://{host}; {LISTEN}"),
         (true, None) => format!(
             "does it let in only who shows a certificate? --certificate FILE --key FILE, or {CERTIFICATE} and {KEY}"
         ),

@@ -15,31 +15,62 @@ use crate::failure::{Failure, Outcome};
 use crate::labels::examples_after;
 use crate::registry::Place;
 use crate::serve::{Version, versions};
+use crate::settings::ModelSettings;
 use crate::times::rfc3339;
 use crate::traffic::{no_such, promote, roll_back, set_share};
 use crate::workspace::Workspace;
 
-/// Prints the versions in a registry, oldest first, as a table for people or as a JSON
-/// array. A folder that is not there is a registry without versions; `none` says why there are none.
+/// Prints the versions in a registry: as a table for people, newest first, at most `limit` of them or
+/// 20; or as a JSON array, oldest first, of all or the newest `limit`. A folder that is not there is a
+/// registry without versions; `none` says why there are none.
 ///
 /// # Errors
 /// A registry that cannot be read.
-pub fn models_list(registry: &Place, json: bool, none: impl FnOnce() -> String) -> Outcome<()> {
+pub fn models_list(
+    registry: &Place,
+    json: bool,
+    limit: Option<usize>,
+    none: impl FnOnce() -> String,
+) -> Outcome<()> {
     let versions = match registry.open_existing()? {
         Some(registry) => versions(&registry)?,
         None => Vec::new(),
     };
     let text = match (json, versions.as_slice()) {
         (true, versions) => {
-            let array: Vec<Json> = versions.iter().map(version_json).collect();
+            let first = versions.len() - limit.unwrap_or(versions.len()).min(versions.len());
+            let array: Vec<Json> = versions[first..].iter().map(version_json).collect();
             serde_json::to_string_pretty(&array)
                 .map_err(|e| Failure::failed(format!("as JSON: {e}")))?
         }
         (false, []) => format!("no model yet in {registry}: {}", none()),
-        (false, versions) => format!("{}\n{EXPLANATION}", table(versions)),
+        (false, versions) => {
+            let shown = newest(versions, limit.unwrap_or(LISTED_VERSIONS));
+            let left_out = versions.len() - shown.len();
+            let more = match left_out {
+                0 => String::new(),
+                _ => format!(
+                    "\n{left_out} older ones are left out: --limit {} has all.",
+                    versions.len()
+                ),
+            };
+            format!("{}\n{EXPLANATION}{more}", table(&shown))
+        }
     };
     print_line(&mut io::stdout(), &text)?;
     Ok(())
+}
+
+/// Versions that a list for people has.
+const LISTED_VERSIONS: usize = 20;
+
+/// The newest versions, newest first, and the one that takes the traffic, however old it is.
+pub(super) fn newest(versions: &[Version], most: usize) -> Vec<&Version> {
+    let ranked = versions.iter().rev().enumerate();
+    ranked
+        .filter(|(rank, version)| *rank < most || version.champion)
+        .map(|(_, version)| version)
+        .collect()
 }
 
 /// Prints one version: what is written of it, and what became of it.
@@ -173,11 +204,23 @@ fn to_the_first(workspace: &Workspace) -> Outcome<String> {
             true
         })?;
     }
-    Ok(format!(
-        "{labels} labels of scored events have come, {frauds} of them fraud; the first version needs {} and {} \
-         (model.min_labels, model.min_frauds)",
+    Ok(how_far(settings, labels, frauds))
+}
+
+/// How far it is to the first version, with so many labels and frauds among them.
+pub(super) fn how_far(settings: &ModelSettings, labels: usize, frauds: usize) -> String {
+    let come = format!("{labels} labels of scored events have come, {frauds} of them fraud");
+    if labels >= settings.min_labels && frauds >= settings.min_frauds {
+        return format!(
+            "{come}, which is enough: a running `millrace run` makes the first version when the period that they came in \
+             has ended in event time (model.every, {})",
+            humantime::format_duration(settings.every)
+        );
+    }
+    format!(
+        "{come}; the first version needs {} and {} (model.min_labels, model.min_frauds)",
         settings.min_labels, settings.min_frauds
-    ))
+    )
 }
 
 /// Whether a folder holds versions of a model.
@@ -250,7 +293,7 @@ fn entry_json(entry: &Entry) -> Json {
 const EXPLANATION: &str = "* takes the traffic. AP (average precision) and log loss are measured on \
                            labels that came after the version was made.";
 
-pub(super) fn table(versions: &[Version]) -> Table {
+pub(super) fn table(versions: &[&Version]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
         "version",

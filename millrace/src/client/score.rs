@@ -23,8 +23,8 @@ use crate::workspace::Workspace;
 /// Most events of one call.
 const BATCH_EVENTS: usize = 500;
 
-/// Lines of a kind that a terminal gets.
-const TERMINAL_LINES: u64 = 20;
+/// Lines that a terminal gets of scores, and standard error of events without one.
+const FIRST_LINES: u64 = 20;
 
 /// A batch is sent when it has this many bytes, however few its events: far below the most that a
 /// message may have.
@@ -40,21 +40,34 @@ pub struct Event {
 }
 
 /// Scores the events of a file, or the JSON lines of standard input where `path` is `-`, and prints one JSON
-/// line a score, in order: `id`, `event_time`, `score`, `model_version` and, with `inputs`, the
+/// line a score, in order: `id`, `event_time`, `score`, `decision`, `model_version` and, with `inputs`, the
 /// model's inputs. A terminal gets the first lines of many, and a summary.
 ///
-/// A line that cannot be scored is named on standard error with the reason, and the others are
-/// scored; in the end it is the user's mistake (exit code 2), so that a script notices.
+/// A line that cannot be scored is named on standard error with the reason (the first of many, unless all are asked
+/// for), and the others are scored; in the end it is the user's mistake (exit code 2), so that a script notices.
 ///
 /// `project` is the folder of the project whose stream says what the columns of Parquet and CSV mean.
 ///
 /// # Errors
 /// Input: a file that cannot be opened, or lines that were not scored. Failed: no server, a server
 /// without a model, a file that cannot be read to its end.
-pub async fn score(server: &Server, path: &Path, project: &Path, inputs: bool) -> Outcome<()> {
+pub async fn score(
+    server: &Server,
+    path: &Path,
+    project: &Path,
+    inputs: bool,
+    all_refused: bool,
+) -> Outcome<()> {
     let shown = Shown {
-        scores: terminal_lines(&io::stdout()),
-        faults: terminal_lines(&io::stderr()),
+        scores: match io::stdout().is_terminal() {
+            true => FIRST_LINES,
+            false => u64::MAX,
+        },
+        // A log is flooded as a terminal is.
+        faults: match all_refused {
+            true => u64::MAX,
+            false => FIRST_LINES,
+        },
     };
     match Format::of_ending(&path.extension().unwrap_or_default().to_string_lossy()) {
         Some(Format::Parquet | Format::Csv) => {
@@ -81,14 +94,6 @@ impl Shown {
         scores: u64::MAX,
         faults: u64::MAX,
     };
-}
-
-/// A person reads some lines, and a program all of them.
-fn terminal_lines(out: &impl IsTerminal) -> u64 {
-    match out.is_terminal() {
-        true => TERMINAL_LINES,
-        false => u64::MAX,
-    }
 }
 
 /// As [`score`], for events from anywhere, to anywhere.
@@ -126,7 +131,9 @@ pub async fn score_events(
     if is_read_on && bad > 0 {
         let message = format!("{bad} of {events} events were not scored");
         return Err(Failure::input(message).hint(match bad > shown.faults {
-            true => "the first of them stand above, with the reason; 2> FILE has all of them",
+            true => {
+                "the first of them stand above, with the reason; --all-refused names all of them"
+            }
             false => "standard error names each, with the reason",
         }));
     }
@@ -355,6 +362,7 @@ fn score_json(score: &Score, inputs: bool) -> Json {
         "id": score.id,
         "event_time": score.event_time.as_ref().and_then(time_us).map(rfc3339),
         "score": score.probability,
+        "decision": Some(&score.decision).filter(|decision| !decision.is_empty()),
         "model_version": score.model_version,
     });
     if inputs {

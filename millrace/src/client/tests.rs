@@ -56,6 +56,7 @@ async fn good_events_are_scored_in_order_whatever_stands_between() {
     let score: serde_json::Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(score["event_time"], "2018-04-01T12:00:00Z");
     assert_eq!(score["score"], serde_json::Value::Null);
+    assert_eq!(score["decision"], serde_json::Value::Null);
     assert_eq!(score["inputs"]["amount"], 1.0);
 
     // A person sees the first ones; each is scored all the same.
@@ -69,7 +70,7 @@ async fn good_events_are_scored_in_order_whatever_stands_between() {
         .unwrap_err();
     assert_eq!(ids(&out), expected[..20]);
     assert_eq!(failure.message, "6 of 1203 events were not scored");
-    assert!(failure.hint.unwrap().contains("2> FILE"));
+    assert!(failure.hint.unwrap().contains("--all-refused"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -282,11 +283,21 @@ fn the_table_of_models_says_what_is_not_known_yet() {
     };
     registry.note(&entry).unwrap();
     let versions = crate::serve::versions(&registry).unwrap();
-    let table = models::table(&versions).to_string();
+    let numbers = |most: usize| -> Vec<u64> {
+        let newest = models::newest(&versions, most).into_iter();
+        newest.map(|version| version.manifest.version).collect()
+    };
+    assert_eq!(numbers(20), [3, 2, 1]);
+    assert_eq!(numbers(1), [3]);
+    let table = models::table(&models::newest(&versions, 20)).to_string();
     let row = |version: &str| {
         let row = table
             .lines()
-            .find(|l| l.contains(version))
+            .find(|line| {
+                line.trim_start_matches('│')
+                    .trim_start()
+                    .starts_with(version)
+            })
             .unwrap()
             .to_owned();
         row.split(['│', '┆'])
@@ -294,7 +305,7 @@ fn the_table_of_models_says_what_is_not_known_yet() {
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        row(" 1 ")[1..8],
+        row("1 ")[1..8],
         [
             "1",
             "–",
@@ -358,6 +369,46 @@ fn the_table_of_models_says_what_is_not_known_yet() {
 
     let nowhere = &Place::Folder("/nowhere/models".into());
     assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));
-    models_list(nowhere, true, String::new).unwrap();
+    models_list(nowhere, true, None, String::new).unwrap();
     assert!(!Path::new("/nowhere/models").exists());
+}
+
+#[test]
+fn what_the_first_version_waits_for_is_said() {
+    let settings: crate::settings::Settings = toml::from_str(
+        "[model]\ninputs = 'i'\nlabel = 'l.x'\nmin_labels = 100\nmin_frauds = 5\nevery = '1h'",
+    )
+    .unwrap();
+    let said = |labels, frauds| models::how_far(settings.model.as_ref().unwrap(), labels, frauds);
+    assert!(
+        said(99, 7)
+            .ends_with("the first version needs 100 and 5 (model.min_labels, model.min_frauds)")
+    );
+    assert!(said(120, 4).contains("needs 100 and 5"));
+    assert!(said(120, 7).contains("enough"), "{}", said(120, 7));
+    assert!(said(120, 7).ends_with("has ended in event time (model.every, 1h)"));
+}
+
+#[tokio::test]
+async fn an_address_without_a_host_or_a_port_is_none() {
+    for (address, message, hint) in [
+        (
+            "7277",
+            "is a port, and names no host",
+            "--server 127.0.0.1:7277",
+        ),
+        (
+            ":7277",
+            "is a port, and names no host",
+            "--server 127.0.0.1:7277",
+        ),
+        ("localhost", "names no port", "--server localhost:7077"),
+    ] {
+        let keys = ["card_id=c1".to_owned()];
+        let asked = super::features_get(&Server::at(address), "card_activity", &keys, None).await;
+        let failure = asked.unwrap_err();
+        assert_eq!(failure.kind, Kind::Input);
+        assert!(failure.message.contains(message), "{failure}");
+        assert!(failure.hint.unwrap().contains(hint));
+    }
 }

@@ -14,12 +14,14 @@ use arrow::array::{
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Float32Type, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
+use millrace_ingest::other_unit;
 
 use crate::failure::{Failure, Outcome};
 
@@ -131,6 +133,9 @@ impl Columns {
         if let Some(row) = lost_row(source, &values) {
             return Err(self.bad_value(index, row, source));
         }
+        if index == self.time {
+            self.check_unit(source)?;
+        }
         if self.required.contains(&index) && values.null_count() > 0 {
             let row = (0..values.len())
                 .find(|row| values.is_null(*row))
@@ -148,6 +153,19 @@ impl Columns {
                 .hint("leave it null where the number is not known"));
         }
         Ok(values)
+    }
+
+    fn check_unit(&self, source: &ArrayRef) -> Outcome<()> {
+        let slip = unit_slip(source).map_err(|e| super::unreadable(&self.path, &e))?;
+        match slip {
+            Some((row, slip)) => {
+                let name = self.schema.field(self.time).name();
+                Err(self.at(row, &format!("column '{name}': {slip}")).hint(
+                    "whole numbers are read as milliseconds since 1970; a timestamp or a text says which day it means",
+                ))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_time(&self, times: &ArrayRef) -> Outcome<()> {
@@ -241,6 +259,28 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
         return Ok(Arc::new(times.collect::<TimestampMicrosecondArray>()));
     }
     plain_cast(source, to)
+}
+
+/// The first event time that is a number in other units than milliseconds, and what is wrong with it: what a topic
+/// refuses too.
+pub(crate) fn unit_slip(source: &ArrayRef) -> Result<Option<(usize, String)>, ArrowError> {
+    let slip = |(row, number): (usize, Option<f64>)| Some((row, other_unit(number?)?));
+    Ok(numbers(source)?.into_iter().enumerate().find_map(slip))
+}
+
+/// The numbers of a column that is to be times: whole ones, or texts that are numbers. None for what says a date.
+fn numbers(source: &ArrayRef) -> Result<Vec<Option<f64>>, ArrowError> {
+    if source.data_type().is_integer() {
+        let numbers = plain_cast(source, &DataType::Int64)?;
+        let numbers = numbers.as_primitive::<Int64Type>();
+        return Ok(numbers.iter().map(|number| Some(number? as f64)).collect());
+    }
+    if is_text(source.data_type()) {
+        let texts = plain_cast(source, &DataType::Utf8)?;
+        let texts = texts.as_string::<i32>();
+        return Ok(texts.iter().map(|text| text?.parse().ok()).collect());
+    }
+    Ok(Vec::new())
 }
 
 /// A cast that leaves null what does not fit: [`lost_row`] finds it.

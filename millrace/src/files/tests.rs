@@ -385,8 +385,19 @@ fn mistakes_in_csv_are_told_with_their_row() {
         &["row 1", "'id' is null"],
     );
     says(
-        &csv("id,event_time\na,1e18\n"),
+        &csv("id,event_time\na,1e17\n"),
         &["row 1", "years 1 to 9999", "milliseconds"],
+    );
+    says(
+        &csv("id,event_time\na,1738324800000\nb,1738324800\n"),
+        &[
+            "row 2: column 'event_time': 1738324800 is 1970-01-21T02:52:04.800Z if it is in milliseconds",
+            "did you mean seconds, 2025-01-31T12:00:00Z?",
+        ],
+    );
+    says(
+        &csv("id,event_time\na,1738324800000000\n"),
+        &["row 1", "did you mean microseconds, 2025-01-31T12:00:00Z?"],
     );
     says(
         &csv(&format!("id,event_time\na,{time},1\n")),

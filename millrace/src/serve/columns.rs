@@ -78,7 +78,28 @@ pub(super) fn message(column: &ArrayRef) -> Result<Column, ArrowError> {
                 .collect();
         }
     }
+    zero_nulls(&mut message);
     Ok(message)
+}
+
+/// What stands in a null's place is what was there before; nobody should see it.
+fn zero_nulls(column: &mut Column) {
+    for row in &column.nulls {
+        let row = *row as usize;
+        zero(&mut column.bools, row);
+        zero(&mut column.int64s, row);
+        zero(&mut column.uint64s, row);
+        zero(&mut column.doubles, row);
+        zero(&mut column.strings, row);
+        zero(&mut column.bytes, row);
+        zero(&mut column.timestamps, row);
+    }
+}
+
+fn zero<T: Default>(values: &mut [T], row: usize) {
+    if let Some(value) = values.get_mut(row) {
+        *value = T::default();
+    }
 }
 
 /// The rows that are null.
@@ -91,5 +112,45 @@ fn nulls(column: &ArrayRef) -> Vec<u32> {
             .filter(|row| nulls.is_null(*row as usize))
             .collect(),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use arrow::array::{BooleanArray, Float64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::buffer::NullBuffer;
+
+    use super::*;
+
+    /// An array may have anything in the place of a null.
+    #[test]
+    fn a_null_is_zero() {
+        let nulls = || Some(NullBuffer::from(vec![true, false]));
+        let of = |array: ArrayRef| message(&array).unwrap();
+        let numbers = of(Arc::new(Float64Array::new(vec![1.5, 7.0].into(), nulls())));
+        assert_eq!((numbers.doubles, numbers.nulls), (vec![1.5, 0.0], vec![1]));
+        let flags = of(Arc::new(BooleanArray::new(
+            vec![true, true].into(),
+            nulls(),
+        )));
+        assert_eq!(flags.bools, [true, false]);
+        let texts = StringArray::from(vec!["a", "left over"]);
+        let texts = of(Arc::new(StringArray::new(
+            texts.offsets().clone(),
+            texts.values().clone(),
+            nulls(),
+        )));
+        assert_eq!(texts.strings, ["a", ""]);
+        let times = of(Arc::new(TimestampMicrosecondArray::new(
+            vec![SECOND_US, 7 * SECOND_US].into(),
+            nulls(),
+        )));
+        assert_eq!(
+            times.timestamps,
+            [timestamp(SECOND_US), Timestamp::default()]
+        );
     }
 }

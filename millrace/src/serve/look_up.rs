@@ -307,21 +307,22 @@ pub(super) fn key_columns(
 
 fn check_names(selection: &Selection, keys: &HashMap<String, Column>) -> Result<(), Refusal> {
     let names = || selection.keys.iter().map(|field| field.name().as_str());
-    if let Some(missing) = names().find(|name| !keys.contains_key(*name)) {
-        let views = selection.views.iter();
-        let asks = views.filter(|s| s.view.entity_columns().any(|column| column == missing));
-        let asking: Vec<&str> = asks.map(|s| s.view.name.as_str()).collect();
-        let reason = format!(
-            "'{missing}' is missing: {} is asked for by it",
-            asking.join(", ")
-        );
-        return Err(Refusal::argument("keys", reason));
-    }
     // The alphabet's first, so that the same mistake gives the same message.
     let extra = keys
         .keys()
         .filter(|name| !names().any(|known| known == name.as_str()))
         .min();
+    if let Some(missing) = names().find(|name| !keys.contains_key(*name)) {
+        let views = selection.views.iter();
+        let asks = views.filter(|s| s.view.entity_columns().any(|column| column == missing));
+        let asking: Vec<&str> = asks.map(|s| s.view.name.as_str()).collect();
+        let given = extra.map_or(String::new(), |extra| format!(", and not by '{extra}'"));
+        let reason = format!(
+            "'{missing}' is missing: {} is asked for by it{given}",
+            asking.join(", ")
+        );
+        return Err(Refusal::argument("keys", reason));
+    }
     match extra {
         None => Ok(()),
         Some(extra) => {

@@ -30,7 +30,7 @@ use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
 use crate::state::Committed;
 use crate::streams::stream_specs;
-use crate::times::now_us;
+use crate::times::{now_us, rfc3339};
 use crate::workspace::ModelPlan;
 
 /// The service.
@@ -304,7 +304,12 @@ fn check_required(
             let name = spec.schema.field(spec.time_column).name();
             violations.push(Violation::new(
                 format!("columns[{name:?}][{row}]"),
-                "future_event_time: it is further in the future than kafka.allowed_future",
+                format!(
+                    "future_event_time: {} is further ahead than {}, the latest that is taken now (the clock and \
+                     kafka.allowed_future)",
+                    rfc3339(times.value(row)),
+                    rfc3339(latest_us)
+                ),
             ));
         }
     }

@@ -382,6 +382,11 @@ async fn mistakes_in_a_look_up_are_named() {
             "keys: 'card_id' is missing: card_activity is asked for by it",
         ),
         (
+            ask(&["card_activity"], &[("card", texts(&["c1"]))], None),
+            Code::InvalidArgument,
+            "keys: 'card_id' is missing: card_activity is asked for by it, and not by 'card'",
+        ),
+        (
             ask(
                 &["card_activity"],
                 &[card(), ("terminal_id", texts(&["t1"]))],

@@ -186,6 +186,28 @@ fn it_is_what_look_ups_answer_and_a_stopped_run_goes_on() {
 }
 
 #[test]
+fn a_file_that_is_read_is_not_written_over() {
+    let data = Data::new();
+    let args = data.args("never.parquet");
+    let events = args.events[0].split_once('=').unwrap().1;
+    for read in [args.spine.clone(), PathBuf::from(events)] {
+        let before = std::fs::read(&read).unwrap();
+        let args = TrainingSetArgs {
+            output: read.clone(),
+            ..data.args("never.parquet")
+        };
+        let failure = training_set(&data.workspace, &args).unwrap_err();
+        assert!(
+            failure
+                .message
+                .contains("is one of the files that are read"),
+            "{failure}"
+        );
+        assert!(std::fs::read(&read).unwrap() == before);
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     let data = Data::new();
     data.fails(
@@ -224,6 +246,10 @@ fn mistakes_are_named() {
     data.fails(
         |args| args.spine = spine("card_id,event_time\n1,2018-04-05\n2,soon\n"),
         &["row 2", "'soon'", "event_time"],
+    );
+    data.fails(
+        |args| args.spine = spine("card_id,event_time\n1,2018-04-05\n2,1522886400\n"),
+        &["row 2", "did you mean seconds, 2018-04-05T00:00:00Z?"],
     );
     data.fails(
         |args| args.spine = spine("card_id,event_time,card_risk__frauds_7d\n1,2018-04-05,0\n"),
