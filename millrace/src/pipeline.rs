@@ -232,8 +232,11 @@ impl Pipeline {
             let streams = &self.live.workspace.project.streams;
             step_aside();
             for (batch, traces) in step.batches.iter().zip(&mut *traces) {
-                if Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream) {
-                    scored += batch.batch.num_rows() as u64;
+                let rows = batch.batch.num_rows();
+                // A batch may have deletions alone.
+                if rows > 0 && Arc::ptr_eq(&streams[batch.stream], &model.scorer.plan.inputs.stream)
+                {
+                    scored += rows as u64;
                     let (scores, new) =
                         model.score(&state, &batch.batch, traces, &mut join, &mut tiles)?;
                     if let Some(log) = &self.log {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
 use millrace_feature_store::{Commit, MemoryStore, Store, Table, entity_range};
 use millrace_features::{EventTable, Origin, StateWriter, Tile, pack_rows};
 use millrace_ingest::{Step, StreamBatch};
@@ -13,9 +16,11 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
 use super::*;
+use crate::labels::examples_after;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
+use crate::scorer::Scorer;
 use crate::state::Committed;
 use crate::workspace::Workspace;
 
@@ -118,7 +123,7 @@ fn batch(stream: &Stream, events: &[Event]) -> RecordBatch {
     let amounts = events.iter().map(|event| Some(event.amount));
     let times = events.iter().map(|event| event.time);
     let columns = vec![
-        Arc::new(arrow::array::Int64Array::from_iter_values(ids)) as ArrayRef,
+        Arc::new(Int64Array::from_iter_values(ids)) as ArrayRef,
         texts,
         Arc::new(amounts.collect::<Float64Array>()) as ArrayRef,
         Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
@@ -351,4 +356,89 @@ fn older_events_do_not_bring_back_what_was_deleted() {
         let left = left(&[[file, topic].concat()]);
         check(&workspace, &store, &left, &mut random, seed);
     }
+}
+
+/// Payments 1 to 4 are scored and labelled; a payment and a label are deleted, each in a step that has nothing else.
+#[test]
+fn what_is_deleted_is_no_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    workspace(path);
+    let labels = "CREATE EXTERNAL TABLE labels (tx_id BIGINT NOT NULL, is_fraud BOOLEAN, event_time TIMESTAMP NOT NULL)
+      STORED AS KAFKA LOCATION 'labels' WITH ORDER (event_time) OPTIONS ('key' 'tx_id', 'id' 'tx_id');";
+    std::fs::write(path.join("sources.sql"), [SOURCES, labels].concat()).unwrap();
+    let inputs =
+        "CREATE VIEW inputs AS SELECT tx.amount, recent.n FROM tx JOIN recent USING (card_id);";
+    std::fs::write(path.join("inputs.sql"), inputs).unwrap();
+    let settings = "[model]\ninputs = \"inputs\"\nlabel = \"labels.is_fraud\"\n";
+    std::fs::write(path.join("millrace.toml"), settings).unwrap();
+    let workspace = Workspace::open(path).unwrap();
+    let plan = workspace.model().unwrap().clone();
+    let streams = workspace.project.streams.clone();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let live = Live {
+        workspace: Arc::new(workspace),
+        store: Arc::clone(&store),
+        scorer: Some(Arc::new(Scorer::new(plan))),
+        registry: None,
+        progress: Arc::default(),
+        misses: Arc::default(),
+        traces: crate::traces::Traces::default(),
+    };
+    let mut pipeline = Pipeline::new(live, None).unwrap();
+    let mut apply = |batch: StreamBatch| {
+        let step = Step {
+            batches: vec![batch],
+            ..Step::default()
+        };
+        pipeline.apply(&step).unwrap();
+    };
+    let payments = (1..=4).map(|id| {
+        Message::Put(Event {
+            id,
+            card: "busy",
+            amount: 1.0,
+            time: START + id * SECOND,
+        })
+    });
+    let payments: Vec<Message> = payments.collect();
+    apply(stream_batch(&streams[0], &[(0, 0, &payments)]));
+    let known = (1..=4_i64).map(|id| START + 60 * SECOND + id);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(1..=4)),
+        Arc::new(BooleanArray::from(vec![true, false, true, false])),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(known)),
+    ];
+    let none = stream_batch(&streams[0], &[]);
+    apply(StreamBatch {
+        stream: 1,
+        batch: RecordBatch::try_new(Arc::clone(&streams[1].schema), columns).unwrap(),
+        origin: (0..4).map(|offset| (0, offset)).collect(),
+        kafka_ts: vec![-1; 4],
+        ..none
+    });
+    let examples = || {
+        let mut known = Vec::new();
+        examples_after(store.as_ref(), 0, &mut |_, example| {
+            known.push((example.event_time_us - START) / SECOND);
+            true
+        })
+        .unwrap();
+        known
+    };
+    assert_eq!(examples(), [1, 2, 3, 4]);
+    apply(stream_batch(&streams[0], &[(0, 4, &[Message::Delete(2)])]));
+    assert_eq!(examples(), [1, 3, 4]);
+    let gone = |id: i64| Deletion {
+        partition: 0,
+        offset: 3 + id,
+        id: id.to_string(),
+    };
+    apply(StreamBatch {
+        stream: 1,
+        batch: RecordBatch::new_empty(Arc::clone(&streams[1].schema)),
+        deletions: vec![gone(3), gone(9)],
+        ..stream_batch(&streams[0], &[])
+    });
+    assert_eq!(examples(), [1, 4]);
 }
