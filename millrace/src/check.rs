@@ -49,19 +49,14 @@ pub fn check(folder: &Path, json: bool) -> Outcome<()> {
 /// Whether the model that has the traffic, if its registry is a folder of this machine, was trained on the project's
 /// inputs: `run` refuses it otherwise.
 fn check_model(workspace: &Workspace) -> Outcome<()> {
-    let Some(plan) = &workspace.model else {
+    if workspace.model.is_none() {
         return Ok(());
-    };
+    }
     let place @ Place::Folder(_) = workspace.registry()? else {
         return Ok(());
     };
-    let Some(registry) = place.open_existing()? else {
-        return Ok(());
-    };
-    match registry.aliases()?.champion {
-        Some(champion) => plan.check_inputs(&registry.manifest(champion)?),
-        None => Ok(()),
-    }
+    let registry = place.open_existing()?;
+    registry.map_or(Ok(()), |registry| workspace.check_champion(&registry))
 }
 
 fn print_plan(workspace: &Workspace) {

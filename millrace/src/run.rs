@@ -236,6 +236,10 @@ impl Running {
     /// What keeps a role from starting: a store in use, a broker that is not there, a port in use.
     pub fn start(workspace: Arc<Workspace>, roles: &[Role]) -> Outcome<Self> {
         let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
+        if workspace.model.is_some() {
+            // Before the store notes that its views are to change.
+            workspace.check_champion(&workspace.registry()?.open()?)?;
+        }
         let transition = evolve::begin(store.as_ref(), &workspace)?;
         let traces = Traces::open(&workspace.settings.traces)?;
         if let Some(transition) = &transition {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use millrace_feature_store::{RocksStore, StoreIdentity};
 use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
-use millrace_learner::{LearnerError, Manifest};
+use millrace_learner::{LearnerError, Manifest, Registry};
 
 use crate::evolve::check_project;
 use crate::failure::{Failure, Outcome, with_causes};
@@ -110,6 +110,18 @@ impl Workspace {
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// Whether the model that has the traffic in a registry was trained on the project's inputs.
+    ///
+    /// # Errors
+    /// Of kind input: a project without a model, a model of other inputs. A registry that cannot be read.
+    pub fn check_champion(&self, registry: &Registry) -> Outcome<()> {
+        let plan = self.model()?;
+        match registry.aliases()?.champion {
+            Some(champion) => plan.check_inputs(&registry.manifest(champion)?),
+            None => Ok(()),
+        }
     }
 
     /// Where the project's registry of models lies.
