@@ -276,13 +276,8 @@ fn rows_of(
         }
     }
     if stream.is_keyed_by_id() {
-        let deletes = Deletes {
-            stream,
-            views,
-            committed: &Committed(store),
-            is_older: true,
-        };
-        deletes.keep_what_stands(&mut pending)?;
+        let views = &workspace.project.views;
+        Deletes::new(stream, views, &Committed(store), true).keep_what_stands(&mut pending)?;
     }
     marks.see(stream, batch);
     marks.fill(&stream.name);

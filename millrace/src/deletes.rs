@@ -6,6 +6,8 @@
 //! an entity, and expires as the event does. What was deleted is noted in the same way, for those who read older events
 //! of the topic later: views that are new, and files.
 
+use std::sync::Arc;
+
 use millrace_feature_store::{event_key, event_time_us};
 use millrace_features::{DeletedId, FeatureError, FeatureView, StateError, StateRow, Stream};
 use millrace_ingest::Deletion;
@@ -96,15 +98,33 @@ fn is_before(one: Place, other: Place) -> bool {
 
 /// Deletes of one stream in some views over it.
 pub(crate) struct Deletes<'a> {
-    pub(crate) stream: &'a Stream,
-    pub(crate) views: Vec<&'a FeatureView>,
+    stream: &'a Stream,
+    views: Vec<&'a FeatureView>,
     /// What the store has.
-    pub(crate) committed: &'a dyn Base,
+    committed: &'a dyn Base,
     /// Whether what the store has may be newer than what is read: it is for a view that is being filled.
-    pub(crate) is_older: bool,
+    is_older: bool,
 }
 
-impl Deletes<'_> {
+impl<'a> Deletes<'a> {
+    /// In those of the views that are over the stream.
+    pub(crate) fn new(
+        stream: &'a Stream,
+        views: impl IntoIterator<Item = &'a Arc<FeatureView>>,
+        committed: &'a dyn Base,
+        is_older: bool,
+    ) -> Self {
+        let views = views.into_iter().map(AsRef::as_ref);
+        Self {
+            stream,
+            views: views
+                .filter(|view: &&FeatureView| view.stream.name == stream.name)
+                .collect(),
+            committed,
+            is_older,
+        }
+    }
+
     /// Deletes events in `pending`, and notes that at a time (µs) from which on events of the stream are kept no longer
     /// than the notes. Events of `pending` that came after their delete stay. Gives the ids, and for each whether some
     /// view had the event.

@@ -345,12 +345,8 @@ impl<'a> Job<'a> {
             writing.unwrap_or_else(PoisonError::into_inner)
         });
         if self.stream.is_keyed_by_id() {
-            let deletes = Deletes {
-                stream: self.stream,
-                views: self.views.iter().map(|view| view.as_ref()).collect(),
-                committed: &committed,
-                is_older: true,
-            };
+            let views = self.views.iter().copied();
+            let deletes = Deletes::new(self.stream, views, &committed, true);
             deletes.keep_what_stands(&mut pending)?;
             deletes.apply(deletions, self.newest_us, &mut pending)?;
         }

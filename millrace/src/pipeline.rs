@@ -421,15 +421,8 @@ impl Pipeline {
         if batch.deletions.is_empty() || !stream.is_keyed_by_id() {
             return Ok(Vec::new());
         }
-        let views = views.iter().map(AsRef::as_ref);
-        let deletes = Deletes {
-            stream,
-            views: views
-                .filter(|view: &&FeatureView| Arc::ptr_eq(&view.stream, stream))
-                .collect(),
-            committed: &Committed(self.live.store.as_ref()),
-            is_older: false,
-        };
+        let committed = Committed(self.live.store.as_ref());
+        let deletes = Deletes::new(stream, views, &committed, false);
         let noted_us = marks.newest(&stream.name).unwrap_or_else(now_us);
         deletes.apply(&batch.deletions, noted_us, pending)
     }

@@ -317,12 +317,8 @@ fn older_events_do_not_bring_back_what_was_deleted() {
                     .unwrap();
             }
             let committed = Committed(&store);
-            let deletes = Deletes {
-                stream: &stream,
-                views: views.clone(),
-                committed: &committed,
-                is_older,
-            };
+            let views = &workspace.project.views;
+            let deletes = Deletes::new(&stream, views, &committed, is_older);
             if is_older {
                 deletes.keep_what_stands(&mut pending).unwrap();
             }
