@@ -1,7 +1,8 @@
-//! The learner's speed: training steps, with `TORCH=1` beside the same network in PyTorch, in turns; an hour's update;
-//! scoring; and what requests feel of a version that takes over.
+//! The learner's speed: training steps, on the CPU and, where there is one, on a GPU, with `TORCH=1` beside the same
+//! network in PyTorch, in turns; an hour's update; scoring; and what requests feel of a version that takes over.
 //!
-//! `RAYON_NUM_THREADS` is how many threads train (default: all cores), PyTorch's too. Scoring is on one core.
+//! `RAYON_NUM_THREADS` is how many threads train at most, and PyTorch's number (default: all cores). Scoring is on one
+//! core.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -38,8 +39,8 @@ fn main() -> Result<()> {
         max_shift: 1e9,
         ..LearnerSettings::default()
     };
-    let first = learn(&settings, None, &examples(20_000, 1))?.checkpoint;
-    let figures = json!({
+    let first = learn(&settings, Device::Cpu, None, &examples(20_000, 1))?.checkpoint;
+    let mut figures = json!({
         "network": {
             "inputs": first.encoder().width(),
             "codes": first.encoder().encoded_width(),
@@ -48,11 +49,18 @@ fn main() -> Result<()> {
             "batch_rows": settings.batch_rows,
         },
         "threads": threads(),
-        "training": training(&settings, &first)?,
-        "hourly_update": hourly_update(&settings, &first)?,
-        "scoring": scoring(&first)?,
-        "hot_swap": swap::beside_no_swap()?,
     });
+    for (name, device) in [("cpu", Device::Cpu), ("cuda", Device::Cuda(0))] {
+        figures[name] = match device.resolve() {
+            Ok(device) => json!({
+                "training": training(&settings, &first, device)?,
+                "hourly_update": hourly_update(&settings, &first, device)?,
+            }),
+            Err(reason) => json!(reason.to_string()),
+        };
+    }
+    figures["scoring"] = scoring(&first)?;
+    figures["hot_swap"] = swap::beside_no_swap()?;
     Ok(report("learner-speed", &figures)?)
 }
 
@@ -64,15 +72,17 @@ fn threads() -> usize {
 
 fn learn(
     settings: &LearnerSettings,
+    device: Device,
     parent: Option<&Checkpoint>,
     examples: &Examples,
 ) -> Result<Update> {
     let none = Examples::new(examples.width());
-    Ok(update(settings, Device::Cpu, parent, examples, &none, 1)?)
+    Ok(update(settings, device, parent, examples, &none, 1)?)
 }
 
-/// Rows a second of the steps alone: an update of many passes, less one of a single pass.
-fn training(settings: &LearnerSettings, parent: &Checkpoint) -> Result<Value> {
+/// Rows a second of the steps alone: an update of many passes, less one of a single pass. PyTorch's rows are encoded
+/// beforehand; ours are encoded in each pass.
+fn training(settings: &LearnerSettings, parent: &Checkpoint, device: Device) -> Result<Value> {
     let rows = examples(ROWS, 2);
     let seconds = |passes: usize| -> Result<f64> {
         let settings = LearnerSettings {
@@ -80,23 +90,29 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint) -> Result<Value> {
             ..settings.clone()
         };
         let started = Instant::now();
-        learn(&settings, Some(parent), &rows)?;
+        learn(&settings, device, Some(parent), &rows)?;
         Ok(started.elapsed().as_secs_f64())
     };
     let mut peer = match std::env::var("TORCH") {
-        Ok(_) => Some(Peer::start(settings, parent, &rows, threads())?),
+        Ok(_) => Some(Peer::start(settings, parent, &rows, threads(), device)?),
         Err(_) => None,
     };
-    let modes = ["eager", "compiled"];
-    let (mut ours, mut theirs, mut ratios) = (vec![], [vec![], vec![]], [vec![], vec![]]);
-    for _ in 0..ROUNDS {
+    let modes: &[&str] = match device {
+        Device::Cuda(_) => &["eager", "compiled", "graphs"],
+        Device::Cpu | Device::Auto => &["eager", "compiled"],
+    };
+    // A GPU's kernels are compiled when they are first asked for.
+    let first = seconds(1)?;
+    let (mut ours, mut theirs) = (vec![], vec![vec![]; modes.len()]);
+    let mut ratios = theirs.clone();
+    for round in 0..ROUNDS {
         let steps = seconds(1 + PASSES)? - seconds(1)?;
         let rate = (PASSES * ROWS) as f64 / steps;
         ours.push(rate);
         let Some(peer) = &mut peer else { continue };
-        for (at, mode) in modes.into_iter().enumerate() {
+        for (at, mode) in modes.iter().enumerate() {
             // The first passes of a mode compile it.
-            if ours.len() == 1 {
+            if round == 0 {
                 peer.train(mode, 2)?;
             }
             if let Some(steps) = peer.train(mode, PASSES)? {
@@ -106,12 +122,15 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint) -> Result<Value> {
             }
         }
     }
-    let mut figures = json!({ "rows_per_second": median(ours).map(f64::round) });
+    let mut figures = json!({
+        "rows_per_second": median(ours).map(f64::round),
+        "seconds_of_the_first_update": first,
+    });
     figures["pytorch"] = match &peer {
         None => json!("not measured: TORCH=1 measures it"),
         Some(peer) => json!({ "version": peer.version() }),
     };
-    for ((mode, theirs), ratios) in modes.into_iter().zip(theirs).zip(ratios) {
+    for ((mode, theirs), ratios) in modes.iter().zip(theirs).zip(ratios) {
         if peer.is_some() {
             figures[format!("pytorch_{mode}")] = match median(theirs) {
                 Some(rate) => {
@@ -121,17 +140,17 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint) -> Result<Value> {
             };
         }
     }
-    eprintln!("training: {figures}");
+    eprintln!("training on {device}: {figures}");
     Ok(figures)
 }
 
 /// A whole update, with the parent's and the candidate's metrics.
-fn hourly_update(settings: &LearnerSettings, parent: &Checkpoint) -> Result<Value> {
+fn hourly_update(settings: &LearnerSettings, parent: &Checkpoint, device: Device) -> Result<Value> {
     let fresh = examples(HOURLY, 3);
     let replay = examples(settings.replay_frauds + settings.replay_negatives, 4);
     let mut failed = None;
     let whole = fastest(3, || {
-        let update = update(settings, Device::Cpu, Some(parent), &fresh, &replay, 1);
+        let update = update(settings, device, Some(parent), &fresh, &replay, 1);
         failed = update.err();
     });
     if let Some(error) = failed {
@@ -143,7 +162,7 @@ fn hourly_update(settings: &LearnerSettings, parent: &Checkpoint) -> Result<Valu
         "seconds": whole.as_secs_f64(),
         "target_seconds": 10,
     });
-    eprintln!("hourly update: {figures}");
+    eprintln!("hourly update on {device}: {figures}");
     Ok(figures)
 }
 

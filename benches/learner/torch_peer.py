@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""The learner's network in PyTorch on the CPU, for the learner's benchmark to be compared with.
+"""The learner's network in PyTorch, for the learner's benchmark to be compared with.
 
-    torch_peer.py FOLDER THREADS
+    torch_peer.py FOLDER THREADS DEVICE
 
 FOLDER has `network.json` and the numbers that it names, as the benchmark wrote them: encoded inputs, labels, weights,
 and the layers to start from. A line of JSON says what PyTorch makes of the first rows, so that the benchmark sees that
 the networks are the same. Then each line of standard input, `eager 4` or `compiled 4`, is answered by a line with the
 seconds that four passes took.
 
-It is written as TabM's authors write theirs, and the optimizer is the fastest of PyTorch's (`fused`). PyTorch goes to a
-virtual environment in ${XDG_CACHE_HOME:-~/.cache}/millrace/torch, once.
+DEVICE is `cpu` or `cuda`. It is written as TabM's authors write theirs, and the optimizer is the fastest of PyTorch's
+(`fused`). All rows are encoded beforehand and lie on the device. Where Python has no PyTorch, it goes to a virtual
+environment in ${XDG_CACHE_HOME:-~/.cache}/millrace/torch, once.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -21,18 +23,22 @@ import time
 
 VENV = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "millrace" / "torch"
 CHECKED_ROWS = 256
+# What torch.compile is told; `graphs` are CUDA's.
+MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
 
 
 def main():
     enter_venv()
     import torch
 
-    folder, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    folder, threads, device = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     said = json.loads((folder / "network.json").read_text())
-    data = Data(folder, said)
-    trainers = {mode: Trainer(folder, said, data, mode) for mode in ("eager", "compiled")}
+    data = Data(folder, said, device)
+    # A product of matrices may not be rounded to fewer bits, as ours are not.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    trainers = {mode: Trainer(folder, said, data, mode) for mode in MODES}
     with torch.inference_mode():
         checked = trainers["eager"].network(data.codes[:CHECKED_ROWS])
         probabilities = torch.sigmoid(checked.double()).mean(1).tolist()
@@ -47,16 +53,19 @@ def main():
 
 
 def enter_venv():
-    """Starts over with the environment's Python, which has PyTorch."""
-    python = str(VENV / "bin/python")
-    if not (VENV / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True, stdout=sys.stderr)
-        subprocess.run([python, "-m", "pip", "-q", "install", "torch", "numpy"], check=True, stdout=sys.stderr)
-        (VENV / "complete").touch()
-    if pathlib.Path(sys.prefix) != VENV:
-        # glibc would give the memory of each large tensor back to the system, and ask for it again in the next step.
-        memory = {f"MALLOC_{name}_THRESHOLD_": "4000000000" for name in ("MMAP", "TRIM")}
-        os.execve(python, [python, *sys.argv], {**memory, **os.environ})
+    """Starts over with a Python that has PyTorch."""
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return
+    python = sys.executable
+    if not all(map(importlib.util.find_spec, ("torch", "numpy"))):
+        python = str(VENV / "bin/python")
+        if not (VENV / "complete").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True, stdout=sys.stderr)
+            subprocess.run([python, "-m", "pip", "-q", "install", "torch", "numpy"], check=True, stdout=sys.stderr)
+            (VENV / "complete").touch()
+    # glibc would give the memory of each large tensor back to the system, and ask for it again in the next step.
+    memory = {f"MALLOC_{name}_THRESHOLD_": "4000000000" for name in ("MMAP", "TRIM")}
+    os.execve(python, [python, *sys.argv], {**os.environ, **memory})
 
 
 def numbers(folder, name, *shape):
@@ -67,11 +76,12 @@ def numbers(folder, name, *shape):
 
 
 class Data:
-    def __init__(self, folder, said):
+    def __init__(self, folder, said, device):
         rows = said["rows"]
-        self.codes = numbers(folder, "codes", rows, -1)
-        self.labels = numbers(folder, "labels", rows)
-        self.weights = numbers(folder, "weights", rows)
+        self.device = device
+        self.codes = numbers(folder, "codes", rows, -1).to(device)
+        self.labels = numbers(folder, "labels", rows).to(device)
+        self.weights = numbers(folder, "weights", rows).to(device)
 
 
 class Trainer:
@@ -79,11 +89,13 @@ class Trainer:
         import torch
 
         self.data, self.batches = data, said["rows"] // said["batch_rows"]
-        self.network = network(folder, said["layers"])
+        self.network = network(folder, said["layers"]).to(data.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=said["learning_rate"], eps=1e-8, weight_decay=said["weight_decay"], fused=True
         )
-        self.loss = torch.compile(self.batch_loss) if mode == "compiled" else self.batch_loss
+        self.loss = self.batch_loss
+        if mode != "eager":
+            self.loss = torch.compile(self.loss, mode=MODES[mode])
 
     def batch_loss(self, codes, labels, weights):
         import torch
@@ -98,11 +110,14 @@ class Trainer:
 
         started = time.perf_counter()
         for _ in range(passes):
-            for rows in torch.randperm(len(self.data.labels)).chunk(self.batches):
+            order = torch.randperm(len(self.data.labels), device=self.data.device)
+            for rows in order.chunk(self.batches):
                 loss = self.loss(self.data.codes[rows], self.data.labels[rows], self.data.weights[rows])
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
+        if self.data.device == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
 

@@ -80,6 +80,19 @@ pub fn report(name: &str, figures: &Value) -> std::io::Result<()> {
     std::fs::write(folder.join(format!("{name}.json")), format!("{report:#}\n"))
 }
 
+/// The first GPU, as NVIDIA's tool names it; null where there is none.
+fn gpu() -> Value {
+    let asked = std::process::Command::new("nvidia-smi")
+        .args(["--query-gpu=name,driver_version", "--format=csv,noheader"])
+        .output();
+    let said = asked.ok().filter(|said| said.status.success());
+    said.and_then(|said| {
+        let text = String::from_utf8_lossy(&said.stdout);
+        text.lines().next().map(|line| json!(line.trim()))
+    })
+    .unwrap_or_default()
+}
+
 fn machine() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
@@ -92,6 +105,7 @@ fn machine() -> Value {
     json!({
         "cpu": model.trim_start_matches([' ', '\t', ':']),
         "cores": cores,
+        "gpu": gpu(),
         "memory": memory.lines().next().unwrap_or_default().trim_start_matches("MemTotal:").trim(),
     })
 }

@@ -24,7 +24,7 @@ mod metrics;
 mod model;
 mod network;
 mod onnx;
-mod optimizer;
+mod parameters;
 mod random;
 mod registry;
 mod replay;

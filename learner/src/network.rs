@@ -3,61 +3,51 @@
 //!
 //! Scoring does not pass here: see [`crate::Model`].
 
-use burn::module::{Module, Param, ParamId};
-use burn::tensor::activation::{log_sigmoid, relu};
-use burn::tensor::backend::Backend;
+use burn::tensor::activation::{relu, sigmoid};
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::layer::Layer;
+use crate::parameters::Shapes;
 use crate::random::{Stream, generator};
 
 /// Multi-layer perceptrons that share most of their weights, on one device.
-#[derive(Module, Debug)]
+#[derive(Debug)]
 pub(crate) struct Network<B: Backend> {
     layers: Vec<SharedLinear<B>>,
 }
 
 /// [`Layer`] on a device.
-#[derive(Module, Debug)]
+#[derive(Debug)]
 struct SharedLinear<B: Backend> {
-    weight: Param<Tensor<B, 3>>,
-    scale_in: Option<Param<Tensor<B, 3>>>,
-    scale_out: Option<Param<Tensor<B, 3>>>,
-    bias: Param<Tensor<B, 3>>,
-}
-
-/// Identifies a part of a layer. Ids depend on the place alone, so that the optimizer's state finds
-/// its parameter again after a restart.
-pub(crate) fn part_id(layer: usize, part: usize) -> ParamId {
-    ParamId::from(4 * layer as u64 + part as u64 + 1)
+    weight: Tensor<B, 3>,
+    scale_in: Option<Tensor<B, 3>>,
+    scale_out: Option<Tensor<B, 3>>,
+    bias: Tensor<B, 3>,
 }
 
 impl<B: Backend> Network<B> {
-    /// The network with the given weights, on a device.
-    pub(crate) fn from_layers(layers: &[Layer], device: &B::Device) -> Self {
-        let linear = |(index, layer): (usize, &Layer)| {
-            let part = |part: usize| {
-                let (numbers, shape) = layer.parts()[part];
-                let tensor = tensor::<B>(numbers, shape, device).require_grad();
-                Param::initialized(part_id(index, part), tensor)
-            };
-            SharedLinear {
-                weight: part(0),
-                scale_in: (!layer.scale_in.is_empty()).then(|| part(1)),
-                scale_out: (!layer.scale_out.is_empty()).then(|| part(2)),
-                bias: part(3),
+    /// The network of the weights that `part` gives in the order of `shapes`.
+    pub(crate) fn of(shapes: &Shapes, part: impl FnMut([usize; 3]) -> Tensor<B, 3>) -> Self {
+        let mut part = part;
+        let mut layers = Vec::with_capacity(shapes.layers().len());
+        for [weight, scale_in, scale_out, bias] in shapes.layers() {
+            let mut part = |shape: &Option<[usize; 3]>| shape.map(&mut part);
+            let (weight, scale_in) = (part(weight), part(scale_in));
+            let (scale_out, bias) = (part(scale_out), part(bias));
+            // Every layer has both.
+            if let (Some(weight), Some(bias)) = (weight, bias) {
+                layers.push(SharedLinear {
+                    weight,
+                    scale_in,
+                    scale_out,
+                    bias,
+                });
             }
-        };
-        Self {
-            layers: layers.iter().enumerate().map(linear).collect(),
         }
-    }
-
-    /// The weights, fetched from the device.
-    pub(crate) fn to_layers(&self) -> Vec<Layer> {
-        self.layers.iter().map(SharedLinear::to_layer).collect()
+        Self { layers }
     }
 
     /// Logits `[rows, members]` of codes `[rows, encoded width]`. `masks`, one a hidden layer and
@@ -95,15 +85,15 @@ impl<B: Backend> SharedLinear<B> {
     /// the two, and all members are one product. Nor is a gradient of the codes computed then, which
     /// the scales would be the only ones to need.
     fn of_codes(&self, codes: Tensor<B, 2>) -> Tensor<B, 2> {
-        let weight = self.weight.val();
+        let weight = self.weight.clone();
         let [groups, inputs, outputs] = weight.dims();
-        let members = self.bias.val().dims()[0];
+        let members = self.bias.dims()[0];
         let mut wide = match groups {
             1 => weight.reshape([inputs, outputs]).repeat_dim(1, members),
             _ => weight.swap_dims(0, 1).reshape([inputs, members * outputs]),
         };
         if let Some(scale) = &self.scale_in {
-            let scale = scale.val().reshape([members, inputs]).swap_dims(0, 1);
+            let scale = scale.clone().reshape([members, inputs]).swap_dims(0, 1);
             let scale = scale.reshape([inputs, members, 1]);
             let scaled = wide.reshape([inputs, members, outputs]) * scale;
             wide = scaled.reshape([inputs, members * outputs]);
@@ -116,7 +106,7 @@ impl<B: Backend> SharedLinear<B> {
         if let Some(scale) = &self.scale_in {
             values = values * one_row(scale);
         }
-        let weight = self.weight.val();
+        let weight = self.weight.clone();
         let [groups, inputs, outputs] = weight.dims();
         let [rows, width] = values.dims();
         let members = width / inputs;
@@ -143,51 +133,28 @@ impl<B: Backend> SharedLinear<B> {
         }
         values + one_row(&self.bias)
     }
-
-    fn to_layer(&self) -> Layer {
-        let [_, inputs, outputs] = self.weight.val().dims();
-        let [members, _, _] = self.bias.val().dims();
-        let scales = |scale: &Option<Param<Tensor<B, 3>>>| {
-            let numbers = scale.as_ref().map(|scale| numbers(scale.val()));
-            numbers.unwrap_or_default()
-        };
-        Layer {
-            inputs,
-            outputs,
-            members,
-            weight: numbers(self.weight.val()),
-            scale_in: scales(&self.scale_in),
-            scale_out: scales(&self.scale_out),
-            bias: numbers(self.bias.val()),
-        }
-    }
 }
 
 /// A parameter of all members, side by side: `[1, numbers]`.
-fn one_row<B: Backend>(parameter: &Param<Tensor<B, 3>>) -> Tensor<B, 2> {
-    let tensor = parameter.val();
-    let numbers = tensor.dims().iter().product::<usize>();
-    tensor.reshape([1, numbers])
+fn one_row<B: Backend>(parameter: &Tensor<B, 3>) -> Tensor<B, 2> {
+    let numbers = parameter.dims().iter().product::<usize>();
+    parameter.clone().reshape([1, numbers])
 }
 
-/// Σ weight · mean over the members of −log p(label), in nats, from logits `[rows, members]`; labels
-/// and weights are `[rows]`. Each member is trained on its own loss, as in TabM: a loss of the mean
-/// would let them lean on each other and become one large network.
+/// A number whose gradients are those of the log loss: logits `[rows, members]` times the loss's own
+/// gradient there, weight · (σ(z) − label), which is taken as given. Labels and weights are
+/// `[rows, 1]`.
 ///
-/// −log p is −log σ(z) for a fraud and −log σ(−z) otherwise, and log σ is computed so that it
-/// neither overflows nor rounds to zero.
-pub(crate) fn weighted_log_loss<B: Backend>(
+/// Each member is trained on its own loss, as in TabM: a loss of the mean would let them lean on each
+/// other and become one large network. The loss itself is no part of a step: a GPU would be asked
+/// for thirty small things more, and [`crate::log_loss`] tells it from the logits.
+pub(crate) fn as_the_log_loss<B: AutodiffBackend>(
     logits: Tensor<B, 2>,
-    labels: Tensor<B, 1>,
-    weights: Tensor<B, 1>,
-) -> Tensor<B, 1> {
-    let [rows, members] = logits.dims();
-    let (labels, weights) = (labels.reshape([rows, 1]), weights.reshape([rows, 1]));
-    let fraud = labels.clone() * log_sigmoid(logits.clone());
-    let genuine = (labels.neg() + 1.0) * log_sigmoid(logits.neg());
-    ((fraud + genuine).neg() * weights)
-        .sum()
-        .div_scalar(members as f32)
+    labels: Tensor<B::InnerBackend, 2>,
+    weights: Tensor<B::InnerBackend, 2>,
+) -> Tensor<B, 2> {
+    let slope = (sigmoid(logits.clone().inner()) - labels) * weights;
+    logits * Tensor::from_inner(slope)
 }
 
 /// First weights of `members` networks with the given widths. Drawn on the host, so that every
@@ -232,17 +199,12 @@ fn uniform(random: &mut Pcg64Mcg, count: usize, inputs: usize) -> Vec<f32> {
 }
 
 /// Numbers on a device.
-pub(crate) fn tensor<B: Backend>(
-    numbers: &[f32],
-    shape: [usize; 3],
+pub(crate) fn tensor<B: Backend, const D: usize>(
+    numbers: Vec<f32>,
+    shape: [usize; D],
     device: &B::Device,
-) -> Tensor<B, 3> {
-    Tensor::from_data(TensorData::new(numbers.to_vec(), shape), device)
-}
-
-/// Numbers on a device, `[numbers]`.
-pub(crate) fn vector<B: Backend>(numbers: &[f32], device: &B::Device) -> Tensor<B, 1> {
-    Tensor::from_data(TensorData::new(numbers.to_vec(), [numbers.len()]), device)
+) -> Tensor<B, D> {
+    Tensor::from_data(TensorData::new(numbers, shape), device)
 }
 
 /// Numbers from a device.
@@ -260,7 +222,7 @@ mod tests {
     type Cpu = Autodiff<Flex>;
 
     #[test]
-    fn the_loss_is_the_metric_and_its_gradient_is_the_error() {
+    fn a_step_follows_the_log_loss() {
         let device = Default::default();
         let logits = [-90.0, -2.0, -0.5, 0.0, 0.0, 0.7, 3.0, 90.0, 90.0];
         let other = [1.0, -1.0, 0.5, 2.0, -3.0, 0.1, 0.2, 0.3, 0.4];
@@ -272,31 +234,35 @@ mod tests {
             .zip(&other)
             .flat_map(|(a, b)| [*a, *b])
             .collect();
-        let z = vector::<Cpu>(&both, &device).reshape([9, 2]).require_grad();
-        let y = vector::<Cpu>(&labels, &device);
-        let w = vector::<Cpu>(&weights, &device);
-        let loss = weighted_log_loss(z.clone(), y, w);
-        let gradients = loss.backward();
+        let z = tensor::<Cpu, 2>(both.clone(), [9, 2], &device).require_grad();
+        let y = tensor(labels.to_vec(), [9, 1], &device);
+        let w = tensor(weights.to_vec(), [9, 1], &device);
+        let gradients = as_the_log_loss(z.clone(), y, w).backward();
         let gradient = numbers(z.grad(&gradients).unwrap());
 
-        let total: f32 = weights.iter().sum();
-        let of_member = |logits: &[f32]| metrics::log_loss(logits, &labels, &weights);
-        let expected = (of_member(&logits) + of_member(&other)) / 2.0 * f64::from(total);
-        assert!((f64::from(loss.into_scalar()) / expected - 1.0).abs() < 1e-6);
-        for (at, logit) in both.iter().enumerate() {
-            let row = at / 2;
-            let p = 1.0 / (1.0 + (-logit).exp());
-            let expected = weights[row] * (p - labels[row]) / 2.0;
-            assert!((gradient[at] - expected).abs() < 1e-6, "row {row}");
+        // Against differences of the loss, which is a weighted mean.
+        let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+        let loss = |logits: &[f32]| metrics::log_loss(logits, &labels, &weights) * total;
+        for (member, logits) in [logits, other].into_iter().enumerate() {
+            for row in 0..9 {
+                let step = 1.0 / 256.0;
+                let mut at = [logits; 2];
+                at[0][row] -= step;
+                at[1][row] += step;
+                let slope = (loss(&at[1]) - loss(&at[0])) / f64::from(2.0 * step);
+                let found = f64::from(gradient[2 * row + member]);
+                assert!(
+                    (found - slope).abs() < 1e-5,
+                    "{member} {row} {found} {slope}"
+                );
+            }
         }
     }
 
     #[test]
-    fn layers_survive_the_way_through_burn() {
+    fn members_differ_from_the_start() {
         for members in [1, 3] {
             let layers = initial_layers(&[5, 4, 1], members, -2.0, 3);
-            let network = Network::<Cpu>::from_layers(&layers, &Default::default());
-            assert_eq!(network.to_layers(), layers);
             assert_eq!(layers[1].bias, vec![-2.0; members]);
             assert_eq!(layers[0].scale_in.is_empty(), members == 1);
             assert_ne!(layers, initial_layers(&[5, 4, 1], members, -2.0, 4));

@@ -10,7 +10,8 @@ use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 
-use crate::network::Network;
+use crate::network::{Network, tensor};
+use crate::parameters::Shapes;
 use crate::random::{Stream, generator};
 use crate::*;
 
@@ -247,7 +248,12 @@ fn check_scores(trained: &Checkpoint, rows: &Examples) {
     }
     let device = Default::default();
     let codes = Tensor::<Flex, 2>::from_data(TensorData::new(codes, [rows.len(), width]), &device);
-    let burn = Network::<Flex>::from_layers(trained.averaged(), &device).forward(codes, Vec::new());
+    let mut parts = trained.averaged().iter().flat_map(Layer::parts);
+    let network = Network::<Flex>::of(&Shapes::of(trained.averaged()), |_| {
+        let (numbers, shape) = parts.find(|(numbers, _)| !numbers.is_empty()).unwrap();
+        tensor(numbers.to_vec(), shape, &device)
+    });
+    let burn = network.forward(codes, Vec::new());
     assert_eq!(burn.dims(), [rows.len(), trained.members()]);
     let burn: Vec<f32> = burn.into_data().iter::<f32>().collect();
 
@@ -401,6 +407,53 @@ fn an_update_moves_no_farther_than_it_may() {
 
 /// Passes over many rows end by themselves, and the model is no worse for the rows that were held
 /// back for it.
+/// Sums in another order are other sums in their last digits, and a step of AdamW is as long for a
+/// tiny gradient as for a large one: the two part slowly, and by far less than an update moves.
+#[test]
+fn a_gpu_learns_what_the_cpu_learns() {
+    let gpu = match Device::Cuda(0).resolve() {
+        Ok(gpu) => gpu,
+        Err(reason) => return eprintln!("skipped: {reason}"),
+    };
+    let test = payments(4_000, 100);
+    let logits = |checkpoint: &Checkpoint| Model::new(checkpoint).logits(test.inputs()).unwrap();
+    let mean_distance = |a: &[f32], b: &[f32]| {
+        let distances = a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs()));
+        distances.sum::<f64>() / a.len() as f64
+    };
+    let first = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let before = logits(&first);
+    for (rows, dropout, most) in [(200, 0.0, 1e-3), (4_000, 0.0, 0.02), (4_000, 0.1, 0.02)] {
+        let settings = LearnerSettings {
+            dropout,
+            averaged_updates: 1,
+            ..settings()
+        };
+        let labels = payments(rows, 2);
+        let on = |device| {
+            let update = update(&settings, device, Some(&first), &labels, &none(), 7).unwrap();
+            assert_eq!(update.device, device);
+            (logits(&update.checkpoint), update.training_loss)
+        };
+        let ((cpu, cpu_loss), (cuda, cuda_loss)) = (on(Device::Cpu), on(gpu));
+        let moved = mean_distance(&before, &cpu);
+        let apart = mean_distance(&cpu, &cuda) / moved;
+        eprintln!("{rows} rows, dropout {dropout}: apart by {apart:.6} of the way of {moved:.3}");
+        assert!(moved > 0.01 && apart < most, "{rows} {dropout} {apart}");
+        assert!(
+            (cpu_loss / cuda_loss - 1.0).abs() < most,
+            "{cpu_loss} {cuda_loss}"
+        );
+    }
+    // And from nothing, with passes until they no longer help.
+    let [cpu, cuda] = [Device::Cpu, gpu].map(|device| {
+        let first = update(&settings(), device, None, &payments(8_000, 1), &none(), 7);
+        quality(&first.unwrap().checkpoint, &test).log_loss
+    });
+    eprintln!("from nothing: log loss {cpu} and {cuda}");
+    assert!((cpu / cuda - 1.0).abs() < 0.05, "{cpu} {cuda}");
+}
+
 #[test]
 fn a_first_update_stops_when_passes_no_longer_help() {
     let rows = payments(30_000, 1);

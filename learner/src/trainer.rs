@@ -5,12 +5,12 @@
 //! serving version is a question for labels that it has not seen, and is asked elsewhere.
 
 use burn::backend::{Autodiff, Flex};
-use burn::optim::{GradientsParams, Optimizer};
+use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Tensor, TensorData};
 use rand::RngCore;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
+use rayon::prelude::*;
 
 use crate::checkpoint::{Checkpoint, Moments};
 use crate::device::Device;
@@ -20,8 +20,8 @@ use crate::examples::Examples;
 use crate::layer::Layer;
 use crate::metrics::{Metrics, log_loss};
 use crate::model::Model;
-use crate::network::{Network, initial_layers, vector, weighted_log_loss};
-use crate::optimizer::{self, NetworkOptimizer};
+use crate::network::{as_the_log_loss, initial_layers, numbers, tensor};
+use crate::parameters::{Parameters, Shapes};
 use crate::random::{Stream, generator};
 use crate::settings::LearnerSettings;
 
@@ -386,15 +386,16 @@ impl Task<'_> {
     }
 }
 
+/// Batches that are encoded at once, on all cores, and lie on the device together.
+const BATCHES_AHEAD: usize = 32;
+
 /// Training under way.
 struct Run<'a, B: AutodiffBackend> {
     task: &'a Task<'a>,
     device: &'a B::Device,
-    network: Network<B>,
-    optimizer: NetworkOptimizer<B>,
+    shapes: Shapes,
+    parameters: Parameters<B::InnerBackend>,
     dropout: Dropout,
-    /// Steps made in this update.
-    step: usize,
     /// Whether the steps are as small as they get.
     is_last_pass: bool,
 }
@@ -402,14 +403,12 @@ struct Run<'a, B: AutodiffBackend> {
 impl<'a, B: AutodiffBackend> Run<'a, B> {
     fn new(task: &'a Task<'a>, device: &'a B::Device) -> Self {
         let (start, settings) = (task.start, task.settings);
-        let (moments, decay) = (start.moments(), settings.weight_decay);
         Self {
             task,
             device,
-            network: Network::from_layers(start.layers(), device),
-            optimizer: optimizer::restore(moments, start.steps(), decay, device),
+            shapes: Shapes::of(start.layers()),
+            parameters: Parameters::of(start, device),
             dropout: Dropout::new(settings.dropout, task.seed, start),
-            step: 0,
             is_last_pass: false,
         }
     }
@@ -420,7 +419,8 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         let mut loss = f64::NAN;
         for _ in 0..self.task.schedule.passes {
             order.shuffle(shuffle);
-            loss = self.pass(&order);
+            let logits = self.pass(&order);
+            loss = self.loss(&order, logits);
         }
         loss
     }
@@ -437,7 +437,7 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         let learned = examples.len() - held;
         let mut order: Vec<usize> = (0..learned).collect();
         let mut best = f64::INFINITY;
-        let mut kept = (self.network.clone(), self.optimizer.clone(), self.step);
+        let mut kept = self.parameters.clone();
         let mut without_help = 0;
         for _ in 0..self.task.schedule.passes {
             order.shuffle(shuffle);
@@ -452,7 +452,7 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
             // Not `>=`: what is not a number is no help either.
             if loss < best {
                 best = loss;
-                kept = (self.network.clone(), self.optimizer.clone(), self.step);
+                kept = self.parameters.clone();
                 without_help = 0;
             } else {
                 without_help += 1;
@@ -461,7 +461,7 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
                 }
             }
         }
-        (self.network, self.optimizer, self.step) = kept;
+        self.parameters = kept;
         self.is_last_pass = true;
         order.truncate(held);
         order.extend(learned..examples.len());
@@ -473,56 +473,109 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
     /// Where training stands, fetched from the device.
     fn checkpoint(&self) -> Result<Checkpoint, LearnerError> {
         let start = self.task.start;
-        let layers = self.network.to_layers();
-        let moments = optimizer::moments(&self.optimizer, &layers);
-        let steps = start.steps() + self.step as u64;
+        let (layers, moments) = self.parameters.fetch(start.layers());
+        let steps = self.parameters.steps();
         assemble(start.encoder().clone(), layers, Some(moments), steps)
     }
 
-    /// One pass over the rows in the given order. Returns the mean loss. The losses are summed on
-    /// the device, so that a GPU is not waited for at each step.
-    fn pass(&mut self, order: &[usize]) -> f64 {
-        let mut total = Tensor::<B::InnerBackend, 1>::zeros([1], self.device);
+    /// One pass over the rows in the given order. Returns the logits `[rows of a batch, members]`
+    /// that each step found, still on the device, so that a GPU is not waited for at each step.
+    fn pass(&mut self, order: &[usize]) -> Vec<Tensor<B::InnerBackend, 2>> {
         let batches = order.len().div_ceil(self.task.settings.batch_rows);
-        for batch in 0..batches {
-            let rows = &order[batch * order.len() / batches..(batch + 1) * order.len() / batches];
-            total = total + self.learn(rows);
+        let start = |batch: usize| batch * order.len() / batches;
+        let mut logits = Vec::with_capacity(batches);
+        for first in (0..batches).step_by(BATCHES_AHEAD) {
+            let end = (first + BATCHES_AHEAD).min(batches);
+            let sizes: Vec<usize> = (first..end).map(|b| start(b + 1) - start(b)).collect();
+            let rows = Rows::<B>::encoded(
+                self.task,
+                &order[start(first)..start(end)],
+                &sizes,
+                self.device,
+            );
+            let mut from = 0;
+            for size in sizes {
+                logits.push(self.learn(&rows, from, size));
+                from += size;
+            }
         }
-        let total: f64 = total.into_data().iter::<f64>().sum();
-        total / order.len() as f64
+        logits
     }
 
-    /// One step on some rows. Returns their summed loss, `[1]`.
-    fn learn(&mut self, rows: &[usize]) -> Tensor<B::InnerBackend, 1> {
-        let (codes, labels, weights) = self.batch(rows);
-        let masks = self.dropout.masks(rows.len(), self.device);
-        let logits = self.network.forward(codes, masks);
-        let total = weighted_log_loss(logits, labels, weights);
-        let gradients = total.clone().div_scalar(rows.len() as f32).backward();
-        let gradients = GradientsParams::from_grads(gradients, &self.network);
+    /// One step on `size` rows. Returns their logits `[size, members]`.
+    fn learn(&mut self, rows: &Rows<B>, from: usize, size: usize) -> Tensor<B::InnerBackend, 2> {
+        let masks = self.dropout.masks(size, self.device);
+        let (network, leaves) = self.parameters.network::<B>(&self.shapes);
+        let codes = Tensor::from_inner(rows.codes.clone().narrow(0, from, size));
+        let logits = network.forward(codes, masks);
+        let labels = rows.labels.clone().narrow(0, from, size);
+        let weights = rows.weights.clone().narrow(0, from, size);
+        let gradients = as_the_log_loss(logits.clone(), labels, weights).backward();
+        let gradients = leaves.iter().map(|leaf| {
+            let gradient = leaf.grad(&gradients);
+            let gradient = gradient.unwrap_or_else(|| leaf.clone().inner().zeros_like());
+            let length = gradient.dims().iter().product::<usize>();
+            gradient.reshape([length])
+        });
+        let steps = (self.parameters.steps() - self.task.start.steps()) as usize;
         let rate = match self.is_last_pass {
             true => self.task.schedule.last_rate,
-            false => self.task.schedule.rate(self.step),
+            false => self.task.schedule.rate(steps),
         };
-        self.network = self.optimizer.step(rate, self.network.clone(), gradients);
-        self.step += 1;
-        total.inner()
+        let decay = f64::from(self.task.settings.weight_decay);
+        self.parameters.step(gradients.collect(), rate, decay);
+        logits.inner()
     }
 
-    /// Codes `[rows, encoded width]`, labels `[rows]` and weights `[rows]` on the device.
-    fn batch(&self, rows: &[usize]) -> (Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>) {
-        let (encoder, examples) = (self.task.start.encoder(), self.task.examples);
+    /// Mean loss of a pass, in nats a row, from the logits of its steps.
+    fn loss(&self, order: &[usize], logits: Vec<Tensor<B::InnerBackend, 2>>) -> f64 {
+        let members = self.task.start.members();
+        let logits = numbers(Tensor::cat(logits, 0));
+        let examples = self.task.examples;
+        let of_each_member = |column: &[f32]| -> Vec<f32> {
+            let rows = order.iter().map(|row| column[*row]);
+            rows.flat_map(|value| std::iter::repeat_n(value, members))
+                .collect()
+        };
+        let (labels, weights) = (
+            of_each_member(examples.labels()),
+            of_each_member(examples.weights()),
+        );
+        let weight: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        log_loss(&logits, &labels, &weights) * weight / logits.len() as f64
+    }
+}
+
+/// Rows of several batches on the device.
+struct Rows<B: AutodiffBackend> {
+    /// `[rows, encoded width]`.
+    codes: Tensor<B::InnerBackend, 2>,
+    /// `[rows, 1]`.
+    labels: Tensor<B::InnerBackend, 2>,
+    /// `[rows, 1]`: a row's weight in the mean over its batch and over the members.
+    weights: Tensor<B::InnerBackend, 2>,
+}
+
+impl<B: AutodiffBackend> Rows<B> {
+    fn encoded(task: &Task<'_>, rows: &[usize], sizes: &[usize], device: &B::Device) -> Self {
+        let (encoder, examples) = (task.start.encoder(), task.examples);
         let width = encoder.encoded_width();
         let mut codes = vec![0.0; rows.len() * width];
-        for (codes, row) in codes.chunks_exact_mut(width).zip(rows) {
-            encoder.encode(examples.row(*row), codes);
+        let each = codes.par_chunks_exact_mut(width).zip(rows);
+        each.with_min_len(64)
+            .for_each(|(codes, row)| encoder.encode(examples.row(*row), codes));
+        let labels = rows.iter().map(|row| examples.labels()[*row]).collect();
+        let members = task.start.members();
+        let shares = sizes
+            .iter()
+            .flat_map(|size| std::iter::repeat_n(1.0 / (size * members) as f32, *size));
+        let weights = rows.iter().zip(shares);
+        let weights = weights.map(|(row, share)| examples.weights()[*row] * share);
+        Self {
+            codes: tensor(codes, [rows.len(), width], device),
+            labels: tensor(labels, [rows.len(), 1], device),
+            weights: tensor(weights.collect(), [rows.len(), 1], device),
         }
-        let pick = |column: &[f32]| -> Vec<f32> { rows.iter().map(|row| column[*row]).collect() };
-        (
-            Tensor::from_data(TensorData::new(codes, [rows.len(), width]), self.device),
-            vector(&pick(examples.labels()), self.device),
-            vector(&pick(examples.weights()), self.device),
-        )
     }
 }
 
@@ -556,8 +609,8 @@ impl Dropout {
         }
         let (hidden, members) = (self.hidden.clone(), self.members);
         let mask = |units: usize| {
-            let mask = TensorData::new(self.mask(rows * members * units), [rows, members * units]);
-            Tensor::from_data(mask, device)
+            let mask = self.mask(rows * members * units);
+            tensor(mask, [rows, members * units], device)
         };
         hidden.into_iter().map(mask).collect()
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use millrace_learner::{Checkpoint, Examples, LearnerSettings, Model};
+use millrace_learner::{Checkpoint, Device, Examples, LearnerSettings, Model};
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -33,6 +33,7 @@ impl Peer {
         start: &Checkpoint,
         rows: &Examples,
         threads: usize,
+        device: Device,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         write(folder.path(), settings, start, rows)?;
@@ -41,6 +42,10 @@ impl Peer {
             .arg(script)
             .arg(folder.path())
             .arg(threads.to_string())
+            .arg(match device {
+                Device::Cuda(_) => "cuda",
+                Device::Cpu | Device::Auto => "cpu",
+            })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

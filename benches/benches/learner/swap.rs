@@ -13,7 +13,7 @@ use millrace::workspace::Workspace;
 use millrace_benches::manifest;
 use millrace_feature_store::{MemoryStore, Store};
 use millrace_ingest::JsonDecoder;
-use millrace_learner::{Checkpoint, LearnerSettings, Manifest, Model};
+use millrace_learner::{Checkpoint, Device, LearnerSettings, Manifest, Model};
 use serde_json::{Value, json};
 
 use crate::{Result, examples, learn, microseconds};
@@ -74,8 +74,13 @@ pub(crate) fn beside_no_swap() -> Result<Value> {
         initial_passes: 1,
         ..LearnerSettings::default()
     };
-    let first = learn(&settings, None, &examples(4_096, 6))?;
-    let second = learn(&settings, Some(&first.checkpoint), &examples(4_096, 7))?;
+    let first = learn(&settings, Device::Cpu, None, &examples(4_096, 6))?;
+    let second = learn(
+        &settings,
+        Device::Cpu,
+        Some(&first.checkpoint),
+        &examples(4_096, 7),
+    )?;
     let versions = Versions {
         manifest: Manifest {
             inputs_hash: scorer.plan.inputs_hash(),
