@@ -3,7 +3,9 @@
 //!
 //! An entry holds all rows of an entity from some key on, as they were after one commit. It goes before a commit that
 //! touches the entity begins, so an entry that is there is what the store says, for every moment from its own commit
-//! on. Two numbers tell moments apart: how many commits have begun, and how many are done.
+//! on. Of an entity with too many rows, the entry holds stretches that were asked for, and a commit takes those that it
+//! touches: look-ups of a hot entity read the same edges of windows again and again, while events come at the newest.
+//! Two numbers tell moments apart: how many commits have begun, and how many are done.
 //!
 //! ```text
 //!  commit   begun += 1 │ drop entries │ write │ done += 1
@@ -14,7 +16,8 @@
 //! Two generations bound the memory: what is read stays in the young one; when that is half of a shard's limit, it
 //! becomes the old one, and what was in the old one and not read since goes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,8 +27,11 @@ use crate::Table;
 
 const SHARDS: usize = 16;
 
-/// An entity with more rows is noted as large, and read from the database.
-const MOST_ROWS: usize = 1_024;
+/// Stretches of one entity; when there are more, it starts over.
+const MOST_STRETCHES: usize = 256;
+
+/// So many rows are read past the end of a stretch, for the next look-up, which is a little later.
+pub(crate) const ROWS_AHEAD: usize = 32;
 
 /// What an entry and its place in the map take besides rows and key, about.
 const ENTRY_BYTES: usize = 160;
@@ -44,32 +50,42 @@ pub(crate) struct EntityCache {
     /// Which shard an entity is in.
     hash: RandomState,
     shard_bytes: usize,
+    /// An entity with more rows is large, and of a stretch no more are kept.
+    most_rows: usize,
 }
 
 #[derive(Default)]
 struct Shard {
-    young: HashMap<Vec<u8>, Arc<Rows>, RandomState>,
-    old: HashMap<Vec<u8>, Arc<Rows>, RandomState>,
+    young: HashMap<Vec<u8>, Entry, RandomState>,
+    old: HashMap<Vec<u8>, Entry, RandomState>,
     young_bytes: usize,
 }
 
-/// What a cache knows of an entity.
+/// What is kept of an entity.
+enum Entry {
+    /// All of its rows from a key on.
+    All(Arc<Rows>),
+    /// It is large: stretches, by the key from which on they lack no row.
+    Stretches(BTreeMap<Vec<u8>, Arc<Rows>>),
+}
+
+/// What a cache knows of what was asked for.
 pub(crate) enum Found {
-    /// All that was asked for.
+    /// It has all of it.
     Rows(Arc<Rows>),
-    /// It has too many rows to be kept.
+    /// It lacks it, and the entity has too many rows to be kept as a whole.
     Large,
     Nothing,
 }
 
-/// All rows of an entity from a key on, in the order of keys.
+/// Rows of an entity from a key on, in the order of keys.
 pub(crate) struct Rows {
     /// Commits that were done when they were read.
     commit: u64,
     /// The end of the key from which on no row is missing; empty: the entity's first.
     since: Vec<u8>,
-    /// Too many rows to be kept: there is none here.
-    is_large: bool,
+    /// The end of the key from which on rows are missing; none: none is missing.
+    until: Option<Vec<u8>>,
     /// Length of what a key has after the entity's prefix.
     suffix_bytes: usize,
     /// The ends of the keys, one after the other.
@@ -81,12 +97,12 @@ pub(crate) struct Rows {
 
 impl Caches {
     /// Empty caches that take about `limit_bytes` when they are full; with 0 they keep nothing.
-    pub(crate) fn new(limit_bytes: usize) -> Self {
+    pub(crate) fn new(limit_bytes: usize, most_rows: usize) -> Self {
         // An event is read more often than a tile, which stands for many.
         let tiles = limit_bytes / 4;
         Self {
-            events: EntityCache::new(limit_bytes - tiles),
-            tiles: EntityCache::new(tiles),
+            events: EntityCache::new(limit_bytes - tiles, most_rows),
+            tiles: EntityCache::new(tiles, most_rows),
             begun: AtomicU64::new(0),
             done: AtomicU64::new(0),
         }
@@ -102,13 +118,13 @@ impl Caches {
         (cache.shard_bytes > 0).then_some(cache)
     }
 
-    /// Drops the entries of entities that a commit touches; what is read from now on is kept only after
-    /// [`committed`](Self::committed). To be called by the one writer, before it writes.
-    pub(crate) fn begin<'a>(&self, touched: impl Iterator<Item = (Table, &'a [u8])>) {
+    /// Drops what a commit touches, by the entity's prefix and the end of the key; what is read from now on is kept only
+    /// after [`committed`](Self::committed). To be called by the one writer, before it writes.
+    pub(crate) fn begin<'a>(&self, touched: impl Iterator<Item = (Table, &'a [u8], &'a [u8])>) {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        for (table, prefix) in touched {
+        for (table, prefix, suffix) in touched {
             if let Some(cache) = self.of(table) {
-                cache.drop_entry(prefix);
+                cache.drop_row(prefix, suffix);
             }
         }
     }
@@ -136,12 +152,17 @@ impl Caches {
 }
 
 impl EntityCache {
-    fn new(limit_bytes: usize) -> Self {
+    fn new(limit_bytes: usize, most_rows: usize) -> Self {
         Self {
             shards: Default::default(),
             hash: RandomState::default(),
             shard_bytes: limit_bytes / SHARDS,
+            most_rows,
         }
+    }
+
+    pub(crate) fn most_rows(&self) -> usize {
+        self.most_rows
     }
 
     fn clear(&self) {
@@ -150,29 +171,81 @@ impl EntityCache {
         }
     }
 
-    fn drop_entry(&self, prefix: &[u8]) {
+    fn drop_row(&self, prefix: &[u8], suffix: &[u8]) {
         let mut shard = self.shard(prefix);
-        shard.young.remove(prefix);
-        shard.old.remove(prefix);
+        let Shard {
+            young,
+            old,
+            young_bytes,
+        } = &mut *shard;
+        *young_bytes = young_bytes.saturating_sub(drop_row(young, prefix, suffix));
+        drop_row(old, prefix, suffix);
     }
 
-    /// An entity's rows from the key that ends in `from` on, as of a moment.
-    pub(crate) fn get(&self, prefix: &[u8], from: &[u8], moment: u64) -> Found {
-        match self.shard(prefix).get(prefix, self.shard_bytes) {
-            Some(rows) if rows.is_large => Found::Large,
-            Some(rows) if rows.commit <= moment && rows.since.as_slice() <= from => {
-                Found::Rows(rows)
+    /// An entity's rows between the keys that end in `from` and, if there is one, in `to`, as of a moment.
+    pub(crate) fn get(&self, prefix: &[u8], from: &[u8], to: Option<&[u8]>, moment: u64) -> Found {
+        let mut shard = self.shard(prefix);
+        let Some(entry) = shard.get(prefix, self.shard_bytes) else {
+            return Found::Nothing;
+        };
+        let (rows, lacking) = match entry {
+            Entry::All(rows) => (Some(rows), Found::Nothing),
+            Entry::Stretches(stretches) => {
+                let mut before =
+                    stretches.range::<[u8], _>((Bound::Unbounded, Bound::Included(from)));
+                (before.next_back().map(|(_, rows)| rows), Found::Large)
             }
-            _ => Found::Nothing,
+        };
+        match rows {
+            Some(rows) if rows.commit <= moment && rows.has(from, to) => {
+                Found::Rows(Arc::clone(rows))
+            }
+            _ => lacking,
         }
     }
 
     /// Keeps rows that were read from a quiet snapshot.
     pub(crate) fn keep(&self, prefix: &[u8], rows: Rows, caches: &Caches) {
+        self.put(prefix, rows.commit, caches, |_| Entry::All(Arc::new(rows)));
+    }
+
+    /// Notes that an entity has too many rows to be kept as a whole.
+    pub(crate) fn note_large(&self, prefix: &[u8], commit: u64, caches: &Caches) {
+        self.put(
+            prefix,
+            commit,
+            caches,
+            |_| Entry::Stretches(BTreeMap::new()),
+        );
+    }
+
+    /// Keeps a stretch of a large entity's rows, as [`keep`](Self::keep).
+    pub(crate) fn keep_stretch(&self, prefix: &[u8], rows: Rows, caches: &Caches) {
+        self.put(prefix, rows.commit, caches, |entry| {
+            let mut stretches = match entry {
+                Some(Entry::Stretches(stretches)) => stretches,
+                _ => BTreeMap::new(),
+            };
+            if stretches.len() >= MOST_STRETCHES {
+                stretches.clear();
+            }
+            stretches.insert(rows.since.clone(), Arc::new(rows));
+            Entry::Stretches(stretches)
+        });
+    }
+
+    fn put(
+        &self,
+        prefix: &[u8],
+        commit: u64,
+        caches: &Caches,
+        entry: impl FnOnce(Option<Entry>) -> Entry,
+    ) {
         let mut shard = self.shard(prefix);
         // Under the lock: a commit that begins now drops the entry again.
-        if caches.is_quiet_since(rows.commit) {
-            shard.insert(prefix.to_vec(), Arc::new(rows), self.shard_bytes);
+        if caches.is_quiet_since(commit) {
+            let before = shard.take(prefix);
+            shard.insert(prefix.to_vec(), entry(before), self.shard_bytes);
         }
     }
 
@@ -184,23 +257,64 @@ impl EntityCache {
 }
 
 impl Shard {
-    fn get(&mut self, prefix: &[u8], limit_bytes: usize) -> Option<Arc<Rows>> {
-        if let Some(rows) = self.young.get(prefix) {
-            return Some(Arc::clone(rows));
+    fn get(&mut self, prefix: &[u8], limit_bytes: usize) -> Option<&Entry> {
+        if !self.young.contains_key(prefix) {
+            let (prefix, entry) = self.old.remove_entry(prefix)?;
+            self.insert(prefix, entry, limit_bytes);
         }
-        let (prefix, rows) = self.old.remove_entry(prefix)?;
-        self.insert(prefix, Arc::clone(&rows), limit_bytes);
-        Some(rows)
+        self.young.get(prefix)
     }
 
-    fn insert(&mut self, prefix: Vec<u8>, rows: Arc<Rows>, limit_bytes: usize) {
-        let size = prefix.len() + rows.size();
+    fn take(&mut self, prefix: &[u8]) -> Option<Entry> {
+        let Some(entry) = self.young.remove(prefix) else {
+            return self.old.remove(prefix);
+        };
+        let size = prefix.len() + entry.size();
+        self.young_bytes = self.young_bytes.saturating_sub(size);
+        Some(entry)
+    }
+
+    fn insert(&mut self, prefix: Vec<u8>, entry: Entry, limit_bytes: usize) {
+        let size = prefix.len() + entry.size();
         self.young_bytes += size;
         if self.young_bytes > limit_bytes / 2 {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = size;
         }
-        self.young.insert(prefix, rows);
+        self.young.insert(prefix, entry);
+    }
+}
+
+/// Drops what has a row, or would. Returns how many bytes it took.
+fn drop_row(
+    entries: &mut HashMap<Vec<u8>, Entry, RandomState>,
+    prefix: &[u8],
+    suffix: &[u8],
+) -> usize {
+    let bytes = match entries.get_mut(prefix) {
+        Some(Entry::All(rows)) if rows.covers(suffix) => rows.size(),
+        Some(Entry::Stretches(stretches)) => {
+            let mut bytes = 0;
+            stretches.retain(|_, rows| {
+                let is_touched = rows.covers(suffix);
+                bytes += usize::from(is_touched) * rows.size();
+                !is_touched
+            });
+            return bytes;
+        }
+        _ => return 0,
+    };
+    entries.remove(prefix);
+    bytes + prefix.len() + ENTRY_BYTES
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        let rows: usize = match self {
+            Self::All(rows) => rows.size(),
+            Self::Stretches(stretches) => stretches.values().map(|rows| rows.size()).sum(),
+        };
+        ENTRY_BYTES + rows
     }
 }
 
@@ -210,7 +324,7 @@ impl Rows {
         Self {
             commit,
             since: since.to_vec(),
-            is_large: false,
+            until: None,
             suffix_bytes: 1,
             suffixes: Vec::new(),
             ends: Vec::new(),
@@ -218,19 +332,41 @@ impl Rows {
         }
     }
 
-    /// Adds the next row, by the end of its key. False where there are too many, and none is kept.
-    pub(crate) fn push(&mut self, suffix: &[u8], value: &[u8]) -> bool {
+    /// Adds the next row, by the end of its key.
+    pub(crate) fn push(&mut self, suffix: &[u8], value: &[u8]) {
         // The keys of a table's rows have ends of one length.
         self.suffix_bytes = suffix.len().max(1);
         self.suffixes.extend_from_slice(suffix);
         self.bytes.extend_from_slice(value);
         self.ends.push(self.bytes.len());
-        if self.ends.len() <= MOST_ROWS {
-            return true;
-        }
-        self.is_large = true;
-        (self.suffixes, self.ends, self.bytes) = Default::default();
-        false
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// No row before the key that ends in `suffix` is missing; that one is.
+    pub(crate) fn end_at(&mut self, suffix: &[u8]) {
+        self.until = Some(suffix.to_vec());
+    }
+
+    /// Whether no row between two keys is missing.
+    fn has(&self, from: &[u8], to: Option<&[u8]>) -> bool {
+        let ends_in_time = match (&self.until, to) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(until), Some(to)) => to <= until.as_slice(),
+        };
+        self.since.as_slice() <= from && ends_in_time
+    }
+
+    /// Whether a row of that key would be among these.
+    fn covers(&self, suffix: &[u8]) -> bool {
+        self.since.as_slice() <= suffix
+            && self
+                .until
+                .as_ref()
+                .is_none_or(|until| suffix < until.as_slice())
     }
 
     fn suffix(&self, row: usize) -> &[u8] {
@@ -261,7 +397,7 @@ impl Rows {
 
     fn size(&self) -> usize {
         ENTRY_BYTES
-            + self.since.len()
+            + 2 * self.since.len()
             + self.bytes.capacity()
             + self.suffixes.capacity()
             + size_of::<usize>() * self.ends.capacity()

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use rocksdb::{DB, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
 
-use crate::entity_cache::{EntityCache, Found, Rows};
+use crate::entity_cache::{EntityCache, Found, ROWS_AHEAD, Rows};
 use crate::rocks_store::{engine, entity_of_range, seek_last_before};
 use crate::{RocksStore, Scan, StoreError, Table, keys};
 
@@ -81,25 +81,41 @@ impl<'a> Moment<'a> {
     ) -> Result<(), StoreError> {
         let since = &from[entity.len()..];
         let clock = self.store.caches();
-        let mut kept = match cache.get(entity, since, self.commits) {
+        // A bound past the entity's end is above all of its keys.
+        let until = to_exclusive.strip_prefix(entity);
+        let is_large = match cache.get(entity, since, until, self.commits) {
             Found::Rows(rows) => {
-                show(entity, &rows, since, to_exclusive, visit);
+                show(entity, &rows, since, until, visit);
                 return Ok(());
             }
-            Found::Nothing if self.keeps_rows && clock.is_quiet_since(self.commits) => {
-                Some(Rows::new(self.commits, since))
-            }
-            Found::Nothing | Found::Large => None,
+            Found::Large => true,
+            Found::Nothing => false,
         };
-        let mut is_collecting = kept.is_some();
+        let may_keep = self.keeps_rows && clock.is_quiet_since(self.commits);
+        let mut kept = may_keep.then(|| Rows::new(self.commits, since));
+        let mut is_too_long = false;
+        let mut ahead = match is_large {
+            true => ROWS_AHEAD,
+            false => usize::MAX,
+        };
         let end = keys::after_prefix(entity);
         let mut is_wanted = true;
         let mut collect = |key: &[u8], value: &[u8]| {
             is_wanted = is_wanted && key < to_exclusive && visit(key, value).is_continue();
-            if let Some(rows) = kept.as_mut().filter(|_| is_collecting) {
-                is_collecting = rows.push(&key[entity.len()..], value);
+            if let Some(rows) = &mut kept {
+                let suffix = &key[entity.len()..];
+                if !is_wanted && ahead == 0 {
+                    rows.end_at(suffix);
+                    return ControlFlow::Break(());
+                }
+                if rows.len() == cache.most_rows() {
+                    (kept, is_too_long) = (None, true);
+                } else {
+                    ahead -= usize::from(!is_wanted);
+                    rows.push(suffix, value);
+                }
             }
-            match is_wanted || is_collecting {
+            match is_wanted || kept.is_some() {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }
@@ -107,8 +123,11 @@ impl<'a> Moment<'a> {
         self.with_iterator(table, |rows| {
             walk(rows, Some(entity), from, &end, false, &mut collect)
         })?;
-        if let Some(rows) = kept {
-            cache.keep(entity, rows, clock);
+        match kept {
+            Some(rows) if is_large => cache.keep_stretch(entity, rows, clock),
+            Some(rows) => cache.keep(entity, rows, clock),
+            None if is_too_long && !is_large => cache.note_large(entity, self.commits, clock),
+            None => {}
         }
         Ok(())
     }
@@ -119,11 +138,9 @@ fn show(
     entity: &[u8],
     rows: &Rows,
     from: &[u8],
-    to_exclusive: &[u8],
+    to: Option<&[u8]>,
     visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
 ) {
-    // A bound past the entity's end is above all of its keys.
-    let to = to_exclusive.strip_prefix(entity);
     let mut key = entity.to_vec();
     for (suffix, value) in rows.range(from, to) {
         key.truncate(entity.len());

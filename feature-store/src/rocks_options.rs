@@ -16,6 +16,9 @@ pub struct StoreSettings {
     pub block_cache_bytes: usize,
     /// Bytes of memory for the events of entities that were looked up lately.
     pub entity_cache_bytes: usize,
+    /// Rows of an entity up to which all of them are kept in that memory; of one with more, only
+    /// those that look-ups read.
+    pub entity_cache_rows: usize,
     /// Bytes of a table that collect in memory before RocksDB flushes by itself. All tables together
     /// take at most twice this.
     pub write_buffer_bytes: usize,
@@ -33,6 +36,7 @@ impl Default for StoreSettings {
         Self {
             block_cache_bytes: 128 << 20,
             entity_cache_bytes: 64 << 20,
+            entity_cache_rows: 1_024,
             write_buffer_bytes: 32 << 20,
             sweep_seconds: 24 * 60 * 60,
             background_jobs: 2,

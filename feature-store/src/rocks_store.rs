@@ -63,7 +63,7 @@ impl RocksStore {
             db,
             horizons,
             tiled: Tiled::default(),
-            caches: Caches::new(settings.entity_cache_bytes),
+            caches: Caches::new(settings.entity_cache_bytes, settings.entity_cache_rows),
             writing: Mutex::default(),
             is_read_only: false,
         };
@@ -100,7 +100,7 @@ impl RocksStore {
             db,
             horizons,
             tiled: Tiled::default(),
-            caches: Caches::new(settings.entity_cache_bytes),
+            caches: Caches::new(settings.entity_cache_bytes, settings.entity_cache_rows),
             writing: Mutex::default(),
             is_read_only: true,
         };
@@ -271,14 +271,17 @@ impl Store for RocksStore {
     }
 }
 
-/// The entities whose rows a commit changes.
-fn touched(commit: &Commit) -> impl Iterator<Item = (Table, &[u8])> {
+/// The rows that a commit changes: the entity's prefix, and the end of the key.
+fn touched(commit: &Commit) -> impl Iterator<Item = (Table, &[u8], &[u8])> {
     let puts = commit.puts.iter().map(|(table, key, _)| (*table, key));
     let deletes = commit.deletes.iter().map(|(table, key)| (*table, key));
     let by_entity = puts
         .chain(deletes)
         .filter(|(table, _)| table.is_by_entity());
-    by_entity.filter_map(|(table, key)| Some((table, key.get(..keys::prefix_len(key)?)?)))
+    by_entity.filter_map(|(table, key)| {
+        let (prefix, suffix) = key.split_at_checked(keys::prefix_len(key)?)?;
+        Some((table, prefix, suffix))
+    })
 }
 
 fn descriptors(

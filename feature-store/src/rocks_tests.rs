@@ -305,6 +305,8 @@ fn moments_say_what_the_store_said() {
     let settings = StoreSettings {
         // Small enough for entries to leave.
         entity_cache_bytes: 40_000,
+        // So that some entities have more.
+        entity_cache_rows: 15,
         ..StoreSettings::default()
     };
     let store =

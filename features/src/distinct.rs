@@ -95,8 +95,8 @@ type Part<'a> = (&'a ArrayRef, Range<usize>, Option<&'a BooleanArray>);
 /// The values that a node has seen.
 fn list(item: &Item, state: usize) -> Option<ArrayRef> {
     let Item::Node(node) = item else { return None };
-    let lists = node.state.get(state)?.as_list_opt::<i32>()?;
-    (lists.len() == 1).then(|| lists.value(0))
+    let (lists, row) = node.field(state)?;
+    Some(lists.as_list_opt::<i32>()?.value(row))
 }
 
 fn distinct<'a, T: Ord, V: Fn(usize) -> T>(

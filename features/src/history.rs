@@ -1,7 +1,7 @@
 //! The events of one entity, as far as some look-ups need them: rows at the edges of their frames, tiles between. In a
 //! view with a resolution, totals stand for the events of settled spans.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -33,7 +33,7 @@ pub(crate) struct History<'a> {
     /// Totals that were read, by start and level.
     totals: BTreeMap<(i64, u8), Rc<Node>>,
     /// Spans that were looked at: their node, or none where they are not dense.
-    nodes: HashMap<Span, Option<Rc<Node>>>,
+    nodes: BTreeMap<Span, Option<Rc<Node>>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
     keeps_nodes: bool,
@@ -63,7 +63,7 @@ impl<'a> History<'a> {
             operands,
             stored: BTreeMap::new(),
             totals: BTreeMap::new(),
-            nodes: HashMap::new(),
+            nodes: BTreeMap::new(),
             made: Vec::new(),
             keeps_nodes: false,
             is_rounded: false,
@@ -131,8 +131,12 @@ impl<'a> History<'a> {
             rows: Vec::new(),
             tiles: BTreeMap::new(),
         };
+        let mut cores = Vec::new();
         for frame in &view.frames {
-            plan.frame(frame, oldest, newest)?;
+            cores.extend(plan.frame(frame, oldest, newest)?);
+        }
+        if let (Some(codec), BestRead::Tiles(Some(top))) = (view.tiles.as_ref(), read) {
+            plan.read_tiles(codec, top, cores)?;
         }
         plan.read()
     }
@@ -423,7 +427,9 @@ impl<'a> History<'a> {
                         accumulator.update_batch(&arguments)?;
                     }
                 }
-                Item::Node(node) => accumulator.merge_batch(&node.state[measure.state.clone()])?,
+                Item::Node(node) => {
+                    accumulator.merge_batch(&node.fields(measure.state.clone())?)?
+                }
             }
         }
         Ok(accumulator)
@@ -479,61 +485,77 @@ struct Plan<'a, 'b> {
 }
 
 impl<'a> Plan<'a, '_> {
-    fn frame(&mut self, frame: &Frame, oldest: i64, newest: i64) -> Result<(), FeatureError> {
+    /// Notes which rows a frame needs; returns the times to be read as tiles, if there are such.
+    fn frame(
+        &mut self,
+        frame: &Frame,
+        oldest: i64,
+        newest: i64,
+    ) -> Result<Option<Range<i64>>, FeatureError> {
         let step = self.view.step_us();
         let (Some(first), Some(last)) = (frame.times(oldest, step), frame.times(newest, step))
         else {
             let start = self.rows_start(frame, oldest, newest)?;
             self.rows.push(start..newest);
-            return Ok(());
+            return Ok(None);
         };
         // What every look-up covers is read as tiles; what only some of them cover, as rows.
         let core = last.start..first.end;
-        match (self.view.tiles.as_ref(), self.read) {
-            (Some(codec), BestRead::Tiles(Some(top))) if !core.is_empty() => {
+        match self.read {
+            BestRead::Tiles(Some(_)) if !core.is_empty() => {
                 self.rows.push(first.start..core.start);
                 self.rows.push(core.end..last.end);
-                self.core(codec, top, core)
+                Ok(Some(core))
             }
             _ => {
                 self.rows.push(first.start..last.end);
-                Ok(())
+                Ok(None)
             }
         }
     }
 
-    /// Tiles inside `times`, the largest first, and rows where there are none.
-    fn core(&mut self, codec: &TileCodec, top: u8, times: Range<i64>) -> Result<(), FeatureError> {
+    /// Tiles inside each of the frames' times, the largest first, and rows where there are none. Frames end together as
+    /// a rule, so a level is read for all of them at once.
+    fn read_tiles(
+        &mut self,
+        codec: &TileCodec,
+        top: u8,
+        frames: Vec<Range<i64>>,
+    ) -> Result<(), FeatureError> {
         let ladder = self.view.ladder();
-        let mut open = vec![times];
+        let mut open: Vec<Vec<Range<i64>>> = frames.into_iter().map(|times| vec![times]).collect();
         for level in (0..=top).rev() {
-            let mut gaps = Vec::new();
-            for times in open {
-                let whole = ladder.inner(level, &times);
-                if whole.is_empty() {
-                    push_times(&mut gaps, times);
-                    continue;
-                }
-                let mut from = times.start;
+            let wanted = open.iter().flatten();
+            let wanted = wanted.map(|times| ladder.inner(level, times)).collect();
+            let mut found = Vec::new();
+            for times in united(wanted) {
                 let tiles = &mut self.tiles;
-                self.state.tiles(
-                    self.view.id,
-                    self.entity,
-                    level,
-                    whole,
-                    &mut |start, value| {
-                        if codec.is_current(value) {
-                            push_times(&mut gaps, from..start);
-                            from = ladder.span(level, start).end_us();
-                            tiles.insert((start, level), value.to_vec());
-                        }
-                    },
-                )?;
-                push_times(&mut gaps, from..times.end);
+                let mut keep = |start, value: &[u8]| {
+                    if codec.is_current(value) {
+                        found.push(start);
+                        tiles.insert((start, level), value.to_vec());
+                    }
+                };
+                self.state
+                    .tiles(self.view.id, self.entity, level, times, &mut keep)?;
             }
-            open = gaps;
+            for open in &mut open {
+                let mut gaps = Vec::new();
+                for times in open.drain(..) {
+                    let whole = ladder.inner(level, &times);
+                    let first = found.partition_point(|start| *start < whole.start);
+                    let inside = found[first..].iter().take_while(|s| **s < whole.end);
+                    let mut from = times.start;
+                    for start in inside {
+                        push_times(&mut gaps, from..*start);
+                        from = ladder.span(level, *start).end_us();
+                    }
+                    push_times(&mut gaps, from..times.end);
+                }
+                *open = gaps;
+            }
         }
-        self.rows.extend(open);
+        self.rows.extend(open.into_iter().flatten());
         Ok(())
     }
 
@@ -557,15 +579,7 @@ impl<'a> Plan<'a, '_> {
     }
 
     fn read(mut self) -> Result<History<'a>, FeatureError> {
-        self.rows.retain(|times| !times.is_empty());
-        self.rows.sort_unstable_by_key(|times| times.start);
-        let mut merged: Vec<Range<i64>> = Vec::new();
-        for times in std::mem::take(&mut self.rows) {
-            match merged.last_mut() {
-                Some(last) if times.start <= last.end => last.end = last.end.max(times.end),
-                _ => merged.push(times),
-            }
-        }
+        let merged = united(std::mem::take(&mut self.rows));
         let mut times = Vec::new();
         let mut bytes = Vec::new();
         let mut ends = Vec::new();
@@ -593,6 +607,20 @@ impl<'a> Plan<'a, '_> {
         }
         Ok(history)
     }
+}
+
+/// The same times, in order, none of them twice.
+fn united(mut ranges: Vec<Range<i64>>) -> Vec<Range<i64>> {
+    ranges.retain(|times| !times.is_empty());
+    ranges.sort_unstable_by_key(|times| times.start);
+    let mut united: Vec<Range<i64>> = Vec::with_capacity(ranges.len());
+    for times in ranges {
+        match united.last_mut() {
+            Some(last) if times.start <= last.end => last.end = last.end.max(times.end),
+            _ => united.push(times),
+        }
+    }
+    united
 }
 
 /// Times that follow each other are one range.

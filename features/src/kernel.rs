@@ -18,6 +18,7 @@ use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::history::Item;
+use crate::tile::Node;
 use crate::view::{Measure, Operand};
 
 /// How to fold one aggregate.
@@ -119,7 +120,7 @@ impl Kernel {
         for item in items {
             let part = match item {
                 Item::Rows(rows) => self.rows(kept, rows),
-                Item::Node(node) => self.node(&node.state[state.clone()])?,
+                Item::Node(node) => self.node(node, state)?,
             };
             self.merge(&mut all, part);
         }
@@ -191,31 +192,38 @@ impl Kernel {
         }
     }
 
-    /// What a node holds: the state of DataFusion's accumulator, one array of one row a field.
-    fn node(self, state: &[ArrayRef]) -> Result<Partial, DataFusionError> {
+    /// What a node holds: the state of DataFusion's accumulator, in the fields `state`.
+    fn node(self, node: &Node, state: &Range<usize>) -> Result<Partial, DataFusionError> {
+        let fields = match self.fold {
+            Fold::Average => 2,
+            _ => 1,
+        };
+        if state.len() != fields {
+            return Err(other_state());
+        }
         let mut partial = Partial::default();
-        match (self.fold, state) {
-            (Fold::Count, [count]) => {
-                partial.count = only::<Int64Type>(count)?.unwrap_or_default();
+        match self.fold {
+            Fold::Count => {
+                partial.count = field::<Int64Type>(node, state.start)?.unwrap_or_default();
             }
-            (Fold::Average, [count, sum]) => {
-                let count = only::<UInt64Type>(count)?.unwrap_or_default();
+            Fold::Average => {
+                let count = field::<UInt64Type>(node, state.start)?.unwrap_or_default();
                 partial.count = i64::try_from(count).unwrap_or(i64::MAX);
-                partial.floating = only::<Float64Type>(sum)?.unwrap_or_default();
+                let sum = field::<Float64Type>(node, state.start + 1)?;
+                partial.floating = sum.unwrap_or_default();
             }
-            (_, [value]) => match self.data_type() {
+            _ => match self.data_type() {
                 DataType::Int64 => {
-                    let value = only::<Int64Type>(value)?;
+                    let value = field::<Int64Type>(node, state.start)?;
                     partial.count = i64::from(value.is_some());
                     partial.whole = value.unwrap_or_default();
                 }
                 _ => {
-                    let value = only::<Float64Type>(value)?;
+                    let value = field::<Float64Type>(node, state.start)?;
                     partial.count = i64::from(value.is_some());
                     partial.floating = value.unwrap_or_default();
                 }
             },
-            _ => return Err(other_state()),
         }
         Ok(partial)
     }
@@ -284,9 +292,14 @@ fn greatest(a: f64, b: f64) -> f64 {
     if b.total_cmp(&a).is_gt() { b } else { a }
 }
 
-fn only<T: ArrowPrimitiveType>(array: &ArrayRef) -> Result<Option<T::Native>, DataFusionError> {
+/// A number of a node; none where it is null.
+fn field<T: ArrowPrimitiveType>(
+    node: &Node,
+    index: usize,
+) -> Result<Option<T::Native>, DataFusionError> {
+    let (array, row) = node.field(index).ok_or_else(other_state)?;
     let array = array.as_primitive_opt::<T>().ok_or_else(other_state)?;
-    Ok((array.len() == 1 && array.is_valid(0)).then(|| array.value(0)))
+    Ok(array.is_valid(row).then(|| array.value(row)))
 }
 
 fn other_state() -> DataFusionError {

@@ -14,8 +14,10 @@
 //! [`FeatureView::dense`]: crate::FeatureView::dense
 
 use std::ops::Range;
+use std::rc::Rc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef};
+use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::ScalarValue;
 
@@ -145,11 +147,14 @@ pub(crate) struct TileCodec {
     converter: RowConverter,
 }
 
-/// One node: how many events, and one array of one row for each field of each aggregate's state.
+/// One node: how many events, and the fields of each aggregate's state.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) events: u64,
-    pub(crate) state: Vec<ArrayRef>,
+    /// An array a field, of all nodes that were read together.
+    fields: Rc<[ArrayRef]>,
+    /// This node's in each.
+    row: usize,
 }
 
 const HEADER: usize = 12;
@@ -167,11 +172,12 @@ impl TileCodec {
         Some(Self { tag, converter })
     }
 
-    pub(crate) fn encode(&self, node: &Node) -> Result<Vec<u8>, arrow::error::ArrowError> {
+    pub(crate) fn encode(&self, node: &Node) -> Result<Vec<u8>, ArrowError> {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&self.tag);
         bytes.extend_from_slice(&node.events.to_le_bytes());
-        let rows = self.converter.convert_columns(&node.state)?;
+        let fields = node.fields(0..node.fields.len())?;
+        let rows = self.converter.convert_columns(&fields)?;
         bytes.extend_from_slice(rows.row(0).as_ref());
         Ok(bytes)
     }
@@ -198,9 +204,11 @@ impl TileCodec {
             .converter
             .convert_rows(rows)
             .map_err(|e| e.to_string())?;
+        let fields: Rc<[ArrayRef]> = columns.into();
         let node = |(row, events)| Node {
             events,
-            state: columns.iter().map(|column| column.slice(row, 1)).collect(),
+            fields: Rc::clone(&fields),
+            row,
         };
         Ok(events.into_iter().enumerate().map(node).collect())
     }
@@ -211,11 +219,29 @@ impl Node {
         events: u64,
         state: Vec<ScalarValue>,
     ) -> Result<Self, datafusion::error::DataFusionError> {
-        let state = state
+        let fields = state
             .iter()
             .map(ScalarValue::to_array)
             .collect::<Result<_, _>>()?;
-        Ok(Self { events, state })
+        Ok(Self {
+            events,
+            fields,
+            row: 0,
+        })
+    }
+
+    /// A field's array, and the node's row in it.
+    pub(crate) fn field(&self, index: usize) -> Option<(&ArrayRef, usize)> {
+        let array = self.fields.get(index)?;
+        (self.row < array.len()).then_some((array, self.row))
+    }
+
+    /// Some fields, an array of one row each.
+    pub(crate) fn fields(&self, indexes: Range<usize>) -> Result<Vec<ArrayRef>, ArrowError> {
+        let fields = indexes.map(|index| self.field(index));
+        let fields = fields.map(|field| field.map(|(array, row)| array.slice(row, 1)));
+        let fields: Option<_> = fields.collect();
+        fields.ok_or_else(|| ArrowError::ComputeError("a node lacks a field".to_owned()))
     }
 }
 
@@ -301,9 +327,7 @@ mod tests {
         let back = codec.decode(&[bytes.clone(), bytes]).unwrap();
         for node_back in &back {
             assert_eq!(node_back.events, 3);
-            for (left, right) in node_back.state.iter().zip(&node.state) {
-                assert_eq!(left.to_data(), right.to_data());
-            }
+            assert_eq!(node_back.fields(0..3).unwrap(), node.fields(0..3).unwrap());
         }
     }
 
