@@ -131,11 +131,12 @@ impl Bench {
             .await?;
         let scores = self.scores_beside_echo(1).await?;
         let score_batch = self.scores_beside_echo(64).await?;
-        let busy = self.while_ingesting(live, handle).await?;
         let feast = match std::env::var("FEAST") {
             Ok(_) => feast::beside(self).await?,
             Err(_) => json!("not measured: FEAST=1 measures it"),
         };
+        // Last: the cards have many more events after it.
+        let busy = self.while_ingesting(live, handle).await?;
         Ok(json!({
             "callers": self.pace.callers,
             "look_up_of_12_features_of_a_card": single,
