@@ -343,6 +343,9 @@ impl Ingest {
                 }
             }
         }
+        for topic in consumer.context().take_made_anew() {
+            self.distrust(&topic);
+        }
         Ok(())
     }
 
@@ -468,6 +471,18 @@ impl Ingest {
             self.mend_soon();
             IngestError::kafka("taking partitions over", error)
         })
+    }
+
+    /// A topic is another one than the one that was read: what was read is behind its beginning.
+    fn distrust(&mut self, topic: &str) {
+        let ours = self.lanes.iter().filter(|(_, lane)| lane.topic == topic);
+        let ours: Vec<Source> = ours.map(|(source, _)| *source).collect();
+        for source in ours {
+            telemetry::another_topic(topic, source.partition);
+            self.strange.insert(source);
+            self.broken.insert(source);
+            self.mend_soon();
+        }
     }
 
     fn mend_soon(&mut self) {

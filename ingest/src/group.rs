@@ -3,7 +3,7 @@
 //! A callback only notes what happened. `consumer` acts on it after the call that served the callback, because
 //! taking a partition over needs more than a callback has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,6 +36,8 @@ pub(crate) struct GroupContext {
     ends: Mutex<HashMap<(String, i32), i64>>,
     /// When the broker that leads a partition was last heard: before that, its end may have moved unseen.
     heard: Mutex<HashMap<(String, i32), Instant>>,
+    /// Topics that were deleted and made anew.
+    made_anew: Mutex<BTreeSet<String>>,
     pub(crate) last_error: LastError,
     closing: AtomicBool,
 }
@@ -64,6 +66,11 @@ impl GroupContext {
         *last = (*last).max(at);
     }
 
+    /// Topics that were deleted and made anew since the last call.
+    pub(crate) fn take_made_anew(&self) -> BTreeSet<String> {
+        std::mem::take(&mut lock(&self.made_anew))
+    }
+
     /// From now on partitions are given back at once: nobody will answer an assignment any more.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
@@ -76,6 +83,9 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(topic) = made_anew(message) {
+            lock(&self.made_anew).insert(topic.to_owned());
+        }
         log(level, facility, message);
     }
 
@@ -188,6 +198,18 @@ pub(crate) fn hear_errors<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     }
 }
 
+/// The topic that a log line says has another id than before.
+///
+/// librdkafka sees it in a broker's metadata, goes on reading at the old offset (its source: "an offset reset must be
+/// triggered"), and tells nobody but its log (`debug=metadata`). A first id is no other one: it was all zeros before.
+fn made_anew(message: &str) -> Option<&str> {
+    let (before, ids) = message.split_once(" changed id from ")?;
+    let (_, topic) = before.rsplit_once("Topic ")?;
+    let (id, _) = ids.split_once(" to ")?;
+    let is_first = id.bytes().all(|byte| matches!(byte, b'A' | b'='));
+    (!is_first).then_some(topic)
+}
+
 /// librdkafka's log lines, as `tracing` events of the target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
@@ -243,6 +265,18 @@ mod tests {
     use rdkafka::statistics::{Partition, Topic};
 
     use super::*;
+
+    #[test]
+    fn a_topic_with_another_id_is_another_topic() {
+        let line = "[thrd:main]: Topic card.tx-1 changed id from JuQnN3dSTHizTrm5eSXRSA to u5Lm4kzSSbucMQhlQxRw3w";
+        assert_eq!(made_anew(line), Some("card.tx-1"));
+        let first = "[thrd:main]: Topic tx changed id from AAAAAAAAAAAAAAAAAAAAAA to u5Lm4kzSSbucMQhlQxRw3w";
+        assert_eq!(made_anew(first), None);
+        assert_eq!(
+            made_anew("[thrd:main]: Topic tx [0] Leader 1 Epoch 0"),
+            None
+        );
+    }
 
     fn statistics(state: &str, idle: Duration) -> Statistics {
         let broker = Broker {

@@ -164,7 +164,11 @@ impl IngestSettings {
         config.set("enable.partition.eof", "true");
         // An invalid position is an error here, so that it is handled in the open (see `consumer`).
         config.set("auto.offset.reset", "error");
-        config.set_log_level(log_level(&self.properties));
+        // Where it says that a topic is another one (see `group`).
+        let debug = self.properties.get("debug");
+        let debug = debug.map_or_else(|| "metadata".to_owned(), |own| format!("{own},metadata"));
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 
@@ -176,6 +180,12 @@ impl IngestSettings {
         // Retention goes on while it reads; what goes meanwhile is the oldest of what is wanted.
         config.set("auto.offset.reset", "earliest");
         config.set("statistics.interval.ms", "0");
+        if let Some(debug) = self.properties.get("debug") {
+            config.set("debug", debug);
+        } else {
+            config.remove("debug");
+        }
+        config.set_log_level(log_level(&self.properties));
         config
     }
 

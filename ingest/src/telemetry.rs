@@ -56,8 +56,7 @@ pub(crate) fn offsets_lost(topic: &str, partition: i32, from: i64, to: i64) {
 pub(crate) fn another_topic(topic: &str, partition: i32) {
     warn!(
         topic,
-        partition,
-        "the message that was read last is another one now: the topic was deleted and created anew"
+        partition, "the topic was deleted and created anew: it is read from its beginning"
     );
 }
 

@@ -200,7 +200,8 @@ impl System {
         }
     }
 
-    fn wait(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+    /// Waits until something is so.
+    pub fn wait(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !done(self) {
             self.check_alive();

@@ -10,6 +10,7 @@ mod crashes;
 mod data;
 mod evolution;
 mod harness;
+mod made_anew;
 mod oracle;
 mod simulation;
 mod structure;
@@ -80,7 +81,10 @@ fn the_whole_system_on_the_embedded_broker() {
 fn the_whole_system_on_apache_kafka() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     match TestBroker::apache_kafka() {
-        Some(kafka) => whole_story(&kafka),
+        Some(kafka) => {
+            whole_story(&kafka);
+            made_anew::counts_all_events_of_both(&kafka, &Data::load());
+        }
         None => eprintln!("skipped: Apache Kafka needs Java 17 and Maven"),
     }
 }
