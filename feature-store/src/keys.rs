@@ -53,7 +53,8 @@ pub fn entity_prefix(view: u32, entity: &[u8]) -> Vec<u8> {
 }
 
 /// The bounds, first and past the last, of all rows of a view.
-pub(crate) fn view_range(view: u32) -> (Vec<u8>, Vec<u8>) {
+#[must_use]
+pub fn view_range(view: u32) -> (Vec<u8>, Vec<u8>) {
     let from = view.to_be_bytes().to_vec();
     let to = match view.checked_add(1) {
         Some(next) => next.to_be_bytes().to_vec(),

@@ -39,7 +39,7 @@ pub use horizons::Horizons;
 pub use identity::{STORE_FORMAT, StoreIdentity};
 pub use keys::{
     EventKey, entity_prefix, entity_range, event_key, event_range, event_time_us, tile_key,
-    tile_of, tile_range, time_bytes, time_from_bytes,
+    tile_of, tile_range, time_bytes, time_from_bytes, view_range,
 };
 pub use memory_store::MemoryStore;
 pub use rocks_options::StoreSettings;

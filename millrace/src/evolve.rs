@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
-use millrace_feature_store::{Commit, Store, Table, decode, encode};
+use millrace_feature_store::{Commit, Store, Table, decode, encode, view_range};
 use millrace_features::{FeatureView, SqlFile, Stream};
 use millrace_ingest::{ReplayRange, Step, StreamBatch};
 use serde::{Deserialize, Serialize};
@@ -455,7 +455,7 @@ pub fn finish(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
     Ok(store.flush()?)
 }
 
-/// Drops the rows of views that the project does not have.
+/// Drops the rows of views that the project does not have, and indexes that were wanted while views were filled.
 ///
 /// # Errors
 /// A store that cannot be read or written.
@@ -478,7 +478,26 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
             "the rows of a view that is gone were dropped"
         );
     }
+    // An index that was wanted while a view was filled, and for deletes is not.
+    let filled = workspace.project.views.iter();
+    for view in filled.filter(|view| !view.stream.is_keyed_by_id()) {
+        let index = index_of(view.id);
+        if has_rows(store, index)? {
+            store.remove_view(index)?;
+            store.flush()?;
+        }
+    }
     Ok(())
+}
+
+fn has_rows(store: &dyn Store, view: u32) -> Outcome<bool> {
+    let (from, to) = view_range(view);
+    let mut has = false;
+    store.scan(Table::Events, &from, &to, false, &mut |_, _| {
+        has = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(has)
 }
 
 /// Tells look-ups since when each view has all of its events.

@@ -1,8 +1,9 @@
 //! Older events for views that are new: from the files that were back-filled, then from Kafka as far as it reaches.
 //!
 //! It writes beside the pipeline, but never to the same rows' tiles: nobody asks a view before it has caught up, and
-//! a row is put under the key that its event decides, so writing it twice changes nothing. How far it has come is
-//! part of each commit.
+//! a row is put under the key that its event decides, so writing it twice changes nothing. Of two deliveries of one
+//! event the newer stays, whichever is written first: while views are filled, an index says which message each of their
+//! rows came from (`deletes.rs`). How far it has come is part of each commit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -320,7 +321,7 @@ impl<'a> Job<'a> {
         positions: &[(i32, i64)],
     ) -> Outcome<()> {
         let mut commit = Commit::default();
-        let mut pending = Pending::default().indexing(self.views.iter().copied());
+        let mut pending = Pending::default().ordering(self.views.iter().copied());
         let (batch, origin) = self.wanted(batch, origin)?;
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = origin.iter().copied().unzip();
         let origin = Origin {
@@ -340,11 +341,11 @@ impl<'a> Job<'a> {
         }
         let committed = Committed(self.filler.store.as_ref());
         // Nothing panics under it that could leave anything half done.
-        let _writing = self.stream.is_keyed_by_id().then(|| {
+        let _writing = self.stream.id.is_some().then(|| {
             let writing = self.filler.writing.lock();
             writing.unwrap_or_else(PoisonError::into_inner)
         });
-        if self.stream.is_keyed_by_id() {
+        if self.stream.id.is_some() {
             let views = self.views.iter().copied();
             let deletes = Deletes::new(self.stream, views, &committed, true);
             deletes.keep_what_stands(&mut pending)?;

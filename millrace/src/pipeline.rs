@@ -181,8 +181,9 @@ impl Pipeline {
         let started = Instant::now();
         let project = &self.live.workspace.project;
         let new = self.reading.iter().flat_map(|reading| &reading.views);
-        let mut pending =
-            Pending::over(self.marks.seals(project)).indexing(project.views.iter().chain(new));
+        let mut pending = Pending::over(self.marks.seals(project))
+            .indexing(&project.views)
+            .ordering(new);
         let mut marks = self.marks.clone();
         let mut commit = Commit::default();
         let writing = self

@@ -200,6 +200,16 @@ impl Pending {
         self
     }
 
+    /// The same, with such an index for those of the views whose events have ids: it says which message a row came from.
+    /// Views that are being filled want one, for they get older deliveries of an event after newer ones.
+    #[must_use]
+    pub fn ordering<'a>(mut self, views: impl IntoIterator<Item = &'a Arc<FeatureView>>) -> Self {
+        let views = views.into_iter();
+        let ordered = views.filter(|view| view.stream.id.is_some());
+        self.indexed.extend(ordered.map(|view| view.id));
+        self
+    }
+
     /// Deletes an event, and its entry in the index.
     pub(crate) fn delete(&mut self, view: u32, unique: &[u8; 16], entry: &Entry) {
         self.drop_tiles_of(view, &entry.entity, entry.time_us);

@@ -287,71 +287,91 @@ fn what_is_deleted_has_never_been() {
     }
 }
 
-/// A file first; then the topic from a place on by the one who reads it, and up to there by the one who fills the views,
-/// in turns of any order.
 #[test]
 fn older_events_do_not_bring_back_what_was_deleted() {
     for seed in 0..30 {
-        let mut random = Pcg64::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();
-        let workspace = workspace(folder.path());
-        let stream = Arc::clone(&workspace.project.streams[0]);
-        let views: Vec<&FeatureView> = workspace.project.views.iter().map(AsRef::as_ref).collect();
-        let topic = messages(&mut random, 600, 0);
-        let file: Vec<Message> = messages(&mut random, 300, 0)
-            .into_iter()
-            .filter(|message| matches!(message, Message::Put(_)))
-            .collect();
-        let cut = random.random_range(0..600);
-        let store = MemoryStore::new();
-        let write = |first: i64, partition: i32, messages: &[Message], is_older: bool| {
-            let batch = stream_batch(&stream, &[(partition, first, messages)]);
-            let mut pending = Pending::default().indexing(&workspace.project.views);
-            let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
-            let origin = Origin {
-                partitions: &partitions,
-                offsets: &offsets,
-            };
-            for view in &views {
-                view.state_rows(&batch.batch, origin, &mut pending as &mut dyn StateWriter)
-                    .unwrap();
-            }
-            let committed = Committed(&store);
-            let views = &workspace.project.views;
-            let deletes = Deletes::new(&stream, views, &committed, is_older);
-            if is_older {
-                deletes.keep_what_stands(&mut pending).unwrap();
-            }
-            deletes
-                .apply(&batch.deletions, START, &mut pending)
-                .unwrap();
-            let mut commit = Commit::default();
-            pending.drain_into(&mut commit);
-            store.commit(commit).unwrap();
-        };
-        let mut newer = cut;
-        let mut older = 0;
-        let mut of_file = 0;
-        while newer < 600 || older < cut || of_file < file.len() {
-            if random.random_bool(0.5) {
-                let until = (newer + random.random_range(0..40)).min(600);
-                write(newer as i64, 0, &topic[newer..until], false);
-                newer = until;
-            } else if of_file < file.len() {
-                let until = (of_file + random.random_range(0..40)).min(file.len());
-                write(of_file as i64, -7, &file[of_file..until], true);
-                of_file = until;
-            } else {
-                // Stopped and started, a part is read once more.
-                let from = older - random.random_range(0..=older.min(20));
-                let until = (from + random.random_range(0..60)).min(cut);
-                write(from as i64, 0, &topic[from..until], true);
-                older = older.max(until);
-            }
-        }
-        let left = left(&[[file, topic].concat()]);
-        check(&workspace, &store, &left, &mut random, seed);
+        fill_beside_the_topic(&workspace(folder.path()), seed, |_| true);
     }
+}
+
+/// In a topic that is not keyed by ids, too: a card's events are in one partition, in the order of their deliveries.
+#[test]
+fn older_deliveries_do_not_take_the_place_of_newer_ones() {
+    for seed in 0..30 {
+        let folder = tempfile::tempdir().unwrap();
+        workspace(folder.path());
+        let sources = SOURCES.replace("'key' 'tx_id'", "'key' 'card_id'");
+        std::fs::write(folder.path().join("sources.sql"), sources).unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        assert!(!workspace.project.streams[0].is_keyed_by_id());
+        let is_delivery = |message: &Message| matches!(message, Message::Put(_));
+        fill_beside_the_topic(&workspace, seed, is_delivery);
+    }
+}
+
+/// A file first; then the topic from a place on by the one who reads it, and up to there by the one who fills the views,
+/// in turns of any order.
+fn fill_beside_the_topic(workspace: &Workspace, seed: u64, has: fn(&Message) -> bool) {
+    let mut random = Pcg64::seed_from_u64(seed);
+    let stream = Arc::clone(&workspace.project.streams[0]);
+    let views: Vec<&FeatureView> = workspace.project.views.iter().map(AsRef::as_ref).collect();
+    let mut topic = messages(&mut random, 600, 0);
+    topic.retain(has);
+    let file: Vec<Message> = messages(&mut random, 300, 0)
+        .into_iter()
+        .filter(|message| matches!(message, Message::Put(_)))
+        .collect();
+    let all = topic.len();
+    let cut = random.random_range(0..all);
+    let store = MemoryStore::new();
+    let write = |first: i64, partition: i32, messages: &[Message], is_older: bool| {
+        let batch = stream_batch(&stream, &[(partition, first, messages)]);
+        let mut pending = Pending::default().ordering(&workspace.project.views);
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = batch.origin.iter().copied().unzip();
+        let origin = Origin {
+            partitions: &partitions,
+            offsets: &offsets,
+        };
+        for view in &views {
+            view.state_rows(&batch.batch, origin, &mut pending as &mut dyn StateWriter)
+                .unwrap();
+        }
+        let committed = Committed(&store);
+        let views = &workspace.project.views;
+        let deletes = Deletes::new(&stream, views, &committed, is_older);
+        if is_older {
+            deletes.keep_what_stands(&mut pending).unwrap();
+        }
+        deletes
+            .apply(&batch.deletions, START, &mut pending)
+            .unwrap();
+        let mut commit = Commit::default();
+        pending.drain_into(&mut commit);
+        store.commit(commit).unwrap();
+    };
+    let mut newer = cut;
+    let mut older = 0;
+    let mut of_file = 0;
+    while newer < all || older < cut || of_file < file.len() {
+        if random.random_bool(0.5) {
+            let until = (newer + random.random_range(0..40)).min(all);
+            write(newer as i64, 0, &topic[newer..until], false);
+            newer = until;
+        } else if of_file < file.len() {
+            let until = (of_file + random.random_range(0..40)).min(file.len());
+            write(of_file as i64, -7, &file[of_file..until], true);
+            of_file = until;
+        } else {
+            // Stopped and started, a part is read once more.
+            let from = older - random.random_range(0..=older.min(20));
+            let until = (from + random.random_range(0..60)).min(cut);
+            write(from as i64, 0, &topic[from..until], true);
+            older = older.max(until);
+        }
+    }
+    let left = left(&[[file, topic].concat()]);
+    check(workspace, &store, &left, &mut random, seed);
 }
 
 /// Payments 1 to 4 are scored and labelled; a payment and a label are deleted, each in a step that has nothing else.
