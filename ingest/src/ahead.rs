@@ -13,6 +13,11 @@ use crate::consumer::{Ingest, NAP};
 use crate::error::IngestError;
 use crate::group::Wake;
 use crate::step::Step;
+use crate::telemetry;
+
+/// How long leaving the group may take. With a broker that has gone it takes longer, and librdkafka's way out of a group
+/// can wait for an answer that never comes, when it leaves while the group shares its partitions out.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// An [`Ingest`] in a thread of its own. The thread ends when this is dropped, and with it the group's membership.
 pub struct ReadAhead {
@@ -105,10 +110,19 @@ impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.requests = None;
         self.wake.raise();
-        if let Some(thread) = self.thread.take() {
-            // Whether it has panicked was seen by who asked it.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let until = Instant::now() + LEAVE_WITHIN;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                telemetry::not_left(LEAVE_WITHIN);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
+        // Whether it has panicked was seen by who asked it.
+        let _ = thread.join();
     }
 }
 

@@ -60,6 +60,13 @@ pub(crate) fn another_topic(topic: &str, partition: i32) {
     );
 }
 
+pub(crate) fn not_left(within: Duration) {
+    warn!(
+        seconds = within.as_secs(),
+        "the group was not left in this time: its broker takes the member for dead when it has not heard it for long enough"
+    );
+}
+
 pub(crate) fn assigned(topic: &str, partition: i32, from: Option<i64>) {
     info!(topic, partition, from, "partition taken over");
 }

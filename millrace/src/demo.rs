@@ -117,7 +117,7 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
     screen.summary(&running, &folder, started.elapsed(), stays);
     if stays {
         println!("The server stays up until Ctrl-C.");
-        runtime()?.block_on(signal());
+        runtime()?.block_on(async { Ok::<_, Failure>(signal()?.await) })?;
     }
     running.stop()
 }

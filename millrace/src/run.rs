@@ -94,9 +94,13 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     let runtime = runtime()?;
     let metrics = workspace.settings.server.metrics;
     runtime.block_on(async { export_metrics(metrics) })?;
+    // One listener for all the time, and before anybody is answered: a signal that comes while the system starts, or
+    // while the next project takes over, is not lost.
+    let mut asked_to_stop = {
+        let _entered = runtime.enter();
+        runtime.spawn(signal()?)
+    };
     let mut running = Running::start(Arc::new(workspace), &args.roles)?;
-    // One listener for all the time: a signal that comes while the next project takes over is not lost.
-    let mut asked_to_stop = runtime.spawn(signal());
     if let Some(address) = running.address {
         info!(%address, %metrics, "ready");
     }
@@ -642,20 +646,21 @@ fn wait_for(stop: &AtomicBool) {
     }
 }
 
-/// Ctrl-C or a request to terminate.
-pub async fn signal() {
+/// Ctrl-C or a request to terminate, from this call on. To be called within a runtime.
+///
+/// # Errors
+/// A system that gives no signals.
+pub fn signal() -> Outcome<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
+    let failed = |e: std::io::Error| Failure::failed(format!("signals cannot be heard: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
+    })
 }
 
 /// How often the registry is asked what was chosen.
