@@ -71,7 +71,7 @@ impl GroupContext {
         std::mem::take(&mut lock(&self.made_anew))
     }
 
-    /// From now on partitions are given back at once: nobody will answer an assignment any more.
+    /// From now on nobody takes partitions over any more.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
     }
@@ -133,8 +133,13 @@ impl ConsumerContext for GroupContext {
             .map(|element| (element.topic().to_string(), element.partition()))
             .collect();
         let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if assigned && !self.closing.load(Ordering::SeqCst) {
-            return self.note(Rebalance::Assign(list));
+        if assigned {
+            // Who leaves needs no partitions, and librdkafka no answer. One that comes when it has just left would be
+            // waited for for ever.
+            if !self.closing.load(Ordering::SeqCst) {
+                self.note(Rebalance::Assign(list));
+            }
+            return;
         }
         if let Err(error) = consumer.unassign() {
             telemetry::client_error("unassign", &error.to_string());
