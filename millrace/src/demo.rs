@@ -117,7 +117,12 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
     screen.summary(&running, &folder, started.elapsed(), stays);
     if stays {
         println!("The server stays up until Ctrl-C.");
-        runtime()?.block_on(async { Ok::<_, Failure>(signal()?.await) })?;
+        let runtime = runtime()?;
+        let asked_to_stop = {
+            let _entered = runtime.enter();
+            signal()?
+        };
+        runtime.block_on(asked_to_stop);
     }
     running.stop()
 }
