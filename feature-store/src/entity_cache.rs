@@ -27,7 +27,7 @@ use crate::Table;
 
 const SHARDS: usize = 16;
 
-/// Stretches of one entity; when there are more, it starts over.
+/// Stretches of one entity; when there are more, or they take a quarter of a shard, it starts over.
 const MOST_STRETCHES: usize = 256;
 
 /// So many rows are read past the end of a stretch, for the next look-up, which is a little later.
@@ -226,7 +226,8 @@ impl EntityCache {
                 Some(Entry::Stretches(stretches)) => stretches,
                 _ => BTreeMap::new(),
             };
-            if stretches.len() >= MOST_STRETCHES {
+            let bytes: usize = stretches.values().map(|rows| rows.size()).sum();
+            if stretches.len() >= MOST_STRETCHES || bytes > self.shard_bytes / 4 {
                 stretches.clear();
             }
             stretches.insert(rows.since.clone(), Arc::new(rows));

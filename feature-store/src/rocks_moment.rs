@@ -101,7 +101,14 @@ impl<'a> Moment<'a> {
         let end = keys::after_prefix(entity);
         let mut is_wanted = true;
         let mut collect = |key: &[u8], value: &[u8]| {
-            is_wanted = is_wanted && key < to_exclusive && visit(key, value).is_continue();
+            if is_wanted && key < to_exclusive && visit(key, value).is_break() {
+                is_wanted = false;
+                if is_large {
+                    // Whoever looks at the first rows alone will do so again, of all from there on.
+                    kept = None;
+                }
+            }
+            is_wanted = is_wanted && key < to_exclusive;
             if let Some(rows) = &mut kept {
                 let suffix = &key[entity.len()..];
                 if !is_wanted && ahead == 0 {

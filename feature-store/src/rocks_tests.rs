@@ -304,7 +304,7 @@ fn moments_say_what_the_store_said() {
     let folder = tempfile::tempdir().unwrap();
     let settings = StoreSettings {
         // Small enough for entries to leave.
-        entity_cache_bytes: 40_000,
+        entity_cache_bytes: 160_000,
         // So that some entities have more.
         entity_cache_rows: 15,
         ..StoreSettings::default()

@@ -503,6 +503,7 @@ impl Ingest {
             // Between assignments there is nothing to mend: the next one starts at valid positions.
             return Ok(());
         }
+        let mut broken = Vec::with_capacity(self.broken.len());
         for source in self.broken.clone() {
             let Some((topic, partition)) = self.lanes.get(&source).map(Lane::owned_name) else {
                 continue;
@@ -511,6 +512,10 @@ impl Ingest {
                 self.mend_soon();
                 return Ok(());
             };
+            broken.push((source, topic, partition, marks));
+        }
+        // All or none: what still comes of a strange partition may not be read as if it were in order.
+        for (source, topic, partition, marks) in broken {
             let wanted = self.lanes.get(&source).and_then(|lane| lane.next);
             let (low, _) = marks;
             let valid = match self.strange.remove(&source) {

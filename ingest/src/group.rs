@@ -206,13 +206,14 @@ pub(crate) fn hear_errors<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
 /// The topic that a log line says has another id than before.
 ///
 /// librdkafka sees it in a broker's metadata, goes on reading at the old offset (its source: "an offset reset must be
-/// triggered"), and tells nobody but its log (`debug=metadata`). A first id is no other one: it was all zeros before.
+/// triggered"), and tells nobody but its log (`debug=metadata`). All zeros are no id: before the first, and of a broker
+/// that gives none.
 fn made_anew(message: &str) -> Option<&str> {
     let (before, ids) = message.split_once(" changed id from ")?;
     let (_, topic) = before.rsplit_once("Topic ")?;
-    let (id, _) = ids.split_once(" to ")?;
-    let is_first = id.bytes().all(|byte| matches!(byte, b'A' | b'='));
-    (!is_first).then_some(topic)
+    let (before, after) = ids.split_once(" to ")?;
+    let is_one = |id: &str| !id.trim().bytes().all(|byte| matches!(byte, b'A' | b'='));
+    (is_one(before) && is_one(after)).then_some(topic)
 }
 
 /// librdkafka's log lines, as `tracing` events of the target `librdkafka`.
@@ -277,6 +278,8 @@ mod tests {
         assert_eq!(made_anew(line), Some("card.tx-1"));
         let first = "[thrd:main]: Topic tx changed id from AAAAAAAAAAAAAAAAAAAAAA to u5Lm4kzSSbucMQhlQxRw3w";
         assert_eq!(made_anew(first), None);
+        let none = "[thrd:main]: Topic tx changed id from u5Lm4kzSSbucMQhlQxRw3w to AAAAAAAAAAAAAAAAAAAAAA";
+        assert_eq!(made_anew(none), None);
         assert_eq!(
             made_anew("[thrd:main]: Topic tx [0] Leader 1 Epoch 0"),
             None

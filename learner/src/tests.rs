@@ -405,8 +405,6 @@ fn an_update_moves_no_farther_than_it_may() {
     assert!(held <= 0.25 && held > 0.2 && shortened, "{held}");
 }
 
-/// Passes over many rows end by themselves, and the model is no worse for the rows that were held
-/// back for it.
 /// Sums in another order are other sums in their last digits, and a step of AdamW is as long for a
 /// tiny gradient as for a large one: the two part slowly, and by far less than an update moves.
 #[test]
@@ -454,6 +452,8 @@ fn a_gpu_learns_what_the_cpu_learns() {
     assert!((cpu / cuda - 1.0).abs() < 0.05, "{cpu} {cuda}");
 }
 
+/// Passes over many rows end by themselves, and the model is no worse for the rows that were held
+/// back for it.
 #[test]
 fn a_first_update_stops_when_passes_no_longer_help() {
     let rows = payments(30_000, 1);

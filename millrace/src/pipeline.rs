@@ -180,10 +180,11 @@ impl Pipeline {
     fn apply_traced(&mut self, step: &Step, traces: &mut [EventTraces]) -> Result<(), StepFailure> {
         let started = Instant::now();
         let project = &self.live.workspace.project;
-        let new = self.reading.iter().flat_map(|reading| &reading.views);
+        let filled = self.reading.iter();
+        let filled = filled.flat_map(|reading| reading.views.iter().chain(&reading.wider));
         let mut pending = Pending::over(self.marks.seals(project))
             .indexing(&project.views)
-            .ordering(new);
+            .ordering(filled);
         let mut marks = self.marks.clone();
         let mut commit = Commit::default();
         let writing = self
