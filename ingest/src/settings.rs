@@ -134,8 +134,19 @@ impl IngestSettings {
         Ok(())
     }
 
-    /// The consumer's configuration. A user's properties override the tuning, not the contract.
+    /// The configuration of the group's consumer.
     pub(crate) fn consumer(&self) -> ClientConfig {
+        let mut config = self.reading();
+        // Where it says that a topic is another one (see `group`).
+        let debug = self.properties.get("debug");
+        let debug = debug.map_or_else(|| "metadata".to_owned(), |own| format!("{own},metadata"));
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        config
+    }
+
+    /// What all consumers have. A user's properties override the tuning, not the contract.
+    fn reading(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         // `range` gives a worker the same partition numbers of every topic, so that streams with one key stay
         // together.
@@ -164,28 +175,18 @@ impl IngestSettings {
         config.set("enable.partition.eof", "true");
         // An invalid position is an error here, so that it is handled in the open (see `consumer`).
         config.set("auto.offset.reset", "error");
-        // Where it says that a topic is another one (see `group`).
-        let debug = self.properties.get("debug");
-        let debug = debug.map_or_else(|| "metadata".to_owned(), |own| format!("{own},metadata"));
-        config.set("debug", debug);
-        config.set_log_level(RDKafkaLogLevel::Debug);
+        config.set_log_level(log_level(&self.properties));
         config
     }
 
     /// The configuration of a consumer outside the group, which reads what was read before.
     pub(crate) fn replay(&self) -> ClientConfig {
-        let mut config = self.consumer();
+        let mut config = self.reading();
         config.set("group.id", format!("{}.replay", self.group));
         config.remove("group.instance.id");
         // Retention goes on while it reads; what goes meanwhile is the oldest of what is wanted.
         config.set("auto.offset.reset", "earliest");
         config.set("statistics.interval.ms", "0");
-        if let Some(debug) = self.properties.get("debug") {
-            config.set("debug", debug);
-        } else {
-            config.remove("debug");
-        }
-        config.set_log_level(log_level(&self.properties));
         config
     }
 

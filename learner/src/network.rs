@@ -10,7 +10,6 @@ use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::layer::Layer;
-use crate::parameters::Shapes;
 use crate::random::{Stream, generator};
 
 /// Multi-layer perceptrons that share most of their weights, on one device.
@@ -29,25 +28,21 @@ struct SharedLinear<B: Backend> {
 }
 
 impl<B: Backend> Network<B> {
-    /// The network of the weights that `part` gives in the order of `shapes`.
-    pub(crate) fn of(shapes: &Shapes, part: impl FnMut([usize; 3]) -> Tensor<B, 3>) -> Self {
-        let mut part = part;
-        let mut layers = Vec::with_capacity(shapes.layers().len());
-        for [weight, scale_in, scale_out, bias] in shapes.layers() {
-            let mut part = |shape: &Option<[usize; 3]>| shape.map(&mut part);
-            let (weight, scale_in) = (part(weight), part(scale_in));
-            let (scale_out, bias) = (part(scale_out), part(bias));
-            // Every layer has both.
-            if let (Some(weight), Some(bias)) = (weight, bias) {
-                layers.push(SharedLinear {
-                    weight,
-                    scale_in,
-                    scale_out,
-                    bias,
-                });
+    /// A network shaped as `like`, of the parts that `part` gives for each shape, in the order of
+    /// [`Layer::parts`]; it is not asked for parts that are empty.
+    pub(crate) fn of(like: &[Layer], mut part: impl FnMut([usize; 3]) -> Tensor<B, 3>) -> Self {
+        let linear = |layer: &Layer| {
+            let [weight, scale_in, scale_out, bias] = layer.parts();
+            SharedLinear {
+                weight: part(weight.1),
+                scale_in: (!scale_in.0.is_empty()).then(|| part(scale_in.1)),
+                scale_out: (!scale_out.0.is_empty()).then(|| part(scale_out.1)),
+                bias: part(bias.1),
             }
+        };
+        Self {
+            layers: like.iter().map(linear).collect(),
         }
-        Self { layers }
     }
 
     /// Logits `[rows, members]` of codes `[rows, encoded width]`. `masks`, one a hidden layer and

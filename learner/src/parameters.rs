@@ -16,25 +16,6 @@ const BETA: [f64; 2] = [0.9, 0.999];
 /// As in Loshchilov and Hutter: a larger one would drown the gradients of rare codes.
 const EPSILON: f64 = 1e-8;
 
-/// The shapes of the parts of some layers; none where a part is empty.
-#[derive(Debug, Clone)]
-pub(crate) struct Shapes(Vec<[Option<[usize; 3]>; 4]>);
-
-impl Shapes {
-    pub(crate) fn of(layers: &[Layer]) -> Self {
-        let shapes = layers.iter().map(|layer| {
-            let parts = layer.parts();
-            parts.map(|(numbers, shape)| (!numbers.is_empty()).then_some(shape))
-        });
-        Self(shapes.collect())
-    }
-
-    /// A layer's parts, in the order of [`Layer::parts`].
-    pub(crate) fn layers(&self) -> &[[Option<[usize; 3]>; 4]] {
-        &self.0
-    }
-}
-
 /// The numbers of all parts, one after the other.
 fn joined(layers: &[Layer]) -> Vec<f32> {
     let parts = layers.iter().flat_map(Layer::parts);
@@ -96,13 +77,13 @@ impl<B: Backend> Parameters<B> {
     }
 
     /// The network of these weights, and the tensors that a gradient is asked for, in order.
-    pub(crate) fn network<A>(&self, shapes: &Shapes) -> (Network<A>, Vec<Tensor<A, 3>>)
+    pub(crate) fn network<A>(&self, like: &[Layer]) -> (Network<A>, Vec<Tensor<A, 3>>)
     where
         A: AutodiffBackend<InnerBackend = B>,
     {
         let mut leaves = Vec::new();
         let mut from = 0;
-        let network = Network::of(shapes, |shape| {
+        let network = Network::of(like, |shape| {
             let length = shape.iter().product();
             let part = self.weights.clone().narrow(0, from, length);
             from += length;

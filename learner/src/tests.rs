@@ -11,7 +11,6 @@ use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 
 use crate::network::{Network, tensor};
-use crate::parameters::Shapes;
 use crate::random::{Stream, generator};
 use crate::*;
 
@@ -249,7 +248,7 @@ fn check_scores(trained: &Checkpoint, rows: &Examples) {
     let device = Default::default();
     let codes = Tensor::<Flex, 2>::from_data(TensorData::new(codes, [rows.len(), width]), &device);
     let mut parts = trained.averaged().iter().flat_map(Layer::parts);
-    let network = Network::<Flex>::of(&Shapes::of(trained.averaged()), |_| {
+    let network = Network::<Flex>::of(trained.averaged(), |_| {
         let (numbers, shape) = parts.find(|(numbers, _)| !numbers.is_empty()).unwrap();
         tensor(numbers.to_vec(), shape, &device)
     });

@@ -21,7 +21,7 @@ use crate::layer::Layer;
 use crate::metrics::{Metrics, log_loss};
 use crate::model::Model;
 use crate::network::{as_the_log_loss, initial_layers, numbers, tensor};
-use crate::parameters::{Parameters, Shapes};
+use crate::parameters::Parameters;
 use crate::random::{Stream, generator};
 use crate::settings::LearnerSettings;
 
@@ -393,7 +393,6 @@ const BATCHES_AHEAD: usize = 32;
 struct Run<'a, B: AutodiffBackend> {
     task: &'a Task<'a>,
     device: &'a B::Device,
-    shapes: Shapes,
     parameters: Parameters<B::InnerBackend>,
     dropout: Dropout,
     /// Whether the steps are as small as they get.
@@ -406,7 +405,6 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         Self {
             task,
             device,
-            shapes: Shapes::of(start.layers()),
             parameters: Parameters::of(start, device),
             dropout: Dropout::new(settings.dropout, task.seed, start),
             is_last_pass: false,
@@ -505,7 +503,7 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
     /// One step on `size` rows. Returns their logits `[size, members]`.
     fn learn(&mut self, rows: &Rows<B>, from: usize, size: usize) -> Tensor<B::InnerBackend, 2> {
         let masks = self.dropout.masks(size, self.device);
-        let (network, leaves) = self.parameters.network::<B>(&self.shapes);
+        let (network, leaves) = self.parameters.network::<B>(self.task.start.layers());
         let codes = Tensor::from_inner(rows.codes.clone().narrow(0, from, size));
         let logits = network.forward(codes, masks);
         let labels = rows.labels.clone().narrow(0, from, size);

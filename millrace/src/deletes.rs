@@ -4,8 +4,8 @@
 //! An index leads from an id to rows. For the store it is one view more for each view whose events can be deleted: its
 //! entity is the id, its rows have the event's time and say whose row it is. So it is written with the event, read like
 //! an entity, and expires as the event does. Views that are being filled have one even where nothing can be deleted: an
-//! older delivery that is read later does not take the place of a newer one. What was deleted is noted in the same way, for those who read older events
-//! of the topic later: views that are new, and files.
+//! older delivery that is read later does not take the place of a newer one. What was deleted is noted in the same way,
+//! for those who read older events of the topic later: views that are new, and files.
 
 use std::sync::Arc;
 

@@ -118,11 +118,7 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
     if stays {
         println!("The server stays up until Ctrl-C.");
         let runtime = runtime()?;
-        let asked_to_stop = {
-            let _entered = runtime.enter();
-            signal()?
-        };
-        runtime.block_on(asked_to_stop);
+        runtime.block_on(signal(&runtime)?);
     }
     running.stop()
 }

@@ -16,6 +16,7 @@ use millrace_feature_store::Store;
 use millrace_ingest::Ingest;
 use millrace_learner::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -96,10 +97,7 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     runtime.block_on(async { export_metrics(metrics) })?;
     // One listener for all the time, and before anybody is answered: a signal that comes while the system starts, or
     // while the next project takes over, is not lost.
-    let mut asked_to_stop = {
-        let _entered = runtime.enter();
-        runtime.spawn(signal()?)
-    };
+    let mut asked_to_stop = runtime.spawn(signal(&runtime)?);
     let mut running = Running::start(Arc::new(workspace), &args.roles)?;
     if let Some(address) = running.address {
         info!(%address, %metrics, "ready");
@@ -646,13 +644,14 @@ fn wait_for(stop: &AtomicBool) {
     }
 }
 
-/// Ctrl-C or a request to terminate, from this call on. To be called within a runtime.
+/// Ctrl-C or a request to terminate, from this call on.
 ///
 /// # Errors
 /// A system that gives no signals.
-pub fn signal() -> Outcome<impl Future<Output = ()> + Send> {
+pub fn signal(runtime: &Runtime) -> Outcome<impl Future<Output = ()> + Send + use<>> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |e: std::io::Error| Failure::failed(format!("signals cannot be heard: {e}"));
+    let _entered = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     Ok(async move {
