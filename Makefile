@@ -130,7 +130,7 @@ bench-learner: build ## the learner against XGBoost from PyPI (LEARNER_DATA: a f
 	"$(CARGO_TARGET_DIR)/bench-learner/bin/python" benches/learner/compare.py \
 	  --run hourly="$(CARGO_TARGET_DIR)/bench-learner/runs/run-1" --run daily="$(CARGO_TARGET_DIR)/bench-learner/runs/run-2" \
 	  --run none="$(CARGO_TARGET_DIR)/bench-learner/runs/run-3" \
-	  --labels $(LEARNER_DATA)/labels.parquet --output benches/results/learner.json $(ARGS)
+	  --labels $(LEARNER_DATA)/labels.parquet --limit --output benches/results/learner.json $(ARGS)
 
 .PHONY: bench-new-pattern
 bench-new-pattern: build ## how soon new kinds of fraud are caught, hourly, daily, weekly (ARGS: --seeds 1,2 --labels late,early)

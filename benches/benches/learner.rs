@@ -2,7 +2,9 @@
 //! network in PyTorch, in turns; an hour's update; scoring; and what requests feel of a version that takes over.
 //!
 //! `RAYON_NUM_THREADS` is how many threads train at most, and PyTorch's number (default: all cores). Scoring is on one
-//! core.
+//! core. `TORCH=eager,graphs` asks for these ways of PyTorch alone: `compiled` can take minutes to compile.
+//!
+//! With a GPU the figures go to `learner-speed-cuda.json`, beside those of machines without one.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -61,7 +63,11 @@ fn main() -> Result<()> {
     }
     figures["scoring"] = scoring(&first)?;
     figures["hot_swap"] = swap::beside_no_swap()?;
-    Ok(report("learner-speed", &figures)?)
+    let name = match figures["cuda"].is_object() {
+        true => "learner-speed-cuda",
+        false => "learner-speed",
+    };
+    Ok(report(name, &figures)?)
 }
 
 fn threads() -> usize {
@@ -97,10 +103,7 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint, device: Device) -> 
         Ok(_) => Some(Peer::start(settings, parent, &rows, threads(), device)?),
         Err(_) => None,
     };
-    let modes: &[&str] = match device {
-        Device::Cuda(_) => &["eager", "compiled", "graphs"],
-        Device::Cpu | Device::Auto => &["eager", "compiled"],
-    };
+    let modes = modes(device);
     // A GPU's kernels are compiled when they are first asked for.
     let first = seconds(1)?;
     let (mut ours, mut theirs) = (vec![], vec![vec![]; modes.len()]);
@@ -142,6 +145,21 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint, device: Device) -> 
     }
     eprintln!("training on {device}: {figures}");
     Ok(figures)
+}
+
+/// The ways in which PyTorch is asked to train: those that `TORCH` names, or all.
+fn modes(device: Device) -> Vec<&'static str> {
+    let all: &[&str] = match device {
+        Device::Cuda(_) => &["eager", "compiled", "graphs"],
+        Device::Cpu | Device::Auto => &["eager", "compiled"],
+    };
+    let asked = std::env::var("TORCH").unwrap_or_default();
+    let named = |mode: &&str| asked.split(',').any(|name| name == *mode);
+    let some: Vec<&str> = all.iter().copied().filter(named).collect();
+    match some.is_empty() {
+        true => all.to_vec(),
+        false => some,
+    }
 }
 
 /// A whole update, with the parent's and the candidate's metrics.

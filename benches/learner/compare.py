@@ -5,7 +5,10 @@ The learner's scores and what it saw of each event come from `millrace simulate 
 before anything later is known. XGBoost gets the same inputs, float32, missing as NaN, and at each training the
 labels that were known by then. Both are measured on the same events: those from day FROM on.
 
-  compare.py --run NAME=DIR … --labels labels.parquet [--from-day 45] [--retrain once,weekly,…] --output FILE
+With --limit, beside them what the inputs tell at most, about: XGBoost that knows all labels at once, those of days to
+come too, but for those of the days that it scores.
+
+  compare.py --run NAME=DIR … --labels labels.parquet [--from-day 45] [--retrain once,weekly,…] [--limit] --output FILE
 
 Needs: xgboost, scikit-learn, pyarrow, pandas.
 """
@@ -26,6 +29,11 @@ DAY = np.timedelta64(1, "D")
 TUNED = dict(n_estimators=300, max_depth=6, learning_rate=0.05, subsample=0.8, colsample_bytree=0.8, min_child_weight=5)
 DEFAULT = dict()
 
+# The limit: of each so many days in a row, one part is scored by a model of the others.
+KNOWS_THE_FUTURE = "XGBoost that knows the future"
+LIMIT_DAYS, LIMIT_PARTS = 3, 5
+LIMIT = TUNED | dict(n_estimators=500)
+
 # name: (days between trainings, days of history or none for all, parameters)
 PROTOCOLS = {
     "once": (None, None, TUNED),
@@ -45,6 +53,7 @@ def main():
     parser.add_argument("--labels", required=True)
     parser.add_argument("--from-day", type=int, default=45)
     parser.add_argument("--retrain", default="once,daily-30d,weekly-all,weekly-all-default")
+    parser.add_argument("--limit", action="store_true", help="also train one that knows the future")
     parser.add_argument("--samples", type=int, default=500, help="bootstrap samples")
     parser.add_argument("--output", required=True)
     args = parser.parse_args()
@@ -100,7 +109,21 @@ def main():
         results.append(measure(label, truth[measured], scores[label], seconds, trainings))
         show(results[-1])
 
-    trees = [r for r in results if r["name"].startswith("XGBoost")]
+    if args.limit:
+        predicted, seconds = np.full(len(first), np.nan), 0.0
+        parts = day // LIMIT_DAYS % LIMIT_PARTS
+        for part in range(LIMIT_PARTS):
+            rows, ahead = parts != part, measured & (parts == part)
+            model = xgboost.XGBClassifier(tree_method="hist", n_jobs=os.cpu_count(), **LIMIT)
+            begun = time.monotonic()
+            model.fit(X[rows], truth[rows])
+            seconds += time.monotonic() - begun
+            predicted[ahead] = model.predict_proba(X[ahead])[:, 1]
+        limit = measure(KNOWS_THE_FUTURE, truth[measured], predicted[measured], seconds, LIMIT_PARTS)
+        show(limit)
+        results.append(limit)
+
+    trees = [r for r in results if r["name"].startswith("XGBoost") and r["name"] != KNOWS_THE_FUTURE]
     best = max(trees, key=lambda r: r["average_precision"]) if trees else None
     comparisons = []
     for name in runs:
