@@ -1,34 +1,42 @@
 //! The rows of entities that were asked about lately, in memory: a look-up of one costs a look into a map, and not a
 //! search in every file of the database.
 //!
-//! An entry holds all rows of an entity from some key on, as they were after one commit. It goes before a commit that
-//! touches the entity begins, so an entry that is there is what the store says, for every moment from its own commit
-//! on. Of an entity with too many rows, the entry holds stretches that were asked for, and a commit takes those that it
-//! touches: look-ups of a hot entity read the same edges of windows again and again, while events come at the newest.
+//! An entry holds all rows of an entity from some key on, as they were after one commit, and what later commits changed
+//! of them: each says so before it begins. The first moment that knows of all these changes makes them part of the
+//! entry, so that the event of a card does not take its older ones out of memory. An entry that changes again and again
+//! and is not read goes. Of an entity with too many rows, the entry holds stretches that were asked for: look-ups of a
+//! hot entity read the same edges of windows again and again, while events come at the newest.
 //! Two numbers tell moments apart: how many commits have begun, and how many are done.
 //!
 //! ```text
-//!  commit   begun += 1 │ drop entries │ write │ done += 1
-//!  moment   done → d   │ snapshot     │ may use entries of commits ≤ d
-//!                                     │ may keep what it read if begun == d, before and after
+//!  commit   begun += 1 → n │ note changes under n │ write │ done += 1
+//!  moment   done → d       │ snapshot             │ may use entries of commits ≤ d, if no change is of one > d
+//!                                                 │ may keep what it read if begun == d, before and after
 //! ```
 //!
 //! Two generations bound the memory: what is read stays in the young one; when that is half of a shard's limit, it
 //! becomes the old one, and what was in the old one and not read since goes.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ahash::RandomState;
 
 use crate::Table;
 
+/// What a reader made of an entity's rows, kept beside them.
+pub type Made = Arc<dyn Any + Send + Sync>;
+
 const SHARDS: usize = 16;
 
 /// Stretches of one entity; when there are more, or they take a quarter of a shard, it starts over.
 const MOST_STRETCHES: usize = 256;
+
+/// Changes of an entry that nobody has read since; with more it goes.
+const MOST_CHANGES: usize = 64;
 
 /// So many rows are read past the end of a stretch, for the next look-up, which is a little later.
 pub(crate) const ROWS_AHEAD: usize = 32;
@@ -64,10 +72,28 @@ struct Shard {
 /// What is kept of an entity.
 enum Entry {
     /// All of its rows from a key on.
-    All(Arc<Rows>),
+    All(Kept),
     /// It is large: stretches, by the key from which on they lack no row.
-    Stretches(BTreeMap<Vec<u8>, Arc<Rows>>),
+    Stretches(BTreeMap<Vec<u8>, Kept>),
 }
+
+/// Rows, and what commits changed of them since, the earliest first.
+struct Kept {
+    rows: Arc<Rows>,
+    changes: Vec<Change>,
+}
+
+/// A row that a commit put, or deleted.
+struct Change {
+    commit: u64,
+    suffix: Vec<u8>,
+    /// None where it is deleted.
+    value: Option<Vec<u8>>,
+}
+
+/// A row that a commit is about to change: the table, the entity's prefix, the end of the key, and the new value, if it
+/// is not deleted.
+pub(crate) type Touched<'a> = (Table, &'a [u8], &'a [u8], Option<&'a [u8]>);
 
 /// What a cache knows of what was asked for.
 pub(crate) enum Found {
@@ -93,6 +119,9 @@ pub(crate) struct Rows {
     /// Where each row's value ends in `bytes`.
     ends: Vec<usize>,
     bytes: Vec<u8>,
+    /// Whether somebody has read them as they are.
+    was_read: AtomicBool,
+    made: OnceLock<Made>,
 }
 
 impl Caches {
@@ -118,18 +147,19 @@ impl Caches {
         (cache.shard_bytes > 0).then_some(cache)
     }
 
-    /// Drops what a commit touches, by the entity's prefix and the end of the key; what is read from now on is kept only
-    /// after [`committed`](Self::committed). To be called by the one writer, before it writes.
-    pub(crate) fn begin<'a>(&self, touched: impl Iterator<Item = (Table, &'a [u8], &'a [u8])>) {
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        for (table, prefix, suffix) in touched {
+    /// Notes what a commit changes, its deletes before its puts; what is read from now on is kept only after
+    /// [`committed`](Self::committed). To be called by the one writer, before it writes.
+    pub(crate) fn begin<'a>(&self, touched: impl Iterator<Item = Touched<'a>>) {
+        let commit = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        for (table, prefix, suffix, value) in touched {
             if let Some(cache) = self.of(table) {
-                cache.drop_row(prefix, suffix);
+                cache.note(prefix, suffix, value, commit);
             }
         }
     }
 
-    /// Drops all entries. To be called between [`begin`](Self::begin) and [`committed`](Self::committed).
+    /// Drops all entries, where a commit failed or changes what it does not name. To be called between
+    /// [`begin`](Self::begin) and [`committed`](Self::committed).
     pub(crate) fn clear(&self) {
         self.events.clear();
         self.tiles.clear();
@@ -171,15 +201,16 @@ impl EntityCache {
         }
     }
 
-    fn drop_row(&self, prefix: &[u8], suffix: &[u8]) {
+    fn note(&self, prefix: &[u8], suffix: &[u8], value: Option<&[u8]>, commit: u64) {
+        let change = || Change {
+            commit,
+            suffix: suffix.to_vec(),
+            value: value.map(<[u8]>::to_vec),
+        };
         let mut shard = self.shard(prefix);
-        let Shard {
-            young,
-            old,
-            young_bytes,
-        } = &mut *shard;
-        *young_bytes = young_bytes.saturating_sub(drop_row(young, prefix, suffix));
-        drop_row(old, prefix, suffix);
+        let grown = note(&mut shard.young, prefix, suffix, &change);
+        shard.young_bytes = shard.young_bytes.saturating_add_signed(grown);
+        note(&mut shard.old, prefix, suffix, &change);
     }
 
     /// An entity's rows between the keys that end in `from` and, if there is one, in `to`, as of a moment.
@@ -188,25 +219,33 @@ impl EntityCache {
         let Some(entry) = shard.get(prefix, self.shard_bytes) else {
             return Found::Nothing;
         };
-        let (rows, lacking) = match entry {
-            Entry::All(rows) => (Some(rows), Found::Nothing),
+        let (kept, lacking) = match entry {
+            Entry::All(kept) => (Some(kept), Found::Nothing),
             Entry::Stretches(stretches) => {
                 let mut before =
-                    stretches.range::<[u8], _>((Bound::Unbounded, Bound::Included(from)));
-                (before.next_back().map(|(_, rows)| rows), Found::Large)
+                    stretches.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(from)));
+                (before.next_back().map(|(_, kept)| kept), Found::Large)
             }
         };
-        match rows {
-            Some(rows) if rows.commit <= moment && rows.has(from, to) => {
-                Found::Rows(Arc::clone(rows))
-            }
-            _ => lacking,
+        let Some(kept) = kept.filter(|kept| kept.rows.has(from, to)) else {
+            return lacking;
+        };
+        let before = kept.size();
+        let Some(rows) = kept.as_of(moment) else {
+            return lacking;
+        };
+        let grown = kept.size() as isize - before as isize;
+        shard.young_bytes = shard.young_bytes.saturating_add_signed(grown);
+        if rows.len() > self.most_rows {
+            // It has grown: the next read is of a large one, or of another stretch.
+            shard.drop_rows(prefix, &rows.since);
         }
+        Found::Rows(rows)
     }
 
     /// Keeps rows that were read from a quiet snapshot.
     pub(crate) fn keep(&self, prefix: &[u8], rows: Rows, caches: &Caches) {
-        self.put(prefix, rows.commit, caches, |_| Entry::All(Arc::new(rows)));
+        self.put(prefix, rows.commit, caches, |_| Entry::All(Kept::new(rows)));
     }
 
     /// Notes that an entity has too many rows to be kept as a whole.
@@ -226,11 +265,11 @@ impl EntityCache {
                 Some(Entry::Stretches(stretches)) => stretches,
                 _ => BTreeMap::new(),
             };
-            let bytes: usize = stretches.values().map(|rows| rows.size()).sum();
+            let bytes: usize = stretches.values().map(Kept::size).sum();
             if stretches.len() >= MOST_STRETCHES || bytes > self.shard_bytes / 4 {
                 stretches.clear();
             }
-            stretches.insert(rows.since.clone(), Arc::new(rows));
+            stretches.insert(rows.since.clone(), Kept::new(rows));
             Entry::Stretches(stretches)
         });
     }
@@ -243,7 +282,7 @@ impl EntityCache {
         entry: impl FnOnce(Option<Entry>) -> Entry,
     ) {
         let mut shard = self.shard(prefix);
-        // Under the lock: a commit that begins now drops the entry again.
+        // Under the lock: a commit that begins now notes its changes in the entry.
         if caches.is_quiet_since(commit) {
             let before = shard.take(prefix);
             shard.insert(prefix.to_vec(), entry(before), self.shard_bytes);
@@ -258,12 +297,12 @@ impl EntityCache {
 }
 
 impl Shard {
-    fn get(&mut self, prefix: &[u8], limit_bytes: usize) -> Option<&Entry> {
+    fn get(&mut self, prefix: &[u8], limit_bytes: usize) -> Option<&mut Entry> {
         if !self.young.contains_key(prefix) {
             let (prefix, entry) = self.old.remove_entry(prefix)?;
             self.insert(prefix, entry, limit_bytes);
         }
-        self.young.get(prefix)
+        self.young.get_mut(prefix)
     }
 
     fn take(&mut self, prefix: &[u8]) -> Option<Entry> {
@@ -273,6 +312,16 @@ impl Shard {
         let size = prefix.len() + entry.size();
         self.young_bytes = self.young_bytes.saturating_sub(size);
         Some(entry)
+    }
+
+    /// Drops what begins there.
+    fn drop_rows(&mut self, prefix: &[u8], since: &[u8]) {
+        let stretch = match self.young.get_mut(prefix) {
+            Some(Entry::Stretches(stretches)) => stretches.remove(since),
+            _ => return drop(self.take(prefix)),
+        };
+        let size = stretch.map_or(0, |kept| kept.size());
+        self.young_bytes = self.young_bytes.saturating_sub(size);
     }
 
     fn insert(&mut self, prefix: Vec<u8>, entry: Entry, limit_bytes: usize) {
@@ -286,36 +335,110 @@ impl Shard {
     }
 }
 
-/// Drops what has a row, or would. Returns how many bytes it took.
-fn drop_row(
+/// Notes a change in what has the row, or would have it. Returns by how many bytes all entries have grown.
+fn note(
     entries: &mut HashMap<Vec<u8>, Entry, RandomState>,
     prefix: &[u8],
     suffix: &[u8],
-) -> usize {
-    let bytes = match entries.get_mut(prefix) {
-        Some(Entry::All(rows)) if rows.covers(suffix) => rows.size(),
-        Some(Entry::Stretches(stretches)) => {
-            let mut bytes = 0;
-            stretches.retain(|_, rows| {
-                let is_touched = rows.covers(suffix);
-                bytes += usize::from(is_touched) * rows.size();
-                !is_touched
-            });
-            return bytes;
-        }
-        _ => return 0,
+    change: &dyn Fn() -> Change,
+) -> isize {
+    let Some(entry) = entries.get_mut(prefix) else {
+        return 0;
     };
-    entries.remove(prefix);
-    bytes + prefix.len() + ENTRY_BYTES
+    let mut grown = 0;
+    match entry {
+        Entry::All(kept) if kept.rows.covers(suffix) => match kept.note(change()) {
+            Some(bytes) => grown += bytes as isize,
+            None => {
+                grown -= (prefix.len() + entry.size()) as isize;
+                entries.remove(prefix);
+            }
+        },
+        Entry::All(_) => {}
+        Entry::Stretches(stretches) => stretches.retain(|_, kept| {
+            if !kept.rows.covers(suffix) {
+                return true;
+            }
+            let noted = kept.note(change());
+            grown += noted.map_or(-(kept.size() as isize), |bytes| bytes as isize);
+            noted.is_some()
+        }),
+    }
+    grown
 }
 
 impl Entry {
     fn size(&self) -> usize {
         let rows: usize = match self {
-            Self::All(rows) => rows.size(),
-            Self::Stretches(stretches) => stretches.values().map(|rows| rows.size()).sum(),
+            Self::All(kept) => kept.size(),
+            Self::Stretches(stretches) => stretches.values().map(Kept::size).sum(),
         };
         ENTRY_BYTES + rows
+    }
+}
+
+impl Kept {
+    fn new(rows: Rows) -> Self {
+        Self {
+            rows: Arc::new(rows),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Adds a change. Returns how many bytes it takes; none where there are too many already.
+    fn note(&mut self, change: Change) -> Option<usize> {
+        if self.changes.len() == MOST_CHANGES {
+            return None;
+        }
+        let bytes = change.size();
+        self.changes.push(change);
+        Some(bytes)
+    }
+
+    /// The rows as of a moment; none where they are of a later one. Changes that it knows all of become part of them.
+    fn as_of(&mut self, moment: u64) -> Option<Arc<Rows>> {
+        let newest = self.changes.last().map_or(self.rows.commit, |c| c.commit);
+        if newest > moment {
+            return None;
+        }
+        if !self.changes.is_empty() {
+            // Copied only where somebody reads them just now.
+            let rows = Arc::make_mut(&mut self.rows);
+            for change in std::mem::take(&mut self.changes) {
+                rows.set(&change.suffix, change.value.as_deref());
+            }
+            rows.changed_by(newest);
+        }
+        Some(Arc::clone(&self.rows))
+    }
+
+    fn size(&self) -> usize {
+        let changes = self.changes.iter().map(Change::size);
+        self.rows.size() + changes.sum::<usize>()
+    }
+}
+
+impl Change {
+    fn size(&self) -> usize {
+        let value = self.value.as_ref().map_or(0, Vec::len);
+        size_of::<Self>() + self.suffix.len() + value
+    }
+}
+
+impl Clone for Rows {
+    /// Without what was made of them.
+    fn clone(&self) -> Self {
+        Self {
+            commit: self.commit,
+            since: self.since.clone(),
+            until: self.until.clone(),
+            suffix_bytes: self.suffix_bytes,
+            suffixes: self.suffixes.clone(),
+            ends: self.ends.clone(),
+            bytes: self.bytes.clone(),
+            was_read: AtomicBool::new(false),
+            made: OnceLock::new(),
+        }
     }
 }
 
@@ -330,7 +453,91 @@ impl Rows {
             suffixes: Vec::new(),
             ends: Vec::new(),
             bytes: Vec::new(),
+            was_read: AtomicBool::new(false),
+            made: OnceLock::new(),
         }
+    }
+
+    /// What `make` makes of them, once: from when on they are read a second time. Rows that change between any two reads
+    /// are not worth it.
+    pub(crate) fn made(&self, make: &mut dyn FnMut(&Self) -> Option<Made>) -> Option<Made> {
+        if let Some(made) = self.made.get() {
+            return Some(Arc::clone(made));
+        }
+        if !self.was_read.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let made = make(self)?;
+        Some(Arc::clone(self.made.get_or_init(|| made)))
+    }
+
+    fn changed_by(&mut self, commit: u64) {
+        self.commit = commit;
+        self.was_read = AtomicBool::new(false);
+        self.made = OnceLock::new();
+    }
+
+    /// Puts a row in its place, or takes it away.
+    fn set(&mut self, suffix: &[u8], value: Option<&[u8]>) {
+        let place = self.place(suffix);
+        let is_there = place < self.len() && self.suffix(place) == suffix;
+        if let (Some(value), true) = (value, place == self.len()) {
+            self.push(suffix, value);
+            return;
+        }
+        let bytes = self.start(place)..self.start(place + usize::from(is_there));
+        let new = value.unwrap_or_default();
+        let (old_bytes, new_bytes) = (bytes.len(), new.len());
+        self.bytes.splice(bytes, new.iter().copied());
+        let suffixes = place * self.suffix_bytes;
+        match (value, is_there) {
+            (Some(_), false) => {
+                self.suffixes
+                    .splice(suffixes..suffixes, suffix.iter().copied());
+                self.ends.insert(place, self.start(place));
+            }
+            (None, true) => {
+                self.suffixes.drain(suffixes..suffixes + self.suffix_bytes);
+                self.ends.remove(place);
+            }
+            _ => {}
+        }
+        // A row that was taken away has no end of its own.
+        for end in &mut self.ends[place..] {
+            *end = *end + new_bytes - old_bytes;
+        }
+    }
+
+    /// Where a row's value starts.
+    fn start(&self, row: usize) -> usize {
+        row.checked_sub(1)
+            .and_then(|before| self.ends.get(before).copied())
+            .unwrap_or_default()
+    }
+
+    /// The first row whose key ends in `suffix` or above.
+    fn place(&self, suffix: &[u8]) -> usize {
+        let (mut first, mut last) = (0, self.len());
+        while first < last {
+            let middle = first.midpoint(last);
+            match self.suffix(middle) < suffix {
+                true => first = middle + 1,
+                false => last = middle,
+            }
+        }
+        first
+    }
+
+    /// All rows: ends of keys, and values.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        (0..self.len()).map(|row| self.row(row))
+    }
+
+    fn row(&self, row: usize) -> (&[u8], &[u8]) {
+        (
+            self.suffix(row),
+            &self.bytes[self.start(row)..self.ends[row]],
+        )
     }
 
     /// Adds the next row, by the end of its key.
@@ -380,27 +587,17 @@ impl Rows {
         from: &[u8],
         to: Option<&'a [u8]>,
     ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        let (mut first, mut last) = (0, self.ends.len());
-        while first < last {
-            let middle = first.midpoint(last);
-            match self.suffix(middle) < from {
-                true => first = middle + 1,
-                false => last = middle,
-            }
-        }
-        let rows = first..self.ends.len();
-        rows.map(|row| {
-            let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
-            (self.suffix(row), &self.bytes[start..self.ends[row]])
-        })
-        .take_while(move |(suffix, _)| to.is_none_or(|to| *suffix < to))
+        let rows = self.place(from)..self.len();
+        rows.map(|row| self.row(row))
+            .take_while(move |(suffix, _)| to.is_none_or(|to| *suffix < to))
     }
 
+    /// With what is made of them, which takes about as much as the values and a time each.
     fn size(&self) -> usize {
         ENTRY_BYTES
             + 2 * self.since.len()
-            + self.bytes.capacity()
+            + 2 * self.bytes.capacity()
             + self.suffixes.capacity()
-            + size_of::<usize>() * self.ends.capacity()
+            + 2 * size_of::<usize>() * self.ends.capacity()
     }
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use rocksdb::{DB, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
 
-use crate::entity_cache::{EntityCache, Found, ROWS_AHEAD, Rows};
+use crate::entity_cache::{EntityCache, Found, Made, ROWS_AHEAD, Rows};
 use crate::rocks_store::{engine, entity_of_range, seek_last_before};
 use crate::{RocksStore, Scan, StoreError, Table, keys};
 
@@ -183,6 +183,23 @@ impl Scan for Moment<'_> {
                 walk(rows, Some(entity), from, to_exclusive, reverse, visit)
             }),
         }
+    }
+
+    fn made(
+        &self,
+        table: Table,
+        from: &[u8],
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StoreError> {
+        let prefix = keys::prefix_len(from).filter(|_| table.is_by_entity());
+        let parts = prefix.and_then(|length| from.split_at_checked(length));
+        let (Some((entity, since)), Some(cache)) = (parts, self.store.caches().of(table)) else {
+            return Ok(None);
+        };
+        Ok(match cache.get(entity, since, None, self.commits) {
+            Found::Rows(rows) => rows.made(&mut |rows| make(&mut rows.iter())),
+            Found::Large | Found::Nothing => None,
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, WriteBatch,
 };
 
-use crate::entity_cache::Caches;
+use crate::entity_cache::{Caches, Touched};
 use crate::rocks_moment::Moment;
 use crate::tiled::Tiled;
 
@@ -211,6 +211,10 @@ impl Store for RocksStore {
         tiles.for_each(|(_, key, _)| self.tiled.note(key));
         self.caches.begin(touched(&commit));
         let written = self.db.write_without_wal(batch).map_err(engine("commit"));
+        if written.is_err() {
+            // Its changes stand in the caches, and nowhere else.
+            self.caches.clear();
+        }
         self.caches.committed();
         written?;
         metrics::histogram!("millrace_store_commit_seconds").record(started.elapsed());
@@ -271,16 +275,20 @@ impl Store for RocksStore {
     }
 }
 
-/// The rows that a commit changes: the entity's prefix, and the end of the key.
-fn touched(commit: &Commit) -> impl Iterator<Item = (Table, &[u8], &[u8])> {
-    let puts = commit.puts.iter().map(|(table, key, _)| (*table, key));
-    let deletes = commit.deletes.iter().map(|(table, key)| (*table, key));
-    let by_entity = puts
-        .chain(deletes)
-        .filter(|(table, _)| table.is_by_entity());
-    by_entity.filter_map(|(table, key)| {
+/// The rows that a commit changes, in the order in which it does.
+fn touched(commit: &Commit) -> impl Iterator<Item = Touched<'_>> {
+    let deletes = commit
+        .deletes
+        .iter()
+        .map(|(table, key)| (*table, key, None));
+    let puts = commit.puts.iter();
+    let puts = puts.map(|(table, key, value)| (*table, key, Some(value.as_slice())));
+    let by_entity = deletes
+        .chain(puts)
+        .filter(|(table, ..)| table.is_by_entity());
+    by_entity.filter_map(|(table, key, value)| {
         let (prefix, suffix) = key.split_at_checked(keys::prefix_len(key)?)?;
-        Some((table, prefix, suffix))
+        Some((table, prefix, suffix, value))
     })
 }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::commit::{OFFSET_END, OFFSET_PREFIX};
+use crate::entity_cache::Made;
 use crate::{Commit, Horizons, Offset, StoreError, Table, codec};
 
 /// Ordered reads.
@@ -24,6 +25,23 @@ pub trait Scan {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
+
+    /// What `make` makes of an entity's rows, where they are in memory and have been read before; it is kept beside them
+    /// until one of them changes, so that it is made once for many readers. `from` is a key of the entity, or the start
+    /// of one of its ranges. `make` gets the ends of keys (what follows the entity) and the values of all rows from
+    /// `from` on, and may get earlier ones. None where there is nothing kept, and where `make` gives none: the rows are
+    /// to be scanned then. What is made of a table's rows must depend on them alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be read.
+    fn made(
+        &self,
+        _table: Table,
+        _from: &[u8],
+        _make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// Ordered tables and offsets, committed together. Any thread may call any method. A scan of the store itself is of

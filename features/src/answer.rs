@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use arrow::compute::cast;
+use arrow::datatypes::Field;
 use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 
 use crate::FeatureError;
 use crate::decay::decayed_to;
@@ -283,8 +286,11 @@ impl FeatureView {
         let slots = slots
             .collect::<Result<Vec<_>, DataFusionError>>()
             .map_err(context)?;
-        let as_of: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_of.to_vec()));
-        let columns = entity.iter().cloned().chain(slots).chain([as_of]).collect();
+        let mut columns: Vec<ArrayRef> = entity.iter().cloned().chain(slots).collect();
+        if let Some(outputs) = self.plain_outputs(&columns) {
+            return batch(&self.schema, outputs, rows).map_err(context);
+        }
+        columns.push(Arc::new(TimestampMicrosecondArray::from(as_of.to_vec())));
         let row = batch(&self.row_schema, columns, rows).map_err(context)?;
         let outputs = self
             .outputs
@@ -294,6 +300,17 @@ impl FeatureView {
             .collect::<Result<Vec<_>, _>>()
             .map_err(context)?;
         batch(&self.schema, outputs, rows).map_err(context)
+    }
+
+    /// The view's columns, where each is one of `columns` as it is.
+    fn plain_outputs(&self, columns: &[ArrayRef]) -> Option<Vec<ArrayRef>> {
+        let plain = |(output, field): (&Arc<dyn PhysicalExpr>, &Arc<Field>)| {
+            let column = output.downcast_ref::<Column>()?;
+            let column = columns.get(column.index())?;
+            (column.data_type() == field.data_type()).then(|| Arc::clone(column))
+        };
+        let outputs = self.outputs.iter().zip(self.schema.fields());
+        outputs.map(plain).collect()
     }
 }
 
@@ -359,6 +376,9 @@ fn shares(groups: Vec<Group<'_>>, rows: usize) -> Vec<Share<'_>> {
 
 /// Rows by key, in the order of their first appearance.
 fn group(keys: &[Vec<u8>]) -> Vec<Group<'_>> {
+    if let [key] = keys {
+        return vec![(key, vec![0])];
+    }
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(keys.len());
     for (row, key) in keys.iter().enumerate() {

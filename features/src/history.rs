@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::filter;
@@ -24,10 +25,8 @@ use crate::view::{FeatureView, Measure, Operand};
 pub(crate) struct History<'a> {
     view: &'a FeatureView,
     ladder: Ladder,
-    /// Event times, ascending: all events that no tile of the same frame and no total sums up.
-    times: Vec<i64>,
-    /// What the view keeps of each, one array an operand.
-    operands: Vec<ArrayRef>,
+    /// All events that no tile of the same frame and no total sums up, and where there are no tiles perhaps others.
+    known: Arc<Events>,
     /// Tiles that were read, by start and level.
     stored: BTreeMap<(i64, u8), Rc<Node>>,
     /// Totals that were read, by start and level.
@@ -39,6 +38,14 @@ pub(crate) struct History<'a> {
     keeps_nodes: bool,
     /// Whether a frame ended inside a total's span.
     is_rounded: bool,
+}
+
+/// Events of one entity.
+pub(crate) struct Events {
+    /// Event times, ascending.
+    times: Vec<i64>,
+    /// What the view keeps of each, one array an operand.
+    operands: Vec<ArrayRef>,
 }
 
 /// A stretch of a frame, in the order of time.
@@ -56,11 +63,14 @@ impl<'a> History<'a> {
         times: Vec<i64>,
         operands: Vec<ArrayRef>,
     ) -> Self {
+        Self::of(view, Arc::new(Events { times, operands }))
+    }
+
+    fn of(view: &'a FeatureView, known: Arc<Events>) -> Self {
         Self {
             view,
             ladder: view.ladder(),
-            times,
-            operands,
+            known,
             stored: BTreeMap::new(),
             totals: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -123,6 +133,13 @@ impl<'a> History<'a> {
             Some(_) => state.best_read(view.id, entity, from)?,
             None => BestRead::Rows,
         };
+        // Where there are no tiles, no event is in one too.
+        let is_plain = view.resolution.is_none() && !matches!(read, BestRead::Tiles(Some(_)));
+        if let (true, Some(events)) = (is_plain, Self::kept_events(view, state, entity, from)?) {
+            let mut history = Self::of(view, events);
+            history.keeps_nodes = read != BestRead::Rows;
+            return Ok(history);
+        }
         let mut plan = Plan {
             view,
             state,
@@ -139,6 +156,30 @@ impl<'a> History<'a> {
             plan.read_tiles(codec, top, cores)?;
         }
         plan.read()
+    }
+
+    /// All events from a time on, where the state keeps them as they are needed here.
+    fn kept_events(
+        view: &FeatureView,
+        state: &dyn StateReader,
+        entity: &[u8],
+        from: i64,
+    ) -> Result<Option<Arc<Events>>, FeatureError> {
+        let mut damage = None;
+        let made = state.made(view.id, entity, from, &mut |rows| {
+            let (times, values): (Vec<i64>, Vec<&[u8]>) = rows.unzip();
+            match packed::unpack(&view.operand_types, &values) {
+                Ok(operands) => Some(Arc::new(Events { times, operands })),
+                Err(detail) => {
+                    damage = Some(detail);
+                    None
+                }
+            }
+        })?;
+        match damage {
+            Some(detail) => Err(view.damaged(detail)),
+            None => Ok(made.and_then(|made| made.downcast().ok())),
+        }
     }
 
     /// Takes the nodes that were made here: worth storing where no event of their span is missing.
@@ -161,14 +202,15 @@ impl<'a> History<'a> {
                 let width = times.end.saturating_sub(times.start);
                 self.collect(self.ladder.top_level(width), times, &mut items)?;
             }
-            _ => push_rows(&mut items, frame.cover(&self.times, t)),
+            _ => push_rows(&mut items, frame.cover(&self.known.times, t)),
         }
         Ok(items)
     }
 
     fn rows(&self, times: &Range<i64>) -> Range<usize> {
-        let start = self.times.partition_point(|time| *time < times.start);
-        let end = start + self.times[start..].partition_point(|time| *time < times.end);
+        let own = &self.known.times;
+        let start = own.partition_point(|time| *time < times.start);
+        let end = start + own[start..].partition_point(|time| *time < times.end);
         start..end
     }
 
@@ -266,8 +308,9 @@ impl<'a> History<'a> {
         if times.is_empty() {
             return None;
         }
-        let row = self.times.partition_point(|time| *time < times.start);
-        let row = self.times.get(row).copied();
+        let own = &self.known.times;
+        let row = own.partition_point(|time| *time < times.start);
+        let row = own.get(row).copied();
         let first = |nodes: &BTreeMap<(i64, u8), Rc<Node>>| {
             let first = nodes.range((times.start, 0)..).next();
             first.map(|((start, _), _)| *start)
@@ -399,7 +442,7 @@ impl<'a> History<'a> {
         measure: &Measure,
         items: &[Item],
     ) -> Result<Partial, DataFusionError> {
-        kernel.fold(&self.operands, &measure.state, items)
+        kernel.fold(&self.known.operands, &measure.state, items)
     }
 
     /// A count of distinct values over a frame's items.
@@ -409,7 +452,7 @@ impl<'a> History<'a> {
         measure: &Measure,
         items: &[Item],
     ) -> Result<i64, DataFusionError> {
-        distinct.count(&self.operands, measure.state.start, items)
+        distinct.count(&self.known.operands, measure.state.start, items)
     }
 
     /// Any measure over a frame's items.
@@ -458,7 +501,7 @@ impl<'a> History<'a> {
 
     fn values(&self, operand: &Operand, rows: &Range<usize>) -> Result<ArrayRef, DataFusionError> {
         match operand {
-            Operand::Kept(index) => Ok(self.operands[*index].slice(rows.start, rows.len())),
+            Operand::Kept(index) => Ok(self.known.operands[*index].slice(rows.start, rows.len())),
             Operand::Literal(value) => value.to_array_of_size(rows.len()),
         }
     }

@@ -50,7 +50,7 @@ pub use packed::{pack_rows, unpack_rows};
 pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
 pub use resolution::Resolution;
-pub use state::{BestRead, MemoryState, StateError, StateReader, StateRow, StateWriter};
+pub use state::{BestRead, Made, MemoryState, StateError, StateReader, StateRow, StateWriter};
 pub use stream::{DeletedId, Stream};
 pub use table::EventTable;
 pub use tile::{Ladder, Span, Tile, tile_width_us};

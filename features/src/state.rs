@@ -3,8 +3,10 @@
 //! [`MemoryState`] is here for tests, training sets and back-tests; RocksDB's is in `millrace`, over
 //! `millrace-feature-store`.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::FeatureError;
 use crate::fold::TOTAL_UNIQUE;
@@ -42,6 +44,9 @@ pub enum BestRead {
     Tiles(Option<u8>),
 }
 
+/// What a view made of an entity's rows. It depends on the view's id and on them alone.
+pub type Made = Arc<dyn Any + Send + Sync>;
+
 /// Ordered reads of the rows that views have written.
 pub trait StateReader {
     /// Calls `visit` with the time and the value of each of an entity's rows with `times.start <= time <
@@ -56,6 +61,22 @@ pub trait StateReader {
         times: Range<i64>,
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError>;
+
+    /// What `make` makes of the times and values of an entity's rows, all of them from `from` on and perhaps earlier
+    /// ones, where the reader has them at hand and keeps what was made until one of them changes. None where it does not,
+    /// and where `make` gives none.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    fn made(
+        &self,
+        _view: u32,
+        _entity: &[u8],
+        _from: i64,
+        _make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        Ok(None)
+    }
 
     /// As [`scan`](Self::scan), of all rows with time < `before`, newest first.
     ///

@@ -5,11 +5,12 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use millrace_feature_store::{
-    Commit, Scan, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
-    tile_range,
+    Commit, Scan, Table, entity_prefix, entity_range, event_key, event_range, event_time_us,
+    tile_key, tile_of, tile_range, time_bytes, time_from_bytes,
 };
 use millrace_features::{
-    BestRead, FeatureView, Ladder, StateError, StateReader, StateRow, StateWriter, Tile, Total,
+    BestRead, FeatureView, Ladder, Made, StateError, StateReader, StateRow, StateWriter, Tile,
+    Total,
 };
 
 use crate::deletes::Entry;
@@ -30,6 +31,25 @@ impl<S: Scan + ?Sized> StateReader for Committed<'_, S> {
         self.rows(Table::Events, &range, false, &mut |key, value| {
             visit(time_of(key), value)
         })
+    }
+
+    fn made(
+        &self,
+        view: u32,
+        entity: &[u8],
+        from: i64,
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        let mut start = entity_prefix(view, entity);
+        start.extend_from_slice(&time_bytes(from));
+        let mut make = |rows: &mut dyn Iterator<Item = (&[u8], &[u8])>| {
+            // The store admits no other keys than those with a time.
+            let time = |end| time_from_bytes(end).unwrap_or(i64::MIN);
+            make(&mut rows.map(|(end, value)| (time(end), value)))
+        };
+        self.0
+            .made(Table::Events, &start, &mut make)
+            .map_err(|e| StateError(with_causes(&e)))
     }
 
     fn scan_back(
