@@ -116,8 +116,8 @@ pub(crate) struct Rows {
     suffix_bytes: usize,
     /// The ends of the keys, one after the other.
     suffixes: Vec<u8>,
-    /// Where each row's value ends in `bytes`.
-    ends: Vec<usize>,
+    /// Where each row's value ends in `bytes`; an entry is far smaller than 4 GiB.
+    ends: Vec<u32>,
     bytes: Vec<u8>,
     /// Whether somebody has read them as they are.
     was_read: AtomicBool,
@@ -195,6 +195,11 @@ impl EntityCache {
         self.most_rows
     }
 
+    /// Rows of one entity take no more.
+    pub(crate) fn most_bytes(&self) -> usize {
+        self.shard_bytes / 4
+    }
+
     fn clear(&self) {
         for shard in &self.shards {
             *shard.lock().unwrap_or_else(PoisonError::into_inner) = Shard::default();
@@ -236,7 +241,7 @@ impl EntityCache {
         };
         let grown = kept.size() as isize - before as isize;
         shard.young_bytes = shard.young_bytes.saturating_add_signed(grown);
-        if rows.len() > self.most_rows {
+        if rows.len() > self.most_rows || rows.size() > self.most_bytes() {
             // It has grown: the next read is of a large one, or of another stretch.
             shard.drop_rows(prefix, &rows.since);
         }
@@ -266,7 +271,7 @@ impl EntityCache {
                 _ => BTreeMap::new(),
             };
             let bytes: usize = stretches.values().map(Kept::size).sum();
-            if stretches.len() >= MOST_STRETCHES || bytes > self.shard_bytes / 4 {
+            if stretches.len() >= MOST_STRETCHES || bytes > self.most_bytes() {
                 stretches.clear();
             }
             stretches.insert(rows.since.clone(), Kept::new(rows));
@@ -378,7 +383,10 @@ impl Entry {
 }
 
 impl Kept {
-    fn new(rows: Rows) -> Self {
+    fn new(mut rows: Rows) -> Self {
+        rows.suffixes.shrink_to_fit();
+        rows.ends.shrink_to_fit();
+        rows.bytes.shrink_to_fit();
         Self {
             rows: Arc::new(rows),
             changes: Vec::new(),
@@ -485,7 +493,8 @@ impl Rows {
             self.push(suffix, value);
             return;
         }
-        let bytes = self.start(place)..self.start(place + usize::from(is_there));
+        let start = self.start(place);
+        let bytes = start..self.start(place + usize::from(is_there));
         let new = value.unwrap_or_default();
         let (old_bytes, new_bytes) = (bytes.len(), new.len());
         self.bytes.splice(bytes, new.iter().copied());
@@ -494,7 +503,7 @@ impl Rows {
             (Some(_), false) => {
                 self.suffixes
                     .splice(suffixes..suffixes, suffix.iter().copied());
-                self.ends.insert(place, self.start(place));
+                self.ends.insert(place, start as u32);
             }
             (None, true) => {
                 self.suffixes.drain(suffixes..suffixes + self.suffix_bytes);
@@ -504,15 +513,15 @@ impl Rows {
         }
         // A row that was taken away has no end of its own.
         for end in &mut self.ends[place..] {
-            *end = *end + new_bytes - old_bytes;
+            *end = *end + new_bytes as u32 - old_bytes as u32;
         }
     }
 
     /// Where a row's value starts.
     fn start(&self, row: usize) -> usize {
         row.checked_sub(1)
-            .and_then(|before| self.ends.get(before).copied())
-            .unwrap_or_default()
+            .and_then(|before| self.ends.get(before))
+            .map_or(0, |end| *end as usize)
     }
 
     /// The first row whose key ends in `suffix` or above.
@@ -536,7 +545,7 @@ impl Rows {
     fn row(&self, row: usize) -> (&[u8], &[u8]) {
         (
             self.suffix(row),
-            &self.bytes[self.start(row)..self.ends[row]],
+            &self.bytes[self.start(row)..self.ends[row] as usize],
         )
     }
 
@@ -546,7 +555,7 @@ impl Rows {
         self.suffix_bytes = suffix.len().max(1);
         self.suffixes.extend_from_slice(suffix);
         self.bytes.extend_from_slice(value);
-        self.ends.push(self.bytes.len());
+        self.ends.push(self.bytes.len() as u32);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -593,11 +602,12 @@ impl Rows {
     }
 
     /// With what is made of them, which takes about as much as the values and a time each.
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
+        let of_ends = self.ends.capacity() * (size_of::<u32>() + size_of::<i64>());
         ENTRY_BYTES
             + 2 * self.since.len()
             + 2 * self.bytes.capacity()
             + self.suffixes.capacity()
-            + 2 * size_of::<usize>() * self.ends.capacity()
+            + of_ends
     }
 }

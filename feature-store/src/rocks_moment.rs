@@ -115,7 +115,7 @@ impl<'a> Moment<'a> {
                     rows.end_at(suffix);
                     return ControlFlow::Break(());
                 }
-                if rows.len() == cache.most_rows() {
+                if rows.len() == cache.most_rows() || rows.size() > cache.most_bytes() {
                     (kept, is_too_long) = (None, true);
                 } else {
                     ahead -= usize::from(!is_wanted);

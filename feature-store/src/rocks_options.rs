@@ -35,7 +35,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             block_cache_bytes: 128 << 20,
-            entity_cache_bytes: 64 << 20,
+            entity_cache_bytes: 128 << 20,
             entity_cache_rows: 1_024,
             write_buffer_bytes: 32 << 20,
             sweep_seconds: 24 * 60 * 60,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Float32Type, Float64Type, Int64Type, SchemaRef, TimestampMicrosecondType,
+};
 use datafusion::common::{Column, DFSchemaRef, JoinType};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Operator};
 use datafusion::physical_expr::PhysicalExpr;
@@ -190,12 +192,20 @@ impl InputView {
         let width = inputs.num_columns();
         let mut matrix = vec![f32::NAN; inputs.num_rows() * width];
         for (index, column) in inputs.columns().iter().enumerate() {
-            let column = cast(column, &DataType::Float32)
-                .map_err(|e| FeatureError::Arguments(e.to_string()))?;
-            let values = column.as_primitive::<Float32Type>();
-            for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
-                matrix[row * width + index] = values.value(row);
+            let mut set = |row: usize, value: f32| matrix[row * width + index] = value;
+            // What most inputs are, without an array between.
+            if let Some(values) = column.as_primitive_opt::<Float64Type>() {
+                valid(values).for_each(|row| set(row, values.value(row) as f32));
+                continue;
             }
+            if let Some(values) = column.as_primitive_opt::<Int64Type>() {
+                valid(values).for_each(|row| set(row, values.value(row) as f32));
+                continue;
+            }
+            let values = cast(column, &DataType::Float32)
+                .map_err(|e| FeatureError::Arguments(e.to_string()))?;
+            let values = values.as_primitive::<Float32Type>();
+            valid(values).for_each(|row| set(row, values.value(row)));
         }
         Ok(matrix)
     }
@@ -248,6 +258,11 @@ impl InputView {
             outputs,
         }))
     }
+}
+
+/// The rows that are not null.
+fn valid(array: &dyn Array) -> impl Iterator<Item = usize> + '_ {
+    (0..array.len()).filter(|row| array.is_valid(*row))
 }
 
 fn check_number(field: &arrow::datatypes::Field) -> Checked<()> {
