@@ -15,7 +15,7 @@
 //! The spans are steps. Those that no frame cuts any more, for they lie in unbounded frames alone, are summed up to
 //! larger and larger spans: a lifetime is a handful of totals.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::FeatureError;
 use crate::history::History;
@@ -80,7 +80,7 @@ impl FeatureView {
         let rows = rows.iter().map(|(time, value)| (*time, value.as_slice()));
         let mut history = History::of_rows(self, rows)?;
         let context = |e| FeatureError::evaluate(format!("totals of view '{}'", self.name))(e);
-        let total = |(span, node): (Span, Rc<Node>)| -> Result<Total, FeatureError> {
+        let total = |(span, node): (Span, Arc<Node>)| -> Result<Total, FeatureError> {
             let node = codec.encode(&node).map_err(|e| context(e.into()))?;
             Ok(Total {
                 span,

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::filter;
@@ -25,14 +24,12 @@ use crate::view::{FeatureView, Measure, Operand};
 pub(crate) struct History<'a> {
     view: &'a FeatureView,
     ladder: Ladder,
-    /// All events that no tile of the same frame and no total sums up, and where there are no tiles perhaps others.
+    /// All events that no tile of the same frame and no total sums up; where no tile was read, perhaps others.
     known: Arc<Events>,
     /// Tiles that were read, by start and level.
-    stored: BTreeMap<(i64, u8), Rc<Node>>,
+    stored: BTreeMap<(i64, u8), Arc<Node>>,
     /// Totals that were read, by start and level.
-    totals: BTreeMap<(i64, u8), Rc<Node>>,
-    /// Spans that were looked at: their node, or none where they are not dense.
-    nodes: BTreeMap<Span, Option<Rc<Node>>>,
+    totals: BTreeMap<(i64, u8), Arc<Node>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
     keeps_nodes: bool,
@@ -46,6 +43,25 @@ pub(crate) struct Events {
     times: Vec<i64>,
     /// What the view keeps of each, one array an operand.
     operands: Vec<ArrayRef>,
+    /// Spans that were looked at: their node, or none where they are not dense.
+    nodes: Mutex<Nodes>,
+}
+
+type Nodes = BTreeMap<Span, Option<Arc<Node>>>;
+
+impl Events {
+    fn new(times: Vec<i64>, operands: Vec<ArrayRef>) -> Self {
+        Self {
+            times,
+            operands,
+            nodes: Mutex::default(),
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        // Nothing that panics is done under the lock.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A stretch of a frame, in the order of time.
@@ -53,7 +69,7 @@ pub(crate) struct Events {
 pub(crate) enum Item {
     /// Indexes of rows.
     Rows(Range<usize>),
-    Node(Rc<Node>),
+    Node(Arc<Node>),
 }
 
 impl<'a> History<'a> {
@@ -63,7 +79,7 @@ impl<'a> History<'a> {
         times: Vec<i64>,
         operands: Vec<ArrayRef>,
     ) -> Self {
-        Self::of(view, Arc::new(Events { times, operands }))
+        Self::of(view, Arc::new(Events::new(times, operands)))
     }
 
     fn of(view: &'a FeatureView, known: Arc<Events>) -> Self {
@@ -73,7 +89,6 @@ impl<'a> History<'a> {
             known,
             stored: BTreeMap::new(),
             totals: BTreeMap::new(),
-            nodes: BTreeMap::new(),
             made: Vec::new(),
             keeps_nodes: false,
             is_rounded: false,
@@ -111,7 +126,7 @@ impl<'a> History<'a> {
             let nodes = codec.decode(&nodes).map_err(damaged)?;
             history.totals = keys
                 .into_iter()
-                .zip(nodes.into_iter().map(Rc::new))
+                .zip(nodes.into_iter().map(Arc::new))
                 .collect();
         }
         Ok(history)
@@ -129,17 +144,16 @@ impl<'a> History<'a> {
         let from = view
             .reach_us()
             .map_or(i64::MIN, |reach| oldest.saturating_sub(reach));
+        if view.resolution.is_none() {
+            // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
+            if let Some(events) = Self::kept_events(view, state, entity, from)? {
+                return Ok(Self::of(view, events));
+            }
+        }
         let read = match view.tiles {
             Some(_) => state.best_read(view.id, entity, from)?,
             None => BestRead::Rows,
         };
-        // Where there are no tiles, no event is in one too.
-        let is_plain = view.resolution.is_none() && !matches!(read, BestRead::Tiles(Some(_)));
-        if let (true, Some(events)) = (is_plain, Self::kept_events(view, state, entity, from)?) {
-            let mut history = Self::of(view, events);
-            history.keeps_nodes = read != BestRead::Rows;
-            return Ok(history);
-        }
         let mut plan = Plan {
             view,
             state,
@@ -169,7 +183,7 @@ impl<'a> History<'a> {
         let made = state.made(view.id, entity, from, &mut |rows| {
             let (times, values): (Vec<i64>, Vec<&[u8]>) = rows.unzip();
             match packed::unpack(&view.operand_types, &values) {
-                Ok(operands) => Some(Arc::new(Events { times, operands })),
+                Ok(operands) => Some(Arc::new(Events::new(times, operands))),
                 Err(detail) => {
                     damage = Some(detail);
                     None
@@ -183,10 +197,11 @@ impl<'a> History<'a> {
     }
 
     /// Takes the nodes that were made here: worth storing where no event of their span is missing.
-    pub(crate) fn take_made(&mut self) -> Vec<(Span, Rc<Node>)> {
+    pub(crate) fn take_made(&mut self) -> Vec<(Span, Arc<Node>)> {
         let made = std::mem::take(&mut self.made);
+        let nodes = self.known.nodes();
         made.into_iter()
-            .filter_map(|span| Some((span, self.nodes.get(&span)?.clone()?)))
+            .filter_map(|span| Some((span, nodes.get(&span)?.clone()?)))
             .collect()
     }
 
@@ -311,7 +326,7 @@ impl<'a> History<'a> {
         let own = &self.known.times;
         let row = own.partition_point(|time| *time < times.start);
         let row = own.get(row).copied();
-        let first = |nodes: &BTreeMap<(i64, u8), Rc<Node>>| {
+        let first = |nodes: &BTreeMap<(i64, u8), Arc<Node>>| {
             let first = nodes.range((times.start, 0)..).next();
             first.map(|((start, _), _)| *start)
         };
@@ -323,17 +338,17 @@ impl<'a> History<'a> {
     }
 
     /// The node of a span; none where it holds too few events to be one.
-    fn node(&mut self, span: Span) -> Result<Option<Rc<Node>>, DataFusionError> {
-        if let Some(known) = self.nodes.get(&span) {
+    fn node(&mut self, span: Span) -> Result<Option<Arc<Node>>, DataFusionError> {
+        if let Some(known) = self.known.nodes().get(&span) {
             return Ok(known.clone());
         }
         if let Some(stored) = self.stored.get(&(span.start_us, span.level)) {
-            return Ok(Some(Rc::clone(stored)));
+            return Ok(Some(Arc::clone(stored)));
         }
         let times = span.times();
         let dense = self.view.dense_at(span.level);
         let node = if let Some(total) = self.totals.get(&(span.start_us, span.level)) {
-            Some(self.with_late(span, Rc::clone(total))?)
+            Some(self.with_late(span, Arc::clone(total))?)
         } else if self.events(&times, dense) >= dense {
             let mut items = Vec::new();
             match span.level.checked_sub(1) {
@@ -343,32 +358,32 @@ impl<'a> History<'a> {
             if self.keeps_nodes {
                 self.made.push(span);
             }
-            Some(Rc::new(self.sum_up(&items)?))
+            Some(Arc::new(self.sum_up(&items)?))
         } else {
             None
         };
-        self.nodes.insert(span, node.clone());
+        self.known.nodes().insert(span, node.clone());
         Ok(node)
     }
 
     /// A total with what came after it was made.
-    fn with_late(&self, span: Span, total: Rc<Node>) -> Result<Rc<Node>, DataFusionError> {
+    fn with_late(&self, span: Span, total: Arc<Node>) -> Result<Arc<Node>, DataFusionError> {
         let mut items = vec![Item::Node(total)];
         items.extend(self.inside(span).map(Item::Node));
         push_rows(&mut items, self.rows(&span.times()));
         match items.as_slice() {
-            [Item::Node(total)] => Ok(Rc::clone(total)),
-            items => Ok(Rc::new(self.sum_up(items)?)),
+            [Item::Node(total)] => Ok(Arc::clone(total)),
+            items => Ok(Arc::new(self.sum_up(items)?)),
         }
     }
 
     /// Totals inside a span, but for its own.
-    fn inside(&self, span: Span) -> impl Iterator<Item = Rc<Node>> + '_ {
+    fn inside(&self, span: Span) -> impl Iterator<Item = Arc<Node>> + '_ {
         let times = span.times();
         let others = self.totals.range((times.start, 0)..(times.end, 0));
         others
             .filter(move |(key, _)| **key != (span.start_us, span.level))
-            .map(|(_, node)| Rc::clone(node))
+            .map(|(_, node)| Arc::clone(node))
     }
 
     /// The spans whose rows are to be replaced by a total, and the totals: steps, and spans of any level that end at
@@ -376,7 +391,7 @@ impl<'a> History<'a> {
     pub(crate) fn fold_spans(
         &mut self,
         old_us: i64,
-    ) -> Result<Vec<(Span, Rc<Node>)>, DataFusionError> {
+    ) -> Result<Vec<(Span, Arc<Node>)>, DataFusionError> {
         let mut folded = Vec::new();
         let top = match old_us {
             i64::MIN => 0,
@@ -391,7 +406,7 @@ impl<'a> History<'a> {
         level: u8,
         times: Range<i64>,
         old_us: i64,
-        folded: &mut Vec<(Span, Rc<Node>)>,
+        folded: &mut Vec<(Span, Arc<Node>)>,
     ) -> Result<(), DataFusionError> {
         let mut from = times.start;
         while let Some(time) = self.next_occupied(from..times.end) {
@@ -645,7 +660,7 @@ impl<'a> Plan<'a, '_> {
             let nodes = nodes.map_err(|detail| self.view.damaged(detail))?;
             history.stored = keys
                 .into_iter()
-                .zip(nodes.into_iter().map(Rc::new))
+                .zip(nodes.into_iter().map(Arc::new))
                 .collect();
         }
         Ok(history)

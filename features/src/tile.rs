@@ -14,7 +14,7 @@
 //! [`FeatureView::dense`]: crate::FeatureView::dense
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::error::ArrowError;
@@ -152,7 +152,7 @@ pub(crate) struct TileCodec {
 pub(crate) struct Node {
     pub(crate) events: u64,
     /// An array a field, of all nodes that were read together.
-    fields: Rc<[ArrayRef]>,
+    fields: Arc<[ArrayRef]>,
     /// This node's in each.
     row: usize,
 }
@@ -204,10 +204,10 @@ impl TileCodec {
             .converter
             .convert_rows(rows)
             .map_err(|e| e.to_string())?;
-        let fields: Rc<[ArrayRef]> = columns.into();
+        let fields: Arc<[ArrayRef]> = columns.into();
         let node = |(row, events)| Node {
             events,
-            fields: Rc::clone(&fields),
+            fields: Arc::clone(&fields),
             row,
         };
         Ok(events.into_iter().enumerate().map(node).collect())
