@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-const VIEW_BYTES: usize = 4;
+pub(crate) const VIEW_BYTES: usize = 4;
 const TIME_BYTES: usize = 8;
 const UNIQUE_BYTES: usize = 16;
 pub(crate) const SUFFIX_BYTES: usize = TIME_BYTES + UNIQUE_BYTES;

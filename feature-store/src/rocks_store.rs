@@ -57,7 +57,7 @@ impl RocksStore {
         identity::claim(path, identity)?;
         let horizons = Arc::new(Horizons::default());
         let options = rocks_options::database(settings);
-        let db = DB::open_cf_descriptors(&options, path, descriptors(settings, &horizons))
+        let db = DB::open_cf_descriptors(&options, path, descriptors(settings, &horizons)?)
             .map_err(|error| open_error(path, error))?;
         let store = Self {
             db,
@@ -93,7 +93,7 @@ impl RocksStore {
         let mut options = rocks_options::database(settings);
         // Opens every file now: one that the writer deletes stays readable for whoever has it open.
         options.set_max_open_files(-1);
-        let families = descriptors(settings, &horizons);
+        let families = descriptors(settings, &horizons)?;
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, error))?;
         let store = Self {
@@ -149,7 +149,10 @@ impl RocksStore {
     /// The whole commit as one batch: deletes, puts, offsets.
     fn batch(&self, commit: &Commit) -> Result<WriteBatch, StoreError> {
         let offset_rows = commit.offset_rows()?;
-        let mut batch = WriteBatch::default();
+        let puts = commit.puts.iter();
+        let bytes: usize = puts.map(|(_, key, value)| key.len() + value.len()).sum();
+        // With what the batch writes of each row besides.
+        let mut batch = WriteBatch::with_capacity_bytes(bytes + 16 * commit.puts.len());
         for (table, key) in &commit.deletes {
             batch.delete_cf(self.family(*table)?, key);
         }
@@ -295,13 +298,15 @@ fn touched(commit: &Commit) -> impl Iterator<Item = Touched<'_>> {
 fn descriptors(
     settings: &StoreSettings,
     horizons: &Arc<Horizons>,
-) -> [ColumnFamilyDescriptor; Table::ALL.len()] {
+) -> Result<Vec<ColumnFamilyDescriptor>, StoreError> {
     // Without a lock: every look-up asks it for several blocks.
     let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
-    Table::ALL.map(|table| {
+    let descriptor = |table: Table| {
         let options = rocks_options::family(table, settings, &cache, horizons);
-        ColumnFamilyDescriptor::new(table.name(), options)
-    })
+        let options = options.map_err(engine("configure"))?;
+        Ok(ColumnFamilyDescriptor::new(table.name(), options))
+    };
+    Table::ALL.into_iter().map(descriptor).collect()
 }
 
 /// The prefix of the one entity that all keys in `from..to_exclusive` have, if there is one.
