@@ -38,7 +38,7 @@ impl Default for StoreSettings {
             block_cache_bytes: 128 << 20,
             entity_cache_bytes: 128 << 20,
             entity_cache_rows: 1_024,
-            write_buffer_bytes: 32 << 20,
+            write_buffer_bytes: 16 << 20,
             sweep_seconds: 24 * 60 * 60,
             background_jobs: 2,
             max_open_files: 512,
