@@ -16,7 +16,7 @@ use crate::fold::{Held, held};
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
 use crate::packed;
-use crate::state::{BestRead, StateReader};
+use crate::state::{BestRead, Made, StateReader};
 use crate::tile::{Ladder, Node, Span, TileCodec};
 use crate::view::{FeatureView, Measure, Operand};
 
@@ -28,8 +28,6 @@ pub(crate) struct History<'a> {
     known: Arc<Events>,
     /// Tiles that were read, by start and level.
     stored: BTreeMap<(i64, u8), Arc<Node>>,
-    /// Totals that were read, by start and level.
-    totals: BTreeMap<(i64, u8), Arc<Node>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
     keeps_nodes: bool,
@@ -43,6 +41,8 @@ pub(crate) struct Events {
     times: Vec<i64>,
     /// What the view keeps of each, one array an operand.
     operands: Vec<ArrayRef>,
+    /// Totals beside them, by start and level.
+    totals: BTreeMap<(i64, u8), Arc<Node>>,
     /// Spans that were looked at: their node, or none where they are not dense.
     nodes: Mutex<Nodes>,
 }
@@ -54,8 +54,45 @@ impl Events {
         Self {
             times,
             operands,
+            totals: BTreeMap::new(),
             nodes: Mutex::default(),
         }
+    }
+
+    /// Rows of state: times ascending, and values.
+    ///
+    /// # Errors
+    /// What does not have the view's layout.
+    fn of_rows<'v>(
+        view: &FeatureView,
+        rows: impl Iterator<Item = (i64, &'v [u8])>,
+    ) -> Result<Self, String> {
+        let (mut times, mut kept) = (Vec::new(), Vec::new());
+        let (mut keys, mut nodes) = (Vec::new(), Vec::new());
+        for (time, value) in rows {
+            match view.resolution {
+                None => kept.push(value),
+                Some(_) => match held(value)? {
+                    Held::Event(value) => kept.push(value),
+                    Held::Total(level, node) => {
+                        keys.push((time, level));
+                        nodes.push(node);
+                        continue;
+                    }
+                },
+            }
+            times.push(time);
+        }
+        let operands = packed::unpack(&view.operand_types, &kept)?;
+        let mut events = Self::new(times, operands);
+        if let Some(codec) = view.tiles.as_ref().filter(|_| !nodes.is_empty()) {
+            if nodes.iter().any(|node| !codec.is_current(node)) {
+                return Err("a total of other aggregates".to_owned());
+            }
+            let nodes = codec.decode(&nodes)?.into_iter().map(Arc::new);
+            events.totals = keys.into_iter().zip(nodes).collect();
+        }
+        Ok(events)
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -88,7 +125,6 @@ impl<'a> History<'a> {
             ladder: view.ladder(),
             known,
             stored: BTreeMap::new(),
-            totals: BTreeMap::new(),
             made: Vec::new(),
             keeps_nodes: false,
             is_rounded: false,
@@ -100,36 +136,8 @@ impl<'a> History<'a> {
         view: &'a FeatureView,
         rows: impl Iterator<Item = (i64, &'v [u8])>,
     ) -> Result<Self, FeatureError> {
-        let damaged = |detail| view.damaged(detail);
-        let (mut times, mut kept) = (Vec::new(), Vec::new());
-        let (mut keys, mut nodes) = (Vec::new(), Vec::new());
-        for (time, value) in rows {
-            match view.resolution {
-                None => kept.push(value),
-                Some(_) => match held(value).map_err(damaged)? {
-                    Held::Event(value) => kept.push(value),
-                    Held::Total(level, node) => {
-                        keys.push((time, level));
-                        nodes.push(node);
-                        continue;
-                    }
-                },
-            }
-            times.push(time);
-        }
-        let operands = packed::unpack(&view.operand_types, &kept).map_err(damaged)?;
-        let mut history = Self::of_events(view, times, operands);
-        if let Some(codec) = view.tiles.as_ref().filter(|_| !nodes.is_empty()) {
-            if nodes.iter().any(|node| !codec.is_current(node)) {
-                return Err(damaged("a total of other aggregates".to_owned()));
-            }
-            let nodes = codec.decode(&nodes).map_err(damaged)?;
-            history.totals = keys
-                .into_iter()
-                .zip(nodes.into_iter().map(Arc::new))
-                .collect();
-        }
-        Ok(history)
+        let events = Events::of_rows(view, rows).map_err(|detail| view.damaged(detail))?;
+        Ok(Self::of(view, Arc::new(events)))
     }
 
     /// Reads what look-ups as of `asked` (not empty) need.
@@ -144,11 +152,9 @@ impl<'a> History<'a> {
         let from = view
             .reach_us()
             .map_or(i64::MIN, |reach| oldest.saturating_sub(reach));
-        if view.resolution.is_none() {
-            // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
-            if let Some(events) = Self::kept_events(view, state, entity, from)? {
-                return Ok(Self::of(view, events));
-            }
+        // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
+        if let Some(events) = Self::kept_events(view, state, entity, from)? {
+            return Ok(Self::of(view, events));
         }
         let read = match view.tiles {
             Some(_) => state.best_read(view.id, entity, from)?,
@@ -181,14 +187,11 @@ impl<'a> History<'a> {
     ) -> Result<Option<Arc<Events>>, FeatureError> {
         let mut damage = None;
         let made = state.made(view.id, entity, from, &mut |rows| {
-            let (times, values): (Vec<i64>, Vec<&[u8]>) = rows.unzip();
-            match packed::unpack(&view.operand_types, &values) {
-                Ok(operands) => Some(Arc::new(Events::new(times, operands))),
-                Err(detail) => {
-                    damage = Some(detail);
-                    None
-                }
-            }
+            let events = Events::of_rows(view, rows);
+            events
+                .map(|events| Arc::new(events) as Made)
+                .map_err(|detail| damage = Some(detail))
+                .ok()
         })?;
         match damage {
             Some(detail) => Err(view.damaged(detail)),
@@ -236,12 +239,12 @@ impl<'a> History<'a> {
 
     /// The total whose span holds times on both sides of `end`.
     fn total_across(&self, end: i64) -> Option<Span> {
-        if self.totals.is_empty() {
+        if self.known.totals.is_empty() {
             return None;
         }
         let mut spans = (0..self.ladder.levels()).map(|level| self.ladder.span(level, end));
         spans.find(|span| {
-            span.start_us < end && self.totals.contains_key(&(span.start_us, span.level))
+            span.start_us < end && self.known.totals.contains_key(&(span.start_us, span.level))
         })
     }
 
@@ -260,7 +263,7 @@ impl<'a> History<'a> {
                 return events;
             }
         }
-        for node in self.totals.range(starts).map(|(_, node)| node) {
+        for node in self.known.totals.range(starts).map(|(_, node)| node) {
             events += node.events;
             if events >= enough {
                 break;
@@ -314,7 +317,7 @@ impl<'a> History<'a> {
     /// The span of a level that holds `time`, or that of a larger total that begins there.
     fn span(&self, level: u8, time: i64) -> Span {
         let larger = (time, level + 1)..=(time, u8::MAX);
-        let total = self.totals.range(larger).next_back();
+        let total = self.known.totals.range(larger).next_back();
         let level = total.map_or(level, |((_, level), _)| *level);
         self.ladder.span(level, time)
     }
@@ -332,7 +335,7 @@ impl<'a> History<'a> {
         };
         row.into_iter()
             .chain(first(&self.stored))
-            .chain(first(&self.totals))
+            .chain(first(&self.known.totals))
             .min()
             .filter(|time| *time < times.end)
     }
@@ -347,7 +350,7 @@ impl<'a> History<'a> {
         }
         let times = span.times();
         let dense = self.view.dense_at(span.level);
-        let node = if let Some(total) = self.totals.get(&(span.start_us, span.level)) {
+        let node = if let Some(total) = self.known.totals.get(&(span.start_us, span.level)) {
             Some(self.with_late(span, Arc::clone(total))?)
         } else if self.events(&times, dense) >= dense {
             let mut items = Vec::new();
@@ -380,7 +383,7 @@ impl<'a> History<'a> {
     /// Totals inside a span, but for its own.
     fn inside(&self, span: Span) -> impl Iterator<Item = Arc<Node>> + '_ {
         let times = span.times();
-        let others = self.totals.range((times.start, 0)..(times.end, 0));
+        let others = self.known.totals.range((times.start, 0)..(times.end, 0));
         others
             .filter(move |(key, _)| **key != (span.start_us, span.level))
             .map(|(_, node)| Arc::clone(node))
@@ -411,7 +414,7 @@ impl<'a> History<'a> {
         let mut from = times.start;
         while let Some(time) = self.next_occupied(from..times.end) {
             let span = self.span(level, time);
-            let total = self.totals.get(&(span.start_us, span.level));
+            let total = self.known.totals.get(&(span.start_us, span.level));
             let may = span.level == 0 || total.is_some() || span.end_us() <= old_us;
             let node = match may {
                 true => self.node(span)?,
@@ -432,7 +435,7 @@ impl<'a> History<'a> {
         let own = (span.start_us, span.level);
         self.rows(&span.times()).len()
             + self.inside(span).count()
-            + usize::from(self.totals.contains_key(&own))
+            + usize::from(self.known.totals.contains_key(&own))
     }
 
     fn sum_up(&self, items: &[Item]) -> Result<Node, DataFusionError> {

@@ -36,10 +36,25 @@ const VIEWS: &str = "CREATE VIEW recent WITH (resolution = '1 minute', late = '5
   FROM tx WINDOW w AS
     (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW);";
 
+/// Beside them, for what stays in memory.
+const EXACT: &str = "CREATE VIEW exact AS SELECT card_id, count(*) OVER h AS n, sum(amount) OVER h AS s, max(amount) OVER d AS top,
+    stddev(amount) OVER h AS spread, count(DISTINCT amount) OVER d AS kinds, avg(amount) OVER r AS mean, sum(amount) OVER r / 2 AS half
+  FROM tx WINDOW
+    h AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '20 minutes' PRECEDING AND CURRENT ROW),
+    d AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '3 hours' PRECEDING AND CURRENT ROW),
+    r AS (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 40 PRECEDING AND CURRENT ROW);
+  CREATE VIEW plain AS SELECT card_id, count(*) OVER w AS n, sum(amount) OVER w AS s
+  FROM tx WINDOW w AS
+    (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '40 minutes' PRECEDING AND CURRENT ROW);";
+
 fn workspace(folder: &Path) -> Workspace {
+    workspace_of(folder, VIEWS)
+}
+
+fn workspace_of(folder: &Path, views: &str) -> Workspace {
     std::fs::create_dir(folder.join("features")).unwrap();
     std::fs::write(folder.join("sources.sql"), SOURCES).unwrap();
-    std::fs::write(folder.join("features/v.sql"), VIEWS).unwrap();
+    std::fs::write(folder.join("features/v.sql"), views).unwrap();
     std::fs::write(folder.join("millrace.toml"), "[store]\nhistory = \"10m\"\n").unwrap();
     Workspace::open(folder).unwrap()
 }
@@ -264,6 +279,54 @@ fn crashes_and_batches_change_no_answer() {
         // 12,000 events in 8 hours: of the lifetime the last 35 minutes and a handful of totals are left.
         let life = process.rows(&workspace.project.views[1], "busy");
         assert!(life < 600, "{life} rows");
+    }
+}
+
+/// Each moment of a store whose rows, and what views make of them, stay in memory, says what a store without memory says:
+/// the first time it is asked, the second, and later; after any commit.
+#[test]
+fn what_stays_in_memory_changes_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = workspace_of(folder.path(), &[VIEWS, EXACT].concat());
+    let rocks = workspace.open_store().unwrap();
+    let mut random = Pcg64::seed_from_u64(11);
+    let arrivals = arrivals(&mut random, 9_000);
+    let mut process = Process::start(&workspace, Vec::new());
+    let mut brought = 0;
+    while process.position() < arrivals.len() {
+        let from = process.position();
+        // Often events of few cards, so that most of what is in memory stays, or changes a little.
+        let most = [3, 40, 300][random.random_range(0..3)];
+        let to = (from + random.random_range(1..=most)).min(arrivals.len());
+        process.apply(&arrivals[from..to]);
+        if random.random_bool(0.2) {
+            let newest = process.marks.newest("tx").unwrap();
+            process.ask(newest + random.random_range(0..90 * SECOND));
+        }
+        for commit in &process.commits[brought..] {
+            rocks.commit(commit.clone()).unwrap();
+        }
+        brought = process.commits.len();
+        if random.random_bool(0.5) {
+            continue;
+        }
+        let newest = process.marks.newest("tx").unwrap();
+        let cards = key(&["busy", "quiet", "nobody"]);
+        for _ in 0..random.random_range(1..5) {
+            let as_of = newest + random.random_range(0..600 * SECOND);
+            let moment = rocks.moment();
+            for view in &workspace.project.views {
+                let (key, asked) = ([Arc::clone(&cards)], [as_of; 3]);
+                let got = view.answer(&Committed(moment.as_ref()), &key, &asked);
+                let expected = view.answer(&Committed(&process.store), &key, &asked);
+                let (got, expected) = (got.unwrap(), expected.unwrap());
+                assert!(
+                    bits(&got) == bits(&expected),
+                    "{} after {to} events as of {as_of}: {got:?} {expected:?}",
+                    view.name
+                );
+            }
+        }
     }
 }
 
