@@ -149,9 +149,12 @@ impl<'a> History<'a> {
     ) -> Result<Self, FeatureError> {
         let oldest = asked.iter().copied().min().unwrap_or(i64::MIN);
         let newest = asked.iter().copied().max().unwrap_or(i64::MAX);
-        let from = view
-            .reach_us()
-            .map_or(i64::MIN, |reach| oldest.saturating_sub(reach));
+        // The earliest time that is read below, so that what was read once is enough the next time.
+        let starts = view.frames.iter().map(|frame| {
+            let times = frame.times(oldest, view.step_us());
+            times.map_or(i64::MIN, |times| times.start)
+        });
+        let from = starts.min().unwrap_or(i64::MIN);
         // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
         if let Some(events) = Self::kept_events(view, state, entity, from)? {
             return Ok(Self::of(view, events));
