@@ -103,7 +103,7 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint, device: Device) -> 
         Ok(_) => Some(Peer::start(settings, parent, &rows, threads(), device)?),
         Err(_) => None,
     };
-    let modes = modes(device);
+    let modes = modes(device)?;
     // A GPU's kernels are compiled when they are first asked for.
     let first = seconds(1)?;
     let (mut ours, mut theirs) = (vec![], vec![vec![]; modes.len()]);
@@ -147,18 +147,27 @@ fn training(settings: &LearnerSettings, parent: &Checkpoint, device: Device) -> 
     Ok(figures)
 }
 
-/// The ways in which PyTorch is asked to train: those that `TORCH` names, or all.
-fn modes(device: Device) -> Vec<&'static str> {
-    let all: &[&str] = match device {
-        Device::Cuda(_) => &["eager", "compiled", "graphs"],
-        Device::Cpu | Device::Auto => &["eager", "compiled"],
+/// The ways in which PyTorch is asked to train: those that `TORCH` names, or all with `TORCH=1`.
+fn modes(device: Device) -> Result<Vec<&'static str>> {
+    const ALL: [&str; 3] = ["eager", "compiled", "graphs"];
+    let here = match device {
+        Device::Cuda(_) => &ALL[..],
+        Device::Cpu | Device::Auto => &ALL[..2],
     };
     let asked = std::env::var("TORCH").unwrap_or_default();
-    let named = |mode: &&str| asked.split(',').any(|name| name == *mode);
-    let some: Vec<&str> = all.iter().copied().filter(named).collect();
-    match some.is_empty() {
-        true => all.to_vec(),
-        false => some,
+    if asked.is_empty() || asked == "1" {
+        return Ok(here.to_vec());
+    }
+    let names: Vec<&str> = asked.split(',').collect();
+    match names.iter().find(|name| !ALL.contains(name)) {
+        Some(name) => {
+            Err(format!("TORCH={name}: there are {}, and 1 for all", ALL.join(", ")).into())
+        }
+        None => Ok(here
+            .iter()
+            .copied()
+            .filter(|mode| names.contains(mode))
+            .collect()),
     }
 }
 

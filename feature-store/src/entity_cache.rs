@@ -15,12 +15,12 @@
 //! ```
 //!
 //! Two generations bound the memory: what is read stays in the young one; when that is half of a shard's limit, it
-//! becomes the old one, and what was in the old one and not read since goes.
+//! becomes the old one, and what was in the old one and not read since goes. What changes in the old one goes at once.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ahash::RandomState;
@@ -28,7 +28,13 @@ use ahash::RandomState;
 use crate::Table;
 
 /// What a reader made of an entity's rows, kept beside them.
-pub type Made = Arc<dyn Any + Send + Sync>;
+#[derive(Clone)]
+pub struct Made {
+    /// The reader's own.
+    pub value: Arc<dyn Any + Send + Sync>,
+    /// How many bytes it takes. It may grow.
+    pub bytes: Arc<AtomicUsize>,
+}
 
 const SHARDS: usize = 16;
 
@@ -37,6 +43,12 @@ const MOST_STRETCHES: usize = 256;
 
 /// Changes of an entry that nobody has read since; with more it goes.
 const MOST_CHANGES: usize = 64;
+
+/// Changes of fewer bytes are kept, however small the rows are.
+const LITTLE_BYTES: usize = 1_024;
+
+/// Rows that are worth moving, to forget those before them.
+const WORTH_FORGETTING: usize = 64;
 
 /// So many rows are read past the end of a stretch, for the next look-up, which is a little later.
 pub(crate) const ROWS_AHEAD: usize = 32;
@@ -66,7 +78,10 @@ pub(crate) struct EntityCache {
 struct Shard {
     young: HashMap<Vec<u8>, Entry, RandomState>,
     old: HashMap<Vec<u8>, Entry, RandomState>,
+    /// As far as it was counted: what is made of rows is, when they are read again.
     young_bytes: usize,
+    /// What is to be freed when the lock is.
+    gone: Vec<HashMap<Vec<u8>, Entry, RandomState>>,
 }
 
 /// What is kept of an entity.
@@ -81,6 +96,10 @@ enum Entry {
 struct Kept {
     rows: Arc<Rows>,
     changes: Vec<Change>,
+    /// Bytes of the changes.
+    changes_bytes: usize,
+    /// Bytes that were counted for all of this.
+    counted: usize,
 }
 
 /// A row that a commit put, or deleted.
@@ -106,7 +125,7 @@ pub(crate) enum Found {
 
 /// Rows of an entity from a key on, in the order of keys.
 pub(crate) struct Rows {
-    /// Commits that were done when they were read.
+    /// Commits that were done when they were read, or the newest that has changed them since.
     commit: u64,
     /// The end of the key from which on no row is missing; empty: the entity's first.
     since: Vec<u8>,
@@ -214,16 +233,34 @@ impl EntityCache {
         };
         let mut shard = self.shard(prefix);
         let grown = note(&mut shard.young, prefix, suffix, &change);
-        shard.young_bytes = shard.young_bytes.saturating_add_signed(grown);
-        note(&mut shard.old, prefix, suffix, &change);
+        shard.grew(grown, self.shard_bytes);
+        // Nobody has read it lately.
+        if shard.old.get(prefix).is_some_and(|old| old.covers(suffix)) {
+            shard.old.remove(prefix);
+        }
+        Self::unlock(shard);
     }
 
     /// An entity's rows between the keys that end in `from` and, if there is one, in `to`, as of a moment.
     pub(crate) fn get(&self, prefix: &[u8], from: &[u8], to: Option<&[u8]>, moment: u64) -> Found {
         let mut shard = self.shard(prefix);
+        let found = self.get_from(&mut shard, prefix, from, to, moment);
+        Self::unlock(shard);
+        found
+    }
+
+    fn get_from(
+        &self,
+        shard: &mut Shard,
+        prefix: &[u8],
+        from: &[u8],
+        to: Option<&[u8]>,
+        moment: u64,
+    ) -> Found {
         let Some(entry) = shard.get(prefix, self.shard_bytes) else {
             return Found::Nothing;
         };
+        let is_all = matches!(entry, Entry::All(_));
         let (kept, lacking) = match entry {
             Entry::All(kept) => (Some(kept), Found::Nothing),
             Entry::Stretches(stretches) => {
@@ -235,13 +272,13 @@ impl EntityCache {
         let Some(kept) = kept.filter(|kept| kept.rows.has(from, to)) else {
             return lacking;
         };
-        let before = kept.size();
-        let Some(rows) = kept.as_of(moment) else {
+        let Some(rows) = kept.as_of(moment, from, is_all) else {
             return lacking;
         };
-        let grown = kept.size() as isize - before as isize;
-        shard.young_bytes = shard.young_bytes.saturating_add_signed(grown);
-        if rows.len() > self.most_rows || rows.size() > self.most_bytes() {
+        let grown = kept.count();
+        let is_too_much = rows.len() > self.most_rows || kept.counted > self.most_bytes();
+        shard.grew(grown, self.shard_bytes);
+        if is_too_much {
             // It has grown: the next read is of a large one, or of another stretch.
             shard.drop_rows(prefix, &rows.since);
         }
@@ -270,7 +307,7 @@ impl EntityCache {
                 Some(Entry::Stretches(stretches)) => stretches,
                 _ => BTreeMap::new(),
             };
-            let bytes: usize = stretches.values().map(Kept::size).sum();
+            let bytes: usize = stretches.values().map(|kept| kept.counted).sum();
             if stretches.len() >= MOST_STRETCHES || bytes > self.most_bytes() {
                 stretches.clear();
             }
@@ -292,6 +329,14 @@ impl EntityCache {
             let before = shard.take(prefix);
             shard.insert(prefix.to_vec(), entry(before), self.shard_bytes);
         }
+        Self::unlock(shard);
+    }
+
+    /// Gives the lock back, and frees what has left after it.
+    fn unlock(mut shard: MutexGuard<'_, Shard>) {
+        let gone = std::mem::take(&mut shard.gone);
+        drop(shard);
+        drop(gone);
     }
 
     fn shard(&self, prefix: &[u8]) -> MutexGuard<'_, Shard> {
@@ -325,18 +370,32 @@ impl Shard {
             Some(Entry::Stretches(stretches)) => stretches.remove(since),
             _ => return drop(self.take(prefix)),
         };
-        let size = stretch.map_or(0, |kept| kept.size());
+        let size = stretch.map_or(0, |kept| kept.counted);
         self.young_bytes = self.young_bytes.saturating_sub(size);
     }
 
     fn insert(&mut self, prefix: Vec<u8>, entry: Entry, limit_bytes: usize) {
         let size = prefix.len() + entry.size();
-        self.young_bytes += size;
-        if self.young_bytes > limit_bytes / 2 {
-            self.old = std::mem::take(&mut self.young);
-            self.young_bytes = size;
+        if self.young_bytes + size > limit_bytes / 2 {
+            self.age();
         }
+        self.young_bytes += size;
         self.young.insert(prefix, entry);
+    }
+
+    /// Counts by how much the young ones have grown.
+    fn grew(&mut self, bytes: isize, limit_bytes: usize) {
+        self.young_bytes = self.young_bytes.saturating_add_signed(bytes);
+        if self.young_bytes > limit_bytes / 2 {
+            self.age();
+        }
+    }
+
+    /// Begins another generation.
+    fn age(&mut self) {
+        let young = std::mem::take(&mut self.young);
+        self.gone.push(std::mem::replace(&mut self.old, young));
+        self.young_bytes = 0;
     }
 }
 
@@ -365,7 +424,7 @@ fn note(
                 return true;
             }
             let noted = kept.note(change());
-            grown += noted.map_or(-(kept.size() as isize), |bytes| bytes as isize);
+            grown += noted.map_or(-(kept.counted as isize), |bytes| bytes as isize);
             noted.is_some()
         }),
     }
@@ -375,10 +434,18 @@ fn note(
 impl Entry {
     fn size(&self) -> usize {
         let rows: usize = match self {
-            Self::All(kept) => kept.size(),
-            Self::Stretches(stretches) => stretches.values().map(Kept::size).sum(),
+            Self::All(kept) => kept.counted,
+            Self::Stretches(stretches) => stretches.values().map(|kept| kept.counted).sum(),
         };
         ENTRY_BYTES + rows
+    }
+
+    /// Whether it has a row of that key, or would.
+    fn covers(&self, suffix: &[u8]) -> bool {
+        match self {
+            Self::All(kept) => kept.rows.covers(suffix),
+            Self::Stretches(stretches) => stretches.values().any(|kept| kept.rows.covers(suffix)),
+        }
     }
 }
 
@@ -388,23 +455,30 @@ impl Kept {
         rows.ends.shrink_to_fit();
         rows.bytes.shrink_to_fit();
         Self {
+            counted: rows.size(),
             rows: Arc::new(rows),
             changes: Vec::new(),
+            changes_bytes: 0,
         }
     }
 
     /// Adds a change. Returns how many bytes it takes; none where there are too many already.
     fn note(&mut self, change: Change) -> Option<usize> {
-        if self.changes.len() == MOST_CHANGES {
+        let bytes = change.size();
+        // Reading the rows anew costs no more than that.
+        let is_much = self.changes_bytes + bytes > self.rows.size() + LITTLE_BYTES;
+        if self.changes.len() == MOST_CHANGES || is_much {
             return None;
         }
-        let bytes = change.size();
         self.changes.push(change);
+        self.changes_bytes += bytes;
+        self.counted += bytes;
         Some(bytes)
     }
 
-    /// The rows as of a moment; none where they are of a later one. Changes that it knows all of become part of them.
-    fn as_of(&mut self, moment: u64) -> Option<Arc<Rows>> {
+    /// The rows as of a moment; none where they are of a later one. Changes become part of them where it knows all of
+    /// them; of an entity that is here as a whole, rows before `from` go then, if they are the most: windows left them.
+    fn as_of(&mut self, moment: u64, from: &[u8], is_all: bool) -> Option<Arc<Rows>> {
         let newest = self.changes.last().map_or(self.rows.commit, |c| c.commit);
         if newest > moment {
             return None;
@@ -416,13 +490,19 @@ impl Kept {
                 rows.set(&change.suffix, change.value.as_deref());
             }
             rows.changed_by(newest);
+            if is_all {
+                rows.forget_before(from);
+            }
+            self.changes_bytes = 0;
         }
         Some(Arc::clone(&self.rows))
     }
 
-    fn size(&self) -> usize {
-        let changes = self.changes.iter().map(Change::size);
-        self.rows.size() + changes.sum::<usize>()
+    /// Counts anew. Returns by how many bytes it has grown since it was counted last.
+    fn count(&mut self) -> isize {
+        let before = self.counted;
+        self.counted = self.rows.size() + self.changes_bytes;
+        self.counted as isize - before as isize
     }
 }
 
@@ -470,13 +550,13 @@ impl Rows {
     /// are not worth it.
     pub(crate) fn made(&self, make: &mut dyn FnMut(&Self) -> Option<Made>) -> Option<Made> {
         if let Some(made) = self.made.get() {
-            return Some(Arc::clone(made));
+            return Some(made.clone());
         }
         if !self.was_read.swap(true, Ordering::Relaxed) {
             return None;
         }
         let made = make(self)?;
-        Some(Arc::clone(self.made.get_or_init(|| made)))
+        Some(self.made.get_or_init(|| made).clone())
     }
 
     fn changed_by(&mut self, commit: u64) {
@@ -515,6 +595,20 @@ impl Rows {
         for end in &mut self.ends[place..] {
             *end = *end + new_bytes as u32 - old_bytes as u32;
         }
+    }
+
+    /// Forgets the rows before the key that ends in `from`, where they are the most.
+    fn forget_before(&mut self, from: &[u8]) {
+        let place = self.place(from);
+        if place < WORTH_FORGETTING || 2 * place < self.len() {
+            return;
+        }
+        let start = self.start(place);
+        self.suffixes.drain(..place * self.suffix_bytes);
+        self.bytes.drain(..start);
+        self.ends.drain(..place);
+        self.ends.iter_mut().for_each(|end| *end -= start as u32);
+        self.since = from.to_vec();
     }
 
     /// Where a row's value starts.
@@ -601,13 +695,14 @@ impl Rows {
             .take_while(move |(suffix, _)| to.is_none_or(|to| *suffix < to))
     }
 
-    /// With what is made of them, which takes about as much as the values and a time each.
+    /// With what was made of them.
     pub(crate) fn size(&self) -> usize {
-        let of_ends = self.ends.capacity() * (size_of::<u32>() + size_of::<i64>());
+        let made = self.made.get();
         ENTRY_BYTES
             + 2 * self.since.len()
-            + 2 * self.bytes.capacity()
+            + self.bytes.capacity()
             + self.suffixes.capacity()
-            + of_ends
+            + size_of::<u32>() * self.ends.capacity()
+            + made.map_or(0, |made| made.bytes.load(Ordering::Relaxed))
     }
 }

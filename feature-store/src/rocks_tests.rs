@@ -6,6 +6,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -14,8 +15,8 @@ use rocksdb::WaitForCompactOptions;
 
 use crate::conformance::{conformance, rows};
 use crate::{
-    Commit, MemoryStore, Offset, RocksStore, Scan, Store, StoreError, StoreIdentity, StoreSettings,
-    Table, entity_range, event_key, event_range, time_bytes,
+    Commit, Made, MemoryStore, Offset, RocksStore, Scan, Store, StoreError, StoreIdentity,
+    StoreSettings, Table, entity_range, event_key, event_range, time_bytes,
 };
 
 pub(crate) fn identity() -> StoreIdentity {
@@ -365,9 +366,14 @@ fn moments_say_what_the_store_said() {
                     assert_eq!(rows, expected, "step {step}");
                     let made = moment.made(Table::Events, &since, &mut |rows| {
                         let rows = rows.map(|(end, value)| (end.to_vec(), value.to_vec()));
-                        Some(Arc::new(rows.collect::<Vec<_>>()))
+                        Some(Made {
+                            value: Arc::new(rows.collect::<Vec<_>>()),
+                            bytes: Arc::new(AtomicUsize::new(100)),
+                        })
                     });
-                    let Some(made) = made.unwrap() else { continue };
+                    let Some(Made { value: made, .. }) = made.unwrap() else {
+                        continue;
+                    };
                     made_times += 1;
                     let made = made.downcast::<Vec<(Vec<u8>, Vec<u8>)>>().unwrap();
                     let of_key = |(key, value): (&Vec<u8>, &Vec<u8>)| {

@@ -30,7 +30,8 @@ pub trait Scan {
     /// until one of them changes, so that it is made once for many readers. `from` is a key of the entity, or the start
     /// of one of its ranges. `make` gets the ends of keys (what follows the entity) and the values of all rows from
     /// `from` on, and may get earlier ones. None where there is nothing kept, and where `make` gives none: the rows are
-    /// to be scanned then. What is made of a table's rows must depend on them alone.
+    /// to be scanned then. All who read a
+    /// table's rows share what is made of them.
     ///
     /// # Errors
     /// [`StoreError::Engine`] where the store cannot be read.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
@@ -24,6 +25,7 @@ use crate::view::{FeatureView, Measure, Operand};
 pub(crate) struct History<'a> {
     view: &'a FeatureView,
     ladder: Ladder,
+    tag: NodeTag,
     /// All events that no tile of the same frame and no total sums up; where no tile was read, perhaps others.
     known: Arc<Events>,
     /// Tiles that were read, by start and level.
@@ -43,11 +45,17 @@ pub(crate) struct Events {
     operands: Vec<ArrayRef>,
     /// Totals beside them, by start and level.
     totals: BTreeMap<(i64, u8), Arc<Node>>,
-    /// Spans that were looked at: their node, or none where they are not dense.
+    /// Spans that were looked at: their node, or none where they are not dense. Other aggregates of the same events
+    /// have nodes of their own.
     nodes: Mutex<Nodes>,
+    /// Bytes of all of this, about.
+    bytes: Arc<AtomicUsize>,
 }
 
-type Nodes = BTreeMap<Span, Option<Arc<Node>>>;
+type Nodes = BTreeMap<(NodeTag, Span), Option<Arc<Node>>>;
+
+/// Which aggregates a node is of.
+type NodeTag = [u8; 4];
 
 impl Events {
     fn new(times: Vec<i64>, operands: Vec<ArrayRef>) -> Self {
@@ -56,7 +64,29 @@ impl Events {
             operands,
             totals: BTreeMap::new(),
             nodes: Mutex::default(),
+            bytes: Arc::default(),
         }
+    }
+
+    /// To be kept: counts its bytes.
+    fn made(self) -> Made {
+        let operands = self.operands.iter().map(|o| o.get_array_memory_size());
+        let totals = self.totals.values().map(|node| node.bytes());
+        let bytes = size_of::<Self>()
+            + size_of::<i64>() * self.times.capacity()
+            + operands.sum::<usize>()
+            + totals.sum::<usize>();
+        self.bytes.store(bytes, Ordering::Relaxed);
+        Made {
+            bytes: Arc::clone(&self.bytes),
+            value: Arc::new(self),
+        }
+    }
+
+    fn keep(&self, tag: NodeTag, span: Span, node: Option<Arc<Node>>) {
+        let bytes = NODE_BYTES + node.as_ref().map_or(0, |node| node.bytes());
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.nodes().insert((tag, span), node);
     }
 
     /// Rows of state: times ascending, and values.
@@ -101,6 +131,9 @@ impl Events {
     }
 }
 
+/// What a node's place takes, about.
+const NODE_BYTES: usize = 64;
+
 /// A stretch of a frame, in the order of time.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
@@ -123,6 +156,7 @@ impl<'a> History<'a> {
         Self {
             view,
             ladder: view.ladder(),
+            tag: view.tiles.as_ref().map(TileCodec::tag).unwrap_or_default(),
             known,
             stored: BTreeMap::new(),
             made: Vec::new(),
@@ -149,16 +183,20 @@ impl<'a> History<'a> {
     ) -> Result<Self, FeatureError> {
         let oldest = asked.iter().copied().min().unwrap_or(i64::MIN);
         let newest = asked.iter().copied().max().unwrap_or(i64::MAX);
-        // The earliest time that is read below, so that what was read once is enough the next time.
+        // The earliest time that is read below; none where that takes a look at the rows.
         let starts = view.frames.iter().map(|frame| {
             let times = frame.times(oldest, view.step_us());
-            times.map_or(i64::MIN, |times| times.start)
+            times.map(|times| times.start)
         });
-        let from = starts.min().unwrap_or(i64::MIN);
-        // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
-        if let Some(events) = Self::kept_events(view, state, entity, from)? {
-            return Ok(Self::of(view, events));
+        let from: Option<Vec<i64>> = starts.collect();
+        let from = from.map(|starts| starts.into_iter().min().unwrap_or(i64::MIN));
+        if let Some(from) = from {
+            // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
+            if let Some(events) = Self::kept_events(view, state, entity, from)? {
+                return Ok(Self::of(view, events));
+            }
         }
+        let from = from.unwrap_or(i64::MIN);
         let read = match view.tiles {
             Some(_) => state.best_read(view.id, entity, from)?,
             None => BestRead::Rows,
@@ -192,22 +230,22 @@ impl<'a> History<'a> {
         let made = state.made(view.id, entity, from, &mut |rows| {
             let events = Events::of_rows(view, rows);
             events
-                .map(|events| Arc::new(events) as Made)
+                .map(Events::made)
                 .map_err(|detail| damage = Some(detail))
                 .ok()
         })?;
         match damage {
             Some(detail) => Err(view.damaged(detail)),
-            None => Ok(made.and_then(|made| made.downcast().ok())),
+            None => Ok(made.and_then(|made| made.value.downcast().ok())),
         }
     }
 
     /// Takes the nodes that were made here: worth storing where no event of their span is missing.
     pub(crate) fn take_made(&mut self) -> Vec<(Span, Arc<Node>)> {
         let made = std::mem::take(&mut self.made);
-        let nodes = self.known.nodes();
+        let (tag, nodes) = (self.tag, self.known.nodes());
         made.into_iter()
-            .filter_map(|span| Some((span, nodes.get(&span)?.clone()?)))
+            .filter_map(|span| Some((span, nodes.get(&(tag, span))?.clone()?)))
             .collect()
     }
 
@@ -345,7 +383,7 @@ impl<'a> History<'a> {
 
     /// The node of a span; none where it holds too few events to be one.
     fn node(&mut self, span: Span) -> Result<Option<Arc<Node>>, DataFusionError> {
-        if let Some(known) = self.known.nodes().get(&span) {
+        if let Some(known) = self.known.nodes().get(&(self.tag, span)) {
             return Ok(known.clone());
         }
         if let Some(stored) = self.stored.get(&(span.start_us, span.level)) {
@@ -368,7 +406,7 @@ impl<'a> History<'a> {
         } else {
             None
         };
-        self.known.nodes().insert(span, node.clone());
+        self.known.keep(self.tag, span, node.clone());
         Ok(node)
     }
 

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crate::FeatureError;
 use crate::fold::TOTAL_UNIQUE;
@@ -44,8 +45,14 @@ pub enum BestRead {
     Tiles(Option<u8>),
 }
 
-/// What a view made of an entity's rows. It depends on the view's id and on them alone.
-pub type Made = Arc<dyn Any + Send + Sync>;
+/// What a view made of an entity's rows. Views of one id share it.
+#[derive(Clone)]
+pub struct Made {
+    /// The view's own.
+    pub value: Arc<dyn Any + Send + Sync>,
+    /// How many bytes it takes. It may grow.
+    pub bytes: Arc<AtomicUsize>,
+}
 
 /// Ordered reads of the rows that views have written.
 pub trait StateReader {

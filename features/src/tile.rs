@@ -157,6 +157,17 @@ pub(crate) struct Node {
     row: usize,
 }
 
+impl Node {
+    /// About how many bytes it takes where it was made alone.
+    pub(crate) fn bytes(&self) -> usize {
+        let fields = self
+            .fields
+            .iter()
+            .map(|field| field.get_array_memory_size());
+        size_of::<Self>() + fields.sum::<usize>()
+    }
+}
+
 const HEADER: usize = 12;
 
 impl TileCodec {
@@ -170,6 +181,11 @@ impl TileCodec {
         let tag = (xxhash_rust::xxh3::xxh3_64(&text) as u32).to_le_bytes();
         let converter = RowConverter::new(fields).ok()?;
         Some(Self { tag, converter })
+    }
+
+    /// What tells its aggregates from others.
+    pub(crate) fn tag(&self) -> [u8; 4] {
+        self.tag
     }
 
     pub(crate) fn encode(&self, node: &Node) -> Result<Vec<u8>, ArrowError> {

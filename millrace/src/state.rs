@@ -45,11 +45,12 @@ impl<S: Scan + ?Sized> StateReader for Committed<'_, S> {
         let mut make = |rows: &mut dyn Iterator<Item = (&[u8], &[u8])>| {
             // The store admits no other keys than those with a time.
             let time = |end| time_from_bytes(end).unwrap_or(i64::MIN);
-            make(&mut rows.map(|(end, value)| (time(end), value)))
+            let Made { value, bytes } = make(&mut rows.map(|(end, value)| (time(end), value)))?;
+            Some(millrace_feature_store::Made { value, bytes })
         };
-        self.0
-            .made(Table::Events, &start, &mut make)
-            .map_err(|e| StateError(with_causes(&e)))
+        let made = self.0.made(Table::Events, &start, &mut make);
+        let made = made.map_err(|e| StateError(with_causes(&e)))?;
+        Ok(made.map(|millrace_feature_store::Made { value, bytes }| Made { value, bytes }))
     }
 
     fn scan_back(
