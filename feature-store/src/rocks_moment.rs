@@ -189,6 +189,7 @@ impl Scan for Moment<'_> {
         &self,
         table: Table,
         from: &[u8],
+        to_exclusive: &[u8],
         make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
     ) -> Result<Option<Made>, StoreError> {
         let prefix = keys::prefix_len(from).filter(|_| table.is_by_entity());
@@ -196,7 +197,8 @@ impl Scan for Moment<'_> {
         let (Some((entity, since)), Some(cache)) = (parts, self.store.caches().of(table)) else {
             return Ok(None);
         };
-        Ok(match cache.get(entity, since, None, self.commits) {
+        let until = to_exclusive.strip_prefix(entity);
+        Ok(match cache.get(entity, since, until, self.commits) {
             Found::Rows(rows) => rows.made(&mut |rows| make(&mut rows.iter())),
             Found::Large | Found::Nothing => None,
         })

@@ -357,14 +357,21 @@ fn moments_say_what_the_store_said() {
                 let most = random.random_range(1..60);
                 // Some entities are asked about all the time, so that what is made of their rows is kept, and changes.
                 let who = entity(random.random_range(0..3));
-                let (since, end) = event_range(1, &who, 10..i64::MAX);
+                let (oldest, newest) = match random.random_bool(0.5) {
+                    true => (10, i64::MAX),
+                    false => (
+                        10 * random.random_range(0..3),
+                        10 * random.random_range(3..6),
+                    ),
+                };
+                let (since, end) = event_range(1, &who, oldest..newest);
                 let fresh = (store.moment(), model.clone());
                 for (moment, model) in moments.iter().chain([&fresh]) {
                     let rows = rows(&**moment, Table::Events, (&from, &to), false, most);
                     let expected = model.range(from.clone()..to.clone()).take(most);
                     let expected: Vec<_> = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
                     assert_eq!(rows, expected, "step {step}");
-                    let made = moment.made(Table::Events, &since, &mut |rows| {
+                    let made = moment.made(Table::Events, &since, &end, &mut |rows| {
                         let rows = rows.map(|(end, value)| (end.to_vec(), value.to_vec()));
                         Some(Made {
                             value: Arc::new(rows.collect::<Vec<_>>()),
@@ -380,8 +387,9 @@ fn moments_say_what_the_store_said() {
                         (key[key.len() - 24..].to_vec(), value.clone())
                     };
                     let expected = model.range(since.clone()..end.clone()).map(of_key);
-                    let from = &since[since.len() - 8..];
-                    let of_range = made.iter().filter(|(end, _)| end.as_slice() >= from);
+                    let (from, to) = (&since[since.len() - 8..], &end[end.len() - 8..]);
+                    let is_of_range = |key: &[u8]| from <= key && key < to;
+                    let of_range = made.iter().filter(|(key, _)| is_of_range(key));
                     assert!(of_range.cloned().eq(expected), "step {step}");
                 }
             }

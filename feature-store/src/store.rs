@@ -28,10 +28,9 @@ pub trait Scan {
 
     /// What `make` makes of an entity's rows, where they are in memory and have been read before; it is kept beside them
     /// until one of them changes, so that it is made once for many readers. `from` is a key of the entity, or the start
-    /// of one of its ranges. `make` gets the ends of keys (what follows the entity) and the values of all rows from
-    /// `from` on, and may get earlier ones. None where there is nothing kept, and where `make` gives none: the rows are
-    /// to be scanned then. All who read a
-    /// table's rows share what is made of them.
+    /// of one of its ranges, and so is `to_exclusive`. `make` gets the ends of keys (what follows the entity) and the
+    /// values of all rows between them, and may get earlier and later ones. None where there is nothing kept, and where
+    /// `make` gives none: the rows are to be scanned then. All who read a table's rows share what is made of them.
     ///
     /// # Errors
     /// [`StoreError::Engine`] where the store cannot be read.
@@ -39,6 +38,7 @@ pub trait Scan {
         &self,
         _table: Table,
         _from: &[u8],
+        _to_exclusive: &[u8],
         _make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
     ) -> Result<Option<Made>, StoreError> {
         Ok(None)

@@ -9,6 +9,7 @@ use datafusion::common::DataFusionError;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::events::Stretches;
 use crate::history::Item;
 use crate::view::Operand;
 
@@ -51,23 +52,25 @@ impl Distinct {
         })
     }
 
-    /// How many values that are not null a frame's items hold. `kept` is what is kept of the events, `state` which
+    /// How many values that are not null a frame's items hold. `known` has what is kept of the events, `state` is which
     /// column of a node holds its values.
     pub(crate) fn count(
         self,
-        kept: &[ArrayRef],
+        known: &Stretches,
         state: usize,
         items: &[Item],
     ) -> Result<i64, DataFusionError> {
-        let keep = self.filter.map(|index| kept[index].as_boolean());
-        let values = &kept[self.argument];
         // A node's values are in the order of their first event, and lie in its list.
         let lists: Vec<Option<ArrayRef>> = items.iter().map(|item| list(item, state)).collect();
         let parts = items
             .iter()
             .zip(&lists)
             .map(|(item, list)| match (item, list) {
-                (Item::Rows(rows), _) => Ok((values, rows.clone(), keep)),
+                (Item::Rows(rows), _) => {
+                    let (kept, rows) = known.kept(rows);
+                    let keep = self.filter.map(|index| kept[index].as_boolean());
+                    Ok((&kept[self.argument], rows, keep))
+                }
                 (Item::Node(_), Some(list)) => Ok((list, 0..list.len(), None)),
                 (Item::Node(_), None) => Err(other_state()),
             });

@@ -1,10 +1,9 @@
-//! The events of one entity, as far as some look-ups need them: rows at the edges of their frames, tiles between. In a
-//! view with a resolution, totals stand for the events of settled spans.
+//! What the frames of some look-ups of one entity cover: rows at their edges, tiles between. In a view with a
+//! resolution, totals stand for the events of settled spans.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::filter;
@@ -13,11 +12,10 @@ use datafusion::logical_expr::Accumulator;
 
 use crate::FeatureError;
 use crate::distinct::Distinct;
-use crate::fold::{Held, held};
+use crate::events::{Events, NodeTag, Stretches, Tiles};
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
-use crate::packed;
-use crate::state::{BestRead, Made, StateReader};
+use crate::state::{BestRead, StateReader};
 use crate::tile::{Ladder, Node, Span, TileCodec};
 use crate::view::{FeatureView, Measure, Operand};
 
@@ -27,9 +25,11 @@ pub(crate) struct History<'a> {
     ladder: Ladder,
     tag: NodeTag,
     /// All events that no tile of the same frame and no total sums up; where no tile was read, perhaps others.
-    known: Arc<Events>,
-    /// Tiles that were read, by start and level.
-    stored: BTreeMap<(i64, u8), Arc<Node>>,
+    known: Stretches,
+    /// Tiles that were read.
+    stored: Stored,
+    /// Spans of no single stretch that were looked at: their node, or none where they are not dense.
+    nodes: BTreeMap<Span, Option<Arc<Node>>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
     keeps_nodes: bool,
@@ -37,107 +37,50 @@ pub(crate) struct History<'a> {
     is_rounded: bool,
 }
 
-/// Events of one entity.
-pub(crate) struct Events {
-    /// Event times, ascending.
-    times: Vec<i64>,
-    /// What the view keeps of each, one array an operand.
-    operands: Vec<ArrayRef>,
-    /// Totals beside them, by start and level.
-    totals: BTreeMap<(i64, u8), Arc<Node>>,
-    /// Spans that were looked at: their node, or none where they are not dense. Other aggregates of the same events
-    /// have nodes of their own.
-    nodes: Mutex<Nodes>,
-    /// Bytes of all of this, about.
-    bytes: Arc<AtomicUsize>,
-}
+/// Tiles of each level, the lowest first: their starts, ascending, and nodes.
+#[derive(Default)]
+struct Stored(Vec<Vec<(i64, Arc<Node>)>>);
 
-type Nodes = BTreeMap<(NodeTag, Span), Option<Arc<Node>>>;
-
-/// Which aggregates a node is of.
-type NodeTag = [u8; 4];
-
-impl Events {
-    fn new(times: Vec<i64>, operands: Vec<ArrayRef>) -> Self {
-        Self {
-            times,
-            operands,
-            totals: BTreeMap::new(),
-            nodes: Mutex::default(),
-            bytes: Arc::default(),
-        }
+impl Stored {
+    fn push(&mut self, level: u8, start_us: i64, node: Arc<Node>) {
+        let levels = self.0.len().max(usize::from(level) + 1);
+        self.0.resize_with(levels, Vec::new);
+        self.0[usize::from(level)].push((start_us, node));
     }
 
-    /// To be kept: counts its bytes.
-    fn made(self) -> Made {
-        let operands = self.operands.iter().map(|o| o.get_array_memory_size());
-        let totals = self.totals.values().map(|node| node.bytes());
-        let bytes = size_of::<Self>()
-            + size_of::<i64>() * self.times.capacity()
-            + operands.sum::<usize>()
-            + totals.sum::<usize>();
-        self.bytes.store(bytes, Ordering::Relaxed);
-        Made {
-            bytes: Arc::clone(&self.bytes),
-            value: Arc::new(self),
+    fn extend(&mut self, tiles: Tiles) {
+        if tiles.is_empty() {
+            return;
         }
+        for ((level, start), node) in tiles {
+            self.push(level, start, node);
+        }
+        let of_levels = self.0.iter_mut();
+        of_levels.for_each(|of_level| of_level.sort_by_key(|(start, _)| *start));
     }
 
-    fn keep(&self, tag: NodeTag, span: Span, node: Option<Arc<Node>>) {
-        let bytes = NODE_BYTES + node.as_ref().map_or(0, |node| node.bytes());
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.nodes().insert((tag, span), node);
+    /// Those of a level that start at a time or later.
+    fn from(of_level: &[(i64, Arc<Node>)], start_us: i64) -> &[(i64, Arc<Node>)] {
+        &of_level[of_level.partition_point(|(start, _)| *start < start_us)..]
     }
 
-    /// Rows of state: times ascending, and values.
-    ///
-    /// # Errors
-    /// What does not have the view's layout.
-    fn of_rows<'v>(
-        view: &FeatureView,
-        rows: impl Iterator<Item = (i64, &'v [u8])>,
-    ) -> Result<Self, String> {
-        let (mut times, mut kept) = (Vec::new(), Vec::new());
-        let (mut keys, mut nodes) = (Vec::new(), Vec::new());
-        for (time, value) in rows {
-            match view.resolution {
-                None => kept.push(value),
-                Some(_) => match held(value)? {
-                    Held::Event(value) => kept.push(value),
-                    Held::Total(level, node) => {
-                        keys.push((time, level));
-                        nodes.push(node);
-                        continue;
-                    }
-                },
-            }
-            times.push(time);
-        }
-        let operands = packed::unpack(&view.operand_types, &kept)?;
-        let mut events = Self::new(times, operands);
-        if let Some(codec) = view.tiles.as_ref().filter(|_| !nodes.is_empty()) {
-            if nodes.iter().any(|node| !codec.is_current(node)) {
-                return Err("a total of other aggregates".to_owned());
-            }
-            let nodes = codec.decode(&nodes)?.into_iter().map(Arc::new);
-            events.totals = keys.into_iter().zip(nodes).collect();
-        }
-        Ok(events)
+    fn node(&self, span: Span) -> Option<&Arc<Node>> {
+        let of_level = self.0.get(usize::from(span.level))?;
+        let (start, node) = Self::from(of_level, span.start_us).first()?;
+        (*start == span.start_us).then_some(node)
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Nodes> {
-        // Nothing that panics is done under the lock.
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the first that starts at a time or later does.
+    fn first_from(&self, start_us: i64) -> Option<i64> {
+        let firsts = self.0.iter().map(|of_level| Self::from(of_level, start_us));
+        firsts.filter_map(|tiles| Some(tiles.first()?.0)).min()
     }
 }
-
-/// What a node's place takes, about.
-const NODE_BYTES: usize = 64;
 
 /// A stretch of a frame, in the order of time.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
-    /// Indexes of rows.
+    /// Numbers of rows that follow each other.
     Rows(Range<usize>),
     Node(Arc<Node>),
 }
@@ -149,16 +92,18 @@ impl<'a> History<'a> {
         times: Vec<i64>,
         operands: Vec<ArrayRef>,
     ) -> Self {
-        Self::of(view, Arc::new(Events::new(times, operands)))
+        let events = Arc::new(Events::new(times, operands));
+        Self::of(view, Stretches::all(events))
     }
 
-    fn of(view: &'a FeatureView, known: Arc<Events>) -> Self {
+    fn of(view: &'a FeatureView, known: Stretches) -> Self {
         Self {
             view,
             ladder: view.ladder(),
             tag: view.tiles.as_ref().map(TileCodec::tag).unwrap_or_default(),
             known,
-            stored: BTreeMap::new(),
+            stored: Stored::default(),
+            nodes: BTreeMap::new(),
             made: Vec::new(),
             keeps_nodes: false,
             is_rounded: false,
@@ -171,7 +116,7 @@ impl<'a> History<'a> {
         rows: impl Iterator<Item = (i64, &'v [u8])>,
     ) -> Result<Self, FeatureError> {
         let events = Events::of_rows(view, rows).map_err(|detail| view.damaged(detail))?;
-        Ok(Self::of(view, Arc::new(events)))
+        Ok(Self::of(view, Stretches::all(Arc::new(events))))
     }
 
     /// Reads what look-ups as of `asked` (not empty) need.
@@ -192,10 +137,11 @@ impl<'a> History<'a> {
         let from = from.map(|starts| starts.into_iter().min().unwrap_or(i64::MIN));
         if let Some(from) = from {
             // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
-            if let Some(events) = Self::kept_events(view, state, entity, from)? {
-                return Ok(Self::of(view, events));
+            if let Some(events) = kept_events(view, state, entity, from..i64::MAX)? {
+                return Ok(Self::of(view, Stretches::all(events)));
             }
         }
+        let is_by_time = from.is_some();
         let from = from.unwrap_or(i64::MIN);
         let read = match view.tiles {
             Some(_) => state.best_read(view.id, entity, from)?,
@@ -206,8 +152,9 @@ impl<'a> History<'a> {
             state,
             entity,
             read,
+            is_by_time,
             rows: Vec::new(),
-            tiles: BTreeMap::new(),
+            stored: Stored::default(),
         };
         let mut cores = Vec::new();
         for frame in &view.frames {
@@ -219,33 +166,11 @@ impl<'a> History<'a> {
         plan.read()
     }
 
-    /// All events from a time on, where the state keeps them as they are needed here.
-    fn kept_events(
-        view: &FeatureView,
-        state: &dyn StateReader,
-        entity: &[u8],
-        from: i64,
-    ) -> Result<Option<Arc<Events>>, FeatureError> {
-        let mut damage = None;
-        let made = state.made(view.id, entity, from, &mut |rows| {
-            let events = Events::of_rows(view, rows);
-            events
-                .map(Events::made)
-                .map_err(|detail| damage = Some(detail))
-                .ok()
-        })?;
-        match damage {
-            Some(detail) => Err(view.damaged(detail)),
-            None => Ok(made.and_then(|made| made.value.downcast().ok())),
-        }
-    }
-
     /// Takes the nodes that were made here: worth storing where no event of their span is missing.
     pub(crate) fn take_made(&mut self) -> Vec<(Span, Arc<Node>)> {
         let made = std::mem::take(&mut self.made);
-        let (tag, nodes) = (self.tag, self.known.nodes());
         made.into_iter()
-            .filter_map(|span| Some((span, nodes.get(&(tag, span))?.clone()?)))
+            .filter_map(|span| Some((span, self.looked_at(span)??)))
             .collect()
     }
 
@@ -261,16 +186,16 @@ impl<'a> History<'a> {
                 let width = times.end.saturating_sub(times.start);
                 self.collect(self.ladder.top_level(width), times, &mut items)?;
             }
-            _ => push_rows(&mut items, frame.cover(&self.known.times, t)),
+            Some(times) => self.push_rows(&mut items, &times),
+            // Such views read all of their rows as one stretch.
+            None => push_numbers(&mut items, frame.cover(self.known.times(), t)),
         }
         Ok(items)
     }
 
-    fn rows(&self, times: &Range<i64>) -> Range<usize> {
-        let own = &self.known.times;
-        let start = own.partition_point(|time| *time < times.start);
-        let end = start + own[start..].partition_point(|time| *time < times.end);
-        start..end
+    fn push_rows(&self, items: &mut Vec<Item>, times: &Range<i64>) {
+        let stretches = self.known.numbers(times);
+        stretches.for_each(|numbers| push_numbers(items, numbers));
     }
 
     /// Whether an answer left events out that are known only in sum with later ones.
@@ -280,34 +205,36 @@ impl<'a> History<'a> {
 
     /// The total whose span holds times on both sides of `end`.
     fn total_across(&self, end: i64) -> Option<Span> {
-        if self.known.totals.is_empty() {
+        if !self.known.have_totals() {
             return None;
         }
         let mut spans = (0..self.ladder.levels()).map(|level| self.ladder.span(level, end));
         spans.find(|span| {
-            span.start_us < end && self.known.totals.contains_key(&(span.start_us, span.level))
+            span.start_us < end && self.known.total(span.start_us, span.level).is_some()
         })
     }
 
     /// How many events there are in `times`, or at least `enough`.
     fn events(&self, times: &Range<i64>, enough: u64) -> u64 {
-        let mut events = self.rows(times).len() as u64;
-        let starts = (times.start, 0)..(times.end, 0);
-        if events >= enough || starts.is_empty() {
+        let mut events = self.known.events(times);
+        if events >= enough || times.is_empty() {
             return events;
         }
-        for ((start, level), node) in self.stored.range(starts.clone()) {
-            if self.ladder.span(*level, *start).end_us() <= times.end {
-                events += node.events;
-            }
-            if events >= enough {
-                return events;
-            }
-        }
-        for node in self.known.totals.range(starts).map(|(_, node)| node) {
-            events += node.events;
-            if events >= enough {
-                break;
+        for (level, of_level) in (0..).zip(&self.stored.0) {
+            for (start, node) in Stored::from(of_level, times.start) {
+                let span = self.ladder.span(level, *start);
+                if span.end_us() > times.end {
+                    break;
+                }
+                // Those that are known one by one too, for another frame. On higher levels a tile alone is enough.
+                let twice = match level {
+                    0 => self.known.events(&span.times()),
+                    _ => 0,
+                };
+                events += node.events.saturating_sub(twice);
+                if events >= enough {
+                    return events;
+                }
             }
         }
         events
@@ -323,7 +250,7 @@ impl<'a> History<'a> {
         // The least events that a node has.
         let least = self.view.dense_unit;
         let Some(level) = level.filter(|_| self.events(&times, least) >= least) else {
-            push_rows(items, self.rows(&times));
+            self.push_rows(items, &times);
             return Ok(());
         };
         let below = level.checked_sub(1);
@@ -357,47 +284,42 @@ impl<'a> History<'a> {
 
     /// The span of a level that holds `time`, or that of a larger total that begins there.
     fn span(&self, level: u8, time: i64) -> Span {
-        let larger = (time, level + 1)..=(time, u8::MAX);
-        let total = self.known.totals.range(larger).next_back();
-        let level = total.map_or(level, |((_, level), _)| *level);
-        self.ladder.span(level, time)
+        let larger = self.known.level_above(time, level);
+        self.ladder.span(larger.unwrap_or(level), time)
     }
 
     fn next_occupied(&self, times: Range<i64>) -> Option<i64> {
         if times.is_empty() {
             return None;
         }
-        let own = &self.known.times;
-        let row = own.partition_point(|time| *time < times.start);
-        let row = own.get(row).copied();
-        let first = |nodes: &BTreeMap<(i64, u8), Arc<Node>>| {
-            let first = nodes.range((times.start, 0)..).next();
-            first.map(|((start, _), _)| *start)
-        };
-        row.into_iter()
-            .chain(first(&self.stored))
-            .chain(first(&self.known.totals))
-            .min()
-            .filter(|time| *time < times.end)
+        let stored = self.stored.first_from(times.start);
+        let stored = stored.filter(|time| *time < times.end);
+        stored.into_iter().chain(self.known.first_of(&times)).min()
+    }
+
+    /// What is known of a span that was looked at.
+    fn looked_at(&self, span: Span) -> Option<Option<Arc<Node>>> {
+        let known = self.known.node(self.tag, span);
+        known.or_else(|| self.nodes.get(&span).cloned())
     }
 
     /// The node of a span; none where it holds too few events to be one.
     fn node(&mut self, span: Span) -> Result<Option<Arc<Node>>, DataFusionError> {
-        if let Some(known) = self.known.nodes().get(&(self.tag, span)) {
-            return Ok(known.clone());
-        }
-        if let Some(stored) = self.stored.get(&(span.start_us, span.level)) {
+        if let Some(stored) = self.stored.node(span) {
             return Ok(Some(Arc::clone(stored)));
+        }
+        if let Some(known) = self.looked_at(span) {
+            return Ok(known);
         }
         let times = span.times();
         let dense = self.view.dense_at(span.level);
-        let node = if let Some(total) = self.known.totals.get(&(span.start_us, span.level)) {
+        let node = if let Some(total) = self.known.total(span.start_us, span.level) {
             Some(self.with_late(span, Arc::clone(total))?)
         } else if self.events(&times, dense) >= dense {
             let mut items = Vec::new();
             match span.level.checked_sub(1) {
                 Some(below) => self.spans(below, &times, &mut items)?,
-                None => push_rows(&mut items, self.rows(&times)),
+                None => self.push_rows(&mut items, &times),
             }
             if self.keeps_nodes {
                 self.made.push(span);
@@ -406,7 +328,9 @@ impl<'a> History<'a> {
         } else {
             None
         };
-        self.known.keep(self.tag, span, node.clone());
+        if !self.known.keep(self.tag, span, &node) {
+            self.nodes.insert(span, node.clone());
+        }
         Ok(node)
     }
 
@@ -414,7 +338,7 @@ impl<'a> History<'a> {
     fn with_late(&self, span: Span, total: Arc<Node>) -> Result<Arc<Node>, DataFusionError> {
         let mut items = vec![Item::Node(total)];
         items.extend(self.inside(span).map(Item::Node));
-        push_rows(&mut items, self.rows(&span.times()));
+        self.push_rows(&mut items, &span.times());
         match items.as_slice() {
             [Item::Node(total)] => Ok(Arc::clone(total)),
             items => Ok(Arc::new(self.sum_up(items)?)),
@@ -423,8 +347,7 @@ impl<'a> History<'a> {
 
     /// Totals inside a span, but for its own.
     fn inside(&self, span: Span) -> impl Iterator<Item = Arc<Node>> + '_ {
-        let times = span.times();
-        let others = self.known.totals.range((times.start, 0)..(times.end, 0));
+        let others = self.known.totals(span.times());
         others
             .filter(move |(key, _)| **key != (span.start_us, span.level))
             .map(|(_, node)| Arc::clone(node))
@@ -455,7 +378,7 @@ impl<'a> History<'a> {
         let mut from = times.start;
         while let Some(time) = self.next_occupied(from..times.end) {
             let span = self.span(level, time);
-            let total = self.known.totals.get(&(span.start_us, span.level));
+            let total = self.known.total(span.start_us, span.level);
             let may = span.level == 0 || total.is_some() || span.end_us() <= old_us;
             let node = match may {
                 true => self.node(span)?,
@@ -473,10 +396,9 @@ impl<'a> History<'a> {
 
     /// How many rows of state a span has: events and totals.
     fn rows_inside(&self, span: Span) -> usize {
-        let own = (span.start_us, span.level);
-        self.rows(&span.times()).len()
+        self.known.count(&span.times())
             + self.inside(span).count()
-            + usize::from(self.known.totals.contains_key(&own))
+            + usize::from(self.known.total(span.start_us, span.level).is_some())
     }
 
     fn sum_up(&self, items: &[Item]) -> Result<Node, DataFusionError> {
@@ -501,7 +423,7 @@ impl<'a> History<'a> {
         measure: &Measure,
         items: &[Item],
     ) -> Result<Partial, DataFusionError> {
-        kernel.fold(&self.known.operands, &measure.state, items)
+        kernel.fold(&self.known, &measure.state, items)
     }
 
     /// A count of distinct values over a frame's items.
@@ -511,7 +433,7 @@ impl<'a> History<'a> {
         measure: &Measure,
         items: &[Item],
     ) -> Result<i64, DataFusionError> {
-        distinct.count(&self.known.operands, measure.state.start, items)
+        distinct.count(&self.known, measure.state.start, items)
     }
 
     /// Any measure over a frame's items.
@@ -560,14 +482,17 @@ impl<'a> History<'a> {
 
     fn values(&self, operand: &Operand, rows: &Range<usize>) -> Result<ArrayRef, DataFusionError> {
         match operand {
-            Operand::Kept(index) => Ok(self.known.operands[*index].slice(rows.start, rows.len())),
+            Operand::Kept(index) => {
+                let (kept, rows) = self.known.kept(rows);
+                Ok(kept[*index].slice(rows.start, rows.len()))
+            }
             Operand::Literal(value) => value.to_array_of_size(rows.len()),
         }
     }
 }
 
-/// Rows that follow each other are one stretch.
-fn push_rows(items: &mut Vec<Item>, rows: Range<usize>) {
+/// Rows that follow each other are one item.
+fn push_numbers(items: &mut Vec<Item>, rows: Range<usize>) {
     match items.last_mut() {
         _ if rows.is_empty() => {}
         Some(Item::Rows(last)) if last.end == rows.start => last.end = rows.end,
@@ -581,9 +506,11 @@ struct Plan<'a, 'b> {
     state: &'b dyn StateReader,
     entity: &'b [u8],
     read: BestRead,
+    /// Whether all frames are of times, so that they need no row of other times than those below.
+    is_by_time: bool,
     /// Times whose rows are needed.
     rows: Vec<Range<i64>>,
-    tiles: BTreeMap<(i64, u8), Vec<u8>>,
+    stored: Stored,
 }
 
 impl<'a> Plan<'a, '_> {
@@ -626,20 +553,27 @@ impl<'a> Plan<'a, '_> {
     ) -> Result<(), FeatureError> {
         let ladder = self.view.ladder();
         let mut open: Vec<Vec<Range<i64>>> = frames.into_iter().map(|times| vec![times]).collect();
+        let mut scanned = Vec::new();
         for level in (0..=top).rev() {
             let wanted = open.iter().flatten();
             let wanted = wanted.map(|times| ladder.inner(level, times)).collect();
             let mut found = Vec::new();
-            for times in united(wanted) {
-                let tiles = &mut self.tiles;
+            for starts in united(wanted) {
+                if let Some(kept) = self.kept_tiles(codec, level, starts.clone())? {
+                    for ((_, start), node) in kept.range(level, &starts) {
+                        found.push(*start);
+                        self.stored.push(level, *start, Arc::clone(node));
+                    }
+                    continue;
+                }
                 let mut keep = |start, value: &[u8]| {
                     if codec.is_current(value) {
                         found.push(start);
-                        tiles.insert((start, level), value.to_vec());
+                        scanned.push(((level, start), value.to_vec()));
                     }
                 };
                 self.state
-                    .tiles(self.view.id, self.entity, level, times, &mut keep)?;
+                    .tiles(self.view.id, self.entity, level, starts, &mut keep)?;
             }
             for open in &mut open {
                 let mut gaps = Vec::new();
@@ -658,6 +592,10 @@ impl<'a> Plan<'a, '_> {
             }
         }
         self.rows.extend(open.into_iter().flatten());
+        let rows = scanned.iter();
+        let rows = rows.map(|(place, value)| (*place, value.as_slice()));
+        let tiles = Tiles::of_rows(codec, rows).map_err(|detail| self.view.damaged(detail))?;
+        self.stored.extend(tiles);
         Ok(())
     }
 
@@ -680,34 +618,88 @@ impl<'a> Plan<'a, '_> {
         Ok(if left > 0 { i64::MIN } else { start })
     }
 
+    /// All tiles of a level that start in some times and perhaps others, where the state keeps them decoded.
+    fn kept_tiles(
+        &self,
+        codec: &TileCodec,
+        level: u8,
+        starts: Range<i64>,
+    ) -> Result<Option<Arc<Tiles>>, FeatureError> {
+        let (id, mut damage) = (self.view.id, None);
+        let mut make = |rows: &mut dyn Iterator<Item = ((u8, i64), &[u8])>| {
+            let tiles = Tiles::of_rows(codec, rows);
+            let tiles = tiles.map_err(|detail| damage = Some(detail)).ok()?;
+            Some(tiles.made())
+        };
+        let made = self
+            .state
+            .made_of_tiles(id, self.entity, level, starts, &mut make)?;
+        if let Some(detail) = damage {
+            return Err(self.view.damaged(detail));
+        }
+        let tiles = made.and_then(|made| made.value.downcast::<Tiles>().ok());
+        Ok(tiles.filter(|tiles| tiles.are_of(codec)))
+    }
+
     fn read(mut self) -> Result<History<'a>, FeatureError> {
+        let (view, state) = (self.view, self.state);
         let merged = united(std::mem::take(&mut self.rows));
+        let mut parts = Vec::with_capacity(merged.len());
         let mut times = Vec::new();
         let mut bytes = Vec::new();
         let mut ends = Vec::new();
         for range in merged {
-            self.state
-                .scan(self.view.id, self.entity, range, &mut |time, value| {
+            let kept = match self.is_by_time && self.read != BestRead::Rows {
+                true => kept_events(view, state, self.entity, range.clone())?,
+                false => None,
+            };
+            if kept.is_none() {
+                state.scan(view.id, self.entity, range.clone(), &mut |time, value| {
                     times.push(time);
                     bytes.extend_from_slice(value);
                     ends.push(bytes.len());
                     true
                 })?;
+            }
+            parts.push((range, kept));
         }
         let starts = [0].into_iter().chain(ends.iter().copied());
         let values = starts.zip(&ends).map(|(start, end)| &bytes[start..*end]);
-        let mut history = History::of_rows(self.view, times.into_iter().zip(values))?;
-        history.keeps_nodes = self.read != BestRead::Rows;
-        if let Some(codec) = self.view.tiles.as_ref().filter(|_| !self.tiles.is_empty()) {
-            let (keys, values): (Vec<_>, Vec<_>) = self.tiles.into_iter().unzip();
-            let nodes = codec.decode(&values);
-            let nodes = nodes.map_err(|detail| self.view.damaged(detail))?;
-            history.stored = keys
-                .into_iter()
-                .zip(nodes.into_iter().map(Arc::new))
-                .collect();
+        let events = Events::of_rows(view, times.into_iter().zip(values));
+        let events = Arc::new(events.map_err(|detail| view.damaged(detail))?);
+        let mut known = Stretches::default();
+        match self.is_by_time {
+            true => parts.into_iter().for_each(|(range, kept)| {
+                known.push(kept.unwrap_or_else(|| Arc::clone(&events)), range);
+            }),
+            false => known = Stretches::all(events),
         }
-        Ok(history)
+        Ok(History {
+            stored: self.stored,
+            keeps_nodes: self.read != BestRead::Rows,
+            ..History::of(view, known)
+        })
+    }
+}
+
+/// All events of some times and perhaps others, where the state keeps them as they are needed here.
+fn kept_events(
+    view: &FeatureView,
+    state: &dyn StateReader,
+    entity: &[u8],
+    times: Range<i64>,
+) -> Result<Option<Arc<Events>>, FeatureError> {
+    let mut damage = None;
+    let made = state.made(view.id, entity, times, &mut |rows| {
+        let events = Events::of_rows(view, rows);
+        events
+            .map(Events::made)
+            .map_err(|detail| damage = Some(detail))
+            .ok()
+    })?;
+    match damage {
+        Some(detail) => Err(view.damaged(detail)),
+        None => Ok(made.and_then(|made| made.value.downcast().ok())),
     }
 }
 

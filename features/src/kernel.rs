@@ -17,6 +17,7 @@ use arrow::datatypes::{
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
+use crate::events::Stretches;
 use crate::history::Item;
 use crate::tile::Node;
 use crate::view::{Measure, Operand};
@@ -109,17 +110,21 @@ impl Kernel {
         }
     }
 
-    /// Folds a frame's items. `kept` is what is kept of the events, `state` which columns of a node are the measure's.
+    /// Folds a frame's items. `known` has what is kept of the events, `state` is which columns of a node are the
+    /// measure's.
     pub(crate) fn fold(
         self,
-        kept: &[ArrayRef],
+        known: &Stretches,
         state: &Range<usize>,
         items: &[Item],
     ) -> Result<Partial, DataFusionError> {
         let mut all = Partial::default();
         for item in items {
             let part = match item {
-                Item::Rows(rows) => self.rows(kept, rows),
+                Item::Rows(rows) => {
+                    let (kept, rows) = known.kept(rows);
+                    self.rows(kept, &rows)
+                }
                 Item::Node(node) => self.node(node, state)?,
             };
             self.merge(&mut all, part);

@@ -16,6 +16,7 @@ mod answer;
 mod call;
 mod decay;
 mod distinct;
+mod events;
 mod fold;
 mod frame;
 mod history;

@@ -1,15 +1,21 @@
 //! Views with a resolution: their frames against a count of every event, and folding against not folding, to the bit.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::*;
 use arrow::datatypes::{Float64Type, Int64Type};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
-use crate::{EventTable, FeatureView, MemoryState, Origin, Project, SqlFile};
+use crate::{
+    BestRead, EventTable, FeatureView, Made, MemoryState, Origin, Project, SqlFile, StateError,
+    StateReader,
+};
 
 const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
   tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, shop BIGINT, amount DOUBLE, event_time TIMESTAMP NOT NULL
@@ -302,6 +308,107 @@ fn folding_changes_no_answer() {
             );
         }
     }
+}
+
+/// A reader that keeps what a view makes of an entity's rows.
+struct Keeping<'a> {
+    state: &'a MemoryState,
+    made: RefCell<Option<Made>>,
+}
+
+impl StateReader for Keeping<'_> {
+    fn scan(
+        &self,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        self.state.scan(view, entity, times, visit)
+    }
+
+    fn made(
+        &self,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        let mut rows = Vec::new();
+        self.scan(view, entity, times, &mut |time, value| {
+            rows.push((time, value.to_vec()));
+            true
+        })?;
+        let mut made = self.made.borrow_mut();
+        let make = || make(&mut rows.iter().map(|(time, value)| (*time, value.as_slice())));
+        *made = made.take().or_else(make);
+        Ok(made.clone())
+    }
+
+    fn scan_back(
+        &self,
+        view: u32,
+        entity: &[u8],
+        before: i64,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        self.state.scan_back(view, entity, before, visit)
+    }
+
+    fn tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), StateError> {
+        self.state.tiles(view, entity, level, starts, visit)
+    }
+
+    fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError> {
+        self.state.best_read(view, entity, from)
+    }
+}
+
+/// An entity whose rows are hundreds of totals stays in memory at the price of its rows.
+#[test]
+fn what_is_made_of_many_totals_takes_about_what_they_take() {
+    let view = planned(
+        "CREATE VIEW v WITH (resolution = '1 minute', late = '10 minutes') AS SELECT card_id, count(*) OVER w AS n,
+         sum(amount) OVER w AS total, max(amount) OVER w AS top FROM tx WINDOW w AS (PARTITION BY card_id
+         ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW)",
+    );
+    let events = events(&mut Pcg64::seed_from_u64(13), 20_000);
+    let newest = events[events.len() - 1].time;
+    let mut state = MemoryState::default();
+    write(&view, &events, &mut state);
+    let (key, packed) = keys(&view, &["busy"]);
+    state
+        .fold(&view, &packed[0], floor(newest), i64::MIN)
+        .unwrap();
+    let (mut rows, mut bytes) = (0, 0);
+    state
+        .scan(view.id, &packed[0], i64::MIN..i64::MAX, &mut |_, value| {
+            rows += 1;
+            bytes += value.len() + size_of::<i64>();
+            true
+        })
+        .unwrap();
+    assert!(500 < rows && rows < events.len() / 2, "{rows} rows");
+    let keeping = Keeping {
+        state: &state,
+        made: RefCell::default(),
+    };
+    let got = view.answer(&keeping, &key, &[newest]).unwrap();
+    assert_eq!(
+        bits(&got),
+        bits(&view.answer(&state, &key, &[newest]).unwrap())
+    );
+    let made = keeping.made.into_inner().unwrap();
+    let made_bytes = made.bytes.load(Ordering::Relaxed);
+    println!("{rows} rows of {bytes} bytes; made of them: {made_bytes}");
+    assert!(bytes / 4 < made_bytes && made_bytes < 16 * bytes);
 }
 
 /// What comes after its step was folded counts at once and stays, however often it is folded.

@@ -69,9 +69,9 @@ pub trait StateReader {
         visit: &mut dyn FnMut(i64, &[u8]) -> bool,
     ) -> Result<(), StateError>;
 
-    /// What `make` makes of the times and values of an entity's rows, all of them from `from` on and perhaps earlier
-    /// ones, where the reader has them at hand and keeps what was made until one of them changes. None where it does not,
-    /// and where `make` gives none.
+    /// What `make` makes of the times and values of an entity's rows, all those of some times and perhaps earlier and
+    /// later ones, where the reader has them at hand and keeps what was made until one of them changes. None where it
+    /// does not, and where `make` gives none.
     ///
     /// # Errors
     /// [`StateError`] when the store fails.
@@ -79,8 +79,24 @@ pub trait StateReader {
         &self,
         _view: u32,
         _entity: &[u8],
-        _from: i64,
+        _times: Range<i64>,
         _make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        Ok(None)
+    }
+
+    /// As [`made`](Self::made), of the levels, starts and values of an entity's tiles: all those of a level that start in
+    /// some times, and perhaps others, the highest level first and then by start.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    fn made_of_tiles(
+        &self,
+        _view: u32,
+        _entity: &[u8],
+        _level: u8,
+        _starts: Range<i64>,
+        _make: &mut dyn FnMut(&mut dyn Iterator<Item = ((u8, i64), &[u8])>) -> Option<Made>,
     ) -> Result<Option<Made>, StateError> {
         Ok(None)
     }

@@ -158,13 +158,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// About how many bytes it takes where it was made alone.
+    /// About how many bytes it takes: of the arrays, its share.
     pub(crate) fn bytes(&self) -> usize {
-        let fields = self
+        let shares = self
             .fields
             .iter()
-            .map(|field| field.get_array_memory_size());
-        size_of::<Self>() + fields.sum::<usize>()
+            .map(|field| field.get_array_memory_size() / field.len().max(1));
+        size_of::<Self>() + shares.sum::<usize>()
     }
 }
 

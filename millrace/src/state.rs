@@ -5,8 +5,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use millrace_feature_store::{
-    Commit, Scan, Table, entity_prefix, entity_range, event_key, event_range, event_time_us,
-    tile_key, tile_of, tile_range, time_bytes, time_from_bytes,
+    Commit, Scan, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
+    tile_range, time_from_bytes,
 };
 use millrace_features::{
     BestRead, FeatureView, Ladder, Made, StateError, StateReader, StateRow, StateWriter, Tile,
@@ -37,20 +37,31 @@ impl<S: Scan + ?Sized> StateReader for Committed<'_, S> {
         &self,
         view: u32,
         entity: &[u8],
-        from: i64,
+        times: Range<i64>,
         make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
     ) -> Result<Option<Made>, StateError> {
-        let mut start = entity_prefix(view, entity);
-        start.extend_from_slice(&time_bytes(from));
-        let mut make = |rows: &mut dyn Iterator<Item = (&[u8], &[u8])>| {
-            // The store admits no other keys than those with a time.
-            let time = |end| time_from_bytes(end).unwrap_or(i64::MIN);
-            let Made { value, bytes } = make(&mut rows.map(|(end, value)| (time(end), value)))?;
-            Some(millrace_feature_store::Made { value, bytes })
-        };
-        let made = self.0.made(Table::Events, &start, &mut make);
-        let made = made.map_err(|e| StateError(with_causes(&e)))?;
-        Ok(made.map(|millrace_feature_store::Made { value, bytes }| Made { value, bytes }))
+        // The store admits no other keys than those with a time.
+        let time = |end: &[u8]| time_from_bytes(end).unwrap_or(i64::MIN);
+        let range = event_range(view, entity, times);
+        self.made_of(Table::Events, &range, &mut |rows| {
+            make(&mut rows.map(|(end, value)| (time(end), value)))
+        })
+    }
+
+    fn made_of_tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = ((u8, i64), &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        // The store admits no other keys than those with a level and a start.
+        let place = |end: &[u8]| tile_of(end).unwrap_or((0, i64::MIN));
+        let range = tile_range(view, entity, level, starts);
+        self.made_of(Table::Tiles, &range, &mut |rows| {
+            make(&mut rows.map(|(end, value)| (place(end), value)))
+        })
     }
 
     fn scan_back(
@@ -135,6 +146,21 @@ pub(crate) fn place_of(key: &[u8]) -> EventPlace {
 type Keys = (Vec<u8>, Vec<u8>);
 
 impl<S: Scan + ?Sized> Committed<'_, S> {
+    fn made_of(
+        &self,
+        table: Table,
+        (from, to): &Keys,
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        let mut make = |rows: &mut dyn Iterator<Item = (&[u8], &[u8])>| {
+            let Made { value, bytes } = make(rows)?;
+            Some(millrace_feature_store::Made { value, bytes })
+        };
+        let made = self.0.made(table, from, to, &mut make);
+        let made = made.map_err(|e| StateError(with_causes(&e)))?;
+        Ok(made.map(|millrace_feature_store::Made { value, bytes }| Made { value, bytes }))
+    }
+
     fn rows(
         &self,
         table: Table,

@@ -1,0 +1,355 @@
+//! The events of one entity that look-ups have at hand: stretches of time without a gap, each decoded once.
+//!
+//! Of an entity with few events there is one stretch, with all of them. Of a large one there are the edges of its
+//! windows, between which tiles stand for the events.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::{Array, ArrayRef};
+
+use crate::fold::{Held, held};
+use crate::packed;
+use crate::state::Made;
+use crate::tile::{Node, Span, TileCodec};
+use crate::view::FeatureView;
+
+/// Events of one entity.
+pub(crate) struct Events {
+    /// Event times, ascending.
+    times: Vec<i64>,
+    /// What the view keeps of each, one array an operand.
+    operands: Vec<ArrayRef>,
+    /// Totals beside them, by start and level.
+    totals: BTreeMap<TotalKey, Arc<Node>>,
+    /// Spans that were looked at.
+    nodes: Mutex<Nodes>,
+    /// Bytes of all of this, about.
+    bytes: Arc<AtomicUsize>,
+}
+
+/// A total's first µs, and its level.
+type TotalKey = (i64, u8);
+
+/// Spans that were looked at: their node, or none where they are not dense. Other aggregates of the same events have
+/// nodes of their own.
+pub(crate) type Nodes = BTreeMap<(NodeTag, Span), Option<Arc<Node>>>;
+
+/// Which aggregates a node is of.
+pub(crate) type NodeTag = [u8; 4];
+
+/// What a node's place takes, about.
+pub(crate) const NODE_BYTES: usize = 64;
+
+impl Events {
+    pub(crate) fn new(times: Vec<i64>, operands: Vec<ArrayRef>) -> Self {
+        Self {
+            times,
+            operands,
+            totals: BTreeMap::new(),
+            nodes: Mutex::default(),
+            bytes: Arc::default(),
+        }
+    }
+
+    /// Rows of state: times ascending, and values.
+    ///
+    /// # Errors
+    /// What does not have the view's layout.
+    pub(crate) fn of_rows<'v>(
+        view: &FeatureView,
+        rows: impl Iterator<Item = (i64, &'v [u8])>,
+    ) -> Result<Self, String> {
+        let (mut times, mut kept) = (Vec::new(), Vec::new());
+        let (mut keys, mut nodes) = (Vec::new(), Vec::new());
+        for (time, value) in rows {
+            match view.resolution {
+                None => kept.push(value),
+                Some(_) => match held(value)? {
+                    Held::Event(value) => kept.push(value),
+                    Held::Total(level, node) => {
+                        keys.push((time, level));
+                        nodes.push(node);
+                        continue;
+                    }
+                },
+            }
+            times.push(time);
+        }
+        let operands = packed::unpack(&view.operand_types, &kept)?;
+        let mut events = Self::new(times, operands);
+        if let Some(codec) = view.tiles.as_ref().filter(|_| !nodes.is_empty()) {
+            if nodes.iter().any(|node| !codec.is_current(node)) {
+                return Err("a total of other aggregates".to_owned());
+            }
+            let nodes = codec.decode(&nodes)?.into_iter().map(Arc::new);
+            events.totals = keys.into_iter().zip(nodes).collect();
+        }
+        Ok(events)
+    }
+
+    /// To be kept: counts its bytes.
+    pub(crate) fn made(self) -> Made {
+        let operands = self.operands.iter().map(|o| o.get_array_memory_size());
+        // They were read together, and have like shares of their arrays.
+        let total = self.totals.values().next().map_or(0, |node| node.bytes());
+        let bytes = size_of::<Self>()
+            + size_of::<i64>() * self.times.capacity()
+            + operands.sum::<usize>()
+            + (NODE_BYTES + total) * self.totals.len();
+        self.bytes.store(bytes, Ordering::Relaxed);
+        Made {
+            bytes: Arc::clone(&self.bytes),
+            value: Arc::new(self),
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        // Nothing that panics is done under the lock.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Events of some times, without a gap.
+struct Stretch {
+    events: Arc<Events>,
+    /// What lies outside of these is not looked at: tiles may stand for it.
+    times: Range<i64>,
+    /// The events of these times.
+    rows: Range<usize>,
+    /// The number of the first of them.
+    first: usize,
+}
+
+impl Stretch {
+    fn own_times(&self) -> &[i64] {
+        &self.events.times[self.rows.clone()]
+    }
+
+    /// Most of what is asked for lies between two stretches, where tiles are.
+    fn is_apart_from(&self, times: &Range<i64>) -> bool {
+        times.end <= self.times.start || self.times.end <= times.start
+    }
+
+    /// Numbers of the events of some times.
+    fn numbers(&self, times: &Range<i64>) -> Range<usize> {
+        if self.is_apart_from(times) {
+            return self.first..self.first;
+        }
+        let own = self.own_times();
+        let start = own.partition_point(|time| *time < times.start);
+        let end = start + own[start..].partition_point(|time| *time < times.end);
+        self.first + start..self.first + end
+    }
+
+    /// Keys of totals that start in these times, and lie between two keys.
+    fn totals(&self, keys: Range<TotalKey>) -> impl Iterator<Item = (&TotalKey, &Arc<Node>)> {
+        // In an empty range, the bounds below would stand the wrong way round.
+        let start = keys.start.max((self.times.start, 0));
+        let end = keys.end.min((self.times.end, 0)).max(start);
+        self.events.totals.range(start..end)
+    }
+}
+
+/// Stretches in the order of time. Their events are numbered, and those of two stretches do not follow each other.
+#[derive(Default)]
+pub(crate) struct Stretches(Vec<Stretch>);
+
+impl Stretches {
+    /// All events that there are.
+    pub(crate) fn all(events: Arc<Events>) -> Self {
+        Self(vec![Stretch {
+            times: i64::MIN..i64::MAX,
+            rows: 0..events.times.len(),
+            first: 0,
+            events,
+        }])
+    }
+
+    /// Adds the events of some times, which are later than those before.
+    pub(crate) fn push(&mut self, events: Arc<Events>, times: Range<i64>) {
+        let start = events.times.partition_point(|time| *time < times.start);
+        let end = start + events.times[start..].partition_point(|time| *time < times.end);
+        let last = self.0.last();
+        self.0.push(Stretch {
+            events,
+            times,
+            rows: start..end,
+            first: last.map_or(0, |last| last.first + last.rows.len() + 1),
+        });
+    }
+
+    /// The times of all events, where they are one stretch.
+    pub(crate) fn times(&self) -> &[i64] {
+        self.0.first().map_or(&[], Stretch::own_times)
+    }
+
+    /// Numbers of the events of some times, by stretch; some may be empty.
+    pub(crate) fn numbers(&self, times: &Range<i64>) -> impl Iterator<Item = Range<usize>> {
+        self.0.iter().map(|stretch| stretch.numbers(times))
+    }
+
+    /// How many events of some times are known one by one.
+    pub(crate) fn count(&self, times: &Range<i64>) -> usize {
+        self.numbers(times).map(|numbers| numbers.len()).sum()
+    }
+
+    /// How many events there are in some times, those of totals too.
+    pub(crate) fn events(&self, times: &Range<i64>) -> u64 {
+        let totals = self.totals(times.clone()).map(|(_, node)| node.events);
+        self.count(times) as u64 + totals.sum::<u64>()
+    }
+
+    /// What is kept of events that follow each other, and where they are in it.
+    pub(crate) fn kept(&self, numbers: &Range<usize>) -> (&[ArrayRef], Range<usize>) {
+        let after = self.0.partition_point(|s| s.first <= numbers.start);
+        match after.checked_sub(1).map(|index| &self.0[index]) {
+            Some(stretch) => {
+                let start = stretch.rows.start + numbers.start - stretch.first;
+                (&stretch.events.operands, start..start + numbers.len())
+            }
+            None => (&[], 0..0),
+        }
+    }
+
+    /// When the first event or total of some times is, or starts.
+    pub(crate) fn first_of(&self, times: &Range<i64>) -> Option<i64> {
+        let near = self.0.iter();
+        let near = near.filter(|stretch| !stretch.is_apart_from(times));
+        let firsts = near.map(|stretch| {
+            let own = stretch.own_times();
+            let event = own.get(own.partition_point(|time| *time < times.start));
+            let total = stretch.totals((times.start, 0)..(times.end, 0)).next();
+            let total = total.map(|((start, _), _)| *start);
+            event.copied().into_iter().chain(total).min()
+        });
+        firsts.flatten().min().filter(|time| *time < times.end)
+    }
+
+    pub(crate) fn have_totals(&self) -> bool {
+        self.0
+            .iter()
+            .any(|stretch| !stretch.events.totals.is_empty())
+    }
+
+    pub(crate) fn total(&self, start_us: i64, level: u8) -> Option<&Arc<Node>> {
+        let mut stretches = self.0.iter();
+        let stretch = stretches.find(|stretch| stretch.times.contains(&start_us))?;
+        stretch.events.totals.get(&(start_us, level))
+    }
+
+    /// The highest level above `level` of a total that starts at a time.
+    pub(crate) fn level_above(&self, start_us: i64, level: u8) -> Option<u8> {
+        let mut stretches = self.0.iter();
+        let stretch = stretches.find(|stretch| stretch.times.contains(&start_us))?;
+        let above = (start_us, level + 1)..=(start_us, u8::MAX);
+        let highest = stretch.events.totals.range(above).next_back();
+        highest.map(|((_, level), _)| *level)
+    }
+
+    /// Totals that start in some times.
+    pub(crate) fn totals(
+        &self,
+        times: Range<i64>,
+    ) -> impl Iterator<Item = (&TotalKey, &Arc<Node>)> {
+        let keys = (times.start, 0)..(times.end.max(times.start), 0);
+        self.0
+            .iter()
+            .flat_map(move |stretch| stretch.totals(keys.clone()))
+    }
+
+    /// What is known of a span that lies in one stretch: kept with the stretch, for all who read it.
+    pub(crate) fn node(&self, tag: NodeTag, span: Span) -> Option<Option<Arc<Node>>> {
+        let stretch = self.around(span)?;
+        stretch.events.nodes().get(&(tag, span)).cloned()
+    }
+
+    /// Keeps what was found out of a span; false where it lies in no stretch.
+    pub(crate) fn keep(&self, tag: NodeTag, span: Span, node: &Option<Arc<Node>>) -> bool {
+        let Some(stretch) = self.around(span) else {
+            return false;
+        };
+        let bytes = NODE_BYTES + node.as_ref().map_or(0, |node| node.bytes());
+        stretch.events.bytes.fetch_add(bytes, Ordering::Relaxed);
+        stretch.events.nodes().insert((tag, span), node.clone());
+        true
+    }
+
+    fn around(&self, span: Span) -> Option<&Stretch> {
+        let times = span.times();
+        let holds = |s: &&Stretch| s.times.start <= times.start && times.end <= s.times.end;
+        self.0.iter().find(holds)
+    }
+}
+
+/// Tiles that were read together, decoded: by level and start.
+pub(crate) struct Tiles {
+    tag: NodeTag,
+    nodes: Vec<((u8, i64), Arc<Node>)>,
+}
+
+impl Tiles {
+    /// Tiles of state, the highest level first and then by start; those of other aggregates are left out.
+    ///
+    /// # Errors
+    /// What is no tile.
+    pub(crate) fn of_rows<'v>(
+        codec: &TileCodec,
+        rows: impl Iterator<Item = ((u8, i64), &'v [u8])>,
+    ) -> Result<Self, String> {
+        let current = rows.filter(|(_, value)| codec.is_current(value));
+        let (places, values): (Vec<_>, Vec<_>) = current.unzip();
+        let nodes = match values.is_empty() {
+            true => Vec::new(),
+            false => codec.decode(&values)?,
+        };
+        let nodes = nodes.into_iter().map(Arc::new);
+        Ok(Self {
+            tag: codec.tag(),
+            nodes: places.into_iter().zip(nodes).collect(),
+        })
+    }
+
+    /// To be kept.
+    pub(crate) fn made(self) -> Made {
+        // They were read together, and have like shares of their arrays.
+        let node = self.nodes.first().map_or(0, |(_, node)| node.bytes());
+        let bytes = size_of::<Self>() + (NODE_BYTES + node) * self.nodes.len();
+        let value: Arc<dyn Any + Send + Sync> = Arc::new(self);
+        Made {
+            value,
+            bytes: Arc::new(bytes.into()),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Whether they are of a view's aggregates.
+    pub(crate) fn are_of(&self, codec: &TileCodec) -> bool {
+        self.tag == codec.tag()
+    }
+
+    /// Those of a level that start in some times.
+    pub(crate) fn range(&self, level: u8, starts: &Range<i64>) -> &[((u8, i64), Arc<Node>)] {
+        let below = |start: i64| {
+            let is_before = |(l, s): (u8, i64)| l > level || (l == level && s < start);
+            self.nodes.partition_point(|(place, _)| is_before(*place))
+        };
+        let first = below(starts.start);
+        &self.nodes[first..below(starts.end).max(first)]
+    }
+}
+
+impl IntoIterator for Tiles {
+    type Item = ((u8, i64), Arc<Node>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.nodes.into_iter()
+    }
+}
