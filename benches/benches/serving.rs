@@ -22,7 +22,7 @@ use millrace::traces::Traces;
 use millrace::workspace::Workspace;
 use millrace_benches::{Load, ask_echo, connect, load, manifest, payments, report, serve_echo};
 use millrace_feature_store::{Commit, Store};
-use millrace_features::Origin;
+use millrace_features::{FeatureView, Origin};
 use millrace_ingest::JsonDecoder;
 use millrace_learner::{Device, Examples, LearnerSettings, Manifest, Model};
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
@@ -137,6 +137,7 @@ impl Bench {
         };
         // Last: the cards have many more events after it.
         let busy = self.while_ingesting(live, handle).await?;
+        let hot = self.hot_beside_quiet(live, handle).await?;
         Ok(json!({
             "callers": self.pace.callers,
             "look_up_of_12_features_of_a_card": single,
@@ -145,6 +146,7 @@ impl Bench {
             "score_of_an_event": scores,
             "scores_of_64_events": score_batch,
             "look_up_while_events_come_in": busy,
+            "look_up_of_a_hot_and_of_a_quiet_card": hot,
             "feast_with_redis": feast,
         }))
     }
@@ -282,6 +284,94 @@ impl Bench {
         eprintln!("{figures}");
         Ok(figures)
     }
+
+    /// A card with a million events in its seven days and one with a hundred, each look-up as of a little later, in turns:
+    /// by one caller, and by all.
+    async fn hot_beside_quiet(&self, live: &Live, handle: u64) -> Result<Value> {
+        for (name, events) in [HOT, QUIET] {
+            fill(live, &payments_of(name, events), None)?;
+            let names = [name.to_owned()];
+            // What look-ups are asked for below: from the first of them to the last.
+            for number in [0, MOMENTS - 1] {
+                sum_up_cards(live, &names, moment_us(number))?;
+            }
+        }
+        live.store.flush()?;
+        let channels = connect(self.address, 2).await?;
+        let of = |(name, _): (&'static str, u64)| {
+            move |channel: Channel, number: u64| async move {
+                let mut client = FeatureServiceClient::new(channel);
+                let request = one_name(handle, name, number % MOMENTS);
+                client.get_features(request).await.map(drop)
+            }
+        };
+        let mut figures = serde_json::Map::new();
+        for callers in [1, self.pace.callers] {
+            let mut hot: Option<Load> = None;
+            let mut quiet: Option<Load> = None;
+            for _ in 0..ROUNDS {
+                let round = self.pace.round;
+                add(&mut hot, load(&channels, callers, round, of(HOT)).await);
+                add(&mut quiet, load(&channels, callers, round, of(QUIET)).await);
+            }
+            let (Some(hot), Some(quiet)) = (hot, quiet) else {
+                return Err("no round".into());
+            };
+            let of_callers = json!({
+                "hot": hot.figures(1),
+                "quiet": quiet.figures(1),
+                "p50_hot_to_quiet": hot.quantile_ms(0.5) / quiet.quantile_ms(0.5),
+                "p99_hot_to_quiet": hot.quantile_ms(0.99) / quiet.quantile_ms(0.99),
+                "throughput_hot_to_quiet": hot.rate() / quiet.rate(),
+            });
+            figures.insert(format!("callers_{callers}"), of_callers);
+        }
+        let figures = Value::from(figures);
+        eprintln!("{figures}");
+        Ok(figures)
+    }
+}
+
+/// A card and its events.
+const HOT: (&str, u64) = ("hot", 1_000_000);
+const QUIET: (&str, u64) = ("quiet", 100);
+/// Look-ups of both are as of so many times in a minute.
+const MOMENTS: u64 = 2_000;
+
+fn moment_us(number: u64) -> i64 {
+    AS_OF_SECONDS * 1_000_000 + number as i64 * 30_011
+}
+
+/// So many payments of a card in the seven days before the end.
+fn payments_of(name: &str, events: u64) -> Vec<String> {
+    let step_us = 7 * 86_400_000_000 / events as i64;
+    let payment = |number: u64| {
+        let time = AS_OF_SECONDS * 1_000_000 - (events - number) as i64 * step_us;
+        format!(
+            "{{\"tx_id\":\"{name}{number}\",\"card_id\":\"{name}\",\"merchant_id\":\"m{:05}\",\"amount\":{}.5,\
+             \"event_time\":\"{}\"}}",
+            number % 20_000,
+            number % 300,
+            millrace::times::rfc3339(time),
+        )
+    };
+    (0..events).map(payment).collect()
+}
+
+fn one_name(handle: u64, name: &str, number: u64) -> GetFeaturesRequest {
+    let time = moment_us(number);
+    let column = Column {
+        strings: vec![name.to_owned()],
+        ..Column::default()
+    };
+    GetFeaturesRequest {
+        keys: HashMap::from([("card_id".to_owned(), column)]),
+        as_of: Some(prost_types::Timestamp {
+            seconds: time.div_euclid(1_000_000),
+            nanos: time.rem_euclid(1_000_000) as i32 * 1_000,
+        }),
+        ..one_card(handle, 0)
+    }
 }
 
 fn add(sum: &mut Option<Load>, round: Load) {
@@ -398,19 +488,35 @@ fn sum_up(live: &Live) -> Result<()> {
             Some("merchant_id") => &merchants,
             _ => continue,
         };
-        let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(entities))];
-        let times = vec![AS_OF_SECONDS * 1_000_000; entities.len()];
-        let mut pending = Pending::default();
-        let moment = live.store.moment();
-        view.answer_and_sum_up(&Committed(moment.as_ref()), &keys, &times, &mut |tile| {
-            pending.put_tile(tile);
-        })?;
-        let mut commit = Commit::default();
-        pending.drain_into(&mut commit);
-        step_aside();
-        live.store.commit(commit)?;
-        step_aside();
+        sum_up_entities(live, view, entities, AS_OF_SECONDS * 1_000_000)?;
     }
+    Ok(())
+}
+
+fn sum_up_cards(live: &Live, cards: &[String], as_of_us: i64) -> Result<()> {
+    let views = live.workspace.project.views.iter();
+    let mut of_cards = views.filter(|view| view.entity_columns().eq(["card_id"]));
+    of_cards.try_for_each(|view| sum_up_entities(live, view, cards, as_of_us))
+}
+
+fn sum_up_entities(
+    live: &Live,
+    view: &FeatureView,
+    entities: &[String],
+    as_of_us: i64,
+) -> Result<()> {
+    let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(entities))];
+    let times = vec![as_of_us; entities.len()];
+    let mut pending = Pending::default();
+    let moment = live.store.moment();
+    view.answer_and_sum_up(&Committed(moment.as_ref()), &keys, &times, &mut |tile| {
+        pending.put_tile(tile);
+    })?;
+    let mut commit = Commit::default();
+    pending.drain_into(&mut commit);
+    step_aside();
+    live.store.commit(commit)?;
+    step_aside();
     Ok(())
 }
 
