@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, StringArray};
@@ -18,9 +18,12 @@ use millrace::scorer::Scorer;
 use millrace::serve::{bind, serve};
 use millrace::state::{Committed, Pending};
 use millrace::streams::stream_specs;
+use millrace::times::now_us;
 use millrace::traces::Traces;
 use millrace::workspace::Workspace;
-use millrace_benches::{Load, ask_echo, connect, load, manifest, payments, report, serve_echo};
+use millrace_benches::{
+    Load, ask_echo, connect, load, manifest, payments_from, report, serve_echo,
+};
 use millrace_feature_store::{Commit, Store};
 use millrace_features::{FeatureView, Origin};
 use millrace_ingest::JsonDecoder;
@@ -40,8 +43,13 @@ const EVENTS: usize = 400_000;
 const CARDS: u64 = 10_000;
 const BATCH: usize = 100;
 const ROUNDS: usize = 3;
-/// The end of the stream: about EVENTS × 1.3 s after its start.
-const AS_OF_SECONDS: i64 = 1_767_225_600 + EVENTS as i64 * 13 / 10;
+/// The end of the stream, µs: when the benchmark began. Feast's interface knows no other time than now.
+static END_US: LazyLock<i64> = LazyLock::new(|| now_us() / 1_000_000 * 1_000_000);
+
+/// The start of the stream, µs.
+fn start_us() -> i64 {
+    *END_US - EVENTS as i64 * 1_300_000
+}
 
 /// The program's own.
 #[global_allocator]
@@ -257,7 +265,7 @@ impl Bench {
             let thread = std::thread::spawn(move || {
                 // As the thread of the program that does this.
                 Priority::Events.take();
-                let messages = payments(100_000, 100 + round_number as u64);
+                let messages = payments_from(start_us(), 100_000, 100 + round_number as u64);
                 while !stopped.load(Ordering::Relaxed) {
                     if let Err(error) = fill(&live, &messages, Some((&stopped, &counted))) {
                         eprintln!("ingest: {error}");
@@ -339,14 +347,14 @@ const QUIET: (&str, u64) = ("quiet", 100);
 const MOMENTS: u64 = 2_000;
 
 fn moment_us(number: u64) -> i64 {
-    AS_OF_SECONDS * 1_000_000 + number as i64 * 30_011
+    *END_US + number as i64 * 30_011
 }
 
 /// So many payments of a card in the seven days before the end.
 fn payments_of(name: &str, events: u64) -> Vec<String> {
     let step_us = 7 * 86_400_000_000 / events as i64;
     let payment = |number: u64| {
-        let time = AS_OF_SECONDS * 1_000_000 - (events - number) as i64 * step_us;
+        let time = *END_US - (events - number) as i64 * step_us;
         format!(
             "{{\"tx_id\":\"{name}{number}\",\"card_id\":\"{name}\",\"merchant_id\":\"m{:05}\",\"amount\":{}.5,\
              \"event_time\":\"{}\"}}",
@@ -398,7 +406,7 @@ fn cards(number: u64, count: usize) -> HashMap<String, Column> {
 
 fn as_of() -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp {
-        seconds: AS_OF_SECONDS,
+        seconds: *END_US / 1_000_000,
         nanos: 0,
     })
 }
@@ -428,7 +436,7 @@ fn some_cards(handle: u64, number: u64) -> GetFeaturesRequest {
 }
 
 fn payment(number: u64) -> String {
-    let time = millrace::times::rfc3339(AS_OF_SECONDS * 1_000_000);
+    let time = millrace::times::rfc3339(*END_US);
     let merchant = number % 20_000;
     format!(
         "{{\"tx_id\":\"s{number}\",\"card_id\":\"{}\",\"merchant_id\":\"m{merchant:05}\",\"amount\":{}.5,\
@@ -472,7 +480,7 @@ fn open(folder: &Path) -> Result<Live> {
         misses: Arc::default(),
         traces: Traces::default(),
     };
-    fill(&live, &payments(EVENTS, 1), None)?;
+    fill(&live, &payments_from(start_us(), EVENTS, 1), None)?;
     sum_up(&live)?;
     live.store.flush()?;
     Ok(live)
@@ -488,7 +496,7 @@ fn sum_up(live: &Live) -> Result<()> {
             Some("merchant_id") => &merchants,
             _ => continue,
         };
-        sum_up_entities(live, view, entities, AS_OF_SECONDS * 1_000_000)?;
+        sum_up_entities(live, view, entities, *END_US)?;
     }
     Ok(())
 }

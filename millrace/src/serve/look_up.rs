@@ -145,8 +145,10 @@ impl Asked<'_> {
             if *is_present {
                 return Ok(EntityStatus::Present);
             }
+            // From the oldest on: what is read so stays in memory.
+            let (id, before) = (self.selected.view.id, i64::MIN..self.as_of_us);
             let mut is_known = false;
-            state.scan_back(self.selected.view.id, entity, self.as_of_us, &mut |_, _| {
+            state.scan(id, entity, before, &mut |_, _| {
                 is_known = true;
                 false
             })?;
