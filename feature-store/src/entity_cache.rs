@@ -546,17 +546,22 @@ impl Rows {
         }
     }
 
-    /// What `make` makes of them, once: from when on they are read a second time. Rows that change between any two reads
-    /// are not worth it.
+    /// What `make` makes of them, once: after they were [read](Self::note_read) as they are. Rows that change between any
+    /// two reads are not worth it.
     pub(crate) fn made(&self, make: &mut dyn FnMut(&Self) -> Option<Made>) -> Option<Made> {
         if let Some(made) = self.made.get() {
             return Some(made.clone());
         }
-        if !self.was_read.swap(true, Ordering::Relaxed) {
+        if !self.was_read.load(Ordering::Relaxed) {
             return None;
         }
         let made = make(self)?;
         Some(self.made.get_or_init(|| made).clone())
+    }
+
+    /// Notes that somebody has read them, or some of them to the end.
+    pub(crate) fn note_read(&self) {
+        self.was_read.store(true, Ordering::Relaxed);
     }
 
     fn changed_by(&mut self, commit: u64) {

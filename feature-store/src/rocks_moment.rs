@@ -156,6 +156,7 @@ fn show(
             return;
         }
     }
+    rows.note_read();
 }
 
 impl Scan for Moment<'_> {

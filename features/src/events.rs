@@ -129,7 +129,8 @@ impl Stretch {
         &self.events.times[self.rows.clone()]
     }
 
-    /// Most of what is asked for lies between two stretches, where tiles are.
+    /// Whether it has nothing of some times. It is so as a rule: most of what is asked for lies between two stretches,
+    /// where tiles are.
     fn is_apart_from(&self, times: &Range<i64>) -> bool {
         times.end <= self.times.start || self.times.end <= times.start
     }
@@ -159,7 +160,7 @@ impl Stretch {
 pub(crate) struct Stretches(Vec<Stretch>);
 
 impl Stretches {
-    /// All events that there are.
+    /// All events that are looked at, whatever they are.
     pub(crate) fn all(events: Arc<Events>) -> Self {
         Self(vec![Stretch {
             times: i64::MIN..i64::MAX,
@@ -217,8 +218,8 @@ impl Stretches {
 
     /// When the first event or total of some times is, or starts.
     pub(crate) fn first_of(&self, times: &Range<i64>) -> Option<i64> {
-        let near = self.0.iter();
-        let near = near.filter(|stretch| !stretch.is_apart_from(times));
+        let stretches = self.0.iter();
+        let near = stretches.filter(|stretch| !stretch.is_apart_from(times));
         let firsts = near.map(|stretch| {
             let own = stretch.own_times();
             let event = own.get(own.partition_point(|time| *time < times.start));
@@ -273,8 +274,11 @@ impl Stretches {
             return false;
         };
         let bytes = NODE_BYTES + node.as_ref().map_or(0, |node| node.bytes());
-        stretch.events.bytes.fetch_add(bytes, Ordering::Relaxed);
-        stretch.events.nodes().insert((tag, span), node.clone());
+        let before = stretch.events.nodes().insert((tag, span), node.clone());
+        // Another look-up may have come first.
+        if before.is_none() {
+            stretch.events.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         true
     }
 

@@ -42,6 +42,10 @@ pub(crate) struct History<'a> {
 struct Stored(Vec<Vec<(i64, Arc<Node>)>>);
 
 impl Stored {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn push(&mut self, level: u8, start_us: i64, node: Arc<Node>) {
         let levels = self.0.len().max(usize::from(level) + 1);
         self.0.resize_with(levels, Vec::new);
@@ -554,12 +558,19 @@ impl<'a> Plan<'a, '_> {
         let ladder = self.view.ladder();
         let mut open: Vec<Vec<Range<i64>>> = frames.into_iter().map(|times| vec![times]).collect();
         let mut scanned = Vec::new();
+        // Where the highest level is not kept decoded yet, no other is asked for: this is one look-up.
+        let mut are_kept = true;
         for level in (0..=top).rev() {
             let wanted = open.iter().flatten();
             let wanted = wanted.map(|times| ladder.inner(level, times)).collect();
             let mut found = Vec::new();
             for starts in united(wanted) {
-                if let Some(kept) = self.kept_tiles(codec, level, starts.clone())? {
+                let kept = match are_kept {
+                    true => self.kept_tiles(codec, level, starts.clone())?,
+                    false => None,
+                };
+                are_kept &= kept.is_some() || !self.stored.is_empty();
+                if let Some(kept) = kept {
                     for ((_, start), node) in kept.range(level, &starts) {
                         found.push(*start);
                         self.stored.push(level, *start, Arc::clone(node));
@@ -648,25 +659,30 @@ impl<'a> Plan<'a, '_> {
         let mut times = Vec::new();
         let mut bytes = Vec::new();
         let mut ends = Vec::new();
+        // All are asked for before any is read: what is read twice is kept, and this is one look-up.
         for range in merged {
             let kept = match self.is_by_time && self.read != BestRead::Rows {
                 true => kept_events(view, state, self.entity, range.clone())?,
                 false => None,
             };
-            if kept.is_none() {
-                state.scan(view.id, self.entity, range.clone(), &mut |time, value| {
-                    times.push(time);
-                    bytes.extend_from_slice(value);
-                    ends.push(bytes.len());
-                    true
-                })?;
-            }
             parts.push((range, kept));
+        }
+        for (range, _) in parts.iter().filter(|(_, kept)| kept.is_none()) {
+            state.scan(view.id, self.entity, range.clone(), &mut |time, value| {
+                times.push(time);
+                bytes.extend_from_slice(value);
+                ends.push(bytes.len());
+                true
+            })?;
         }
         let starts = [0].into_iter().chain(ends.iter().copied());
         let values = starts.zip(&ends).map(|(start, end)| &bytes[start..*end]);
-        let events = Events::of_rows(view, times.into_iter().zip(values));
-        let events = Arc::new(events.map_err(|detail| view.damaged(detail))?);
+        let events = match ends.is_empty() {
+            true => Events::new(Vec::new(), Vec::new()),
+            false => Events::of_rows(view, times.into_iter().zip(values))
+                .map_err(|detail| view.damaged(detail))?,
+        };
+        let events = Arc::new(events);
         let mut known = Stretches::default();
         match self.is_by_time {
             true => parts.into_iter().for_each(|(range, kept)| {

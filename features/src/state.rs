@@ -85,8 +85,8 @@ pub trait StateReader {
         Ok(None)
     }
 
-    /// As [`made`](Self::made), of the levels, starts and values of an entity's tiles: all those of a level that start in
-    /// some times, and perhaps others, the highest level first and then by start.
+    /// As [`made`](Self::made), of the levels, starts and values of an entity's tiles: all those of a level that
+    /// start in some times, and perhaps others, the highest level first and then by start.
     ///
     /// # Errors
     /// [`StateError`] when the store fails.

@@ -51,7 +51,7 @@ pub struct Miss {
 pub struct Misses(Mutex<VecDeque<Miss>>);
 
 impl Misses {
-    /// More are forgotten: whoever asks again misses again.
+    /// More are forgotten: what their tiles would spare stays in memory meanwhile, or is missed again.
     const MOST: usize = 256;
 
     /// Notes a miss.

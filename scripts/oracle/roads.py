@@ -136,6 +136,9 @@ class Live:
             [store]
             history = "4000d"
             flush_every = "{rnd.choice(['100ms', '1s', '10s'])}"
+            [store.rocksdb]
+            # With few, most entities are large: what look-ups read of them is kept in parts.
+            entity_cache_rows = {rnd.choice([5, 1024])}
             [server]
             listen = "{self.address}"
             metrics = "127.0.0.1:{port + 1}"

@@ -360,7 +360,7 @@ fn what_stays_in_memory_changes_no_answer() {
         assert!(of(name) > 20, "{name}");
     }
     println!("of the busy card: {parts:?}");
-    assert!(parts.iter().all(|times| *times > 20), "{parts:?}");
+    assert!(parts.iter().all(|times| *times > 5), "{parts:?}");
 }
 
 /// Two views whose rows are the same, and whose sums are not.

@@ -145,7 +145,7 @@ impl Asked<'_> {
             if *is_present {
                 return Ok(EntityStatus::Present);
             }
-            // From the oldest on: what is read so stays in memory.
+            // From the oldest on: of an entity with few events, what is read so stays in memory.
             let (id, before) = (self.selected.view.id, i64::MIN..self.as_of_us);
             let mut is_known = false;
             state.scan(id, entity, before, &mut |_, _| {
