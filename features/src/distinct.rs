@@ -61,20 +61,22 @@ impl Distinct {
         items: &[Item],
     ) -> Result<i64, DataFusionError> {
         // A node's values are in the order of their first event, and lie in its list.
-        let lists: Vec<Option<ArrayRef>> = items.iter().map(|item| list(item, state)).collect();
-        let parts = items
-            .iter()
-            .zip(&lists)
-            .map(|(item, list)| match (item, list) {
-                (Item::Rows(rows), _) => {
+        let lists: Vec<ArrayRef> = lists(items, state)?;
+        let mut next_list = lists.iter();
+        let mut parts: Vec<Part<'_>> = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Item::Rows(rows) => {
                     let (kept, rows) = known.kept(rows);
                     let keep = self.filter.map(|index| kept[index].as_boolean());
-                    Ok((&kept[self.argument], rows, keep))
+                    parts.push((&kept[self.argument], rows, keep));
                 }
-                (Item::Node(_), Some(list)) => Ok((list, 0..list.len(), None)),
-                (Item::Node(_), None) => Err(other_state()),
-            });
-        let parts: Vec<Part<'_>> = parts.collect::<Result<_, _>>()?;
+                Item::Nodes(_, rows) => {
+                    let of_nodes = next_list.by_ref().take(rows.len());
+                    parts.extend(of_nodes.map(|list| (list, 0..list.len(), None)));
+                }
+            }
+        }
         match self.is_text {
             true => distinct(&parts, |array| {
                 let texts = array.as_string_opt::<i32>()?;
@@ -95,11 +97,17 @@ impl Distinct {
 /// Rows of an array, and which of them count.
 type Part<'a> = (&'a ArrayRef, Range<usize>, Option<&'a BooleanArray>);
 
-/// The values that a node has seen.
-fn list(item: &Item, state: usize) -> Option<ArrayRef> {
-    let Item::Node(node) = item else { return None };
-    let (lists, row) = node.field(state)?;
-    Some(lists.as_list_opt::<i32>()?.value(row))
+/// The values that each node of some items has seen.
+fn lists(items: &[Item], state: usize) -> Result<Vec<ArrayRef>, DataFusionError> {
+    let mut lists = Vec::new();
+    for item in items {
+        if let Item::Nodes(nodes, rows) = item {
+            let of_nodes = nodes.field(state).and_then(|f| f.as_list_opt::<i32>());
+            let of_nodes = of_nodes.ok_or_else(other_state)?;
+            lists.extend(rows.clone().map(|row| of_nodes.value(row)));
+        }
+    }
+    Ok(lists)
 }
 
 fn distinct<'a, T: Ord, V: Fn(usize) -> T>(

@@ -14,7 +14,7 @@ use arrow::array::{Array, ArrayRef};
 use crate::fold::{Held, held};
 use crate::packed;
 use crate::state::Made;
-use crate::tile::{Node, Span, TileCodec};
+use crate::tile::{Node, Nodes, Span, TileCodec};
 use crate::view::FeatureView;
 
 /// Events of one entity.
@@ -24,9 +24,11 @@ pub(crate) struct Events {
     /// What the view keeps of each, one array an operand.
     operands: Vec<ArrayRef>,
     /// Totals beside them, by start and level.
-    totals: BTreeMap<TotalKey, Arc<Node>>,
+    totals: BTreeMap<TotalKey, Node>,
+    /// The highest level of a total.
+    top_total: Option<u8>,
     /// Spans that were looked at.
-    nodes: Mutex<Nodes>,
+    spans: Mutex<Spans>,
     /// Bytes of all of this, about.
     bytes: Arc<AtomicUsize>,
 }
@@ -36,13 +38,13 @@ type TotalKey = (i64, u8);
 
 /// Spans that were looked at: their node, or none where they are not dense. Other aggregates of the same events have
 /// nodes of their own.
-pub(crate) type Nodes = BTreeMap<(NodeTag, Span), Option<Arc<Node>>>;
+type Spans = BTreeMap<(NodeTag, Span), Option<Node>>;
 
 /// Which aggregates a node is of.
 pub(crate) type NodeTag = [u8; 4];
 
-/// What a node's place takes, about.
-pub(crate) const NODE_BYTES: usize = 64;
+/// What a span's place takes, about.
+const SPAN_BYTES: usize = 64;
 
 impl Events {
     pub(crate) fn new(times: Vec<i64>, operands: Vec<ArrayRef>) -> Self {
@@ -50,7 +52,8 @@ impl Events {
             times,
             operands,
             totals: BTreeMap::new(),
-            nodes: Mutex::default(),
+            top_total: None,
+            spans: Mutex::default(),
             bytes: Arc::default(),
         }
     }
@@ -85,8 +88,14 @@ impl Events {
             if nodes.iter().any(|node| !codec.is_current(node)) {
                 return Err("a total of other aggregates".to_owned());
             }
-            let nodes = codec.decode(&nodes)?.into_iter().map(Arc::new);
-            events.totals = keys.into_iter().zip(nodes).collect();
+            let nodes = Arc::new(codec.decode(&nodes)?);
+            let totals = keys.into_iter().enumerate().map(|(row, key)| {
+                let of = Arc::clone(&nodes);
+                (key, Node { of, row })
+            });
+            events.totals = totals.collect();
+            let levels = events.totals.keys().map(|(_, level)| *level);
+            events.top_total = levels.max();
         }
         Ok(events)
     }
@@ -94,12 +103,12 @@ impl Events {
     /// To be kept: counts its bytes.
     pub(crate) fn made(self) -> Made {
         let operands = self.operands.iter().map(|o| o.get_array_memory_size());
-        // They were read together, and have like shares of their arrays.
-        let total = self.totals.values().next().map_or(0, |node| node.bytes());
+        // They were read together, and have like shares of it.
+        let total = self.totals.values().next().map_or(0, Node::bytes);
         let bytes = size_of::<Self>()
             + size_of::<i64>() * self.times.capacity()
             + operands.sum::<usize>()
-            + (NODE_BYTES + total) * self.totals.len();
+            + (SPAN_BYTES + total) * self.totals.len();
         self.bytes.store(bytes, Ordering::Relaxed);
         Made {
             bytes: Arc::clone(&self.bytes),
@@ -107,10 +116,17 @@ impl Events {
         }
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+    fn spans(&self) -> MutexGuard<'_, Spans> {
         // Nothing that panics is done under the lock.
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where those of some times are, in times that ascend.
+pub(crate) fn positions(ascending: &[i64], times: &Range<i64>) -> Range<usize> {
+    let start = ascending.partition_point(|time| *time < times.start);
+    let end = start + ascending[start..].partition_point(|time| *time < times.end);
+    start..end
 }
 
 /// Events of some times, without a gap.
@@ -140,14 +156,12 @@ impl Stretch {
         if self.is_apart_from(times) {
             return self.first..self.first;
         }
-        let own = self.own_times();
-        let start = own.partition_point(|time| *time < times.start);
-        let end = start + own[start..].partition_point(|time| *time < times.end);
-        self.first + start..self.first + end
+        let rows = positions(self.own_times(), times);
+        self.first + rows.start..self.first + rows.end
     }
 
     /// Keys of totals that start in these times, and lie between two keys.
-    fn totals(&self, keys: Range<TotalKey>) -> impl Iterator<Item = (&TotalKey, &Arc<Node>)> {
+    fn totals(&self, keys: Range<TotalKey>) -> impl Iterator<Item = (&TotalKey, &Node)> {
         // In an empty range, the bounds below would stand the wrong way round.
         let start = keys.start.max((self.times.start, 0));
         let end = keys.end.min((self.times.end, 0)).max(start);
@@ -172,13 +186,11 @@ impl Stretches {
 
     /// Adds the events of some times, which are later than those before.
     pub(crate) fn push(&mut self, events: Arc<Events>, times: Range<i64>) {
-        let start = events.times.partition_point(|time| *time < times.start);
-        let end = start + events.times[start..].partition_point(|time| *time < times.end);
         let last = self.0.last();
         self.0.push(Stretch {
+            rows: positions(&events.times, &times),
             events,
             times,
-            rows: start..end,
             first: last.map_or(0, |last| last.first + last.rows.len() + 1),
         });
     }
@@ -200,7 +212,7 @@ impl Stretches {
 
     /// How many events there are in some times, those of totals too.
     pub(crate) fn events(&self, times: &Range<i64>) -> u64 {
-        let totals = self.totals(times.clone()).map(|(_, node)| node.events);
+        let totals = self.totals(times.clone()).map(|(_, node)| node.events());
         self.count(times) as u64 + totals.sum::<u64>()
     }
 
@@ -230,13 +242,13 @@ impl Stretches {
         firsts.flatten().min().filter(|time| *time < times.end)
     }
 
-    pub(crate) fn have_totals(&self) -> bool {
-        self.0
-            .iter()
-            .any(|stretch| !stretch.events.totals.is_empty())
+    /// The highest level of a total, or a higher one.
+    pub(crate) fn top_total(&self) -> Option<u8> {
+        let stretches = self.0.iter();
+        stretches.filter_map(|s| s.events.top_total).max()
     }
 
-    pub(crate) fn total(&self, start_us: i64, level: u8) -> Option<&Arc<Node>> {
+    pub(crate) fn total(&self, start_us: i64, level: u8) -> Option<&Node> {
         let mut stretches = self.0.iter();
         let stretch = stretches.find(|stretch| stretch.times.contains(&start_us))?;
         stretch.events.totals.get(&(start_us, level))
@@ -252,10 +264,7 @@ impl Stretches {
     }
 
     /// Totals that start in some times.
-    pub(crate) fn totals(
-        &self,
-        times: Range<i64>,
-    ) -> impl Iterator<Item = (&TotalKey, &Arc<Node>)> {
+    pub(crate) fn totals(&self, times: Range<i64>) -> impl Iterator<Item = (&TotalKey, &Node)> {
         let keys = (times.start, 0)..(times.end.max(times.start), 0);
         self.0
             .iter()
@@ -263,18 +272,18 @@ impl Stretches {
     }
 
     /// What is known of a span that lies in one stretch: kept with the stretch, for all who read it.
-    pub(crate) fn node(&self, tag: NodeTag, span: Span) -> Option<Option<Arc<Node>>> {
+    pub(crate) fn node(&self, tag: NodeTag, span: Span) -> Option<Option<Node>> {
         let stretch = self.around(span)?;
-        stretch.events.nodes().get(&(tag, span)).cloned()
+        stretch.events.spans().get(&(tag, span)).cloned()
     }
 
     /// Keeps what was found out of a span; false where it lies in no stretch.
-    pub(crate) fn keep(&self, tag: NodeTag, span: Span, node: &Option<Arc<Node>>) -> bool {
+    pub(crate) fn keep(&self, tag: NodeTag, span: Span, node: &Option<Node>) -> bool {
         let Some(stretch) = self.around(span) else {
             return false;
         };
-        let bytes = NODE_BYTES + node.as_ref().map_or(0, |node| node.bytes());
-        let before = stretch.events.nodes().insert((tag, span), node.clone());
+        let bytes = SPAN_BYTES + node.as_ref().map_or(0, Node::bytes);
+        let before = stretch.events.spans().insert((tag, span), node.clone());
         // Another look-up may have come first.
         if before.is_none() {
             stretch.events.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -289,10 +298,12 @@ impl Stretches {
     }
 }
 
-/// Tiles that were read together, decoded: by level and start.
+/// Tiles that were read together, decoded.
 pub(crate) struct Tiles {
     tag: NodeTag,
-    nodes: Vec<((u8, i64), Arc<Node>)>,
+    /// Level and start of each: the highest level first, and then by start.
+    places: Vec<(u8, i64)>,
+    nodes: Arc<Nodes>,
 }
 
 impl Tiles {
@@ -306,31 +317,23 @@ impl Tiles {
     ) -> Result<Self, String> {
         let current = rows.filter(|(_, value)| codec.is_current(value));
         let (places, values): (Vec<_>, Vec<_>) = current.unzip();
-        let nodes = match values.is_empty() {
-            true => Vec::new(),
-            false => codec.decode(&values)?,
-        };
-        let nodes = nodes.into_iter().map(Arc::new);
         Ok(Self {
             tag: codec.tag(),
-            nodes: places.into_iter().zip(nodes).collect(),
+            places,
+            nodes: Arc::new(codec.decode(&values)?),
         })
     }
 
     /// To be kept.
     pub(crate) fn made(self) -> Made {
-        // They were read together, and have like shares of their arrays.
-        let node = self.nodes.first().map_or(0, |(_, node)| node.bytes());
-        let bytes = size_of::<Self>() + (NODE_BYTES + node) * self.nodes.len();
+        let bytes = size_of::<Self>()
+            + size_of::<(u8, i64)>() * self.places.capacity()
+            + self.nodes.bytes();
         let value: Arc<dyn Any + Send + Sync> = Arc::new(self);
         Made {
             value,
             bytes: Arc::new(bytes.into()),
         }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
     }
 
     /// Whether they are of a view's aggregates.
@@ -339,21 +342,88 @@ impl Tiles {
     }
 
     /// Those of a level that start in some times.
-    pub(crate) fn range(&self, level: u8, starts: &Range<i64>) -> &[((u8, i64), Arc<Node>)] {
+    pub(crate) fn run(self: &Arc<Self>, level: u8, starts: &Range<i64>) -> Run {
         let below = |start: i64| {
             let is_before = |(l, s): (u8, i64)| l > level || (l == level && s < start);
-            self.nodes.partition_point(|(place, _)| is_before(*place))
+            self.places.partition_point(|place| is_before(*place))
         };
         let first = below(starts.start);
-        &self.nodes[first..below(starts.end).max(first)]
+        Run {
+            rows: first..below(starts.end).max(first),
+            tiles: Arc::clone(self),
+        }
     }
 }
 
-impl IntoIterator for Tiles {
-    type Item = ((u8, i64), Arc<Node>);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
+/// Tiles of one level, in the order of time, without one of the same times between them that was read.
+pub(crate) struct Run {
+    tiles: Arc<Tiles>,
+    rows: Range<usize>,
+}
 
-    fn into_iter(self) -> Self::IntoIter {
-        self.nodes.into_iter()
+impl Run {
+    pub(crate) fn starts(&self) -> impl DoubleEndedIterator<Item = i64> + '_ {
+        let places = self.tiles.places[self.rows.clone()].iter();
+        places.map(|(_, start)| *start)
+    }
+
+    /// Those that start at a time or later.
+    pub(crate) fn rows_from(&self, start_us: i64) -> Range<usize> {
+        let places = &self.tiles.places[self.rows.clone()];
+        let before = places.partition_point(|(_, start)| *start < start_us);
+        self.rows.start + before..self.rows.end
+    }
+
+    pub(crate) fn start(&self, row: usize) -> i64 {
+        self.tiles.places[row].1
+    }
+
+    pub(crate) fn nodes(&self) -> &Arc<Nodes> {
+        &self.tiles.nodes
+    }
+}
+
+/// The tiles that some look-ups have read: the runs of each level, the lowest level first, in the order of time.
+#[derive(Default)]
+pub(crate) struct ReadTiles(Vec<Vec<Run>>);
+
+impl ReadTiles {
+    /// Adds tiles that were not read yet.
+    pub(crate) fn push(&mut self, level: u8, run: Run) {
+        if run.rows.is_empty() {
+            return;
+        }
+        let level = usize::from(level);
+        let levels = self.0.len().max(level + 1);
+        self.0.resize_with(levels, Vec::new);
+        let runs = &mut self.0[level];
+        let start = run.start(run.rows.start);
+        let before = runs.partition_point(|other| other.start(other.rows.start) < start);
+        runs.insert(before, run);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first tile of a level that starts at a time or later: its run, and where it is in it.
+    pub(crate) fn first_from(&self, level: u8, start_us: i64) -> Option<(&Run, usize)> {
+        let runs = self.0.get(usize::from(level))?;
+        let after = runs.partition_point(|run| run.start(run.rows.start) <= start_us);
+        let within = after.checked_sub(1).map(|index| &runs[index]);
+        let within = within.and_then(|run| Some((run, run.rows_from(start_us).next()?)));
+        within.or_else(|| runs.get(after).map(|run| (run, run.rows.start)))
+    }
+
+    /// The tile of a span.
+    pub(crate) fn node(&self, span: Span) -> Option<Node> {
+        let (run, row) = self.first_from(span.level, span.start_us)?;
+        let of = Arc::clone(run.nodes());
+        (run.start(row) == span.start_us).then_some(Node { of, row })
+    }
+
+    /// One level above the highest that was read.
+    pub(crate) fn levels(&self) -> u8 {
+        u8::try_from(self.0.len()).unwrap_or(u8::MAX)
     }
 }

@@ -15,8 +15,6 @@
 //! The spans are steps. Those that no frame cuts any more, for they lie in unbounded frames alone, are summed up to
 //! larger and larger spans: a lifetime is a handful of totals.
 
-use std::sync::Arc;
-
 use crate::FeatureError;
 use crate::history::History;
 use crate::tile::{Node, Span};
@@ -80,7 +78,7 @@ impl FeatureView {
         let rows = rows.iter().map(|(time, value)| (*time, value.as_slice()));
         let mut history = History::of_rows(self, rows)?;
         let context = |e| FeatureError::evaluate(format!("totals of view '{}'", self.name))(e);
-        let total = |(span, node): (Span, Arc<Node>)| -> Result<Total, FeatureError> {
+        let total = |(span, node): (Span, Node)| -> Result<Total, FeatureError> {
             let node = codec.encode(&node).map_err(|e| context(e.into()))?;
             Ok(Total {
                 span,

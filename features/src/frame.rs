@@ -24,6 +24,7 @@ use arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 
+use crate::events::positions;
 use crate::problem::{Checked, Complaint, near};
 use crate::resolution::step_start;
 
@@ -49,14 +50,12 @@ pub enum Frame {
 impl Frame {
     /// The indexes of the covered events in `times` (µs, ascending) as of `t`.
     pub(crate) fn cover(&self, times: &[i64], t: i64) -> Range<usize> {
-        let earlier = times.partition_point(|time| *time < t);
         let (start, end) = match *self {
             Self::Range { .. } => {
-                let covered = self.times(t, None).unwrap_or_default();
-                let before = |edge: i64| times.partition_point(|time| *time < edge);
-                (before(covered.start), before(covered.end))
+                return positions(times, &self.times(t, None).unwrap_or_default());
             }
             Self::Rows { start, end } => {
+                let earlier = times.partition_point(|time| *time < t);
                 let back =
                     |rows: u64| earlier.saturating_sub(usize::try_from(rows).unwrap_or(usize::MAX));
                 (start.map_or(0, back), back(end.saturating_sub(1)))

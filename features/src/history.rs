@@ -12,11 +12,11 @@ use datafusion::logical_expr::Accumulator;
 
 use crate::FeatureError;
 use crate::distinct::Distinct;
-use crate::events::{Events, NodeTag, Stretches, Tiles};
+use crate::events::{Events, NodeTag, ReadTiles, Stretches, Tiles};
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
 use crate::state::{BestRead, StateReader};
-use crate::tile::{Ladder, Node, Span, TileCodec};
+use crate::tile::{Ladder, Node, Nodes, Span, TileCodec};
 use crate::view::{FeatureView, Measure, Operand};
 
 /// What look-ups of one entity read.
@@ -27,9 +27,9 @@ pub(crate) struct History<'a> {
     /// All events that no tile of the same frame and no total sums up; where no tile was read, perhaps others.
     known: Stretches,
     /// Tiles that were read.
-    stored: Stored,
+    stored: ReadTiles,
     /// Spans of no single stretch that were looked at: their node, or none where they are not dense.
-    nodes: BTreeMap<Span, Option<Arc<Node>>>,
+    nodes: BTreeMap<Span, Option<Node>>,
     /// Nodes that were made here, to be stored.
     made: Vec<Span>,
     keeps_nodes: bool,
@@ -37,56 +37,19 @@ pub(crate) struct History<'a> {
     is_rounded: bool,
 }
 
-/// Tiles of each level, the lowest first: their starts, ascending, and nodes.
-#[derive(Default)]
-struct Stored(Vec<Vec<(i64, Arc<Node>)>>);
-
-impl Stored {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn push(&mut self, level: u8, start_us: i64, node: Arc<Node>) {
-        let levels = self.0.len().max(usize::from(level) + 1);
-        self.0.resize_with(levels, Vec::new);
-        self.0[usize::from(level)].push((start_us, node));
-    }
-
-    fn extend(&mut self, tiles: Tiles) {
-        if tiles.is_empty() {
-            return;
-        }
-        for ((level, start), node) in tiles {
-            self.push(level, start, node);
-        }
-        let of_levels = self.0.iter_mut();
-        of_levels.for_each(|of_level| of_level.sort_by_key(|(start, _)| *start));
-    }
-
-    /// Those of a level that start at a time or later.
-    fn from(of_level: &[(i64, Arc<Node>)], start_us: i64) -> &[(i64, Arc<Node>)] {
-        &of_level[of_level.partition_point(|(start, _)| *start < start_us)..]
-    }
-
-    fn node(&self, span: Span) -> Option<&Arc<Node>> {
-        let of_level = self.0.get(usize::from(span.level))?;
-        let (start, node) = Self::from(of_level, span.start_us).first()?;
-        (*start == span.start_us).then_some(node)
-    }
-
-    /// When the first that starts at a time or later does.
-    fn first_from(&self, start_us: i64) -> Option<i64> {
-        let firsts = self.0.iter().map(|of_level| Self::from(of_level, start_us));
-        firsts.filter_map(|tiles| Some(tiles.first()?.0)).min()
-    }
-}
-
 /// A stretch of a frame, in the order of time.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
     /// Numbers of rows that follow each other.
     Rows(Range<usize>),
-    Node(Arc<Node>),
+    /// Some of those nodes, in the order of time.
+    Nodes(Arc<Nodes>, Range<usize>),
+}
+
+impl From<Node> for Item {
+    fn from(node: Node) -> Self {
+        Self::Nodes(node.of, node.row..node.row + 1)
+    }
 }
 
 impl<'a> History<'a> {
@@ -106,7 +69,7 @@ impl<'a> History<'a> {
             ladder: view.ladder(),
             tag: view.tiles.as_ref().map(TileCodec::tag).unwrap_or_default(),
             known,
-            stored: Stored::default(),
+            stored: ReadTiles::default(),
             nodes: BTreeMap::new(),
             made: Vec::new(),
             keeps_nodes: false,
@@ -158,7 +121,7 @@ impl<'a> History<'a> {
             read,
             is_by_time,
             rows: Vec::new(),
-            stored: Stored::default(),
+            stored: ReadTiles::default(),
         };
         let mut cores = Vec::new();
         for frame in &view.frames {
@@ -171,7 +134,7 @@ impl<'a> History<'a> {
     }
 
     /// Takes the nodes that were made here: worth storing where no event of their span is missing.
-    pub(crate) fn take_made(&mut self) -> Vec<(Span, Arc<Node>)> {
+    pub(crate) fn take_made(&mut self) -> Vec<(Span, Node)> {
         let made = std::mem::take(&mut self.made);
         made.into_iter()
             .filter_map(|span| Some((span, self.looked_at(span)??)))
@@ -209,37 +172,43 @@ impl<'a> History<'a> {
 
     /// The total whose span holds times on both sides of `end`.
     fn total_across(&self, end: i64) -> Option<Span> {
-        if !self.known.have_totals() {
-            return None;
-        }
-        let mut spans = (0..self.ladder.levels()).map(|level| self.ladder.span(level, end));
+        let top = self.known.top_total()?;
+        let mut spans = (0..=top).map(|level| self.ladder.span(level, end));
         spans.find(|span| {
             span.start_us < end && self.known.total(span.start_us, span.level).is_some()
         })
     }
 
-    /// How many events there are in `times`, or at least `enough`.
-    fn events(&self, times: &Range<i64>, enough: u64) -> u64 {
-        let mut events = self.known.events(times);
-        if events >= enough || times.is_empty() {
-            return events;
+    /// Whether `times`, which whole spans up to `top` may lie in, hold so many events; no more than a node needs.
+    fn hold(&self, top: u8, times: &Range<i64>, enough: u64) -> bool {
+        if times.is_empty() {
+            return enough == 0;
         }
-        for (level, of_level) in (0..).zip(&self.stored.0) {
-            for (start, node) in Stored::from(of_level, times.start) {
-                let span = self.ladder.span(level, *start);
-                if span.end_us() > times.end {
-                    break;
-                }
-                // Those that are known one by one too, for another frame. On higher levels a tile alone is enough.
-                let twice = match level {
-                    0 => self.known.events(&span.times()),
-                    _ => 0,
-                };
-                events += node.events.saturating_sub(twice);
-                if events >= enough {
-                    return events;
-                }
+        // Above the lowest level, a tile alone is enough.
+        let has_tile = |level| {
+            let first = self.stored.first_from(level, times.start);
+            first.is_some_and(|(run, row)| {
+                self.ladder.span(level, run.start(row)).end_us() <= times.end
+            })
+        };
+        let levels = self.stored.levels().min(top.saturating_add(1));
+        (1..levels).rev().any(has_tile)
+            || self.known.events(times) + self.events_of_lowest_tiles(times) >= enough
+    }
+
+    /// How many events the lowest level's tiles in some times hold, but for those that are known one by one too, for
+    /// another frame.
+    fn events_of_lowest_tiles(&self, times: &Range<i64>) -> u64 {
+        let mut events = 0;
+        let mut from = times.start;
+        while let Some((run, row)) = self.stored.first_from(0, from) {
+            let span = self.ladder.span(0, run.start(row));
+            if span.end_us() > times.end {
+                break;
             }
+            let of_tile = run.nodes().events(row..row + 1);
+            events += of_tile.saturating_sub(self.known.events(&span.times()));
+            from = span.end_us();
         }
         events
     }
@@ -253,18 +222,23 @@ impl<'a> History<'a> {
     ) -> Result<(), DataFusionError> {
         // The least events that a node has.
         let least = self.view.dense_unit;
-        let Some(level) = level.filter(|_| self.events(&times, least) >= least) else {
-            self.push_rows(items, &times);
-            return Ok(());
+        let fits = |level: u8| {
+            let whole = self.ladder.inner(level, &times);
+            (!whole.is_empty()).then_some((level, whole))
         };
-        let below = level.checked_sub(1);
-        let whole = self.ladder.inner(level, &times);
-        if whole.is_empty() {
-            return self.collect(below, times, items);
+        let largest = level.and_then(|top| (0..=top).rev().find_map(fits));
+        match largest.filter(|(level, _)| self.hold(*level, &times, least)) {
+            Some((level, whole)) => {
+                let below = level.checked_sub(1);
+                self.collect(below, times.start..whole.start, items)?;
+                self.spans(level, &whole, items)?;
+                self.collect(below, whole.end..times.end, items)
+            }
+            None => {
+                self.push_rows(items, &times);
+                Ok(())
+            }
         }
-        self.collect(below, times.start..whole.start, items)?;
-        self.spans(level, &whole, items)?;
-        self.collect(below, whole.end..times.end, items)
     }
 
     /// The spans of a level in `times`, which they fill: nodes, or what they hold where they are none.
@@ -274,16 +248,45 @@ impl<'a> History<'a> {
         times: &Range<i64>,
         items: &mut Vec<Item>,
     ) -> Result<(), DataFusionError> {
+        // A larger total goes before tiles.
+        let may_be_tiles = self.known.top_total().is_none_or(|top| top <= level);
         let mut from = times.start;
-        while let Some(time) = self.next_occupied(from..times.end) {
+        loop {
+            if may_be_tiles {
+                from = self.push_tiles(level, from..times.end, items);
+            }
+            let Some(time) = self.next_occupied(from..times.end) else {
+                return Ok(());
+            };
             let span = self.span(level, time);
             match self.node(span)? {
-                Some(node) => items.push(Item::Node(node)),
+                Some(node) => items.push(node.into()),
                 None => self.collect(span.level.checked_sub(1), span.times(), items)?,
             }
             from = span.end_us();
         }
-        Ok(())
+    }
+
+    /// The tiles of a level at the start of `times`, as far as each begins where the one before it ends. Returns where
+    /// the last one ends.
+    fn push_tiles(&self, level: u8, times: Range<i64>, items: &mut Vec<Item>) -> i64 {
+        let mut from = times.start;
+        while from < times.end {
+            let Some((run, first)) = self.stored.first_from(level, from) else {
+                break;
+            };
+            let mut next = first;
+            let rows = run.rows_from(from);
+            while from < times.end && next < rows.end && run.start(next) == from {
+                from = self.ladder.span(level, from).end_us();
+                next += 1;
+            }
+            if next == first {
+                break;
+            }
+            items.push(Item::Nodes(Arc::clone(run.nodes()), first..next));
+        }
+        from
     }
 
     /// The span of a level that holds `time`, or that of a larger total that begins there.
@@ -296,21 +299,24 @@ impl<'a> History<'a> {
         if times.is_empty() {
             return None;
         }
-        let stored = self.stored.first_from(times.start);
-        let stored = stored.filter(|time| *time < times.end);
-        stored.into_iter().chain(self.known.first_of(&times)).min()
+        let of_level = |level| {
+            let (run, row) = self.stored.first_from(level, times.start)?;
+            Some(run.start(row)).filter(|start| *start < times.end)
+        };
+        let stored = (0..self.stored.levels()).filter_map(of_level);
+        stored.chain(self.known.first_of(&times)).min()
     }
 
     /// What is known of a span that was looked at.
-    fn looked_at(&self, span: Span) -> Option<Option<Arc<Node>>> {
+    fn looked_at(&self, span: Span) -> Option<Option<Node>> {
         let known = self.known.node(self.tag, span);
         known.or_else(|| self.nodes.get(&span).cloned())
     }
 
     /// The node of a span; none where it holds too few events to be one.
-    fn node(&mut self, span: Span) -> Result<Option<Arc<Node>>, DataFusionError> {
+    fn node(&mut self, span: Span) -> Result<Option<Node>, DataFusionError> {
         if let Some(stored) = self.stored.node(span) {
-            return Ok(Some(Arc::clone(stored)));
+            return Ok(Some(stored));
         }
         if let Some(known) = self.looked_at(span) {
             return Ok(known);
@@ -318,8 +324,8 @@ impl<'a> History<'a> {
         let times = span.times();
         let dense = self.view.dense_at(span.level);
         let node = if let Some(total) = self.known.total(span.start_us, span.level) {
-            Some(self.with_late(span, Arc::clone(total))?)
-        } else if self.events(&times, dense) >= dense {
+            Some(self.with_late(span, total.clone())?)
+        } else if self.hold(span.level, &times, dense) {
             let mut items = Vec::new();
             match span.level.checked_sub(1) {
                 Some(below) => self.spans(below, &times, &mut items)?,
@@ -328,7 +334,7 @@ impl<'a> History<'a> {
             if self.keeps_nodes {
                 self.made.push(span);
             }
-            Some(Arc::new(self.sum_up(&items)?))
+            Some(self.sum_up(&items)?.into())
         } else {
             None
         };
@@ -339,30 +345,27 @@ impl<'a> History<'a> {
     }
 
     /// A total with what came after it was made.
-    fn with_late(&self, span: Span, total: Arc<Node>) -> Result<Arc<Node>, DataFusionError> {
-        let mut items = vec![Item::Node(total)];
-        items.extend(self.inside(span).map(Item::Node));
+    fn with_late(&self, span: Span, total: Node) -> Result<Node, DataFusionError> {
+        let mut items = vec![total.clone().into()];
+        items.extend(self.inside(span).map(Item::from));
         self.push_rows(&mut items, &span.times());
-        match items.as_slice() {
-            [Item::Node(total)] => Ok(Arc::clone(total)),
-            items => Ok(Arc::new(self.sum_up(items)?)),
+        match items.len() {
+            1 => Ok(total),
+            _ => Ok(self.sum_up(&items)?.into()),
         }
     }
 
     /// Totals inside a span, but for its own.
-    fn inside(&self, span: Span) -> impl Iterator<Item = Arc<Node>> + '_ {
+    fn inside(&self, span: Span) -> impl Iterator<Item = Node> + '_ {
         let others = self.known.totals(span.times());
         others
             .filter(move |(key, _)| **key != (span.start_us, span.level))
-            .map(|(_, node)| Arc::clone(node))
+            .map(|(_, node)| node.clone())
     }
 
     /// The spans whose rows are to be replaced by a total, and the totals: steps, and spans of any level that end at
     /// or before `old_us`.
-    pub(crate) fn fold_spans(
-        &mut self,
-        old_us: i64,
-    ) -> Result<Vec<(Span, Arc<Node>)>, DataFusionError> {
+    pub(crate) fn fold_spans(&mut self, old_us: i64) -> Result<Vec<(Span, Node)>, DataFusionError> {
         let mut folded = Vec::new();
         let top = match old_us {
             i64::MIN => 0,
@@ -377,7 +380,7 @@ impl<'a> History<'a> {
         level: u8,
         times: Range<i64>,
         old_us: i64,
-        folded: &mut Vec<(Span, Arc<Node>)>,
+        folded: &mut Vec<(Span, Node)>,
     ) -> Result<(), DataFusionError> {
         let mut from = times.start;
         while let Some(time) = self.next_occupied(from..times.end) {
@@ -405,10 +408,10 @@ impl<'a> History<'a> {
             + usize::from(self.known.total(span.start_us, span.level).is_some())
     }
 
-    fn sum_up(&self, items: &[Item]) -> Result<Node, DataFusionError> {
+    fn sum_up(&self, items: &[Item]) -> Result<Nodes, DataFusionError> {
         let events = items.iter().map(|item| match item {
             Item::Rows(rows) => rows.len() as u64,
-            Item::Node(node) => node.events,
+            Item::Nodes(nodes, rows) => nodes.events(rows.clone()),
         });
         let mut state = Vec::new();
         for measure in &self.view.measures {
@@ -417,7 +420,7 @@ impl<'a> History<'a> {
                 None => state.extend(self.accumulate(measure, items)?.state()?),
             }
         }
-        Node::new(events.sum(), state)
+        Nodes::one(events.sum(), &state)
     }
 
     /// A measure with a kernel over a frame's items.
@@ -455,8 +458,11 @@ impl<'a> History<'a> {
                         accumulator.update_batch(&arguments)?;
                     }
                 }
-                Item::Node(node) => {
-                    accumulator.merge_batch(&node.fields(measure.state.clone())?)?
+                // One by one: a sum of several is in another order.
+                Item::Nodes(nodes, rows) => {
+                    for row in rows.clone() {
+                        accumulator.merge_batch(&nodes.state(row, measure.state.clone())?)?;
+                    }
                 }
             }
         }
@@ -514,7 +520,7 @@ struct Plan<'a, 'b> {
     is_by_time: bool,
     /// Times whose rows are needed.
     rows: Vec<Range<i64>>,
-    stored: Stored,
+    stored: ReadTiles,
 }
 
 impl<'a> Plan<'a, '_> {
@@ -557,7 +563,8 @@ impl<'a> Plan<'a, '_> {
     ) -> Result<(), FeatureError> {
         let ladder = self.view.ladder();
         let mut open: Vec<Vec<Range<i64>>> = frames.into_iter().map(|times| vec![times]).collect();
-        let mut scanned = Vec::new();
+        let mut scanned: Vec<((u8, i64), Vec<u8>)> = Vec::new();
+        let mut scans = Vec::new();
         // Where the highest level is not kept decoded yet, no other is asked for: this is one look-up.
         let mut are_kept = true;
         for level in (0..=top).rev() {
@@ -571,12 +578,12 @@ impl<'a> Plan<'a, '_> {
                 };
                 are_kept &= kept.is_some() || !self.stored.is_empty();
                 if let Some(kept) = kept {
-                    for ((_, start), node) in kept.range(level, &starts) {
-                        found.push(*start);
-                        self.stored.push(level, *start, Arc::clone(node));
-                    }
+                    let run = kept.run(level, &starts);
+                    found.extend(run.starts());
+                    self.stored.push(level, run);
                     continue;
                 }
+                scans.push((level, starts.clone()));
                 let mut keep = |start, value: &[u8]| {
                     if codec.is_current(value) {
                         found.push(start);
@@ -606,7 +613,10 @@ impl<'a> Plan<'a, '_> {
         let rows = scanned.iter();
         let rows = rows.map(|(place, value)| (*place, value.as_slice()));
         let tiles = Tiles::of_rows(codec, rows).map_err(|detail| self.view.damaged(detail))?;
-        self.stored.extend(tiles);
+        let tiles = Arc::new(tiles);
+        for (level, starts) in scans {
+            self.stored.push(level, tiles.run(level, &starts));
+        }
         Ok(())
     }
 
@@ -636,18 +646,14 @@ impl<'a> Plan<'a, '_> {
         level: u8,
         starts: Range<i64>,
     ) -> Result<Option<Arc<Tiles>>, FeatureError> {
-        let (id, mut damage) = (self.view.id, None);
+        let id = self.view.id;
         let mut make = |rows: &mut dyn Iterator<Item = ((u8, i64), &[u8])>| {
-            let tiles = Tiles::of_rows(codec, rows);
-            let tiles = tiles.map_err(|detail| damage = Some(detail)).ok()?;
-            Some(tiles.made())
+            // One that is damaged is found where it is needed.
+            Some(Tiles::of_rows(codec, rows).ok()?.made())
         };
         let made = self
             .state
             .made_of_tiles(id, self.entity, level, starts, &mut make)?;
-        if let Some(detail) = damage {
-            return Err(self.view.damaged(detail));
-        }
         let tiles = made.and_then(|made| made.value.downcast::<Tiles>().ok());
         Ok(tiles.filter(|tiles| tiles.are_of(codec)))
     }
@@ -705,18 +711,11 @@ fn kept_events(
     entity: &[u8],
     times: Range<i64>,
 ) -> Result<Option<Arc<Events>>, FeatureError> {
-    let mut damage = None;
     let made = state.made(view.id, entity, times, &mut |rows| {
-        let events = Events::of_rows(view, rows);
-        events
-            .map(Events::made)
-            .map_err(|detail| damage = Some(detail))
-            .ok()
+        // One that is damaged is found where it is needed.
+        Some(Events::of_rows(view, rows).ok()?.made())
     })?;
-    match damage {
-        Some(detail) => Err(view.damaged(detail)),
-        None => Ok(made.and_then(|made| made.value.downcast().ok())),
-    }
+    Ok(made.and_then(|made| made.value.downcast().ok()))
 }
 
 /// The same times, in order, none of them twice.

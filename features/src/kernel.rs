@@ -9,7 +9,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray,
+};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
     ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type,
@@ -19,7 +21,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::events::Stretches;
 use crate::history::Item;
-use crate::tile::Node;
+use crate::tile::Nodes;
 use crate::view::{Measure, Operand};
 
 /// How to fold one aggregate.
@@ -120,14 +122,18 @@ impl Kernel {
     ) -> Result<Partial, DataFusionError> {
         let mut all = Partial::default();
         for item in items {
-            let part = match item {
+            match item {
                 Item::Rows(rows) => {
                     let (kept, rows) = known.kept(rows);
-                    self.rows(kept, &rows)
+                    self.merge(&mut all, self.rows(kept, &rows));
                 }
-                Item::Node(node) => self.node(node, state)?,
-            };
-            self.merge(&mut all, part);
+                Item::Nodes(nodes, rows) => {
+                    let states = self.states(nodes, state)?;
+                    for row in rows.clone() {
+                        self.merge(&mut all, states.of(row));
+                    }
+                }
+            }
         }
         Ok(all)
     }
@@ -197,8 +203,12 @@ impl Kernel {
         }
     }
 
-    /// What a node holds: the state of DataFusion's accumulator, in the fields `state`.
-    fn node(self, node: &Node, state: &Range<usize>) -> Result<Partial, DataFusionError> {
+    /// What nodes hold: states of DataFusion's accumulator, in the fields `state`.
+    fn states<'n>(
+        self,
+        nodes: &'n Nodes,
+        state: &Range<usize>,
+    ) -> Result<States<'n>, DataFusionError> {
         let fields = match self.fold {
             Fold::Average => 2,
             _ => 1,
@@ -206,31 +216,17 @@ impl Kernel {
         if state.len() != fields {
             return Err(other_state());
         }
-        let mut partial = Partial::default();
-        match self.fold {
-            Fold::Count => {
-                partial.count = field::<Int64Type>(node, state.start)?.unwrap_or_default();
-            }
-            Fold::Average => {
-                let count = field::<UInt64Type>(node, state.start)?.unwrap_or_default();
-                partial.count = i64::try_from(count).unwrap_or(i64::MAX);
-                let sum = field::<Float64Type>(node, state.start + 1)?;
-                partial.floating = sum.unwrap_or_default();
-            }
+        let states = match self.fold {
+            Fold::Count => column(nodes, state, 0).map(States::Count),
+            Fold::Average => column(nodes, state, 0)
+                .zip(column(nodes, state, 1))
+                .map(|(counts, sums)| States::Average(counts, sums)),
             _ => match self.data_type() {
-                DataType::Int64 => {
-                    let value = field::<Int64Type>(node, state.start)?;
-                    partial.count = i64::from(value.is_some());
-                    partial.whole = value.unwrap_or_default();
-                }
-                _ => {
-                    let value = field::<Float64Type>(node, state.start)?;
-                    partial.count = i64::from(value.is_some());
-                    partial.floating = value.unwrap_or_default();
-                }
+                DataType::Int64 => column(nodes, state, 0).map(States::Whole),
+                _ => column(nodes, state, 0).map(States::Floating),
             },
-        }
-        Ok(partial)
+        };
+        states.ok_or_else(other_state)
     }
 
     fn merge(self, all: &mut Partial, part: Partial) {
@@ -297,14 +293,57 @@ fn greatest(a: f64, b: f64) -> f64 {
     if b.total_cmp(&a).is_gt() { b } else { a }
 }
 
-/// A number of a node; none where it is null.
-fn field<T: ArrowPrimitiveType>(
-    node: &Node,
+/// The states of one kernel in nodes.
+enum States<'n> {
+    Count(&'n PrimitiveArray<Int64Type>),
+    /// Counts, and sums.
+    Average(
+        &'n PrimitiveArray<UInt64Type>,
+        &'n PrimitiveArray<Float64Type>,
+    ),
+    Whole(&'n PrimitiveArray<Int64Type>),
+    Floating(&'n PrimitiveArray<Float64Type>),
+}
+
+impl States<'_> {
+    #[inline]
+    fn of(&self, row: usize) -> Partial {
+        let mut partial = Partial::default();
+        match self {
+            Self::Count(counts) => partial.count = number(counts, row).unwrap_or_default(),
+            Self::Average(counts, sums) => {
+                let count = number(counts, row).unwrap_or_default();
+                partial.count = i64::try_from(count).unwrap_or(i64::MAX);
+                partial.floating = number(sums, row).unwrap_or_default();
+            }
+            Self::Whole(values) => {
+                let value = number(values, row);
+                partial.count = i64::from(value.is_some());
+                partial.whole = value.unwrap_or_default();
+            }
+            Self::Floating(values) => {
+                let value = number(values, row);
+                partial.count = i64::from(value.is_some());
+                partial.floating = value.unwrap_or_default();
+            }
+        }
+        partial
+    }
+}
+
+/// A number; none where it is null.
+fn number<T: ArrowPrimitiveType>(values: &PrimitiveArray<T>, row: usize) -> Option<T::Native> {
+    values.is_valid(row).then(|| values.value(row))
+}
+
+/// A field of a measure's state, of all nodes.
+fn column<'n, T: ArrowPrimitiveType>(
+    nodes: &'n Nodes,
+    state: &Range<usize>,
     index: usize,
-) -> Result<Option<T::Native>, DataFusionError> {
-    let (array, row) = node.field(index).ok_or_else(other_state)?;
-    let array = array.as_primitive_opt::<T>().ok_or_else(other_state)?;
-    Ok(array.is_valid(row).then(|| array.value(row)))
+) -> Option<&'n PrimitiveArray<T>> {
+    let field = state.clone().nth(index)?;
+    nodes.field(field)?.as_primitive_opt::<T>()
 }
 
 fn other_state() -> DataFusionError {

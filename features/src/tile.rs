@@ -19,7 +19,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::ScalarValue;
+use datafusion::common::{DataFusionError, ScalarValue};
 
 /// Part of a tile's tag: raise it when the rules of nodes or the bytes of a tile change.
 const FORMAT: &[u8] = b"millrace.tile.2";
@@ -84,7 +84,18 @@ impl Ladder {
 
     /// The part of `times` that whole spans of a level cover; empty where no span fits.
     pub(crate) fn inner(self, level: u8, times: &Range<i64>) -> Range<i64> {
-        let width = i128::from(self.width_us(level));
+        let width = self.width_us(level);
+        let far_from_the_ends = i64::MIN + width..i64::MAX - width;
+        if [times.start, times.end]
+            .iter()
+            .all(|t| far_from_the_ends.contains(t))
+        {
+            let first = (times.start + width - 1).div_euclid(width) * width;
+            let last = times.end.div_euclid(width) * width;
+            return first..last.max(first);
+        }
+        // Near the ends of time, where a span may reach past them.
+        let width = i128::from(width);
         let (start, end) = (i128::from(times.start), i128::from(times.end));
         let first = (start + width - 1).div_euclid(width) * width;
         let last = end.div_euclid(width) * width;
@@ -147,24 +158,82 @@ pub(crate) struct TileCodec {
     converter: RowConverter,
 }
 
-/// One node: how many events, and the fields of each aggregate's state.
+/// Nodes that were made or read together, in the order of time where they are of one level.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    /// How many events each sums up.
+    events: Vec<u64>,
+    /// The fields of each aggregate's state, an array a field.
+    fields: Vec<ArrayRef>,
+}
+
+impl Nodes {
+    /// One node: how many events, and the fields of each aggregate's state.
+    pub(crate) fn one(events: u64, state: &[ScalarValue]) -> Result<Self, DataFusionError> {
+        let fields = state.iter().map(ScalarValue::to_array);
+        Ok(Self {
+            events: vec![events],
+            fields: fields.collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// About how many bytes they take.
+    pub(crate) fn bytes(&self) -> usize {
+        let fields = self.fields.iter().map(|f| f.get_array_memory_size());
+        size_of::<Self>() + size_of::<u64>() * self.events.capacity() + fields.sum::<usize>()
+    }
+
+    /// How many events some of them sum up.
+    pub(crate) fn events(&self, rows: Range<usize>) -> u64 {
+        self.events[rows].iter().sum()
+    }
+
+    /// A field of all.
+    pub(crate) fn field(&self, index: usize) -> Option<&ArrayRef> {
+        self.fields.get(index)
+    }
+
+    /// Some fields of one of them, an array of one row each.
+    pub(crate) fn state(
+        &self,
+        row: usize,
+        fields: Range<usize>,
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
+        let lacks = || ArrowError::ComputeError("a node lacks a field".to_owned());
+        let fields = self.fields.get(fields).ok_or_else(lacks)?;
+        Ok(fields.iter().map(|field| field.slice(row, 1)).collect())
+    }
+}
+
+/// One of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    pub(crate) events: u64,
-    /// An array a field, of all nodes that were read together.
-    fields: Arc<[ArrayRef]>,
-    /// This node's in each.
-    row: usize,
+    pub(crate) of: Arc<Nodes>,
+    pub(crate) row: usize,
 }
 
 impl Node {
-    /// About how many bytes it takes: of the arrays, its share.
+    pub(crate) fn events(&self) -> u64 {
+        self.of.events[self.row]
+    }
+
+    /// About how many bytes it takes: of what it was read with, its share.
     pub(crate) fn bytes(&self) -> usize {
-        let shares = self
-            .fields
-            .iter()
-            .map(|field| field.get_array_memory_size() / field.len().max(1));
-        size_of::<Self>() + shares.sum::<usize>()
+        size_of::<Self>() + self.of.bytes() / self.of.len().max(1)
+    }
+}
+
+impl From<Nodes> for Node {
+    /// The first.
+    fn from(nodes: Nodes) -> Self {
+        Self {
+            of: Arc::new(nodes),
+            row: 0,
+        }
     }
 }
 
@@ -191,8 +260,8 @@ impl TileCodec {
     pub(crate) fn encode(&self, node: &Node) -> Result<Vec<u8>, ArrowError> {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&self.tag);
-        bytes.extend_from_slice(&node.events.to_le_bytes());
-        let fields = node.fields(0..node.fields.len())?;
+        bytes.extend_from_slice(&node.events().to_le_bytes());
+        let fields = node.of.state(node.row, 0..node.of.fields.len())?;
         let rows = self.converter.convert_columns(&fields)?;
         bytes.extend_from_slice(rows.row(0).as_ref());
         Ok(bytes)
@@ -204,7 +273,14 @@ impl TileCodec {
     }
 
     /// The nodes of values that are [current](Self::is_current).
-    pub(crate) fn decode(&self, values: &[impl AsRef<[u8]>]) -> Result<Vec<Node>, String> {
+    pub(crate) fn decode(&self, values: &[impl AsRef<[u8]>]) -> Result<Nodes, String> {
+        if values.is_empty() {
+            // Without a row there would be no column.
+            return Ok(Nodes {
+                events: Vec::new(),
+                fields: Vec::new(),
+            });
+        }
         let parser = self.converter.parser();
         let mut rows = Vec::with_capacity(values.len());
         let mut events = Vec::with_capacity(values.len());
@@ -216,48 +292,11 @@ impl TileCodec {
             events.push(u64::from_le_bytes(std::array::from_fn(|i| header[4 + i])));
             rows.push(parser.parse(row));
         }
-        let columns = self
+        let fields = self
             .converter
             .convert_rows(rows)
             .map_err(|e| e.to_string())?;
-        let fields: Arc<[ArrayRef]> = columns.into();
-        let node = |(row, events)| Node {
-            events,
-            fields: Arc::clone(&fields),
-            row,
-        };
-        Ok(events.into_iter().enumerate().map(node).collect())
-    }
-}
-
-impl Node {
-    pub(crate) fn new(
-        events: u64,
-        state: Vec<ScalarValue>,
-    ) -> Result<Self, datafusion::error::DataFusionError> {
-        let fields = state
-            .iter()
-            .map(ScalarValue::to_array)
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            events,
-            fields,
-            row: 0,
-        })
-    }
-
-    /// A field's array, and the node's row in it.
-    pub(crate) fn field(&self, index: usize) -> Option<(&ArrayRef, usize)> {
-        let array = self.fields.get(index)?;
-        (self.row < array.len()).then_some((array, self.row))
-    }
-
-    /// Some fields, an array of one row each.
-    pub(crate) fn fields(&self, indexes: Range<usize>) -> Result<Vec<ArrayRef>, ArrowError> {
-        let fields = indexes.map(|index| self.field(index));
-        let fields = fields.map(|field| field.map(|(array, row)| array.slice(row, 1)));
-        let fields: Option<_> = fields.collect();
-        fields.ok_or_else(|| ArrowError::ComputeError("a node lacks a field".to_owned()))
+        Ok(Nodes { events, fields })
     }
 }
 
@@ -331,19 +370,22 @@ mod tests {
             ScalarValue::from(-0.0_f64),
             ScalarValue::List(names),
         ];
-        let node = Node::new(3, state).unwrap();
+        let node = Node::from(Nodes::one(3, &state).unwrap());
         let bytes = codec.encode(&node).unwrap();
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, PINNED);
         let other = TileCodec::new("count", vec![DataType::Int64]).unwrap();
-        let none = Node::new(1, vec![ScalarValue::from(1_i64)]).unwrap();
+        let none = Node::from(Nodes::one(1, &[ScalarValue::from(1_i64)]).unwrap());
         let foreign = other.encode(&none).unwrap();
         assert!(codec.is_current(&bytes) && !codec.is_current(&foreign) && !codec.is_current(&[1]));
         assert!(codec.decode(&[vec![1]]).is_err());
         let back = codec.decode(&[bytes.clone(), bytes]).unwrap();
-        for node_back in &back {
-            assert_eq!(node_back.events, 3);
-            assert_eq!(node_back.fields(0..3).unwrap(), node.fields(0..3).unwrap());
+        assert_eq!((back.len(), back.events(0..2)), (2, 6));
+        for row in 0..2 {
+            assert_eq!(
+                back.state(row, 0..3).unwrap(),
+                node.of.state(0, 0..3).unwrap()
+            );
         }
     }
 

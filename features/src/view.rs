@@ -30,7 +30,7 @@ use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint};
 use crate::resolution::Resolution;
 use crate::stream::Stream;
-use crate::tile::{Ladder, Node, TileCodec};
+use crate::tile::{Ladder, Nodes, TileCodec};
 
 /// A planned feature view.
 #[derive(Debug)]
@@ -679,7 +679,7 @@ impl<'a> Slots<'a> {
         for measure in &self.measures {
             state.extend(measure.aggregate.create_accumulator()?.state()?);
         }
-        let bytes = codec.encode(&Node::new(0, state)?)?.len();
+        let bytes = codec.encode(&Nodes::one(0, &state)?.into())?.len();
         Ok(bytes as u64 / EVENT_BYTES)
     }
 
