@@ -102,6 +102,7 @@ impl FeatureView {
     ) -> Result<Part, FeatureError> {
         let mut part = Part::new(self, as_of.len());
         let mut asked = Vec::new();
+        let mut covered = vec![Vec::new(); self.frames.len()];
         for (key, rows) in groups {
             asked.clear();
             asked.extend(rows.iter().map(|row| as_of[*row]));
@@ -109,7 +110,7 @@ impl FeatureView {
             for row in rows {
                 let time = as_of[row];
                 part.is_present[row] =
-                    self.answer_row(&mut history, time, &mut part.values, row)?;
+                    self.answer_row(&mut history, time, &mut covered, &mut part.values, row)?;
             }
             part.is_rounded |= history.is_rounded();
             self.hand_out(key, &mut history, &mut |tile| part.tiles.push(tile))?;
@@ -215,25 +216,26 @@ impl FeatureView {
         )))
     }
 
-    /// Sets `row` of the slots' columns to what they are as of a time. True where a frame covers an event.
+    /// Sets `row` of the slots' columns to what they are as of a time, and `covered` to what each frame covers. True where
+    /// a frame covers an event.
     pub(crate) fn answer_row(
         &self,
         history: &mut History<'_>,
         as_of: i64,
+        covered: &mut [Vec<Item>],
         values: &mut [SlotColumn],
         row: usize,
     ) -> Result<bool, FeatureError> {
         let context = |e| FeatureError::evaluate(format!("view '{}'", self.name))(e);
-        let mut items = Vec::with_capacity(self.frames.len());
-        for frame in &self.frames {
-            items.push(history.items(frame, as_of).map_err(context)?);
+        for (frame, items) in self.frames.iter().zip(covered.iter_mut()) {
+            history.items(frame, as_of, items).map_err(context)?;
         }
         for (slot, column) in self.slots.iter().zip(values) {
             let measure = &self.measures[slot.measure];
-            self.answer_slot(history, measure, &items[slot.frame], as_of, column, row)
+            self.answer_slot(history, measure, &covered[slot.frame], as_of, column, row)
                 .map_err(context)?;
         }
-        Ok(items.iter().any(|items| !items.is_empty()))
+        Ok(covered.iter().any(|items| !items.is_empty()))
     }
 
     fn answer_slot(

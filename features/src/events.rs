@@ -200,6 +200,38 @@ impl Stretches {
         self.0.first().map_or(&[], Stretch::own_times)
     }
 
+    /// Numbers of the events of some times, where all of them are known one by one.
+    pub(crate) fn one_by_one(&self, times: &Range<i64>) -> Option<Range<usize>> {
+        let stretch = self.around(times)?;
+        let has_totals = stretch.events.top_total.is_some();
+        (!has_totals).then(|| stretch.numbers(times))
+    }
+
+    /// The stretch of events that follow each other: none where there are none.
+    fn of(&self, numbers: &Range<usize>) -> Option<&Stretch> {
+        let after = self.0.partition_point(|s| s.first <= numbers.start);
+        after.checked_sub(1).map(|index| &self.0[index])
+    }
+
+    /// When the first of some events that follow each other was.
+    pub(crate) fn first_time(&self, numbers: &Range<usize>) -> Option<i64> {
+        let stretch = self.of(numbers).filter(|_| !numbers.is_empty())?;
+        stretch
+            .own_times()
+            .get(numbers.start - stretch.first)
+            .copied()
+    }
+
+    /// Which of some events that follow each other are of some times.
+    pub(crate) fn among(&self, numbers: &Range<usize>, times: &Range<i64>) -> Range<usize> {
+        let Some(stretch) = self.of(numbers) else {
+            return numbers.start..numbers.start;
+        };
+        let own = numbers.start - stretch.first..numbers.end - stretch.first;
+        let found = positions(&stretch.own_times()[own], times);
+        numbers.start + found.start..numbers.start + found.end
+    }
+
     /// Numbers of the events of some times, by stretch; some may be empty.
     pub(crate) fn numbers(&self, times: &Range<i64>) -> impl Iterator<Item = Range<usize>> {
         self.0.iter().map(|stretch| stretch.numbers(times))
@@ -218,8 +250,7 @@ impl Stretches {
 
     /// What is kept of events that follow each other, and where they are in it.
     pub(crate) fn kept(&self, numbers: &Range<usize>) -> (&[ArrayRef], Range<usize>) {
-        let after = self.0.partition_point(|s| s.first <= numbers.start);
-        match after.checked_sub(1).map(|index| &self.0[index]) {
+        match self.of(numbers) {
             Some(stretch) => {
                 let start = stretch.rows.start + numbers.start - stretch.first;
                 (&stretch.events.operands, start..start + numbers.len())
@@ -273,13 +304,13 @@ impl Stretches {
 
     /// What is known of a span that lies in one stretch: kept with the stretch, for all who read it.
     pub(crate) fn node(&self, tag: NodeTag, span: Span) -> Option<Option<Node>> {
-        let stretch = self.around(span)?;
+        let stretch = self.around(&span.times())?;
         stretch.events.spans().get(&(tag, span)).cloned()
     }
 
     /// Keeps what was found out of a span; false where it lies in no stretch.
     pub(crate) fn keep(&self, tag: NodeTag, span: Span, node: &Option<Node>) -> bool {
-        let Some(stretch) = self.around(span) else {
+        let Some(stretch) = self.around(&span.times()) else {
             return false;
         };
         let bytes = SPAN_BYTES + node.as_ref().map_or(0, Node::bytes);
@@ -291,8 +322,7 @@ impl Stretches {
         true
     }
 
-    fn around(&self, span: Span) -> Option<&Stretch> {
-        let times = span.times();
+    fn around(&self, times: &Range<i64>) -> Option<&Stretch> {
         let holds = |s: &&Stretch| s.times.start <= times.start && times.end <= s.times.end;
         self.0.iter().find(holds)
     }

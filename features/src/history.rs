@@ -141,9 +141,14 @@ impl<'a> History<'a> {
             .collect()
     }
 
-    /// What a frame covers as of `t`.
-    pub(crate) fn items(&mut self, frame: &Frame, t: i64) -> Result<Vec<Item>, DataFusionError> {
-        let mut items = Vec::new();
+    /// What a frame covers as of `t`, in place of what is in `items`.
+    pub(crate) fn items(
+        &mut self,
+        frame: &Frame,
+        t: i64,
+        items: &mut Vec<Item>,
+    ) -> Result<(), DataFusionError> {
+        items.clear();
         match frame.times(t, self.view.step_us()) {
             Some(mut times) if self.view.tiles.is_some() => {
                 if let Some(span) = self.total_across(times.end) {
@@ -151,13 +156,13 @@ impl<'a> History<'a> {
                     self.is_rounded = true;
                 }
                 let width = times.end.saturating_sub(times.start);
-                self.collect(self.ladder.top_level(width), times, &mut items)?;
+                self.collect(self.ladder.top_level(width), times, items)?;
             }
-            Some(times) => self.push_rows(&mut items, &times),
+            Some(times) => self.push_rows(items, &times),
             // Such views read all of their rows as one stretch.
-            None => push_numbers(&mut items, frame.cover(self.known.times(), t)),
+            None => push_numbers(items, frame.cover(self.known.times(), t)),
         }
-        Ok(items)
+        Ok(())
     }
 
     fn push_rows(&self, items: &mut Vec<Item>, times: &Range<i64>) {
@@ -220,13 +225,11 @@ impl<'a> History<'a> {
         times: Range<i64>,
         items: &mut Vec<Item>,
     ) -> Result<(), DataFusionError> {
-        // The least events that a node has.
+        if let Some(rows) = self.known.one_by_one(&times) {
+            return self.collect_rows(level, times, rows, items);
+        }
+        let largest = self.largest_inside(level, &times);
         let least = self.view.dense_unit;
-        let fits = |level: u8| {
-            let whole = self.ladder.inner(level, &times);
-            (!whole.is_empty()).then_some((level, whole))
-        };
-        let largest = level.and_then(|top| (0..=top).rev().find_map(fits));
         match largest.filter(|(level, _)| self.hold(*level, &times, least)) {
             Some((level, whole)) => {
                 let below = level.checked_sub(1);
@@ -238,6 +241,86 @@ impl<'a> History<'a> {
                 self.push_rows(items, &times);
                 Ok(())
             }
+        }
+    }
+
+    /// The highest of the levels up to `top` of which whole spans lie in some times, and the times that they fill.
+    fn largest_inside(&self, top: Option<u8>, times: &Range<i64>) -> Option<(u8, Range<i64>)> {
+        let levels = (0..=top?).rev();
+        let mut whole = levels.map(|level| (level, self.ladder.inner(level, times)));
+        whole.find(|(_, whole)| !whole.is_empty())
+    }
+
+    /// As [`collect`](Self::collect), where all events of `times` are known one by one: they are `rows`.
+    fn collect_rows(
+        &mut self,
+        level: Option<u8>,
+        times: Range<i64>,
+        rows: Range<usize>,
+        items: &mut Vec<Item>,
+    ) -> Result<(), DataFusionError> {
+        let largest = match rows.len() as u64 >= self.view.dense_unit {
+            true => self.largest_inside(level, &times),
+            false => None,
+        };
+        let Some((level, whole)) = largest else {
+            push_numbers(items, rows);
+            return Ok(());
+        };
+        let below = level.checked_sub(1);
+        let inner = self.known.among(&rows, &whole);
+        let before = rows.start..inner.start;
+        self.collect_rows(below, times.start..whole.start, before, items)?;
+        self.span_rows(level, inner.clone(), items)?;
+        self.collect_rows(below, whole.end..times.end, inner.end..rows.end, items)
+    }
+
+    /// As [`spans`](Self::spans), where all events are known one by one: they are `rows`.
+    fn span_rows(
+        &mut self,
+        level: u8,
+        mut rows: Range<usize>,
+        items: &mut Vec<Item>,
+    ) -> Result<(), DataFusionError> {
+        while let Some(first) = self.known.first_time(&rows) {
+            let span = self.ladder.span(level, first);
+            let own = self.known.among(&rows, &span.times());
+            rows.start = own.end;
+            match own.len() as u64 >= self.view.dense_at(level) {
+                true => items.push(self.node_of_rows(span, own)?.into()),
+                false => self.collect_rows(level.checked_sub(1), span.times(), own, items)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The node of a span whose events are known one by one: they are `rows`, and enough.
+    fn node_of_rows(&mut self, span: Span, rows: Range<usize>) -> Result<Node, DataFusionError> {
+        if let Some(Some(known)) = self.known.node(self.tag, span) {
+            return Ok(known);
+        }
+        let mut items = Vec::new();
+        match span.level.checked_sub(1) {
+            Some(below) => self.span_rows(below, rows, &mut items)?,
+            None => push_numbers(&mut items, rows),
+        }
+        self.new_node(span, &items)
+    }
+
+    /// Makes the node of a span of what it consists of.
+    fn new_node(&mut self, span: Span, items: &[Item]) -> Result<Node, DataFusionError> {
+        if self.keeps_nodes {
+            self.made.push(span);
+        }
+        let node = Node::from(self.sum_up(items)?);
+        self.note(span, Some(node.clone()));
+        Ok(node)
+    }
+
+    /// Notes what was found out of a span.
+    fn note(&mut self, span: Span, node: Option<Node>) {
+        if !self.known.keep(self.tag, span, &node) {
+            self.nodes.insert(span, node);
         }
     }
 
@@ -323,25 +406,21 @@ impl<'a> History<'a> {
         }
         let times = span.times();
         let dense = self.view.dense_at(span.level);
-        let node = if let Some(total) = self.known.total(span.start_us, span.level) {
-            Some(self.with_late(span, total.clone())?)
-        } else if self.hold(span.level, &times, dense) {
-            let mut items = Vec::new();
-            match span.level.checked_sub(1) {
-                Some(below) => self.spans(below, &times, &mut items)?,
-                None => self.push_rows(&mut items, &times),
-            }
-            if self.keeps_nodes {
-                self.made.push(span);
-            }
-            Some(self.sum_up(&items)?.into())
-        } else {
-            None
-        };
-        if !self.known.keep(self.tag, span, &node) {
-            self.nodes.insert(span, node.clone());
+        if let Some(total) = self.known.total(span.start_us, span.level) {
+            let node = self.with_late(span, total.clone())?;
+            self.note(span, Some(node.clone()));
+            return Ok(Some(node));
         }
-        Ok(node)
+        if !self.hold(span.level, &times, dense) {
+            self.note(span, None);
+            return Ok(None);
+        }
+        let mut items = Vec::new();
+        match span.level.checked_sub(1) {
+            Some(below) => self.spans(below, &times, &mut items)?,
+            None => self.push_rows(&mut items, &times),
+        }
+        Ok(Some(self.new_node(span, &items)?))
     }
 
     /// A total with what came after it was made.

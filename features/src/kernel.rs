@@ -378,6 +378,11 @@ impl Chosen<'_> {
         step: impl Fn(T::Native, T::Native) -> T::Native,
     ) -> (i64, T::Native) {
         let values = values.as_primitive::<T>().values();
+        if self.keep.is_none() && self.nulls.is_none() {
+            let mut all = values[rows.clone()].iter().copied();
+            let first = all.next().unwrap_or(T::Native::usize_as(0));
+            return (rows.len() as i64, all.fold(first, step));
+        }
         let mut folded: Option<T::Native> = None;
         let mut count = 0;
         for row in rows.clone().filter(|row| self.holds(*row)) {

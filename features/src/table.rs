@@ -140,6 +140,7 @@ impl<'a> EventTable<'a> {
         let mut order: Vec<u32> = (0..as_of.len() as u32).collect();
         order.sort_unstable_by_key(|row| (keys.value(*row as usize), as_of[*row as usize], *row));
         let mut answers = Vec::new();
+        let mut covered = vec![Vec::new(); view.frames.len()];
         let mut history: Option<(&[u8], History<'_>)> = None;
         for rows in order.chunks(CHUNK) {
             let mut values = view.slot_columns(rows.len());
@@ -149,7 +150,7 @@ impl<'a> EventTable<'a> {
                     history = Some((key, self.history(key)));
                 }
                 if let Some((_, history)) = &mut history {
-                    view.answer_row(history, as_of[row], &mut values, place)?;
+                    view.answer_row(history, as_of[row], &mut covered, &mut values, place)?;
                 }
             }
             answers.push(self.project(entity, values, as_of, rows)?);
