@@ -247,7 +247,7 @@ fn a_week(options: &str, count: usize) -> Result<Value, Box<dyn Error>> {
         marks.advance("tx", time_of(last - 1, count));
         let committed = Committed(&store);
         folder_of_rows
-            .fold(&project, &marks, &settings, &committed, &mut pending)
+            .fold(&project.views, &marks, &settings, &committed, &mut pending)
             .map_err(|e| e.to_string())?;
         let mut commit = Commit::default();
         pending.drain_into(&mut commit);

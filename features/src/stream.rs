@@ -7,7 +7,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{CreateExternalTable, Statement};
-use datafusion::sql::sqlparser::ast::{ColumnDef, Expr, Value};
+use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Expr, OrderByOptions, Value};
 
 use crate::FeatureError;
 use crate::key::unique_of_id;
@@ -45,10 +45,6 @@ const OPTIONS: [&str; 3] = ["format", "key", "id"];
 
 impl Stream {
     pub(crate) fn plan(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
-        Self::plan_unplaced(statement, planner)
-    }
-
-    fn plan_unplaced(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
         let name = table_name(&statement.name.to_string());
         if !statement.file_type.eq_ignore_ascii_case("kafka") {
             return Err(Complaint::new(format!(
@@ -58,6 +54,7 @@ impl Stream {
             .hint("STORED AS KAFKA LOCATION 'topic'; files are given to a command: --events"));
         }
         check_columns(statement)?;
+        check_clauses(statement)?;
         check_order(statement)?;
         let plan = planner.logical_plan(Statement::CreateExternalTable(statement.clone()))?;
         let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = plan else {
@@ -176,6 +173,14 @@ fn time_column(statement: &CreateExternalTable, schema: &SchemaRef) -> Checked<u
                 .hint("add WITH ORDER (event_time)"),
         );
     };
+    let OrderByOptions { asc, nulls_first } = order.options;
+    if asc == Some(false) || nulls_first.is_some() {
+        return Err(Complaint::new(format!(
+            "events come in the order of time, the earliest first, and not by {order}"
+        ))
+        .hint(format!("WITH ORDER ({})", order.expr))
+        .word("ORDER"));
+    }
     let Expr::Identifier(name) = &order.expr else {
         return Err(Complaint::new(format!("'{}' is not a column", order.expr))
             .hint("WITH ORDER (event_time): the column that holds the event's time"));
@@ -197,14 +202,68 @@ fn check_columns(statement: &CreateExternalTable) -> Checked<()> {
         let written = column.data_type.to_string().to_uppercase();
         ["NOT", "NULL", "PRIMARY", "DEFAULT"].contains(&written.as_str())
     };
-    match statement.columns.iter().find(has_no_type) {
-        Some(ColumnDef { name, .. }) => Err(Complaint::new(format!("column '{name}' has no type"))
+    if let Some(ColumnDef { name, .. }) = statement.columns.iter().find(has_no_type) {
+        return Err(Complaint::new(format!("column '{name}' has no type"))
             .hint(format!(
                 "write its type behind its name: {name} DOUBLE NOT NULL"
             ))
-            .span(name_span(name))),
-        None => Ok(()),
+            .span(name_span(name)));
     }
+    statement.columns.iter().try_for_each(check_options)
+}
+
+/// The planner passes over what it does not know of a column.
+fn check_options(column: &ColumnDef) -> Checked<()> {
+    let mut options = column.options.iter().map(|option| &option.option);
+    let (clause, hint) = match options.find(|option| !is_kept(option)) {
+        None => return Ok(()),
+        Some(ColumnOption::Default(_)) => (
+            "a DEFAULT",
+            "leave it out: what a message lacks is null, and a view can write coalesce(column, value)",
+        ),
+        Some(ColumnOption::PrimaryKey(_) | ColumnOption::Unique(_)) => ("a key", KEY_HINT),
+        Some(ColumnOption::Check(_)) => (
+            "a CHECK",
+            "leave it out: a view's WHERE says which events count",
+        ),
+        Some(_) => (
+            "more than a type",
+            "leave the rest out: a stream's column has a type, and may be NOT NULL",
+        ),
+    };
+    let name = &column.name;
+    let message = format!("column '{name}' is declared with {clause}, which a stream cannot have");
+    Err(Complaint::new(message).hint(hint).span(name_span(name)))
+}
+
+const KEY_HINT: &str =
+    "leave it out, and say by which column an event is known: OPTIONS ('id' 'column')";
+
+/// Whether a stream does what a column's option says.
+fn is_kept(option: &ColumnOption) -> bool {
+    matches!(
+        option,
+        ColumnOption::Null | ColumnOption::NotNull | ColumnOption::Comment(_)
+    )
+}
+
+/// What is said of files and of tables, and would be passed over.
+fn check_clauses(statement: &CreateExternalTable) -> Checked<()> {
+    if let Some(constraint) = statement.constraints.first() {
+        let text = constraint.to_string();
+        let word = text.split_whitespace().next().unwrap_or_default();
+        return Err(
+            Complaint::new(format!("a stream has no constraint: {text}"))
+                .hint(KEY_HINT)
+                .word(word),
+        );
+    }
+    if !statement.table_partition_cols.is_empty() {
+        return Err(Complaint::new("a stream has the partitions of its topic")
+            .hint("leave PARTITIONED BY out")
+            .word("PARTITIONED"));
+    }
+    Ok(())
 }
 
 /// The planner names a column of WITH ORDER that there is not, and none that there are.

@@ -331,8 +331,13 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
         let is_under_way = |known: &ViewRecord| {
             matches!(known.state, RowsState::Filling(_)) && known.reach_us == view.reach_us()
         };
-        if records.get(&view.id).is_some_and(is_under_way) {
+        let known = records.get(&view.id);
+        if known.is_some_and(is_under_way) {
             continue;
+        }
+        if known.is_some_and(|known| known.state == RowsState::Abandoned) {
+            // Rows of before may be totals, and what is read for a second time would count beside them.
+            remove_rows(store, view.id)?;
         }
         let of_topic = offsets.iter().filter(|o| o.topic == view.stream.topic);
         let parts = of_topic.map(|offset| Part {
@@ -465,11 +470,7 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
         if used.contains(&id) {
             continue;
         }
-        store.remove_view(id)?;
-        store.remove_view(index_of(id))?;
-        crash_point!("removed");
-        // The record goes after the rows: a crash in between removes them again.
-        store.flush()?;
+        remove_rows(store, id)?;
         let mut commit = Commit::default();
         commit.delete(Table::Meta, ViewRecord::key(id));
         store.commit(commit)?;
@@ -487,6 +488,15 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
             store.flush()?;
         }
     }
+    Ok(())
+}
+
+/// Drops all that a view has. Its record changes after that: a crash in between drops it again.
+fn remove_rows(store: &dyn Store, view: u32) -> Outcome<()> {
+    store.remove_view(view)?;
+    store.remove_view(index_of(view))?;
+    crash_point!("removed");
+    store.flush()?;
     Ok(())
 }
 
@@ -520,6 +530,8 @@ pub struct Reading {
     pub views: Vec<Arc<FeatureView>>,
     /// The views of the next project that want the rows of a served one for longer.
     pub wider: Vec<Arc<FeatureView>>,
+    /// Views that answer before they are filled. Rows are put between theirs, so that no sum of them may be kept.
+    pub incomplete: BTreeSet<u32>,
     /// For each stream of the served project, where its columns are in what is read.
     columns: Vec<Vec<usize>>,
     /// As in the [`Transition`].
@@ -552,8 +564,12 @@ impl Reading {
             let views = &transition.served.project.views;
             views.iter().any(|old| old.id == view.id)
         };
+        let answers_early = Arc::ptr_eq(&transition.served, &transition.next);
+        let incomplete = transition.views.iter().filter(|_| answers_early);
+        let incomplete = incomplete.map(|view| view.id).collect();
         let (wider, views) = transition.views.iter().cloned().partition(|v| serves(v));
         Ok(Self {
+            incomplete,
             streams,
             views,
             wider,

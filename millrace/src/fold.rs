@@ -10,9 +10,10 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use millrace_feature_store::{EventKey, event_time_us};
-use millrace_features::{FeatureError, FeatureView, Project, StateReader};
+use millrace_features::{FeatureError, FeatureView, StateReader};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::Outcome;
@@ -61,20 +62,20 @@ struct Touched {
 }
 
 impl Folder {
-    /// Replaces settled rows of the entities that `pending` touches by totals. `marks` are those that are committed
-    /// with it. Nothing may be read through an overlay with `pending` afterwards.
+    /// Replaces settled rows of the entities that `pending` touches by totals, in `views`. `marks` are those that are
+    /// committed with it. Nothing may be read through an overlay with `pending` afterwards.
     ///
     /// # Errors
     /// A store that cannot be read, a damaged row.
-    pub fn fold(
+    pub fn fold<'v>(
         &mut self,
-        project: &Project,
+        views: impl IntoIterator<Item = &'v Arc<FeatureView>>,
         marks: &Marks,
         settings: &StoreSection,
         committed: &(dyn Base + Sync),
         pending: &mut Pending,
     ) -> Outcome<()> {
-        for view in &project.views {
+        for view in views {
             let Some(settled) = marks.settled(view) else {
                 continue;
             };

@@ -76,6 +76,11 @@ impl<E: Into<Failure>> From<E> for StepFailure {
 /// Look-ups whose tiles are made between two steps, at most.
 const MISSES_AT_ONCE: usize = 16;
 
+/// Whether rows are still put between those that a view answers from.
+fn is_incomplete(reading: Option<&Reading>, view: u32) -> bool {
+    reading.is_some_and(|reading| reading.incomplete.contains(&view))
+}
+
 /// Events and their places in their topic.
 type Newer = (RecordBatch, Vec<(i32, i64)>);
 
@@ -332,14 +337,19 @@ impl Pipeline {
         let workspace = &self.live.workspace;
         let settings = &workspace.settings.store;
         let committed = Committed(self.live.store.as_ref());
+        let views = workspace.project.views.iter();
+        let reading = self.reading.as_ref();
+        let views = views.filter(|view| !is_incomplete(reading, view.id));
         self.folder
-            .fold(&workspace.project, marks, settings, &committed, pending)
+            .fold(views, marks, settings, &committed, pending)
     }
 
     /// Puts those of the tiles that are worth it.
     fn keep_tiles(&self, tiles: Vec<Tile>, marks: &Marks, pending: &mut Pending) {
         let workspace = &self.live.workspace;
-        for tile in tiles {
+        let reading = self.reading.as_ref();
+        let tiles = tiles.into_iter();
+        for tile in tiles.filter(|tile| !is_incomplete(reading, tile.view)) {
             let view = workspace
                 .project
                 .views

@@ -715,6 +715,33 @@ fn mistakes_in_sources_are_named() {
         "1:47 column 'x' has no type | write its type behind its name: x DOUBLE NOT NULL",
     );
     check(
+        &with("id VARCHAR NOT NULL DEFAULT 'x', t TIMESTAMP", order),
+        "1:26 column 'id' is declared with a DEFAULT, which a stream cannot have | leave it out: what a message lacks",
+    );
+    check(
+        &with("id VARCHAR PRIMARY KEY, t TIMESTAMP", order),
+        "1:26 column 'id' is declared with a key, which a stream cannot have | leave it out, and say by which column",
+    );
+    check(
+        &with("id VARCHAR CHECK (id <> ''), t TIMESTAMP", order),
+        "1:26 column 'id' is declared with a CHECK, which a stream cannot have | leave it out: a view's WHERE",
+    );
+    check(
+        &with("id VARCHAR, t TIMESTAMP, PRIMARY KEY (id)", order),
+        "1:51 a stream has no constraint: PRIMARY KEY (id) | leave it out, and say",
+    );
+    check(
+        &with(
+            "id VARCHAR, t TIMESTAMP",
+            "PARTITIONED BY (id) WITH ORDER (t)",
+        ),
+        "2:30 a stream has the partitions of its topic | leave PARTITIONED BY out",
+    );
+    check(
+        &with("id VARCHAR, t TIMESTAMP", "WITH ORDER (t DESC)"),
+        "2:35 events come in the order of time, the earliest first, and not by t DESC | WITH ORDER (t)",
+    );
+    check(
         &with("id VARCHAR, id INT, t TIMESTAMP", order),
         "column 'id' is declared twice",
     );

@@ -197,6 +197,27 @@ fn a_longer_window_is_filled_and_so_is_what_came_back() {
     assert!(matches!(state(&store, &old, "a"), RowsState::Filling(_)));
 }
 
+/// What stands for events that are read once more would count beside them.
+#[test]
+fn what_came_back_is_filled_from_nothing() {
+    let steps = view("a", "sum(amount)", 7)
+        .replace(" AS SELECT", " WITH (resolution = '1 minute') AS SELECT");
+    let old = project(SOURCES, &[steps]);
+    let store = store(&old);
+    let id = old.project.view("a").unwrap().id;
+    let mut commit = Commit::default();
+    commit.put(Table::Events, event_key(id, b"c", 1, &[0xFF; 16]), [1, 0]);
+    store.commit(commit).unwrap();
+    let other = project(SOURCES, &[view("c", "min(amount)", 7)]);
+    let transition = begin(&store, &other).unwrap().unwrap();
+    catch_up(&store, &transition.views);
+    finish(&store, &other).unwrap();
+    assert!(has_rows(&store, id).unwrap());
+    begin(&store, &old).unwrap().unwrap();
+    assert!(matches!(state(&store, &old, "a"), RowsState::Filling(_)));
+    assert!(!has_rows(&store, id).unwrap());
+}
+
 #[test]
 fn some_views_catch_up_before_others() {
     let old = project(SOURCES, &[view("a", "sum(amount)", 7)]);

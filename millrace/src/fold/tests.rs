@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::{
     ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -16,7 +17,9 @@ use rand_pcg::Pcg64;
 
 use super::*;
 use crate::backfill::{BackfillArgs, backfill};
-use crate::live::{Live, Progress};
+use crate::evolve::{Reading, RowsState, ViewRecord, begin};
+use crate::fill::Filler;
+use crate::live::{Live, Miss, Progress};
 use crate::pipeline::Pipeline;
 use crate::state::Committed;
 use crate::workspace::Workspace;
@@ -164,9 +167,13 @@ impl<'a> Process<'a> {
         }
         let settings = &self.workspace.settings.store;
         let committed = Committed(&self.store);
-        let folded = self
-            .folder
-            .fold(project, &self.marks, settings, &committed, &mut pending);
+        let folded = self.folder.fold(
+            &project.views,
+            &self.marks,
+            settings,
+            &committed,
+            &mut pending,
+        );
         folded.unwrap();
         let mut commit = Commit::default();
         pending.drain_into(&mut commit);
@@ -394,16 +401,52 @@ fn other_aggregates_of_the_same_rows_have_sums_of_their_own() {
 
 /// A process over a project without a model.
 fn pipeline(workspace: Workspace, store: Arc<dyn Store>) -> Pipeline {
-    let live = Live {
-        workspace: Arc::new(workspace),
+    Pipeline::new(live(Arc::new(workspace), store), None).unwrap()
+}
+
+fn live(workspace: Arc<Workspace>, store: Arc<dyn Store>) -> Live {
+    Live {
+        workspace,
         store,
         scorer: None,
         registry: None,
         progress: Arc::new(Progress::default()),
         misses: Arc::default(),
         traces: crate::traces::Traces::default(),
-    };
-    Pipeline::new(live, None).unwrap()
+    }
+}
+
+/// A file of events in a folder, for a back-fill.
+fn file_of(folder: &Path, events: &[Event]) -> BackfillArgs {
+    let lines = events.iter().map(|event| {
+        let time = crate::times::rfc3339(event.time);
+        format!(
+            "{{\"tx_id\":\"t{}\",\"card_id\":\"{}\",\"amount\":{},\"event_time\":\"{time}\"}}\n",
+            event.id, event.card, event.amount
+        )
+    });
+    let path = folder.join("tx.jsonl");
+    std::fs::write(&path, lines.collect::<String>()).unwrap();
+    BackfillArgs {
+        events: vec![format!("tx={}", path.display())],
+    }
+}
+
+/// A step of events from an offset of the topic on.
+fn step_of(workspace: &Workspace, topic: &str, offset: i64, events: &[Event]) -> Step {
+    let offsets = (offset..).take(events.len());
+    Step {
+        batches: vec![StreamBatch {
+            stream: 0,
+            batch: batch(&workspace.project.streams[0].schema, events),
+            origin: offsets.map(|offset| (0, offset)).collect(),
+            kafka_ts: vec![-1; events.len()],
+            headers: Vec::new(),
+            deletions: Vec::new(),
+        }],
+        positions: vec![(topic.to_owned(), 0, offset + events.len() as i64)],
+        ..Step::default()
+    }
 }
 
 #[test]
@@ -413,17 +456,7 @@ fn what_files_have_brought_counts_once() {
     let mut random = Pcg64::seed_from_u64(5);
     let arrivals = arrivals(&mut random, 3_000);
     let (first, rest) = arrivals.split_at(2_000);
-    let lines = first.iter().map(|event| {
-        let time = crate::times::rfc3339(event.time);
-        format!(
-            "{{\"tx_id\":\"t{}\",\"card_id\":\"{}\",\"amount\":{},\"event_time\":\"{time}\"}}\n",
-            event.id, event.card, event.amount
-        )
-    });
-    std::fs::write(path.join("tx.jsonl"), lines.collect::<String>()).unwrap();
-    let args = BackfillArgs {
-        events: vec![format!("tx={}", path.join("tx.jsonl").display())],
-    };
+    let args = file_of(path, first);
     let workspace = Arc::new(workspace(path));
     backfill(&workspace, &args).unwrap();
 
@@ -432,21 +465,7 @@ fn what_files_have_brought_counts_once() {
     let mut pipeline = pipeline(Workspace::open(path).unwrap(), Arc::clone(&store));
     let mut offset = 0;
     for events in [first, rest].concat().chunks(250) {
-        let step = Step {
-            batches: vec![StreamBatch {
-                stream: 0,
-                batch: batch(&workspace.project.streams[0].schema, events),
-                origin: (offset..)
-                    .take(events.len())
-                    .map(|offset| (0, offset))
-                    .collect(),
-                kafka_ts: vec![-1; events.len()],
-                headers: Vec::new(),
-                deletions: Vec::new(),
-            }],
-            positions: vec![("tx".to_owned(), 0, offset + events.len() as i64)],
-            ..Step::default()
-        };
+        let step = step_of(&workspace, "tx", offset, events);
         pipeline.apply(&step).unwrap();
         offset += events.len() as i64;
     }
@@ -474,4 +493,76 @@ fn what_files_have_brought_counts_once() {
         failure.to_string().contains("could count twice"),
         "{failure}"
     );
+}
+
+/// What was served before cannot be served any more, so that views answer while a file is read for them, twice.
+#[test]
+fn views_that_answer_before_they_are_filled_are_right_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut random = Pcg64::seed_from_u64(11);
+    let arrivals = arrivals(&mut random, 3_000);
+    let (first, rest) = arrivals.split_at(2_000);
+    let args = file_of(path, first);
+    let before = Arc::new(workspace_of(path, &[VIEWS, EXACT].concat()));
+    backfill(&before, &args).unwrap();
+    let sources = SOURCES.replace("LOCATION 'tx'", "LOCATION 'tx2'");
+    std::fs::write(path.join("sources.sql"), sources).unwrap();
+    let workspace = Arc::new(Workspace::open(path).unwrap());
+    let store: Arc<dyn Store> = Arc::new(before.open_store().unwrap());
+    let transition = begin(store.as_ref(), &workspace).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&transition.served, &workspace));
+
+    let live = live(Arc::clone(&workspace), Arc::clone(&store));
+    let misses = Arc::clone(&live.misses);
+    let reading = Reading::new(&transition).unwrap();
+    let mut pipeline = Pipeline::new(live, None).unwrap().reading(reading);
+    let mut newest = i64::MIN;
+    for (number, events) in (0..).zip(rest.chunks(50)) {
+        let step = step_of(&workspace, "tx2", 50 * number, events);
+        pipeline.apply(&step).unwrap();
+        newest = events.iter().map(|event| event.time).fold(newest, i64::max);
+        for view in &workspace.project.views {
+            misses.note(Miss {
+                view: Arc::clone(view),
+                entity: vec![key(&["busy"])],
+                as_of_us: newest,
+            });
+        }
+        pipeline.between_steps().unwrap();
+        if number % 8 == 4 {
+            // Stopped before it had noted that it was done.
+            for view in &transition.views {
+                let record = ViewRecord::read(store.as_ref(), view.id).unwrap().unwrap();
+                let state = RowsState::Filling(Vec::new());
+                let mut commit = Commit::default();
+                let record = ViewRecord { state, ..record };
+                record.write(view.id, &mut commit).unwrap();
+                store.commit(commit).unwrap();
+            }
+            let filler = Filler::new(Arc::clone(&store), &transition);
+            assert!(filler.run(&AtomicBool::new(false)).unwrap());
+        }
+    }
+    let marks = Marks::open(store.as_ref()).unwrap();
+    let settled = marks.settled(&workspace.project.views[0]).unwrap();
+    let asked: Vec<i64> = (0..40)
+        .map(|_| random.random_range(settled..=newest + SECOND))
+        .collect();
+    for view in &workspace.project.views {
+        let (partitions, offsets) = (vec![0; arrivals.len()], vec![0; arrivals.len()]);
+        let origin = Origin {
+            partitions: &partitions,
+            offsets: &offsets,
+        };
+        let all = batch(&view.stream.schema, &arrivals);
+        let (kept, _) = view.kept_of(&all, origin).unwrap();
+        let table = EventTable::new(view, &[kept]).unwrap();
+        let key = [key(&vec!["busy"; asked.len()])];
+        let got = view
+            .answer(&Committed(store.as_ref()), &key, &asked)
+            .unwrap();
+        let expected = table.answer(&key, &asked).unwrap();
+        assert!(bits(&got) == bits(&expected), "{}", view.name);
+    }
 }
