@@ -26,6 +26,8 @@ pub(crate) struct History<'a> {
     tag: NodeTag,
     /// All events that no tile of the same frame and no total sums up; where no tile was read, perhaps others.
     known: Stretches,
+    /// Whether tiles stand for events inside a stretch of `known`.
+    has_gaps: bool,
     /// Tiles that were read.
     stored: ReadTiles,
     /// Spans of no single stretch that were looked at: their node, or none where they are not dense.
@@ -69,6 +71,7 @@ impl<'a> History<'a> {
             ladder: view.ladder(),
             tag: view.tiles.as_ref().map(TileCodec::tag).unwrap_or_default(),
             known,
+            has_gaps: false,
             stored: ReadTiles::default(),
             nodes: BTreeMap::new(),
             made: Vec::new(),
@@ -225,7 +228,9 @@ impl<'a> History<'a> {
         times: Range<i64>,
         items: &mut Vec<Item>,
     ) -> Result<(), DataFusionError> {
-        if let Some(rows) = self.known.one_by_one(&times) {
+        if !self.has_gaps
+            && let Some(rows) = self.known.one_by_one(&times)
+        {
             return self.collect_rows(level, times, rows, items);
         }
         let largest = self.largest_inside(level, &times);
@@ -776,6 +781,8 @@ impl<'a> Plan<'a, '_> {
             false => known = Stretches::all(events),
         }
         Ok(History {
+            // Frames of rows read one list of events, whatever the other frames' tiles stand for.
+            has_gaps: !self.is_by_time && !self.stored.is_empty(),
             stored: self.stored,
             keeps_nodes: self.read != BestRead::Rows,
             ..History::of(view, known)

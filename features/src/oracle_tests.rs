@@ -518,3 +518,33 @@ fn an_event_that_cannot_be_evaluated_is_left_out_alone() {
     );
     assert_eq!(state.len(), 60 - zeros.len());
 }
+
+/// Of the times of one frame, tiles stand for events that a frame of rows does not read.
+#[test]
+fn frames_of_rows_and_of_times_stand_in_one_view() {
+    let rows =
+        "(PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 5 PRECEDING AND 1 PRECEDING)";
+    let text = view("v", "card_id", "");
+    let text = text.replace(
+        " FROM tx",
+        &format!(", sum(units) OVER {rows} AS last FROM tx"),
+    );
+    for seed in 20..23 {
+        let mut random = Pcg64::seed_from_u64(seed);
+        let file = |path: &str, text: &str| SqlFile {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let project = Project::plan(&file("sources.sql", SOURCES), &[file("v.sql", &text)], None);
+        let project = project.unwrap();
+        let view = &project.views[0];
+        let events = events(&mut random, &project.streams[0].schema, 1_000);
+        let times = events.column(6).as_primitive::<TimestampMicrosecondType>();
+        let times = times.values();
+        let keys = [Arc::clone(events.column(1))];
+        let mut state = MemoryState::default();
+        write(view, &events, &mut state);
+        let expected = view.answer(&state, &keys, times).unwrap();
+        assert!(same_with_tiles(view, &mut state, &keys, times, &expected) > 0);
+    }
+}
