@@ -528,10 +528,9 @@ pub struct Reading {
     pub streams: Vec<Arc<Stream>>,
     /// The views whose rows the served project does not write.
     pub views: Vec<Arc<FeatureView>>,
-    /// The views of the next project that want the rows of a served one for longer.
+    /// The views of the next project that want the rows of a served one for longer, or anew. They are asked while rows are
+    /// put between theirs, so that no sum of them may be kept.
     pub wider: Vec<Arc<FeatureView>>,
-    /// Views that answer before they are filled. Rows are put between theirs, so that no sum of them may be kept.
-    pub incomplete: BTreeSet<u32>,
     /// For each stream of the served project, where its columns are in what is read.
     columns: Vec<Vec<usize>>,
     /// As in the [`Transition`].
@@ -564,12 +563,8 @@ impl Reading {
             let views = &transition.served.project.views;
             views.iter().any(|old| old.id == view.id)
         };
-        let answers_early = Arc::ptr_eq(&transition.served, &transition.next);
-        let incomplete = transition.views.iter().filter(|_| answers_early);
-        let incomplete = incomplete.map(|view| view.id).collect();
         let (wider, views) = transition.views.iter().cloned().partition(|v| serves(v));
         Ok(Self {
-            incomplete,
             streams,
             views,
             wider,

@@ -1,10 +1,10 @@
 //! Older events for views that are new: from the files that were back-filled, then from Kafka as far as it reaches.
 //!
-//! It writes beside the pipeline, but never to the same rows' tiles: nobody asks a view before it has caught up. Where
-//! views must answer earlier than that, for nothing else can be served, neither tiles nor totals are kept of them. And a
-//! row is put under the key that its event decides, so writing it twice changes nothing. Of two deliveries of one
-//! event the newer stays, whichever is written first: while views are filled, an index says which message each of their
-//! rows came from (`deletes.rs`). How far it has come is part of each commit.
+//! It writes beside the pipeline, but never under its sums: of a view that is asked meanwhile (one that is served and
+//! wants older events too, or one that answers early, for nothing else can be served) neither new tiles nor totals are
+//! kept until it has caught up. And a row is put under the key that its event decides, so writing it twice changes
+//! nothing. Of two deliveries of one event the newer stays, whichever is written first: while views are filled, an index
+//! says which message each of their rows came from (`deletes.rs`). How far it has come is part of each commit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -78,7 +78,7 @@ const MISSES_AT_ONCE: usize = 16;
 
 /// Whether rows are still put between those that a view answers from.
 fn is_incomplete(reading: Option<&Reading>, view: u32) -> bool {
-    reading.is_some_and(|reading| reading.incomplete.contains(&view))
+    reading.is_some_and(|reading| reading.wider.iter().any(|wider| wider.id == view))
 }
 
 /// Events and their places in their topic.
@@ -366,7 +366,10 @@ impl Pipeline {
     fn sum_up_asked(&self) -> Outcome<()> {
         let state = Committed(self.live.store.as_ref());
         let mut tiles = Vec::new();
-        for miss in self.live.misses.take(MISSES_AT_ONCE) {
+        let reading = self.reading.as_ref();
+        let mut misses = self.live.misses.take(MISSES_AT_ONCE);
+        misses.retain(|miss| !is_incomplete(reading, miss.view.id));
+        for miss in misses {
             let keep = &mut |tile| tiles.push(tile);
             miss.view
                 .answer_and_sum_up(&state, &miss.entity, &[miss.as_of_us], keep)?;

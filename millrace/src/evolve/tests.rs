@@ -218,6 +218,26 @@ fn what_came_back_is_filled_from_nothing() {
     assert!(!has_rows(&store, id).unwrap());
 }
 
+/// A project that cannot be read beside the one before it, and that one again: its views answer while they are filled.
+#[test]
+fn what_is_served_again_is_not_complete() {
+    let old = project(SOURCES, &[view("a", "sum(amount)", 7)]);
+    let store = store(&old);
+    let elsewhere = SOURCES.replace("LOCATION 'pay'", "LOCATION 'paid'");
+    let mistaken = project(&elsewhere, &[view("a", "sum(amount)", 7)]);
+    let transition = begin(&store, &mistaken).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&transition.served, &mistaken));
+    let reading = Reading::new(&transition).unwrap();
+    assert_eq!(names(&reading.wider), ["a"]);
+    assert_eq!(state(&store, &old, "a"), RowsState::Abandoned);
+
+    let transition = begin(&store, &old).unwrap().unwrap();
+    assert_eq!(names(&transition.served.project.views), ["a"]);
+    assert!(matches!(state(&store, &old, "a"), RowsState::Filling(_)));
+    let reading = Reading::new(&transition).unwrap();
+    assert_eq!(names(&reading.wider), ["a"]);
+}
+
 #[test]
 fn some_views_catch_up_before_others() {
     let old = project(SOURCES, &[view("a", "sum(amount)", 7)]);
