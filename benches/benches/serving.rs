@@ -140,7 +140,7 @@ impl Bench {
         let scores = self.scores_beside_echo(1).await?;
         let score_batch = self.scores_beside_echo(64).await?;
         let feast = match std::env::var("FEAST") {
-            Ok(_) => feast::beside(self).await?,
+            Ok(_) => feast::beside(self, handle).await?,
             Err(_) => json!("not measured: FEAST=1 measures it"),
         };
         // Last: the cards have many more events after it.
@@ -617,57 +617,74 @@ mod feast {
         }
     }
 
-    pub(super) async fn beside(bench: &Bench) -> Result<Value> {
-        let (peer, said) = start()?;
-        let address = said["grpc"].as_str().ok_or("Feast said no address")?;
-        let address: SocketAddr = address.parse()?;
-        let theirs = said["features"]
-            .as_array()
-            .ok_or("Feast said no features")?;
-        let theirs: Vec<String> = theirs
-            .iter()
-            .filter_map(|name| name.as_str().map(str::to_owned))
-            .collect();
+    /// How Feast is started: by its own command, which starts one process, and as fast as it gets here.
+    const STARTS: [(&str, &[&str]); 2] = [
+        (
+            "as_its_command_starts_it",
+            &["--processes", "1", "--threads", "10"],
+        ),
+        ("a_process_a_core", &[]),
+    ];
+
+    /// Feast, this program by Feast's protocol, and by its own, in turns.
+    pub(super) async fn beside(bench: &Bench, handle: u64) -> Result<Value> {
         let ours = [
             "n_1h", "sum_1h", "avg_1h", "max_1h", "n_1d", "sum_1d", "avg_1d", "max_1d", "n_7d",
             "sum_7d", "avg_7d", "max_7d",
         ];
         let ours: Vec<String> = ours.iter().map(|name| format!("card:{name}")).collect();
         let mut figures = serde_json::Map::new();
-        for items in [1, BATCH] {
-            let channels = connect(bench.address, 2).await?;
-            // The kernel deals connections out to Feast's processes by chance: with few, one may get them all.
-            let peers = connect(address, 16).await?;
-            let Pace { callers, round } = bench.pace;
-            let (mut fast, mut slow) = (None, None);
-            for _ in 0..ROUNDS {
-                add(
-                    &mut slow,
-                    load(
-                        &peers,
-                        callers,
-                        round,
-                        ask(&theirs, items, |n| (n * 7_919 % CARDS).to_string()),
-                    )
-                    .await,
-                );
-                add(
-                    &mut fast,
-                    load(&channels, callers, round, ask(&ours, items, card)).await,
-                );
+        for (name, options) in STARTS {
+            let (peer, said) = start(options)?;
+            let address = said["grpc"].as_str().ok_or("Feast said no address")?;
+            let address: SocketAddr = address.parse()?;
+            let theirs = said["features"].as_array();
+            let theirs = theirs.ok_or("Feast said no features")?;
+            let theirs = theirs
+                .iter()
+                .filter_map(|name| name.as_str().map(str::to_owned));
+            let theirs: Vec<String> = theirs.collect();
+            let mut cases = serde_json::Map::new();
+            for items in [1, BATCH] {
+                let channels = connect(bench.address, 2).await?;
+                // The kernel deals connections out to Feast's processes by chance: with few, one may get them all.
+                let peers = connect(address, 16).await?;
+                let Pace { callers, round } = bench.pace;
+                let (mut slow, mut by_theirs, mut by_ours) = (None, None, None);
+                for _ in 0..ROUNDS {
+                    let call = ask(&theirs, items, |n| (n * 7_919 % CARDS).to_string());
+                    add(&mut slow, load(&peers, callers, round, call).await);
+                    let call = ask(&ours, items, card);
+                    add(&mut by_theirs, load(&channels, callers, round, call).await);
+                    let call = move |channel: Channel, number| async move {
+                        let request = GetFeaturesRequest {
+                            keys: cards(number, items),
+                            ..one_card(handle, number)
+                        };
+                        let mut client = FeatureServiceClient::new(channel);
+                        client.get_features(request).await.map(drop)
+                    };
+                    add(&mut by_ours, load(&channels, callers, round, call).await);
+                }
+                let (Some(slow), Some(by_theirs), Some(by_ours)) = (slow, by_theirs, by_ours)
+                else {
+                    return Err("no round".into());
+                };
+                let case = json!({
+                    "feast_with_redis": slow.figures(items),
+                    "millrace_by_feasts_protocol": by_theirs.figures(items),
+                    "millrace": by_ours.figures(items),
+                    "times_feasts_throughput_by_its_protocol": by_theirs.rate() / slow.rate(),
+                    "times_feasts_throughput": by_ours.rate() / slow.rate(),
+                });
+                eprintln!("{name}: {case}");
+                cases.insert(format!("entities_{items}"), case);
             }
-            let (Some(fast), Some(slow)) = (fast, slow) else {
-                return Err("no round".into());
-            };
-            let case = json!({
-                "millrace_by_feasts_protocol": fast.figures(items),
-                "feast_with_redis": slow.figures(items),
-                "times_feasts_throughput": fast.rate() / slow.rate(),
-            });
-            eprintln!("{case}");
-            figures.insert(format!("entities_{items}"), case);
+            cases.insert("processes".to_owned(), said["processes"].clone());
+            cases.insert("threads".to_owned(), said["threads"].clone());
+            figures.insert(name.to_owned(), Value::Object(cases));
+            drop(peer);
         }
-        drop(peer);
         Ok(Value::Object(figures))
     }
 
@@ -704,11 +721,12 @@ mod feast {
         }
     }
 
-    fn start() -> Result<(Peer, Value)> {
+    fn start(options: &[&str]) -> Result<(Peer, Value)> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("feast/peer.py");
         let mut child = Command::new("python3")
             .arg(script)
             .args(["serve", "--cards", &CARDS.to_string()])
+            .args(options)
             .stdout(Stdio::piped())
             .spawn()?;
         let out = child.stdout.take().ok_or("no output")?;

@@ -31,9 +31,12 @@ impl Table {
         Self::Meta,
     ];
 
+    /// Those whose keys start with the prefix of an entity of a view.
+    pub(crate) const BY_ENTITY: [Self; 2] = [Self::Events, Self::Tiles];
+
     /// Whether the keys start with the prefix of an entity.
-    pub(crate) const fn is_by_entity(self) -> bool {
-        matches!(self, Self::Events | Self::Tiles)
+    pub(crate) fn is_by_entity(self) -> bool {
+        Self::BY_ENTITY.contains(&self)
     }
 
     /// The name in files, metrics and messages; part of the format on disk.

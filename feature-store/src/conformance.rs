@@ -51,6 +51,8 @@ fn a_view_is_removed_alone(store: &dyn Store) {
     for (removed, kept) in [(31, 30), (u32::MAX, 32)] {
         store.remove_view(removed).unwrap();
         assert_eq!(left(store, removed), [0, 0, 0]);
+        store.compact_view(removed).unwrap();
+        assert_eq!(left(store, removed), [0, 0, 0]);
         assert_eq!(left(store, kept), [4, 2, 1]);
     }
     put_events(store, 31, b"", &[5]);

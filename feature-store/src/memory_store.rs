@@ -125,11 +125,15 @@ impl Store for MemoryStore {
         let (from, to) = keys::view_range(view);
         let mut tables = self.write();
         let tables = Arc::make_mut(&mut tables);
-        for table in [Table::Events, Table::Tiles] {
+        for table in Table::BY_ENTITY {
             tables
                 .of_mut(table)
                 .retain(|key, _| *key < from || *key >= to);
         }
+        Ok(())
+    }
+
+    fn compact_view(&self, _view: u32) -> Result<(), StoreError> {
         Ok(())
     }
 

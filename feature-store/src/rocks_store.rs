@@ -247,23 +247,25 @@ impl Store for RocksStore {
 
     fn remove_view(&self, view: u32) -> Result<(), StoreError> {
         let (from, to) = keys::view_range(view);
-        let families = [self.family(Table::Events)?, self.family(Table::Tiles)?];
-        {
-            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut batch = WriteBatch::default();
-            for family in families {
-                batch.delete_range_cf(family, &from, &to);
-            }
-            self.caches.begin(std::iter::empty());
-            self.caches.clear();
-            let written = self
-                .db
-                .write_without_wal(batch)
-                .map_err(engine("remove a view"));
-            self.caches.committed();
-            written?;
+        let mut batch = WriteBatch::default();
+        for table in Table::BY_ENTITY {
+            batch.delete_range_cf(self.family(table)?, &from, &to);
         }
-        for family in families {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.caches.begin(std::iter::empty());
+        self.caches.clear();
+        let written = self
+            .db
+            .write_without_wal(batch)
+            .map_err(engine("remove a view"));
+        self.caches.committed();
+        written
+    }
+
+    fn compact_view(&self, view: u32) -> Result<(), StoreError> {
+        let (from, to) = keys::view_range(view);
+        for table in Table::BY_ENTITY {
+            let family = self.family(table)?;
             self.db.compact_range_cf(family, Some(&from), Some(&to));
         }
         Ok(())

@@ -86,12 +86,18 @@ pub trait Store: Scan + Send + Sync {
     /// [`StoreError::Engine`] where the store cannot be written.
     fn expire(&self) -> Result<(), StoreError>;
 
-    /// Drops all rows of a view, and frees their space: at the cost of rewriting the files that others share with it.
+    /// Drops all rows of a view, in a time that does not depend on how many they are.
     /// It is not durable before the next [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`StoreError::Engine`] where the store cannot be written.
     fn remove_view(&self, view: u32) -> Result<(), StoreError>;
+
+    /// Frees the space of a view's rows that were dropped, at the cost of rewriting the files that others share with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] where the store cannot be written.
+    fn compact_view(&self, view: u32) -> Result<(), StoreError>;
 
     /// Lets events of `view` with a time before `time_us` expire.
     fn set_horizon(&self, view: u32, time_us: i64) {

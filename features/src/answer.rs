@@ -15,6 +15,7 @@ use crate::decay::decayed_to;
 use crate::history::{History, Item};
 use crate::kernel::SlotColumn;
 use crate::packed;
+use crate::read_plan;
 use crate::rows::evaluate_or_null;
 use crate::state::StateReader;
 use crate::tile::Tile;
@@ -106,7 +107,7 @@ impl FeatureView {
         for (key, rows) in groups {
             asked.clear();
             asked.extend(rows.iter().map(|row| as_of[*row]));
-            let mut history = History::load(self, state, key, &asked)?;
+            let mut history = read_plan::load(self, state, key, &asked)?;
             for row in rows {
                 let time = as_of[row];
                 part.is_present[row] =
@@ -216,8 +217,8 @@ impl FeatureView {
         )))
     }
 
-    /// Sets `row` of the slots' columns to what they are as of a time, and `covered` to what each frame covers. True where
-    /// a frame covers an event.
+    /// Sets `row` of the slots' columns to what they are as of a time, and `covered` to what each frame covers. True
+    /// where a frame covers an event.
     pub(crate) fn answer_row(
         &self,
         history: &mut History<'_>,

@@ -88,6 +88,15 @@ impl Events {
             if nodes.iter().any(|node| !codec.is_current(node)) {
                 return Err("a total of other aggregates".to_owned());
             }
+            let ladder = view.ladder();
+            let is_none = |(start_us, level): &&TotalKey| {
+                *level >= ladder.levels() || ladder.span(*level, *start_us).start_us != *start_us
+            };
+            if let Some((start_us, level)) = keys.iter().find(is_none) {
+                return Err(format!(
+                    "a total of level {level} at {start_us} µs: no such span begins there"
+                ));
+            }
             let nodes = Arc::new(codec.decode(&nodes)?);
             let totals = keys.into_iter().enumerate().map(|(row, key)| {
                 let of = Arc::clone(&nodes);
@@ -171,33 +180,50 @@ impl Stretch {
 
 /// Stretches in the order of time. Their events are numbered, and those of two stretches do not follow each other.
 #[derive(Default)]
-pub(crate) struct Stretches(Vec<Stretch>);
+pub(crate) struct Stretches {
+    stretches: Vec<Stretch>,
+    /// Which of them is the list that frames of rows read.
+    list: usize,
+}
 
 impl Stretches {
     /// All events that are looked at, whatever they are.
     pub(crate) fn all(events: Arc<Events>) -> Self {
-        Self(vec![Stretch {
-            times: i64::MIN..i64::MAX,
-            rows: 0..events.times.len(),
-            first: 0,
-            events,
-        }])
+        let mut all = Self::default();
+        all.push(events, i64::MIN..i64::MAX);
+        all
     }
 
     /// Adds the events of some times, which are later than those before.
     pub(crate) fn push(&mut self, events: Arc<Events>, times: Range<i64>) {
-        let last = self.0.last();
-        self.0.push(Stretch {
-            rows: positions(&events.times, &times),
+        let rows = positions(&events.times, &times);
+        self.push_rows(events, times, rows);
+    }
+
+    /// Adds all of some events as the list that frames of rows read, after all others. No frame of times finds them:
+    /// tiles may stand for some of them.
+    pub(crate) fn push_list(&mut self, events: Arc<Events>) {
+        self.list = self.stretches.len();
+        let rows = 0..events.times.len();
+        self.push_rows(events, i64::MAX..i64::MAX, rows);
+    }
+
+    fn push_rows(&mut self, events: Arc<Events>, times: Range<i64>, rows: Range<usize>) {
+        let last = self.stretches.last();
+        self.stretches.push(Stretch {
+            first: last.map_or(0, |last| last.first + last.rows.len() + 1),
             events,
             times,
-            first: last.map_or(0, |last| last.first + last.rows.len() + 1),
+            rows,
         });
     }
 
-    /// The times of all events, where they are one stretch.
-    pub(crate) fn times(&self) -> &[i64] {
-        self.0.first().map_or(&[], Stretch::own_times)
+    /// Numbers of those events of the list that `cover` chooses by their times.
+    pub(crate) fn list(&self, cover: impl FnOnce(&[i64]) -> Range<usize>) -> Range<usize> {
+        self.stretches.get(self.list).map_or(0..0, |stretch| {
+            let rows = cover(stretch.own_times());
+            stretch.first + rows.start..stretch.first + rows.end
+        })
     }
 
     /// Numbers of the events of some times, where all of them are known one by one.
@@ -209,8 +235,8 @@ impl Stretches {
 
     /// The stretch of events that follow each other: none where there are none.
     fn of(&self, numbers: &Range<usize>) -> Option<&Stretch> {
-        let after = self.0.partition_point(|s| s.first <= numbers.start);
-        after.checked_sub(1).map(|index| &self.0[index])
+        let after = self.stretches.partition_point(|s| s.first <= numbers.start);
+        after.checked_sub(1).map(|index| &self.stretches[index])
     }
 
     /// When the first of some events that follow each other was.
@@ -234,7 +260,7 @@ impl Stretches {
 
     /// Numbers of the events of some times, by stretch; some may be empty.
     pub(crate) fn numbers(&self, times: &Range<i64>) -> impl Iterator<Item = Range<usize>> {
-        self.0.iter().map(|stretch| stretch.numbers(times))
+        self.stretches.iter().map(|stretch| stretch.numbers(times))
     }
 
     /// How many events of some times are known one by one.
@@ -261,7 +287,7 @@ impl Stretches {
 
     /// When the first event or total of some times is, or starts.
     pub(crate) fn first_of(&self, times: &Range<i64>) -> Option<i64> {
-        let stretches = self.0.iter();
+        let stretches = self.stretches.iter();
         let near = stretches.filter(|stretch| !stretch.is_apart_from(times));
         let firsts = near.map(|stretch| {
             let own = stretch.own_times();
@@ -275,19 +301,19 @@ impl Stretches {
 
     /// The highest level of a total, or a higher one.
     pub(crate) fn top_total(&self) -> Option<u8> {
-        let stretches = self.0.iter();
+        let stretches = self.stretches.iter();
         stretches.filter_map(|s| s.events.top_total).max()
     }
 
     pub(crate) fn total(&self, start_us: i64, level: u8) -> Option<&Node> {
-        let mut stretches = self.0.iter();
+        let mut stretches = self.stretches.iter();
         let stretch = stretches.find(|stretch| stretch.times.contains(&start_us))?;
         stretch.events.totals.get(&(start_us, level))
     }
 
     /// The highest level above `level` of a total that starts at a time.
     pub(crate) fn level_above(&self, start_us: i64, level: u8) -> Option<u8> {
-        let mut stretches = self.0.iter();
+        let mut stretches = self.stretches.iter();
         let stretch = stretches.find(|stretch| stretch.times.contains(&start_us))?;
         let above = (start_us, level + 1)..=(start_us, u8::MAX);
         let highest = stretch.events.totals.range(above).next_back();
@@ -297,7 +323,7 @@ impl Stretches {
     /// Totals that start in some times.
     pub(crate) fn totals(&self, times: Range<i64>) -> impl Iterator<Item = (&TotalKey, &Node)> {
         let keys = (times.start, 0)..(times.end.max(times.start), 0);
-        self.0
+        self.stretches
             .iter()
             .flat_map(move |stretch| stretch.totals(keys.clone()))
     }
@@ -324,7 +350,7 @@ impl Stretches {
 
     fn around(&self, times: &Range<i64>) -> Option<&Stretch> {
         let holds = |s: &&Stretch| s.times.start <= times.start && times.end <= s.times.end;
-        self.0.iter().find(holds)
+        self.stretches.iter().find(holds)
     }
 }
 
@@ -392,16 +418,21 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn starts(&self) -> impl DoubleEndedIterator<Item = i64> + '_ {
+    pub(crate) fn starts(&self) -> impl Iterator<Item = i64> + '_ {
         let places = self.tiles.places[self.rows.clone()].iter();
         places.map(|(_, start)| *start)
     }
 
-    /// Those that start at a time or later.
-    pub(crate) fn rows_from(&self, start_us: i64) -> Range<usize> {
+    /// The first that starts at a time or later.
+    fn first_from(&self, start_us: i64) -> Option<usize> {
         let places = &self.tiles.places[self.rows.clone()];
         let before = places.partition_point(|(_, start)| *start < start_us);
-        self.rows.start + before..self.rows.end
+        Some(self.rows.start + before).filter(|row| *row < self.rows.end)
+    }
+
+    /// The number after the last one's.
+    pub(crate) fn end(&self) -> usize {
+        self.rows.end
     }
 
     pub(crate) fn start(&self, row: usize) -> i64 {
@@ -441,7 +472,7 @@ impl ReadTiles {
         let runs = self.0.get(usize::from(level))?;
         let after = runs.partition_point(|run| run.start(run.rows.start) <= start_us);
         let within = after.checked_sub(1).map(|index| &runs[index]);
-        let within = within.and_then(|run| Some((run, run.rows_from(start_us).next()?)));
+        let within = within.and_then(|run| Some((run, run.first_from(start_us)?)));
         within.or_else(|| runs.get(after).map(|run| (run, run.rows.start)))
     }
 

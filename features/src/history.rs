@@ -12,10 +12,9 @@ use datafusion::logical_expr::Accumulator;
 
 use crate::FeatureError;
 use crate::distinct::Distinct;
-use crate::events::{Events, NodeTag, ReadTiles, Stretches, Tiles};
+use crate::events::{Events, NodeTag, ReadTiles, Stretches};
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
-use crate::state::{BestRead, StateReader};
 use crate::tile::{Ladder, Node, Nodes, Span, TileCodec};
 use crate::view::{FeatureView, Measure, Operand};
 
@@ -26,8 +25,6 @@ pub(crate) struct History<'a> {
     tag: NodeTag,
     /// All events that no tile of the same frame and no total sums up; where no tile was read, perhaps others.
     known: Stretches,
-    /// Whether tiles stand for events inside a stretch of `known`.
-    has_gaps: bool,
     /// Tiles that were read.
     stored: ReadTiles,
     /// Spans of no single stretch that were looked at: their node, or none where they are not dense.
@@ -71,7 +68,6 @@ impl<'a> History<'a> {
             ladder: view.ladder(),
             tag: view.tiles.as_ref().map(TileCodec::tag).unwrap_or_default(),
             known,
-            has_gaps: false,
             stored: ReadTiles::default(),
             nodes: BTreeMap::new(),
             made: Vec::new(),
@@ -89,51 +85,18 @@ impl<'a> History<'a> {
         Ok(Self::of(view, Stretches::all(Arc::new(events))))
     }
 
-    /// Reads what look-ups as of `asked` (not empty) need.
-    pub(crate) fn load(
+    /// A history of what look-ups have read: stretches of events, and tiles.
+    pub(crate) fn of_read(
         view: &'a FeatureView,
-        state: &dyn StateReader,
-        entity: &[u8],
-        asked: &[i64],
-    ) -> Result<Self, FeatureError> {
-        let oldest = asked.iter().copied().min().unwrap_or(i64::MIN);
-        let newest = asked.iter().copied().max().unwrap_or(i64::MAX);
-        // The earliest time that is read below; none where that takes a look at the rows.
-        let starts = view.frames.iter().map(|frame| {
-            let times = frame.times(oldest, view.step_us());
-            times.map(|times| times.start)
-        });
-        let from: Option<Vec<i64>> = starts.collect();
-        let from = from.map(|starts| starts.into_iter().min().unwrap_or(i64::MIN));
-        if let Some(from) = from {
-            // With all events at hand, tiles are neither read nor worth making: their sums are kept beside the events.
-            if let Some(events) = kept_events(view, state, entity, from..i64::MAX)? {
-                return Ok(Self::of(view, Stretches::all(events)));
-            }
+        known: Stretches,
+        stored: ReadTiles,
+        keeps_nodes: bool,
+    ) -> Self {
+        Self {
+            stored,
+            keeps_nodes,
+            ..Self::of(view, known)
         }
-        let is_by_time = from.is_some();
-        let from = from.unwrap_or(i64::MIN);
-        let read = match view.tiles {
-            Some(_) => state.best_read(view.id, entity, from)?,
-            None => BestRead::Rows,
-        };
-        let mut plan = Plan {
-            view,
-            state,
-            entity,
-            read,
-            is_by_time,
-            rows: Vec::new(),
-            stored: ReadTiles::default(),
-        };
-        let mut cores = Vec::new();
-        for frame in &view.frames {
-            cores.extend(plan.frame(frame, oldest, newest)?);
-        }
-        if let (Some(codec), BestRead::Tiles(Some(top))) = (view.tiles.as_ref(), read) {
-            plan.read_tiles(codec, top, cores)?;
-        }
-        plan.read()
     }
 
     /// Takes the nodes that were made here: worth storing where no event of their span is missing.
@@ -162,8 +125,7 @@ impl<'a> History<'a> {
                 self.collect(self.ladder.top_level(width), times, items)?;
             }
             Some(times) => self.push_rows(items, &times),
-            // Such views read all of their rows as one stretch.
-            None => push_numbers(items, frame.cover(self.known.times(), t)),
+            None => push_numbers(items, self.known.list(|times| frame.cover(times, t))),
         }
         Ok(())
     }
@@ -187,7 +149,8 @@ impl<'a> History<'a> {
         })
     }
 
-    /// Whether `times`, which whole spans up to `top` may lie in, hold so many events; no more than a node needs.
+    /// Whether `times`, which whole spans up to `top` may lie in, hold `enough` events: at most as many as a node of
+    /// the lowest level needs, for a tile of a higher level counts as enough.
     fn hold(&self, top: u8, times: &Range<i64>, enough: u64) -> bool {
         if times.is_empty() {
             return enough == 0;
@@ -228,9 +191,7 @@ impl<'a> History<'a> {
         times: Range<i64>,
         items: &mut Vec<Item>,
     ) -> Result<(), DataFusionError> {
-        if !self.has_gaps
-            && let Some(rows) = self.known.one_by_one(&times)
-        {
+        if let Some(rows) = self.known.one_by_one(&times) {
             return self.collect_rows(level, times, rows, items);
         }
         let largest = self.largest_inside(level, &times);
@@ -301,7 +262,8 @@ impl<'a> History<'a> {
 
     /// The node of a span whose events are known one by one: they are `rows`, and enough.
     fn node_of_rows(&mut self, span: Span, rows: Range<usize>) -> Result<Node, DataFusionError> {
-        if let Some(Some(known)) = self.known.node(self.tag, span) {
+        let known = self.known.node(self.tag, span).flatten();
+        if let Some(known) = known.or_else(|| self.stored.node(span)) {
             return Ok(known);
         }
         let mut items = Vec::new();
@@ -364,8 +326,7 @@ impl<'a> History<'a> {
                 break;
             };
             let mut next = first;
-            let rows = run.rows_from(from);
-            while from < times.end && next < rows.end && run.start(next) == from {
+            while from < times.end && next < run.end() && run.start(next) == from {
                 from = self.ladder.span(level, from).end_us();
                 next += 1;
             }
@@ -591,238 +552,5 @@ fn push_numbers(items: &mut Vec<Item>, rows: Range<usize>) {
         _ if rows.is_empty() => {}
         Some(Item::Rows(last)) if last.end == rows.start => last.end = rows.end,
         _ => items.push(Item::Rows(rows)),
-    }
-}
-
-/// What to read for some look-ups.
-struct Plan<'a, 'b> {
-    view: &'a FeatureView,
-    state: &'b dyn StateReader,
-    entity: &'b [u8],
-    read: BestRead,
-    /// Whether all frames are of times, so that they need no row of other times than those below.
-    is_by_time: bool,
-    /// Times whose rows are needed.
-    rows: Vec<Range<i64>>,
-    stored: ReadTiles,
-}
-
-impl<'a> Plan<'a, '_> {
-    /// Notes which rows a frame needs; returns the times to be read as tiles, if there are such.
-    fn frame(
-        &mut self,
-        frame: &Frame,
-        oldest: i64,
-        newest: i64,
-    ) -> Result<Option<Range<i64>>, FeatureError> {
-        let step = self.view.step_us();
-        let (Some(first), Some(last)) = (frame.times(oldest, step), frame.times(newest, step))
-        else {
-            let start = self.rows_start(frame, oldest, newest)?;
-            self.rows.push(start..newest);
-            return Ok(None);
-        };
-        // What every look-up covers is read as tiles; what only some of them cover, as rows.
-        let core = last.start..first.end;
-        match self.read {
-            BestRead::Tiles(Some(_)) if !core.is_empty() => {
-                self.rows.push(first.start..core.start);
-                self.rows.push(core.end..last.end);
-                Ok(Some(core))
-            }
-            _ => {
-                self.rows.push(first.start..last.end);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Tiles inside each of the frames' times, the largest first, and rows where there are none. Frames end together as
-    /// a rule, so a level is read for all of them at once.
-    fn read_tiles(
-        &mut self,
-        codec: &TileCodec,
-        top: u8,
-        frames: Vec<Range<i64>>,
-    ) -> Result<(), FeatureError> {
-        let ladder = self.view.ladder();
-        let mut open: Vec<Vec<Range<i64>>> = frames.into_iter().map(|times| vec![times]).collect();
-        let mut scanned: Vec<((u8, i64), Vec<u8>)> = Vec::new();
-        let mut scans = Vec::new();
-        // Where the highest level is not kept decoded yet, no other is asked for: this is one look-up.
-        let mut are_kept = true;
-        for level in (0..=top).rev() {
-            let wanted = open.iter().flatten();
-            let wanted = wanted.map(|times| ladder.inner(level, times)).collect();
-            let mut found = Vec::new();
-            for starts in united(wanted) {
-                let kept = match are_kept {
-                    true => self.kept_tiles(codec, level, starts.clone())?,
-                    false => None,
-                };
-                are_kept &= kept.is_some() || !self.stored.is_empty();
-                if let Some(kept) = kept {
-                    let run = kept.run(level, &starts);
-                    found.extend(run.starts());
-                    self.stored.push(level, run);
-                    continue;
-                }
-                scans.push((level, starts.clone()));
-                let mut keep = |start, value: &[u8]| {
-                    if codec.is_current(value) {
-                        found.push(start);
-                        scanned.push(((level, start), value.to_vec()));
-                    }
-                };
-                self.state
-                    .tiles(self.view.id, self.entity, level, starts, &mut keep)?;
-            }
-            for open in &mut open {
-                let mut gaps = Vec::new();
-                for times in open.drain(..) {
-                    let whole = ladder.inner(level, &times);
-                    let first = found.partition_point(|start| *start < whole.start);
-                    let inside = found[first..].iter().take_while(|s| **s < whole.end);
-                    let mut from = times.start;
-                    for start in inside {
-                        push_times(&mut gaps, from..*start);
-                        from = ladder.span(level, *start).end_us();
-                    }
-                    push_times(&mut gaps, from..times.end);
-                }
-                *open = gaps;
-            }
-        }
-        self.rows.extend(open.into_iter().flatten());
-        let rows = scanned.iter();
-        let rows = rows.map(|(place, value)| (*place, value.as_slice()));
-        let tiles = Tiles::of_rows(codec, rows).map_err(|detail| self.view.damaged(detail))?;
-        let tiles = Arc::new(tiles);
-        for (level, starts) in scans {
-            self.stored.push(level, tiles.run(level, &starts));
-        }
-        Ok(())
-    }
-
-    /// From when on a ROWS frame needs rows.
-    fn rows_start(&self, frame: &Frame, oldest: i64, newest: i64) -> Result<i64, FeatureError> {
-        let Frame::Rows {
-            start: Some(rows), ..
-        } = *frame
-        else {
-            return Ok(i64::MIN);
-        };
-        let mut start = i64::MIN;
-        let mut left = rows;
-        self.state
-            .scan_back(self.view.id, self.entity, newest, &mut |time, _| {
-                start = time;
-                left -= u64::from(time < oldest);
-                left > 0
-            })?;
-        Ok(if left > 0 { i64::MIN } else { start })
-    }
-
-    /// All tiles of a level that start in some times and perhaps others, where the state keeps them decoded.
-    fn kept_tiles(
-        &self,
-        codec: &TileCodec,
-        level: u8,
-        starts: Range<i64>,
-    ) -> Result<Option<Arc<Tiles>>, FeatureError> {
-        let id = self.view.id;
-        let mut make = |rows: &mut dyn Iterator<Item = ((u8, i64), &[u8])>| {
-            // One that is damaged is found where it is needed.
-            Some(Tiles::of_rows(codec, rows).ok()?.made())
-        };
-        let made = self
-            .state
-            .made_of_tiles(id, self.entity, level, starts, &mut make)?;
-        let tiles = made.and_then(|made| made.value.downcast::<Tiles>().ok());
-        Ok(tiles.filter(|tiles| tiles.are_of(codec)))
-    }
-
-    fn read(mut self) -> Result<History<'a>, FeatureError> {
-        let (view, state) = (self.view, self.state);
-        let merged = united(std::mem::take(&mut self.rows));
-        let mut parts = Vec::with_capacity(merged.len());
-        let mut times = Vec::new();
-        let mut bytes = Vec::new();
-        let mut ends = Vec::new();
-        // All are asked for before any is read: what is read twice is kept, and this is one look-up.
-        for range in merged {
-            let kept = match self.is_by_time && self.read != BestRead::Rows {
-                true => kept_events(view, state, self.entity, range.clone())?,
-                false => None,
-            };
-            parts.push((range, kept));
-        }
-        for (range, _) in parts.iter().filter(|(_, kept)| kept.is_none()) {
-            state.scan(view.id, self.entity, range.clone(), &mut |time, value| {
-                times.push(time);
-                bytes.extend_from_slice(value);
-                ends.push(bytes.len());
-                true
-            })?;
-        }
-        let starts = [0].into_iter().chain(ends.iter().copied());
-        let values = starts.zip(&ends).map(|(start, end)| &bytes[start..*end]);
-        let events = match ends.is_empty() {
-            true => Events::new(Vec::new(), Vec::new()),
-            false => Events::of_rows(view, times.into_iter().zip(values))
-                .map_err(|detail| view.damaged(detail))?,
-        };
-        let events = Arc::new(events);
-        let mut known = Stretches::default();
-        match self.is_by_time {
-            true => parts.into_iter().for_each(|(range, kept)| {
-                known.push(kept.unwrap_or_else(|| Arc::clone(&events)), range);
-            }),
-            false => known = Stretches::all(events),
-        }
-        Ok(History {
-            // Frames of rows read one list of events, whatever the other frames' tiles stand for.
-            has_gaps: !self.is_by_time && !self.stored.is_empty(),
-            stored: self.stored,
-            keeps_nodes: self.read != BestRead::Rows,
-            ..History::of(view, known)
-        })
-    }
-}
-
-/// All events of some times and perhaps others, where the state keeps them as they are needed here.
-fn kept_events(
-    view: &FeatureView,
-    state: &dyn StateReader,
-    entity: &[u8],
-    times: Range<i64>,
-) -> Result<Option<Arc<Events>>, FeatureError> {
-    let made = state.made(view.id, entity, times, &mut |rows| {
-        // One that is damaged is found where it is needed.
-        Some(Events::of_rows(view, rows).ok()?.made())
-    })?;
-    Ok(made.and_then(|made| made.value.downcast().ok()))
-}
-
-/// The same times, in order, none of them twice.
-fn united(mut ranges: Vec<Range<i64>>) -> Vec<Range<i64>> {
-    ranges.retain(|times| !times.is_empty());
-    ranges.sort_unstable_by_key(|times| times.start);
-    let mut united: Vec<Range<i64>> = Vec::with_capacity(ranges.len());
-    for times in ranges {
-        match united.last_mut() {
-            Some(last) if times.start <= last.end => last.end = last.end.max(times.end),
-            _ => united.push(times),
-        }
-    }
-    united
-}
-
-/// Times that follow each other are one range.
-fn push_times(ranges: &mut Vec<Range<i64>>, times: Range<i64>) {
-    match ranges.last_mut() {
-        _ if times.is_empty() => {}
-        Some(last) if last.end == times.start => last.end = times.end,
-        _ => ranges.push(times),
     }
 }

@@ -30,6 +30,7 @@ mod places;
 mod plan;
 mod problem;
 mod project;
+mod read_plan;
 mod resolution;
 #[cfg(test)]
 mod resolution_tests;

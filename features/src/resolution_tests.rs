@@ -14,7 +14,7 @@ use rand_pcg::Pcg64;
 
 use crate::{
     BestRead, EventTable, FeatureView, Made, MemoryState, Origin, Project, SqlFile, StateError,
-    StateReader,
+    StateReader, StateRow, StateWriter,
 };
 
 const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
@@ -502,6 +502,67 @@ fn a_settled_step_is_not_taken_apart() {
         [count(&exact), count(&rounded), count(&aligned)],
         [30, 20, 20]
     );
+}
+
+/// Whatever the bytes of a total say, they are refused or they are an answer.
+#[test]
+fn a_damaged_total_is_refused() {
+    let view = view(3);
+    let mut all = events(&mut Pcg64::seed_from_u64(11), 500);
+    all.retain(|event| event.card == "busy");
+    let newest = all.iter().map(|event| event.time).max().unwrap();
+    let (key, packed) = keys(&view, &["busy"]);
+    let mut state = MemoryState::default();
+    write(&view, &all, &mut state);
+    state
+        .fold(&view, &packed[0], floor(newest), i64::MIN)
+        .unwrap();
+    let mut totals = Vec::new();
+    let all = i64::MIN..i64::MAX;
+    crate::StateReader::scan(&state, view.id, &packed[0], all, &mut |time, value| {
+        if value[0] == 1 {
+            totals.push((time, value.to_vec()));
+        }
+        true
+    })
+    .unwrap();
+    let (time_us, value) = totals.swap_remove(totals.len() / 2);
+    let levels = view.ladder().levels();
+    let put = |state: &mut MemoryState, value: Vec<u8>| {
+        let unique = crate::Total::UNIQUE;
+        let (view, entity) = (view.id, packed[0].clone());
+        let origin = (0, 0);
+        state.put(StateRow {
+            view,
+            entity,
+            time_us,
+            unique,
+            origin,
+            value,
+        });
+    };
+    let mut refused = 0;
+    for level in [levels, 100, u8::MAX] {
+        let mut damaged = value.clone();
+        damaged[1] = level;
+        put(&mut state, damaged);
+        let error = view.answer(&state, &key, &[newest + 1]).unwrap_err();
+        let said = format!("a total of level {level} at {time_us} µs: no such span begins there");
+        assert!(error.to_string().contains(&said), "{error}");
+        let error = state
+            .clone()
+            .fold(&view, &packed[0], floor(newest), i64::MIN);
+        assert!(error.unwrap_err().to_string().contains(&said));
+    }
+    for byte in 0..value.len() {
+        for change in [1, 0x80, 0xFF] {
+            let mut damaged = value.clone();
+            damaged[byte] ^= change;
+            put(&mut state, damaged);
+            refused += usize::from(view.answer(&state, &key, &[newest + 1]).is_err());
+        }
+    }
+    assert!(refused > 20, "{refused}");
 }
 
 /// These bytes are state: a change of them needs a way to read the old ones.

@@ -33,6 +33,10 @@ const REGISTRY: &[u8] = b"project-registry";
 const VIEWS: &str = "view/";
 const VIEWS_END: &[u8] = b"view0";
 
+/// Since when a view has all of its events, as the pipeline found out: apart from its [`ViewRecord`], which a
+/// [`Filler`](crate::fill::Filler) writes beside it.
+const LACKS: &str = "lacks/";
+
 /// The project that a store serves, as text.
 #[derive(Debug, Serialize, Deserialize)]
 struct Served {
@@ -52,7 +56,8 @@ pub struct ViewRecord {
     pub name: String,
     /// How far back rows were wanted, µs; none: all.
     pub reach_us: Option<i64>,
-    /// Events before this time (µs) may be missing; none: all were read that Kafka or a file has had.
+    /// Events before this time (µs) were not there to be read when it was filled; none: all were that Kafka or a file
+    /// has had.
     pub since_us: Option<i64>,
     /// Whether its rows are all there.
     pub state: RowsState,
@@ -143,15 +148,26 @@ impl ViewRecord {
         Ok(())
     }
 
-    /// What a store has of a view that lacks events before a time (µs).
+    /// Makes part of a commit that a view lacks events before a time (µs).
     ///
     /// # Errors
     /// A store that cannot be read.
-    pub fn lacking(store: &dyn Store, view: &FeatureView, time_us: i64) -> Outcome<Self> {
-        let known = Self::read(store, view.id)?;
-        let mut record = known.unwrap_or_else(|| Self::complete(view));
-        record.since_us = record.since_us.max(Some(time_us));
-        Ok(record)
+    pub fn lacks(store: &dyn Store, id: u32, time_us: i64, commit: &mut Commit) -> Outcome<()> {
+        let known = Self::lacks_before(store, id)?;
+        let time_us = known.map_or(time_us, |known| known.max(time_us));
+        commit.put(Table::Meta, format!("{LACKS}{id:08x}"), encode(&time_us)?);
+        Ok(())
+    }
+
+    fn lacks_before(store: &dyn Store, id: u32) -> Outcome<Option<i64>> {
+        let known = store.get(Table::Meta, format!("{LACKS}{id:08x}").as_bytes())?;
+        Ok(known.map(|bytes| decode(&bytes)).transpose()?)
+    }
+
+    /// Makes part of a commit that nothing is known of a view.
+    fn delete(id: u32, commit: &mut Commit) {
+        commit.delete(Table::Meta, Self::key(id));
+        commit.delete(Table::Meta, format!("{LACKS}{id:08x}"));
     }
 
     fn complete(view: &FeatureView) -> Self {
@@ -331,14 +347,23 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
         let is_under_way = |known: &ViewRecord| {
             matches!(known.state, RowsState::Filling(_)) && known.reach_us == view.reach_us()
         };
-        let known = records.get(&view.id);
+        let mut known = records.get(&view.id);
         if known.is_some_and(is_under_way) {
             continue;
         }
         if known.is_some_and(|known| known.state == RowsState::Abandoned) {
             // Rows of before may be totals, and what is read for a second time would count beside them.
             remove_rows(store, view.id)?;
+            known = None;
         }
+        // It may be served meanwhile, and says until then what it lacks.
+        let since_us = match known {
+            Some(known) => known
+                .since_us
+                .max(ViewRecord::lacks_before(store, view.id)?),
+            None => None,
+        };
+        ViewRecord::delete(view.id, &mut commit);
         let of_topic = offsets.iter().filter(|o| o.topic == view.stream.topic);
         let parts = of_topic.map(|offset| Part {
             partition: offset.partition,
@@ -347,6 +372,7 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
         });
         let record = ViewRecord {
             state: RowsState::Filling(parts.collect()),
+            since_us,
             ..ViewRecord::complete(view)
         };
         record.write(view.id, &mut commit)?;
@@ -471,8 +497,11 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
             continue;
         }
         remove_rows(store, id)?;
+        for dropped in [id, index_of(id)] {
+            store.compact_view(dropped)?;
+        }
         let mut commit = Commit::default();
-        commit.delete(Table::Meta, ViewRecord::key(id));
+        ViewRecord::delete(id, &mut commit);
         store.commit(commit)?;
         info!(
             view = record.name,
@@ -486,6 +515,7 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
         if has_rows(store, index)? {
             store.remove_view(index)?;
             store.flush()?;
+            store.compact_view(index)?;
         }
     }
     Ok(())
@@ -515,9 +545,12 @@ fn has_rows(store: &dyn Store, view: u32) -> Outcome<bool> {
 /// # Errors
 /// A store that cannot be read.
 pub fn note_completeness(store: &dyn Store, progress: &Progress) -> Outcome<()> {
-    let records = ViewRecord::all(store)?.into_iter();
-    let since = records.filter_map(|(id, record)| Some((id, record.since_us?)));
-    progress.set_complete_since(since.collect());
+    let mut all = Vec::new();
+    for (id, record) in ViewRecord::all(store)? {
+        let since = record.since_us.max(ViewRecord::lacks_before(store, id)?);
+        all.extend(since.map(|since| (id, since)));
+    }
+    progress.set_complete_since(all.into_iter().collect());
     Ok(())
 }
 

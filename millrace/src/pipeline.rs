@@ -271,8 +271,7 @@ impl Pipeline {
         crash_point!("acknowledged");
         let lacking = self.gaps.end(step, &project.streams);
         for (view, time) in views_of(project, &lacking) {
-            ViewRecord::lacking(self.live.store.as_ref(), view, time)?
-                .write(view.id, &mut commit)?;
+            ViewRecord::lacks(self.live.store.as_ref(), view.id, time, &mut commit)?;
         }
         self.keep_tiles(tiles, &marks, &mut pending);
         self.fold(&marks, &mut pending)?;

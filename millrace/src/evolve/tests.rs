@@ -48,7 +48,10 @@ fn names(views: &[Arc<FeatureView>]) -> Vec<&str> {
 }
 
 fn state(store: &MemoryStore, workspace: &Workspace, name: &str) -> RowsState {
-    let id = workspace.project.view(name).unwrap().id;
+    state_of(store, workspace.project.view(name).unwrap().id)
+}
+
+fn state_of(store: &MemoryStore, id: u32) -> RowsState {
     ViewRecord::read(store, id).unwrap().unwrap().state
 }
 
@@ -285,6 +288,65 @@ fn a_stream_may_grow_and_a_smaller_one_is_served_no_more() {
     let smaller = project(&smaller, &[view("b", "count(*)", 7)]);
     let transition = begin(&store, &smaller).unwrap().unwrap();
     assert!(Arc::ptr_eq(&transition.served, &smaller));
+}
+
+/// The pipeline finds out what is lacking while the filler works: neither takes away what the other says.
+#[test]
+fn what_is_lacking_is_noted_beside_what_is_filled() {
+    let store = store(&project(SOURCES, &[view("a", "sum(amount)", 7)]));
+    let next = project(SOURCES, &[view("a", "sum(amount)", 14)]);
+    let id = next.project.view("a").unwrap().id;
+    begin(&store, &next).unwrap().unwrap();
+    let lacks = |time_us| {
+        let mut commit = Commit::default();
+        ViewRecord::lacks(&store, id, time_us, &mut commit).unwrap();
+        commit
+    };
+    let since = || {
+        let progress = Progress::default();
+        note_completeness(&store, &progress).unwrap();
+        progress.complete_since(id)
+    };
+    assert_eq!(since(), None);
+
+    // Each is made before the other is written.
+    let (found, filled) = (lacks(5), ViewRecord::read(&store, id).unwrap().unwrap());
+    let state = RowsState::Complete;
+    let mut commit = Commit::default();
+    ViewRecord { state, ..filled }
+        .write(id, &mut commit)
+        .unwrap();
+    store.commit(commit).unwrap();
+    store.commit(found).unwrap();
+    assert_eq!(
+        (since(), state_of(&store, id)),
+        (Some(5), RowsState::Complete)
+    );
+    store.commit(lacks(3)).unwrap();
+    assert_eq!(since(), Some(5));
+    finish(&store, &next).unwrap();
+    assert_eq!(since(), Some(5));
+
+    // Filled once more, as of a time that files reach back to. Until then it says what it said.
+    let longer = project(SOURCES, &[view("a", "sum(amount)", 21)]);
+    let views = begin(&store, &longer).unwrap().unwrap().views;
+    assert_eq!(since(), Some(5));
+    catch_up(&store, &views);
+    let filled = ViewRecord::read(&store, id).unwrap().unwrap();
+    let (mut commit, since_us) = (Commit::default(), Some(2));
+    ViewRecord { since_us, ..filled }
+        .write(id, &mut commit)
+        .unwrap();
+    store.commit(commit).unwrap();
+    finish(&store, &longer).unwrap();
+    assert_eq!(since(), Some(2));
+
+    // What is given up and comes back is filled from nothing.
+    let other = project(SOURCES, &[view("b", "avg(amount)", 1)]);
+    catch_up(&store, &begin(&store, &other).unwrap().unwrap().views);
+    finish(&store, &other).unwrap();
+    begin(&store, &next).unwrap().unwrap();
+    assert_eq!(since(), None);
 }
 
 #[test]

@@ -447,6 +447,10 @@ impl Store for CrashingStore {
     fn remove_view(&self, view: u32) -> Result<(), StoreError> {
         self.store.remove_view(view)
     }
+
+    fn compact_view(&self, view: u32) -> Result<(), StoreError> {
+        self.store.compact_view(view)
+    }
 }
 
 fn workspace(changes: &[&str]) -> Workspace {

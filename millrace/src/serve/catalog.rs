@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use arrow::datatypes::FieldRef;
 use metrics::Histogram;
 use millrace_features::{FeatureView, Project};
+use moka::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::refusal::Refusal;
@@ -18,11 +19,46 @@ use crate::workspace::Workspace;
 /// Handles that are kept at a time. Whoever holds an older one prepares again.
 const MOST_HANDLES: usize = 10_000;
 
+/// Bytes of names that are kept with what they stand for.
+const MOST_NAME_BYTES: u64 = 16 << 20;
+
+/// What lists of names stand for, as far as they were asked for lately.
+pub(super) struct ByNames<T>(Cache<Vec<String>, Arc<T>>);
+
+impl<T: Send + Sync + 'static> ByNames<T> {
+    pub(super) fn new() -> Self {
+        let bytes = |names: &Vec<String>, _: &Arc<T>| {
+            let texts: usize = names
+                .iter()
+                .map(|name| size_of::<String>() + name.len())
+                .sum();
+            u32::try_from(texts).unwrap_or(u32::MAX)
+        };
+        let cache = Cache::builder().max_capacity(MOST_NAME_BYTES);
+        Self(cache.weigher(bytes).build())
+    }
+
+    /// What `names` stand for: resolved where it is not known. A refusal is not kept.
+    pub(super) fn get(
+        &self,
+        names: &[String],
+        resolve: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<Arc<T>, Refusal> {
+        if let Some(known) = self.0.get(names) {
+            return Ok(known);
+        }
+        let resolved = Arc::new(resolve()?);
+        self.0.insert(names.to_vec(), Arc::clone(&resolved));
+        Ok(resolved)
+    }
+}
+
 /// The views of a project by name, and the prepared requests.
 pub(super) struct Catalog {
     workspace: Arc<Workspace>,
     progress: Arc<Progress>,
     versions: HashMap<String, String>,
+    named: ByNames<Selection>,
     prepared: ArcSwap<HashMap<u64, Arc<Selection>>>,
     /// The handles in `prepared`, oldest first; its lock is held while `prepared` changes.
     order: Mutex<VecDeque<u64>>,
@@ -67,6 +103,7 @@ impl Catalog {
             versions: versions.collect(),
             workspace: Arc::clone(&live.workspace),
             progress: Arc::clone(&live.progress),
+            named: ByNames::new(),
             prepared: ArcSwap::default(),
             order: Mutex::default(),
         }
@@ -79,6 +116,14 @@ impl Catalog {
     /// What names a view's definition.
     pub(super) fn version(&self, view: &FeatureView) -> &str {
         self.versions.get(&view.name).map_or("", String::as_str)
+    }
+
+    /// As [`resolve`](Self::resolve); names that were asked for lately are known.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn selection(&self, names: &[String]) -> Result<Arc<Selection>, Refusal> {
+        self.named.get(names, || self.resolve(names))
     }
 
     /// Resolves `view`, `view:feature` and names of inputs.

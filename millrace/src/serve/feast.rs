@@ -4,6 +4,7 @@
 mod push;
 mod values;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
-use super::catalog::{Catalog, Selection};
+use super::catalog::{ByNames, Catalog, Selection};
 use super::columns::timestamp;
 use super::look_up::{ViewAnswer, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_count};
@@ -36,12 +37,23 @@ use crate::times::now_us;
 use push::Pushes;
 use values::{column, values};
 
+/// How a name says that the newest version of its view is meant.
+const LATEST: &str = "@latest:";
+
 /// The services.
 #[derive(Clone)]
 pub(super) struct Feast {
     live: Live,
     catalog: Arc<Catalog>,
+    /// What names stand for, where features go by their own names, and by those of their views too.
+    plans: Arc<[ByNames<Plan>; 2]>,
     pushes: Arc<Pushes>,
+}
+
+/// What is looked up for a list of names, and where each column of the answer is in it.
+struct Plan {
+    selection: Selection,
+    places: Vec<Place>,
 }
 
 /// A column of the answer: a feature of a view.
@@ -57,6 +69,7 @@ impl Feast {
         Self {
             live,
             catalog,
+            plans: Arc::new([ByNames::new(), ByNames::new()]),
             pushes,
         }
     }
@@ -68,14 +81,21 @@ impl Feast {
         now_us: i64,
     ) -> Result<GetOnlineFeaturesResponse, Refusal> {
         let names = asked(request)?;
-        let selection = self.catalog.resolve(&names)?;
-        check_views(caller, &selection)?;
-        let places = places(&names, &selection, request.full_feature_names)?;
+        let is_full = request.full_feature_names;
+        let plan = self.plans[usize::from(is_full)].get(&names, || {
+            let selection = self.catalog.resolve(&names)?;
+            // Before anything is said of their features.
+            check_views(caller, &selection)?;
+            let places = places(&names, &selection, is_full)?;
+            Ok(Plan { selection, places })
+        })?;
+        let Plan { selection, places } = plan.as_ref();
+        check_views(caller, selection)?;
         let entities = entities(request)?;
-        let keys = key_columns(&selection, &entities).map_err(in_entities)?;
+        let keys = key_columns(selection, &entities).map_err(in_entities)?;
         let rows = keys.first().map_or(0, |column| column.len());
         check_count("entities", rows)?;
-        let answers = look_up(&self.live, &selection, &keys, now_us)?;
+        let answers = look_up(&self.live, selection, &keys, now_us)?;
 
         let mut feature_names = Vec::new();
         let mut results = Vec::new();
@@ -86,7 +106,7 @@ impl Feast {
         }
         for place in places {
             results.push(feature_vector(&answers[place.view], place.feature)?);
-            feature_names.push(place.name);
+            feature_names.push(place.name.clone());
         }
         let views = selection.views.iter().map(|selected| FeatureViewMetadata {
             name: selected.view.name.clone(),
@@ -163,20 +183,20 @@ impl GrpcFeatureServer for Feast {
 }
 
 /// The names that a request asks for.
-fn asked(request: &GetOnlineFeaturesRequest) -> Result<Vec<String>, Refusal> {
+fn asked(request: &GetOnlineFeaturesRequest) -> Result<Cow<'_, [String]>, Refusal> {
     match &request.kind {
-        Some(Kind::FeatureService(name)) => Ok(vec![name.clone()]),
-        Some(Kind::Features(list)) => Ok(list.val.iter().map(|name| latest(name)).collect()),
+        Some(Kind::FeatureService(name)) => Ok(std::slice::from_ref(name).into()),
+        Some(Kind::Features(list)) if list.val.iter().any(|name| name.contains(LATEST)) => {
+            // Feast's clients may say which version of a view they mean, and there is one: the latest.
+            let plain = list.val.iter().map(|name| name.replacen(LATEST, ":", 1));
+            Ok(plain.collect())
+        }
+        Some(Kind::Features(list)) => Ok(list.val.as_slice().into()),
         None => Err(Refusal::argument(
             "features",
             "name features as view:feature, or a feature_service: a view, or the inputs of a model",
         )),
     }
-}
-
-/// Feast's clients may say which version of a view they mean, and there is one: the latest.
-fn latest(name: &str) -> String {
-    name.replacen("@latest:", ":", 1)
 }
 
 /// The columns of the answer, in the order asked for, each once.

@@ -70,7 +70,7 @@ impl Features {
         now_us: i64,
     ) -> Result<Resolved, Refusal> {
         let selection = match request.handle {
-            None => Arc::new(self.catalog.resolve(&request.features)?),
+            None => self.catalog.selection(&request.features)?,
             Some(_) if !request.features.is_empty() => {
                 let reason = "a handle stands for names: give one or the other";
                 return Err(Refusal::argument("features", reason));
