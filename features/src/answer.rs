@@ -16,7 +16,7 @@ use crate::history::{History, Item};
 use crate::kernel::SlotColumn;
 use crate::packed;
 use crate::read_plan;
-use crate::rows::evaluate_or_null;
+use crate::rows::{evaluate_or_null, is_of_values};
 use crate::state::StateReader;
 use crate::tile::Tile;
 use crate::view::{FeatureView, Measure};
@@ -233,8 +233,12 @@ impl FeatureView {
         }
         for (slot, column) in self.slots.iter().zip(values) {
             let measure = &self.measures[slot.measure];
-            self.answer_slot(history, measure, &covered[slot.frame], as_of, column, row)
-                .map_err(context)?;
+            let items = &covered[slot.frame];
+            match self.answer_slot(history, measure, items, as_of, column, row) {
+                // Null, as where an expression over aggregates fails.
+                Err(error) if is_of_values(&error) => {}
+                answered => answered.map_err(context)?,
+            }
         }
         Ok(covered.iter().any(|items| !items.is_empty()))
     }

@@ -15,6 +15,7 @@ use crate::distinct::Distinct;
 use crate::events::{Events, NodeTag, ReadTiles, Stretches};
 use crate::frame::Frame;
 use crate::kernel::{Kernel, Partial};
+use crate::rows::is_of_values;
 use crate::tile::{Ladder, Node, Nodes, Span, TileCodec};
 use crate::view::{FeatureView, Measure, Operand};
 
@@ -252,19 +253,27 @@ impl<'a> History<'a> {
             let span = self.ladder.span(level, first);
             let own = self.known.among(&rows, &span.times());
             rows.start = own.end;
-            match own.len() as u64 >= self.view.dense_at(level) {
-                true => items.push(self.node_of_rows(span, own)?.into()),
-                false => self.collect_rows(level.checked_sub(1), span.times(), own, items)?,
+            let node = match own.len() as u64 >= self.view.dense_at(level) {
+                true => self.node_of_rows(span, own.clone())?,
+                false => None,
+            };
+            match node {
+                Some(node) => items.push(node.into()),
+                None => self.collect_rows(level.checked_sub(1), span.times(), own, items)?,
             }
         }
         Ok(())
     }
 
-    /// The node of a span whose events are known one by one: they are `rows`, and enough.
-    fn node_of_rows(&mut self, span: Span, rows: Range<usize>) -> Result<Node, DataFusionError> {
+    /// The node of a span whose events are known one by one: they are `rows`, and enough. None where there can be none.
+    fn node_of_rows(
+        &mut self,
+        span: Span,
+        rows: Range<usize>,
+    ) -> Result<Option<Node>, DataFusionError> {
         let known = self.known.node(self.tag, span).flatten();
         if let Some(known) = known.or_else(|| self.stored.node(span)) {
-            return Ok(known);
+            return Ok(Some(known));
         }
         let mut items = Vec::new();
         match span.level.checked_sub(1) {
@@ -274,13 +283,18 @@ impl<'a> History<'a> {
         self.new_node(span, &items)
     }
 
-    /// Makes the node of a span of what it consists of.
-    fn new_node(&mut self, span: Span, items: &[Item]) -> Result<Node, DataFusionError> {
-        if self.keeps_nodes {
+    /// Makes the node of a span of what it consists of: none where an aggregate fails on it. What is in it then stands
+    /// by itself, and only the aggregates that fail have no answer.
+    fn new_node(&mut self, span: Span, items: &[Item]) -> Result<Option<Node>, DataFusionError> {
+        let node = match self.sum_up(items) {
+            Ok(nodes) => Some(Node::from(nodes)),
+            Err(error) if is_of_values(&error) => None,
+            Err(error) => return Err(error),
+        };
+        if self.keeps_nodes && node.is_some() {
             self.made.push(span);
         }
-        let node = Node::from(self.sum_up(items)?);
-        self.note(span, Some(node.clone()));
+        self.note(span, node.clone());
         Ok(node)
     }
 
@@ -386,7 +400,7 @@ impl<'a> History<'a> {
             Some(below) => self.spans(below, &times, &mut items)?,
             None => self.push_rows(&mut items, &times),
         }
-        Ok(Some(self.new_node(span, &items)?))
+        self.new_node(span, &items)
     }
 
     /// A total with what came after it was made.

@@ -466,7 +466,16 @@ impl SlotColumn {
             Self::Floating(values, valid) => {
                 Arc::new(Float64Array::new(values.into(), nulls(valid)))
             }
-            Self::Any(values) => return ScalarValue::iter_to_array(values),
+            Self::Any(mut values) => {
+                // An aggregate that failed has left a null without a type.
+                let is_untyped = |value: &ScalarValue| matches!(value, ScalarValue::Null);
+                if let Some(typed) = values.iter().find(|value| !is_untyped(value)) {
+                    let null = ScalarValue::try_new_null(&typed.data_type())?;
+                    let untyped = values.iter_mut().filter(|value| is_untyped(value));
+                    untyped.for_each(|value| value.clone_from(&null));
+                }
+                return ScalarValue::iter_to_array(values);
+            }
         })
     }
 }

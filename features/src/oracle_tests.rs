@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::ScalarValue;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
@@ -63,6 +63,16 @@ fn view(name: &str, entity: &str, filter: &str) -> String {
         "CREATE VIEW {name} AS SELECT {} FROM tx {filter}",
         items.join(", ")
     )
+}
+
+/// A project of one file of views.
+fn planned(sources: &str, views: &str) -> Project {
+    let file = |path: &str, text: &str| SqlFile {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    };
+    let project = Project::plan(&file("sources.sql", sources), &[file("v.sql", views)], None);
+    project.unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
 /// Events with bursts, ties, gaps and nulls.
@@ -151,18 +161,7 @@ fn assert_equal(expected: &ScalarValue, got: &ScalarValue, context: &str) {
 fn check(seed: u64, entity: &str, filter: &str) -> usize {
     let mut random = Pcg64::seed_from_u64(seed);
     let view_sql = view("v", entity, filter);
-    let project = Project::plan(
-        &SqlFile {
-            path: "sources.sql".into(),
-            text: SOURCES.into(),
-        },
-        &[SqlFile {
-            path: "v.sql".into(),
-            text: view_sql.clone(),
-        }],
-        None,
-    )
-    .unwrap_or_else(|problems| panic!("{problems:?}"));
+    let project = planned(SOURCES, &view_sql);
     let view = &project.views[0];
     let events = events(&mut random, &project.streams[0].schema, 400);
     let mut state = MemoryState::default();
@@ -295,18 +294,7 @@ fn answers_are_those_of_batch_sql() {
 fn a_late_event_counts_over_tiles() {
     for seed in 10..14 {
         let mut random = Pcg64::seed_from_u64(seed);
-        let project = Project::plan(
-            &SqlFile {
-                path: "sources.sql".into(),
-                text: SOURCES.into(),
-            },
-            &[SqlFile {
-                path: "v.sql".into(),
-                text: view("v", "card_id", ""),
-            }],
-            None,
-        )
-        .unwrap();
+        let project = planned(SOURCES, &view("v", "card_id", ""));
         let view = &project.views[0];
         let events = events(&mut random, &project.streams[0].schema, 1_000);
         let times = events
@@ -343,18 +331,7 @@ fn a_late_event_counts_over_tiles() {
 fn a_quiet_entity_falls_to_zero_and_an_unknown_one_is_empty() {
     let sql = "CREATE VIEW v AS SELECT card_id, count(*) OVER w AS n, sum(amount) OVER w AS s FROM tx
         WINDOW w AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
-    let project = Project::plan(
-        &SqlFile {
-            path: "sources.sql".into(),
-            text: SOURCES.into(),
-        },
-        &[SqlFile {
-            path: "v.sql".into(),
-            text: sql.into(),
-        }],
-        None,
-    )
-    .unwrap();
+    let project = planned(SOURCES, sql);
     let view = &project.views[0];
     let schema = &project.streams[0].schema;
     let mut random = Pcg64::seed_from_u64(1);
@@ -370,19 +347,14 @@ fn a_quiet_entity_falls_to_zero_and_an_unknown_one_is_empty() {
     let card = events.column(1).as_string::<i32>().value(0).to_owned();
     let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![card; 5]))];
     let answer = view.answer(&state, &keys, &asked).unwrap();
-    let counts = answer
-        .column(1)
-        .as_primitive::<arrow::datatypes::Int64Type>();
+    let counts = answer.column(1).as_primitive::<Int64Type>();
     assert_eq!(counts.values(), &[0, 1, 1, 0, 0]);
     let unknown: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![Some("nobody"), None]))];
     let answer = view
         .answer(&state, &unknown, &[time + 1, time + 1])
         .unwrap();
     assert_eq!(
-        answer
-            .column(1)
-            .as_primitive::<arrow::datatypes::Int64Type>()
-            .values(),
+        answer.column(1).as_primitive::<Int64Type>().values(),
         &[0, 0]
     );
     assert_eq!(answer.column(2).null_count(), 2);
@@ -405,18 +377,7 @@ fn functions_of_order_and_decay() {
         WINDOW o AS (PARTITION BY card_id ORDER BY event_time),
             r AS (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 2 PRECEDING AND CURRENT ROW),
             w AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '70 seconds' PRECEDING AND CURRENT ROW)";
-    let project = Project::plan(
-        &SqlFile {
-            path: "sources.sql".into(),
-            text: SOURCES.into(),
-        },
-        &[SqlFile {
-            path: "v.sql".into(),
-            text: sql.into(),
-        }],
-        None,
-    )
-    .unwrap_or_else(|problems| panic!("{problems:?}"));
+    let project = planned(SOURCES, sql);
     let view = &project.views[0];
     let second = 1_000_000;
     let schema = &project.streams[0].schema;
@@ -482,24 +443,11 @@ fn functions_of_order_and_decay() {
 fn an_event_that_cannot_be_evaluated_is_left_out_alone() {
     let sql = "CREATE VIEW v AS SELECT card_id, sum(10 / units) OVER w AS s FROM tx
         WINDOW w AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
-    let project = Project::plan(
-        &SqlFile {
-            path: "sources.sql".into(),
-            text: SOURCES.into(),
-        },
-        &[SqlFile {
-            path: "v.sql".into(),
-            text: sql.into(),
-        }],
-        None,
-    )
-    .unwrap();
+    let project = planned(SOURCES, sql);
     let view = &project.views[0];
     let mut random = Pcg64::seed_from_u64(5);
     let events = events(&mut random, &project.streams[0].schema, 60);
-    let units = events
-        .column(4)
-        .as_primitive::<arrow::datatypes::Int64Type>();
+    let units = events.column(4).as_primitive::<Int64Type>();
     let zeros: Vec<usize> = (0..60)
         .filter(|r| units.is_valid(*r) && units.value(*r) == 0)
         .collect();
@@ -520,6 +468,60 @@ fn an_event_that_cannot_be_evaluated_is_left_out_alone() {
 }
 
 /// Of the times of one frame, tiles stand for events that a frame of rows does not read.
+/// What one entity's events do to an aggregate is that aggregate's answer for that entity, and nobody else's.
+#[test]
+fn an_aggregate_that_fails_is_null() {
+    let sources = SOURCES.replace("amount DOUBLE", "amount DECIMAL(38, 18)");
+    let frame = "RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW";
+    let text = format!(
+        "CREATE VIEW v AS SELECT card_id, avg(amount) OVER w AS mean, count(*) OVER w AS n, sum(units) OVER w AS units
+         FROM tx WINDOW w AS (PARTITION BY card_id ORDER BY event_time {frame})"
+    );
+    let plain = planned(SOURCES, &view("plain", "card_id", ""));
+    let project = planned(&sources, &text);
+    let view = &project.views[0];
+    let events = events(
+        &mut Pcg64::seed_from_u64(4),
+        &plain.streams[0].schema,
+        1_000,
+    );
+    let cards = events.column(1).as_string::<i32>();
+    let times = events
+        .column(6)
+        .as_primitive::<TimestampMicrosecondType>()
+        .values();
+    let last = times.iter().max().unwrap() + 1;
+    // From about 10^16 on, the mean has no room for more digits.
+    let amounts = cards
+        .iter()
+        .map(|card| Some(10_i128.pow(if card == Some("c1") { 37 } else { 18 })));
+    let amounts = Decimal128Array::from_iter(amounts)
+        .with_precision_and_scale(38, 18)
+        .unwrap();
+    let mut columns = events.columns().to_vec();
+    columns[3] = Arc::new(amounts);
+    let schema = Arc::clone(&project.streams[0].schema);
+    let events = RecordBatch::try_new(schema, columns).unwrap();
+    let mut state = MemoryState::default();
+    write(view, &events, &mut state);
+
+    let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec!["c0", "c1", "c2"]))];
+    let answer = view.answer(&state, &keys, &[last; 3]).unwrap();
+    let is_null: Vec<bool> = (0..3).map(|row| answer.column(1).is_null(row)).collect();
+    assert_eq!(is_null, [false, true, false]);
+    let counts = answer.column(2).as_primitive::<Int64Type>();
+    assert!(
+        counts.values().iter().all(|count| *count > 50),
+        "{counts:?}"
+    );
+    let all: Vec<ArrayRef> = vec![Arc::clone(events.column(1))];
+    let expected = view.answer(&state, &all, times).unwrap();
+    assert!(expected.column(1).null_count() > 100 && expected.column(1).null_count() < 500);
+    assert_eq!(expected.column(2).null_count(), 0);
+    same_with_tiles(view, &mut state, &all, times, &expected);
+    same_in_a_table(view, &events, &all, times, &expected);
+}
+
 #[test]
 fn frames_of_rows_and_of_times_stand_in_one_view() {
     let rows =
@@ -531,12 +533,7 @@ fn frames_of_rows_and_of_times_stand_in_one_view() {
     );
     for seed in 20..23 {
         let mut random = Pcg64::seed_from_u64(seed);
-        let file = |path: &str, text: &str| SqlFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        };
-        let project = Project::plan(&file("sources.sql", SOURCES), &[file("v.sql", &text)], None);
-        let project = project.unwrap();
+        let project = planned(SOURCES, &text);
         let view = &project.views[0];
         let events = events(&mut random, &project.streams[0].schema, 1_000);
         let times = events.column(6).as_primitive::<TimestampMicrosecondType>();

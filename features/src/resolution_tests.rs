@@ -504,19 +504,17 @@ fn a_settled_step_is_not_taken_apart() {
     );
 }
 
-/// Whatever the bytes of a total say, they are refused or they are an answer.
+/// A total that stands where no span of its level begins is refused, and not looked for without an end.
 #[test]
 fn a_damaged_total_is_refused() {
     let view = view(3);
     let mut all = events(&mut Pcg64::seed_from_u64(11), 500);
     all.retain(|event| event.card == "busy");
-    let newest = all.iter().map(|event| event.time).max().unwrap();
+    let settled = floor(all.iter().map(|event| event.time).max().unwrap());
     let (key, packed) = keys(&view, &["busy"]);
     let mut state = MemoryState::default();
     write(&view, &all, &mut state);
-    state
-        .fold(&view, &packed[0], floor(newest), i64::MIN)
-        .unwrap();
+    state.fold(&view, &packed[0], settled, i64::MIN).unwrap();
     let mut totals = Vec::new();
     let all = i64::MIN..i64::MAX;
     crate::StateReader::scan(&state, view.id, &packed[0], all, &mut |time, value| {
@@ -526,43 +524,31 @@ fn a_damaged_total_is_refused() {
         true
     })
     .unwrap();
-    let (time_us, value) = totals.swap_remove(totals.len() / 2);
+    let (start_us, value) = totals.swap_remove(totals.len() / 2);
     let levels = view.ladder().levels();
-    let put = |state: &mut MemoryState, value: Vec<u8>| {
-        let unique = crate::Total::UNIQUE;
-        let (view, entity) = (view.id, packed[0].clone());
-        let origin = (0, 0);
-        state.put(StateRow {
-            view,
-            entity,
-            time_us,
-            unique,
-            origin,
-            value,
-        });
-    };
-    let mut refused = 0;
-    for level in [levels, 100, u8::MAX] {
+    for (level, time_us) in [
+        (levels, start_us),
+        (u8::MAX, start_us),
+        (0, start_us + 1),
+        (levels - 1, start_us),
+    ] {
+        let mut state = state.clone();
         let mut damaged = value.clone();
         damaged[1] = level;
-        put(&mut state, damaged);
-        let error = view.answer(&state, &key, &[newest + 1]).unwrap_err();
+        state.put(StateRow {
+            view: view.id,
+            entity: packed[0].clone(),
+            time_us,
+            unique: crate::Total::UNIQUE,
+            origin: (0, 0),
+            value: damaged,
+        });
         let said = format!("a total of level {level} at {time_us} µs: no such span begins there");
+        let error = view.answer(&state, &key, &[settled]).unwrap_err();
         assert!(error.to_string().contains(&said), "{error}");
-        let error = state
-            .clone()
-            .fold(&view, &packed[0], floor(newest), i64::MIN);
+        let error = state.fold(&view, &packed[0], settled, i64::MIN);
         assert!(error.unwrap_err().to_string().contains(&said));
     }
-    for byte in 0..value.len() {
-        for change in [1, 0x80, 0xFF] {
-            let mut damaged = value.clone();
-            damaged[byte] ^= change;
-            put(&mut state, damaged);
-            refused += usize::from(view.answer(&state, &key, &[newest + 1]).is_err());
-        }
-    }
-    assert!(refused > 20, "{refused}");
 }
 
 /// These bytes are state: a change of them needs a way to read the old ones.

@@ -249,8 +249,8 @@ pub(crate) fn evaluate_or_null(
     Ok(concat(&rows)?)
 }
 
-/// Whether values are to blame, and not the expression.
-fn is_of_values(error: &DataFusionError) -> bool {
+/// Whether values are to blame, and not the expression or the aggregate.
+pub(crate) fn is_of_values(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::Execution(_) => true,
         DataFusionError::ArrowError(error, _) => !matches!(

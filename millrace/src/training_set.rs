@@ -171,8 +171,8 @@ impl Job {
     }
 
     fn path(&self, view: usize, kind: &str, part: usize) -> PathBuf {
-        self.work
-            .join(format!("{}-{kind}-{part}.arrow", self.views[view].name))
+        // A view's name may be more than a file's may.
+        self.work.join(format!("{view}-{kind}-{part}.arrow"))
     }
 
     fn paths(&self, view: usize, kind: &str) -> Vec<PathBuf> {
