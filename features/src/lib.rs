@@ -14,6 +14,7 @@
 
 mod answer;
 mod call;
+mod clauses;
 mod decay;
 mod distinct;
 mod events;

@@ -115,6 +115,11 @@ impl Planner {
         self.state().aggregate_functions().contains_key(name)
     }
 
+    /// Whether there is a function of one row's values of that name.
+    pub(crate) fn is_scalar(&self, name: &str) -> bool {
+        self.state().scalar_functions().contains_key(name)
+    }
+
     /// The function that one may have meant, or else the aggregates that there are.
     fn known_functions(&self, wrong: &str) -> String {
         let wrong = wrong.to_lowercase();

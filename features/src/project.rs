@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::clauses;
 use crate::inputs::InputView;
 use crate::places::Places;
 use crate::plan::Planner;
@@ -171,9 +172,17 @@ impl Planning {
         for statement in statements {
             let places = places(&statement, &file.text);
             let place = statement_name(&statement).unwrap_or_else(|| first_word(&file.text));
-            if let Err(complaint) = plan(self, statement) {
+            let checked = self.check_clauses(&statement, &file.text, declares);
+            if let Err(complaint) = checked.and_then(|()| plan(self, statement)) {
                 self.problems.push(complaint.at(&file.path, &places, place));
             }
+        }
+    }
+
+    fn check_clauses(&self, statement: &Statement, text: &str, declares: Declares) -> Checked<()> {
+        match create_view(statement) {
+            Some(view) if declares == Declares::Views => clauses::check(view, text, &self.planner),
+            _ => Ok(()),
         }
     }
 
@@ -300,8 +309,13 @@ fn projection(statement: &mut Statement) -> Option<&mut Vec<SelectItem>> {
     let SqlStatement::CreateView(view) = statement.as_mut() else {
         return None;
     };
-    match view.query.body.as_mut() {
+    projection_in(&mut view.query.body)
+}
+
+fn projection_in(body: &mut SetExpr) -> Option<&mut Vec<SelectItem>> {
+    match body {
         SetExpr::Select(select) => Some(&mut select.projection),
+        SetExpr::Query(query) => projection_in(&mut query.body),
         _ => None,
     }
 }

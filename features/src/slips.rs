@@ -168,8 +168,14 @@ pub(crate) fn select_of(statement: &Statement) -> Option<&Select> {
     let SqlStatement::CreateView(view) = statement.as_ref() else {
         return None;
     };
-    match view.query.body.as_ref() {
+    select_in(&view.query.body)
+}
+
+/// A SELECT, whether or not it stands in brackets.
+fn select_in(body: &SetExpr) -> Option<&Select> {
+    match body {
         SetExpr::Select(select) => Some(select),
+        SetExpr::Query(query) => select_in(&query.body),
         _ => None,
     }
 }
@@ -182,13 +188,6 @@ fn wrong_clause(select: &Select) -> Option<Complaint> {
     );
     if grouped.is_some() {
         return grouped;
-    }
-    if let Some(condition) = select.having.as_ref().or(select.qualify.as_ref()) {
-        return Some(
-            Complaint::new("HAVING and QUALIFY filter answers, which a look-up cannot do")
-                .hint("use WHERE on events, FILTER (WHERE …) in an aggregate, or CASE over it")
-                .span(sql_span(condition)),
-        );
     }
     if let Some(wildcard) = select.projection.iter().find(|item| is_wildcard(item)) {
         return Some(
@@ -244,7 +243,7 @@ fn inner_query(select: &Select) -> Option<Complaint> {
     )
 }
 
-/// The names of windows: each is declared once, and used as it is.
+/// The names of windows: each is declared once.
 fn wrong_window(select: &Select) -> Option<Complaint> {
     let declared = |name: &Ident| {
         let mut all = select.named_window.iter();
@@ -262,20 +261,16 @@ fn wrong_window(select: &Select) -> Option<Complaint> {
     }
     let is_unknown = |function: &Function| match &function.over {
         Some(WindowType::NamedWindow(name)) => !declared(name),
-        Some(WindowType::WindowSpec(spec)) => spec.window_name.is_some(),
-        None => false,
+        _ => false,
     };
     let unknown = expression(
         &select.projection,
         |expr| matches!(expr, Expr::Function(function) if is_unknown(function)),
     );
-    if let Some(Expr::Function(function)) = unknown {
-        return Some(match &function.over {
-            Some(WindowType::NamedWindow(name)) => no_such_window(select, name),
-            _ => Complaint::new("a window's name stands after OVER without brackets")
-                .hint("OVER d1, or OVER (PARTITION BY … ORDER BY … RANGE …) with all that it is")
-                .span(sql_span(&function.name)),
-        });
+    if let Some(Expr::Function(function)) = unknown
+        && let Some(WindowType::NamedWindow(name)) = &function.over
+    {
+        return Some(no_such_window(select, name));
     }
     let inside = |expr: &Expr| {
         let Expr::Function(outer) = expr else {

@@ -203,15 +203,16 @@ const JOINTS: [&str; 20] = [
 ];
 
 /// A word, a number, a sign of a text.
-struct Written {
+pub(crate) struct Written {
     text: String,
     /// Whether it is a word without quotes.
     is_word: bool,
-    span: Span,
+    /// Where it begins.
+    pub(crate) span: Span,
 }
 
 impl Written {
-    fn is(&self, text: &str) -> bool {
+    pub(crate) fn is(&self, text: &str) -> bool {
         self.text.eq_ignore_ascii_case(text)
     }
 
@@ -254,7 +255,8 @@ impl Written {
     }
 }
 
-fn written(text: &str) -> Vec<Written> {
+/// The words, numbers and signs of a text, in their order.
+pub(crate) fn written(text: &str) -> Vec<Written> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
     let is_seen = |token: &TokenWithSpan| !matches!(token.token, Token::Whitespace(_) | Token::EOF);
     tokens

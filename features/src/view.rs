@@ -527,20 +527,6 @@ fn unsupported(plan: &LogicalPlan) -> Complaint {
             "a feature view reads one stream, without joins",
             "make one view a stream, and join the views in inputs.sql",
         ),
-        LogicalPlan::Sort(_) => (
-            "ORDER BY has no meaning for a view that is asked for one entity at a time",
-            "drop the ORDER BY of the query; the one inside OVER stays",
-        ),
-        LogicalPlan::Limit(_) => (
-            "LIMIT has no meaning for a view that is asked for one entity at a time",
-            "for the last n events use ROWS BETWEEN n PRECEDING AND CURRENT ROW",
-        ),
-        LogicalPlan::Distinct(_) => ("SELECT DISTINCT is not kept up", "drop DISTINCT"),
-        LogicalPlan::Union(_) => ("UNION is not kept up", "make one view of each part"),
-        LogicalPlan::Filter(_) => (
-            "QUALIFY filters answers, which a look-up cannot do",
-            "use WHERE on events, FILTER (WHERE …) in an aggregate, or CASE over it",
-        ),
         _ => (
             "this query cannot be kept up incrementally",
             "SELECT entity, aggregate OVER window, … FROM stream [WHERE …] WINDOW …",

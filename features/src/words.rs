@@ -377,12 +377,6 @@ fn data_type(text: &str) -> Option<Complaint> {
 }
 
 fn statement(text: &str) -> Option<Complaint> {
-    if text.starts_with("Materialized views not supported") {
-        return Some(
-            Complaint::new("a view is MATERIALIZED here without saying so")
-                .hint("CREATE VIEW name AS SELECT …: its state is kept up with the events"),
-        );
-    }
     if text.starts_with("Substring without for/from") {
         return Some(
             Complaint::new("substr() says not which part of the text it takes")
