@@ -20,6 +20,8 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn read(window: &WindowFunction) -> Checked<Self> {
+        check_distinct(window)?;
+        check_nulls(window)?;
         let arguments = &window.params.args;
         let over_frame = |function: Arc<AggregateUDF>| -> Checked<Self> {
             Ok(Self {
@@ -47,6 +49,77 @@ impl Call {
     }
 }
 
+/// Some functions pass over DISTINCT, and of some it changes nothing.
+fn check_distinct(window: &WindowFunction) -> Checked<()> {
+    let name = window.fun.name();
+    if !window.params.distinct {
+        return Ok(());
+    }
+    let is_literal = |argument: &Expr| matches!(argument, Expr::Literal(..));
+    if name == "count" && window.params.args.iter().all(is_literal) {
+        return Err(
+            Complaint::new("count(DISTINCT …) names no column whose values it counts")
+                .hint("count(DISTINCT terminal_id); count(*) alone counts events")
+                .word("DISTINCT"),
+        );
+    }
+    match without_distinct(name) {
+        None => Ok(()),
+        Some(hint) => Err(Complaint::new(format!(
+            "{name}() does not tell equal values apart: DISTINCT has no effect on it"
+        ))
+        .hint(hint)
+        .word("DISTINCT")),
+    }
+}
+
+/// What works in place of DISTINCT, for a function that does not take it.
+fn without_distinct(name: &str) -> Option<&'static str> {
+    match name {
+        // DataFusion's accumulators keep one of each.
+        "count" | "sum" | "avg" | "var" | "var_pop" | "median" | "percentile_cont"
+        | "array_agg" | "string_agg" | "bit_xor" => None,
+        // One of each gives the same as all of them.
+        "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "any_value" => None,
+        "stddev" => Some("sqrt(var_samp(DISTINCT x) OVER …)"),
+        "stddev_pop" => Some("sqrt(var_pop(DISTINCT x) OVER …)"),
+        "approx_distinct" => Some("drop DISTINCT: it counts different values already"),
+        "approx_median" => Some("median(DISTINCT x) OVER …"),
+        "approx_percentile_cont" => Some("percentile_cont(DISTINCT x, 0.9) OVER …"),
+        "first_value" | "last_value" | "nth_value" | "lag" => {
+            Some("drop DISTINCT: it is the value of one event")
+        }
+        _ => Some("drop DISTINCT; count, sum, avg, var_samp, median and array_agg take it"),
+    }
+}
+
+/// Most functions skip nulls, whatever is said of them.
+fn check_nulls(window: &WindowFunction) -> Checked<()> {
+    let name = window.fun.name();
+    let (word, hint) = match (name, window.params.null_treatment) {
+        (_, None)
+        | ("first_value" | "last_value" | "array_agg", _)
+        | ("nth_value" | "lag", Some(NullTreatment::RespectNulls)) => return Ok(()),
+        ("nth_value" | "lag", Some(NullTreatment::IgnoreNulls)) => (
+            "IGNORE",
+            "last_value(x) IGNORE NULLS gives the newest value that is not null, first_value(x) IGNORE NULLS the oldest",
+        ),
+        (_, Some(NullTreatment::IgnoreNulls)) => (
+            "IGNORE",
+            "drop it: nulls are skipped anyway, but for count(*), which counts events",
+        ),
+        (_, Some(NullTreatment::RespectNulls)) => (
+            "RESPECT",
+            "drop it, or take something for a null: coalesce(x, 0)",
+        ),
+    };
+    Err(
+        Complaint::new(format!("{word} NULLS has no effect on {name}()"))
+            .hint(hint)
+            .word(word),
+    )
+}
+
 /// `lag(x, n)` is the last value of the frame that holds the n-th newest earlier event alone.
 fn lag(window: &WindowFunction) -> Checked<Call> {
     let arguments = &window.params.args;
@@ -63,11 +136,6 @@ fn lag(window: &WindowFunction) -> Checked<Call> {
     if arguments.get(2).is_some_and(|default| !is_null(default)) {
         return Err(Complaint::new("lag() takes no default here")
             .hint("wrap it: coalesce(lag(amount, 2) OVER (…), 0)"));
-    }
-    if window.params.null_treatment == Some(NullTreatment::IgnoreNulls) {
-        return Err(Complaint::new("lag() IGNORE NULLS is not kept up").hint(
-            "last_value(amount) IGNORE NULLS OVER (…) gives the newest value that is not null",
-        ));
     }
     Ok(Call {
         function: last_value_udaf(),
@@ -91,6 +159,8 @@ fn check_nth(arguments: &[Expr]) -> Checked<()> {
 
 fn whole_number(expr: &Expr) -> Option<u64> {
     match expr {
+        // A cast cuts a fraction off.
+        Expr::Literal(value, _) if !value.data_type().is_integer() => None,
         Expr::Literal(value, _) => match value.cast_to(&arrow::datatypes::DataType::UInt64) {
             Ok(ScalarValue::UInt64(number)) => number,
             _ => None,

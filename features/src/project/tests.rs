@@ -725,6 +725,114 @@ fn what_is_said_of_a_call_has_an_effect() {
 }
 
 #[test]
+fn modifiers_without_effect_are_refused() {
+    let wrong = Wrong::default();
+    let item = |item: &str, expected: &str| {
+        let view = format!("CREATE VIEW v AS SELECT card_id,\n{item} OVER $W AS x FROM tx");
+        let got = problems(&view);
+        wrong.note(&view, &got, expected);
+    };
+    for call in [
+        "count(DISTINCT n)",
+        "sum(DISTINCT n)",
+        "avg(DISTINCT n)",
+        "var_samp(DISTINCT amount)",
+        "median(DISTINCT amount)",
+        "percentile_cont(DISTINCT amount, 0.9)",
+        "array_agg(DISTINCT n)",
+        "bit_xor(DISTINCT n)",
+        "max(DISTINCT n)",
+        "bool_and(DISTINCT approved)",
+        "any_value(DISTINCT n)",
+        "first_value(n) IGNORE NULLS",
+        "last_value(n) IGNORE NULLS",
+        "last_value(n) RESPECT NULLS",
+        "array_agg(n) IGNORE NULLS",
+        "nth_value(n, 2) RESPECT NULLS",
+        "lag(n, 2) RESPECT NULLS",
+    ] {
+        item(call, "ok");
+    }
+    item(
+        "count(DISTINCT *)",
+        "2:7 count(DISTINCT …) names no column whose values it counts | count(DISTINCT terminal_id)",
+    );
+    item("count(DISTINCT 1)", "2:7 count(DISTINCT …) names no column");
+    item(
+        "decayed_sum(DISTINCT amount, INTERVAL '1 hour')",
+        "2:13 decayed_sum() does not tell equal values apart: DISTINCT has no effect on it | drop DISTINCT; count,",
+    );
+    item(
+        "corr(DISTINCT amount, n)",
+        "2:6 corr() does not tell equal values apart",
+    );
+    item(
+        "covar_samp(DISTINCT amount, n)",
+        "2:12 covar_samp() does not tell",
+    );
+    item(
+        "regr_slope(DISTINCT amount, n)",
+        "2:12 regr_slope() does not tell",
+    );
+    item(
+        "stddev(DISTINCT amount)",
+        "2:8 stddev() does not tell equal values apart: DISTINCT has no effect on it | sqrt(var_samp(DISTINCT x)",
+    );
+    item(
+        "approx_distinct(DISTINCT card_id)",
+        "2:17 approx_distinct() does not tell equal values apart: DISTINCT has no effect on it | drop DISTINCT: it counts",
+    );
+    item(
+        "approx_percentile_cont(DISTINCT amount, 0.9)",
+        "2:24 approx_percentile_cont() does not tell equal values apart: DISTINCT has no effect on it | percentile_cont(",
+    );
+    item(
+        "approx_median(DISTINCT amount)",
+        "| median(DISTINCT x) OVER …",
+    );
+    item(
+        "lag(DISTINCT n)",
+        "2:5 lag() does not tell equal values apart",
+    );
+    item(
+        "last_value(DISTINCT n)",
+        "2:12 last_value() does not tell equal values apart",
+    );
+    item(
+        "nth_value(n, 2) IGNORE NULLS",
+        "2:17 IGNORE NULLS has no effect on nth_value() | last_value(x) IGNORE NULLS gives the newest value",
+    );
+    item(
+        "lag(n) IGNORE NULLS",
+        "2:8 IGNORE NULLS has no effect on lag() | last_value(x) IGNORE",
+    );
+    item(
+        "sum(n) IGNORE NULLS",
+        "2:8 IGNORE NULLS has no effect on sum() | drop it: nulls are skipped",
+    );
+    item(
+        "sum(n IGNORE NULLS)",
+        "2:7 IGNORE NULLS has no effect on sum()",
+    );
+    item(
+        "count(*) IGNORE NULLS",
+        "2:10 IGNORE NULLS has no effect on count()",
+    );
+    item(
+        "avg(n) RESPECT NULLS",
+        "2:8 RESPECT NULLS has no effect on avg() | drop it, or take",
+    );
+    item(
+        "lag(n, 1.5)",
+        "2:1 lag() looks back a fixed number of events, at least one",
+    );
+    item(
+        "nth_value(n, 1.5)",
+        "2:1 nth_value() counts from the frame's first event, by a fixed number",
+    );
+}
+
+#[test]
 fn what_is_no_sql_is_said_with_what_is_likely_meant() {
     let wrong = Wrong::default();
     let check = |view: &str, expected: &str| {
