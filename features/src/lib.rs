@@ -15,6 +15,7 @@
 mod answer;
 mod call;
 mod clauses;
+mod conditions;
 mod decay;
 mod distinct;
 mod events;

@@ -16,6 +16,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
+use crate::conditions;
 use crate::decay;
 use crate::problem::{Checked, Complaint, near};
 use crate::words;
@@ -65,6 +66,7 @@ impl Planner {
 
     /// The same plan with DataFusion's type coercion applied.
     pub(crate) fn typed(&self, plan: LogicalPlan) -> Checked<LogicalPlan> {
+        conditions::check(&plan)?;
         let state = self.context.state();
         state
             .analyzer()

@@ -234,18 +234,29 @@ fn operator(text: &str) -> Option<Complaint> {
     }
     if let Some(rest) = text.strip_prefix("Cannot create filter with non-boolean predicate '") {
         let (predicate, received) = rest.split_once("' returning ")?;
-        let predicate = predicate.rsplit('.').next()?;
-        return Some(
-            Complaint::new(format!(
-                "WHERE takes a condition, and '{predicate}' is {}",
-                kind(received)
-            ))
-            .hint(format!(
-                "compare it: WHERE {predicate} > 0, or {predicate} IS NOT NULL"
-            )),
-        );
+        let is_named = !predicate.contains(['(', ' ']);
+        let name = predicate.rsplit('.').next().filter(|_| is_named);
+        return Some(no_condition("WHERE", name, received));
     }
     None
+}
+
+/// What stands where a condition is due, behind one of WHERE, FILTER and WHEN.
+pub(crate) fn no_condition(clause: &str, name: Option<&str>, data_type: &str) -> Complaint {
+    let kind = kind(data_type);
+    let other = match kind {
+        TEXT => "= 'x'",
+        TIME => "> TIMESTAMP '2025-01-31 12:00:00'",
+        _ => "> 0",
+    };
+    let begin = if clause == "WHEN" { clause } else { "WHERE" };
+    let (shown, name) = match name {
+        Some(name) => (format!("'{name}'"), name),
+        None => ("this".to_owned(), "…"),
+    };
+    Complaint::new(format!("{clause} takes a condition, and {shown} is {kind}")).hint(format!(
+        "compare it: {begin} {name} {other}, or {name} IS NOT NULL"
+    ))
 }
 
 /// A text in quotes that is read as something else, for it stands beside that.

@@ -832,6 +832,85 @@ fn modifiers_without_effect_are_refused() {
     );
 }
 
+/// The planner would cast what is none, and events would leave the view.
+#[test]
+fn a_filter_and_a_case_take_conditions() {
+    let wrong = Wrong::default();
+    let item = |item: &str, expected: &str| {
+        let view = format!("CREATE VIEW v AS SELECT card_id,\n{item} AS x FROM tx WINDOW d1 AS $W");
+        let got = problems(&view);
+        wrong.note(&view, &got, expected);
+    };
+    for condition in [
+        "approved",
+        "NOT approved",
+        "NULL",
+        "n > 1",
+        "card_id LIKE 'a%'",
+        "n IN (1, 2)",
+    ] {
+        item(
+            &format!("count(*) FILTER (WHERE {condition}) OVER d1"),
+            "ok",
+        );
+        item(
+            &format!("sum(CASE WHEN {condition} THEN 1 END) OVER d1"),
+            "ok",
+        );
+    }
+    item(
+        "CASE n WHEN 1 THEN 2 END + count(*) OVER d1",
+        "'n' is a column of one event",
+    );
+    item("sum(CASE n WHEN 1 THEN 2 END) OVER d1", "ok");
+    item("CASE WHEN sum(n) OVER d1 > 1 THEN 1 END", "ok");
+    item(
+        "count(*) FILTER (WHERE terminal_id) OVER d1",
+        "2:24 FILTER takes a condition, and 'terminal_id' is text | compare it: WHERE terminal_id = 'x', or terminal_id IS",
+    );
+    item(
+        "count(*) FILTER (WHERE n) OVER d1",
+        "2:24 FILTER takes a condition, and 'n' is a number | compare it: WHERE n > 0, or n IS NOT NULL",
+    );
+    item(
+        "count(*) FILTER (WHERE amount + 1) OVER d1",
+        "2:24 FILTER takes a condition, and this is a number | compare it: WHERE … > 0",
+    );
+    item(
+        "count(*) FILTER (WHERE 1) OVER d1",
+        "2:10 FILTER takes a condition, and this is a number",
+    );
+    item(
+        "count(*) FILTER (WHERE event_time) OVER d1",
+        "2:24 FILTER takes a condition, and 'event_time' is a time | compare it: WHERE event_time > TIMESTAMP '",
+    );
+    item(
+        "sum(CASE WHEN n THEN 1 END) OVER d1",
+        "2:15 WHEN takes a condition, and 'n' is a number | compare it: WHEN n > 0, or n IS NOT NULL",
+    );
+    item(
+        "sum(n) FILTER (WHERE CASE WHEN terminal_id THEN true END) OVER d1",
+        "2:32 WHEN takes a condition, and 'terminal_id' is text | compare it: WHEN terminal_id = 'x'",
+    );
+    item(
+        "CASE WHEN sum(n) OVER d1 THEN 1 END",
+        "2:6 WHEN takes a condition, and this is a number",
+    );
+    let view = "CREATE VIEW v AS SELECT card_id, count(*) OVER $W AS n FROM tx";
+    let check = |inputs: &str, expected: &str| {
+        let got = render(plan(view, inputs));
+        wrong.note(inputs, &got, expected);
+    };
+    check(
+        "CREATE VIEW i AS SELECT CASE WHEN t.approved THEN 1 ELSE 0 END AS x FROM tx t",
+        "ok",
+    );
+    check(
+        "CREATE VIEW i AS SELECT CASE WHEN t.card_id THEN 1 ELSE 0 END AS x FROM tx t",
+        "WHEN takes a condition, and 'card_id' is text",
+    );
+}
+
 #[test]
 fn what_is_no_sql_is_said_with_what_is_likely_meant() {
     let wrong = Wrong::default();
