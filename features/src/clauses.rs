@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 use datafusion::common::Span;
 use datafusion::sql::sqlparser::ast::{
     CreateView, Distinct, Expr, Function, FunctionArgumentList, FunctionArguments, GroupByExpr,
-    Ident, Join, LimitClause, NamedWindowDefinition, NamedWindowExpr, Query, Select, SetExpr,
-    TableAlias, TableFactor, TableWithJoins, WindowSpec, WindowType, visit_expressions,
+    Ident, Join, LimitClause, NamedWindowDefinition, NamedWindowExpr, Query, Select, SelectItem,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, WindowSpec, WindowType, visit_expressions,
 };
 
+use crate::names;
 use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, name_span, sql_span};
 use crate::syntax::{Written, written};
@@ -31,6 +32,12 @@ pub(crate) fn check(view: &CreateView, text: &str, planner: &Planner) -> Checked
         .of_view(view)
         .or_else(|| clauses.of_query(&view.query));
     found.map_or(Ok(()), Err)
+}
+
+/// Refuses names that a view or a column cannot have.
+fn wrong_name(what: &str, name: &Ident) -> Option<Complaint> {
+    let wrong = names::check(what, &name.value).err()?;
+    Some(wrong.span(name_span(name)))
 }
 
 struct Clauses<'a> {
@@ -155,7 +162,9 @@ impl Clauses<'_> {
         ];
         self.first(None, &clauses)
             .or_else(|| match name.0.as_slice() {
-                [_] => None,
+                [part] => part
+                    .as_ident()
+                    .and_then(|name| wrong_name("the view", name)),
                 parts => Some(
                     Complaint::new(format!("a view is in no schema, and this one is '{name}'"))
                         .hint(format!(
@@ -276,7 +285,7 @@ impl Clauses<'_> {
             select_modifiers,
             top,
             top_before_distinct: _,
-            projection: _,
+            projection,
             exclude,
             into,
             from,
@@ -403,6 +412,7 @@ impl Clauses<'_> {
         self.first(sql_span(select), &clauses)
             .or_else(|| from.iter().find_map(|from| self.of_tables(from)))
             .or_else(|| named_window.iter().find_map(of_window))
+            .or_else(|| projection.iter().find_map(of_item))
             .or_else(|| self.of_calls(select))
     }
 
@@ -656,6 +666,15 @@ fn limits(clause: Option<&LimitClause>) -> (bool, bool) {
             offset: _,
             limit: _,
         }) => (true, true),
+    }
+}
+
+/// The name that an item of SELECT is given.
+fn of_item(item: &SelectItem) -> Option<Complaint> {
+    match item {
+        SelectItem::ExprWithAlias { expr: _, alias } => wrong_name("the column", alias),
+        // The plan knows the names of these.
+        _ => None,
     }
 }
 

@@ -25,6 +25,7 @@ mod history;
 mod inputs;
 mod kernel;
 mod key;
+mod names;
 #[cfg(test)]
 mod oracle_tests;
 mod packed;

@@ -44,15 +44,21 @@ impl Planner {
 
     /// Makes a stream or a view known to later statements.
     pub(crate) fn register(&mut self, name: &str, schema: SchemaRef) -> Checked<()> {
-        if self.names.iter().any(|known| known == name) {
-            return Err(Complaint::new(format!("'{name}' is declared twice"))
-                .hint("every stream and every view has a name of its own"));
-        }
+        self.check_new(name)?;
         let table = Arc::new(EmptyTable::new(schema));
         self.context
             .register_table(name, table)
             .map_err(|e| self.complaint(&e))?;
         self.names.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Refuses a name that a stream or a view has already.
+    pub(crate) fn check_new(&self, name: &str) -> Checked<()> {
+        if self.names.iter().any(|known| known == name) {
+            return Err(Complaint::new(format!("'{name}' is declared twice"))
+                .hint("every stream and every view has a name of its own"));
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use datafusion::common::Span;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -13,6 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::clauses;
 use crate::inputs::InputView;
+use crate::names;
 use crate::places::Places;
 use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, Problem, known_names, point, sql_span};
@@ -215,7 +217,10 @@ impl Planning {
         resolution: Option<Resolution>,
     ) -> Checked<()> {
         let (name, plan) = self.view_plan(statement)?;
+        self.planner.check_new(&name)?;
         let view = FeatureView::plan(&name, &plan, resolution, &self.streams, &self.planner)?;
+        check_columns(&view.schema)?;
+        self.check_full_names(&view)?;
         if let Some(other) = self.views.iter().find(|other| other.id == view.id) {
             return Err(Complaint::new(format!(
                 "'{name}' and '{}' collide in the store",
@@ -225,6 +230,25 @@ impl Planning {
         }
         self.planner.register(&name, Arc::clone(&view.schema))?;
         self.views.push(view);
+        Ok(())
+    }
+
+    /// Training sets name a feature by its view and its column.
+    fn check_full_names(&self, view: &FeatureView) -> Checked<()> {
+        let full = |view: &FeatureView, name: &str| format!("{}__{name}", view.name);
+        for other in &self.views {
+            let known: Vec<String> = other.features().map(|name| full(other, name)).collect();
+            let mut features = view.features();
+            if let Some(name) = features.find(|name| known.contains(&full(view, name))) {
+                return Err(Complaint::new(format!(
+                    "a feature of view '{}' is named '{}' in training sets, as this one would be",
+                    other.name,
+                    full(view, name)
+                ))
+                .hint("give the view or the column another name, without __")
+                .item(view.schema.index_of(name).ok()));
+            }
+        }
         Ok(())
     }
 
@@ -241,7 +265,9 @@ impl Planning {
 
     fn planned_input_view(&mut self, statement: Statement) -> Checked<()> {
         let (name, plan) = self.view_plan(statement)?;
+        self.planner.check_new(&name)?;
         let view = InputView::plan(&name, &plan, &self.streams, &self.views, &self.planner)?;
+        check_columns(&view.schema)?;
         self.planner.register(&name, Arc::clone(&view.schema))?;
         self.inputs.push(view);
         Ok(())
@@ -298,6 +324,20 @@ impl Planning {
         let mut items = items.unwrap_or_default().into_iter();
         let culprit = items.position(|item| alone(vec![item]) == Some(false));
         complaint.item(culprit)
+    }
+}
+
+/// Refuses what DataFusion names a column that is given no name, where others cannot have it.
+fn check_columns(schema: &Schema) -> Checked<()> {
+    let is_wrong = |name: &str| names::check("the column", name).is_err();
+    let mut fields = schema.fields().iter();
+    match fields.position(|field| is_wrong(field.name())) {
+        None => Ok(()),
+        Some(index) => Err(
+            Complaint::new("the column needs a name of letters, digits and _")
+                .hint("add AS name")
+                .item(Some(index)),
+        ),
     }
 }
 

@@ -46,6 +46,10 @@ const OPTIONS: [&str; 3] = ["format", "key", "id"];
 impl Stream {
     pub(crate) fn plan(statement: &CreateExternalTable, planner: &Planner) -> Checked<Arc<Self>> {
         let name = table_name(&statement.name.to_string());
+        if name.is_empty() {
+            return Err(Complaint::new("the stream has an empty name")
+                .hint("CREATE EXTERNAL TABLE transactions (…)"));
+        }
         if !statement.file_type.eq_ignore_ascii_case("kafka") {
             return Err(Complaint::new(format!(
                 "a stream is STORED AS KAFKA, and '{name}' is STORED AS {}",
@@ -73,7 +77,7 @@ impl Stream {
             name,
             schema,
         };
-        stream.check_types()?;
+        stream.check_types(&statement.columns)?;
         Ok(Arc::new(stream))
     }
 
@@ -122,21 +126,31 @@ impl Stream {
         Ok(packed::pack_rows(&[ids]).into_iter().map(named).collect())
     }
 
-    fn check_types(&self) -> Checked<()> {
-        for field in self.schema.fields() {
-            if !packed::is_supported(field.data_type()) {
-                return Err(Complaint::new(format!(
-                    "column '{}' is of type {}, which a stream cannot carry",
-                    field.name(),
-                    field.data_type()
-                ))
-                .hint(
-                    "use BOOLEAN, an integer, FLOAT, DOUBLE, DECIMAL, VARCHAR, DATE or TIMESTAMP",
-                ));
+    fn check_types(&self, columns: &[ColumnDef]) -> Checked<()> {
+        let mut declared = self.schema.fields().iter().zip(columns);
+        let Some((field, column)) = declared.find(|(field, _)| !is_read(field.data_type())) else {
+            return Ok(());
+        };
+        let name = &column.name;
+        let hint = match field.data_type() {
+            DataType::Interval(_) => {
+                format!("a length of time is a number of seconds: {name} DOUBLE")
             }
-        }
-        Ok(())
+            _ => "use BOOLEAN, an integer, FLOAT, DOUBLE, DECIMAL, VARCHAR, DATE or TIMESTAMP"
+                .to_owned(),
+        };
+        Err(Complaint::new(format!(
+            "column '{name}' is of type {}, which a stream cannot carry",
+            column.data_type
+        ))
+        .hint(hint)
+        .span(name_span(name)))
     }
+}
+
+/// Whether values of that type can be read from JSON, and kept.
+fn is_read(data_type: &DataType) -> bool {
+    packed::is_supported(data_type) && !matches!(data_type, DataType::Interval(_))
 }
 
 /// The name as DataFusion's catalog has it: unquoted names in lower case.
@@ -198,6 +212,12 @@ fn time_column(statement: &CreateExternalTable, schema: &SchemaRef) -> Checked<u
 
 /// The parser takes the word behind a column's name for its type, whatever it is.
 fn check_columns(statement: &CreateExternalTable) -> Checked<()> {
+    let has_no_name = |column: &&ColumnDef| column.name.value.is_empty();
+    if let Some(ColumnDef { name, .. }) = statement.columns.iter().find(has_no_name) {
+        return Err(Complaint::new("a column has an empty name")
+            .hint("a name has letters, digits and _: amount DOUBLE NOT NULL")
+            .span(name_span(name)));
+    }
     let has_no_type = |column: &&ColumnDef| {
         let written = column.data_type.to_string().to_uppercase();
         ["NOT", "NULL", "PRIMARY", "DEFAULT"].contains(&written.as_str())

@@ -912,6 +912,77 @@ fn a_filter_and_a_case_take_conditions() {
 }
 
 #[test]
+fn names_are_such_that_files_and_tables_can_have_them() {
+    let wrong = Wrong::default();
+    let check = |view: &str, expected: &str| {
+        let got = problems(view);
+        wrong.note(view, &got, expected);
+    };
+    let named = |name: &str, expected: &str| {
+        check(
+            &format!("CREATE VIEW {name} AS SELECT card_id, count(*) OVER $W AS n FROM tx"),
+            expected,
+        );
+    };
+    named("\"Card activity.2\"", "ok");
+    named(&"v".repeat(128), "ok");
+    named(
+        &"v".repeat(129),
+        "1:13 the view has a name of 129 bytes, and 128 are the most",
+    );
+    named(
+        "\"\"",
+        "1:13 the view has an empty name | a name has letters, digits and _",
+    );
+    named(
+        "\"a/b\"",
+        "1:13 the view is named 'a/b', which is no name for a file or a column",
+    );
+    named("\"..\"", "1:13 the view is named '..', which is no name");
+    named(
+        "\"a\u{1}b\"",
+        "1:13 the view is named 'a�b', which is no name",
+    );
+    let column = |name: &str, expected: &str| {
+        let view = format!(
+            "CREATE VIEW v AS SELECT card_id,\ncount(*) OVER d1 AS {name} FROM tx WINDOW d1 AS $W"
+        );
+        check(&view, expected);
+    };
+    column("\"n of a day\"", "ok");
+    column("\"\"", "2:21 the column has an empty name");
+    column(
+        "\"a/b\"",
+        "2:21 the column is named 'a/b', which is no name for a file or a column",
+    );
+    column(&"n".repeat(129), "2:21 the column has a name of 129 bytes");
+    let view = "CREATE VIEW v AS SELECT card_id, count(*) OVER $W AS n FROM tx";
+    let inputs =
+        |inputs: &str, expected: &str| wrong.note(inputs, &render(plan(view, inputs)), expected);
+    inputs(
+        "CREATE VIEW i AS SELECT t.amount, t.amount / 2 AS half FROM tx t",
+        "ok",
+    );
+    inputs(
+        "CREATE VIEW i AS SELECT t.amount, t.amount / 2 FROM tx t",
+        "1:35 the column needs a name of letters, digits and _ | add AS name",
+    );
+    inputs(
+        "CREATE VIEW \"i/i\" AS SELECT t.amount FROM tx t",
+        "1:13 the view is named 'i/i'",
+    );
+    check(
+        &format!("{view};\n{view}"),
+        "2:13 'v' is declared twice | every stream and every view has a name of its own",
+    );
+    check(
+        "CREATE VIEW v AS SELECT card_id, count(*) OVER $W AS a__b FROM tx;\n\
+         CREATE VIEW v__a AS SELECT card_id, count(*) OVER $W AS b FROM tx",
+        "2:37 a feature of view 'v' is named 'v__a__b' in training sets, as this one would be",
+    );
+}
+
+#[test]
 fn what_is_no_sql_is_said_with_what_is_likely_meant() {
     let wrong = Wrong::default();
     let check = |view: &str, expected: &str| {
@@ -1173,6 +1244,22 @@ fn mistakes_in_sources_are_named() {
     check(
         &with("id VARCHAR, tt TIMESTAMP", order),
         "2:42 there is no column 't' | did you mean 'tt'?",
+    );
+    check(
+        &with("id VARCHAR, t TIMESTAMP, x INTERVAL", order),
+        "1:51 column 'x' is of type INTERVAL, which a stream cannot carry | a length of time is a number of seconds: x DOUBLE",
+    );
+    check(
+        &with("id VARCHAR, t TIMESTAMP, x INT[]", order),
+        "1:51 column 'x' is of type INT[], which a stream cannot carry | use BOOLEAN, an integer",
+    );
+    check(
+        &with("\"\" VARCHAR, t TIMESTAMP", order),
+        "1:26 a column has an empty name",
+    );
+    check(
+        "CREATE EXTERNAL TABLE \"\" (t TIMESTAMP) STORED AS KAFKA LOCATION 's' WITH ORDER (t)",
+        "the stream has an empty name",
     );
     let columns = "id VARCHAR, t TIMESTAMP";
     check(
