@@ -8,7 +8,7 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 
-use crate::problem::Checked;
+use crate::problem::{Checked, columns_span};
 use crate::words;
 
 /// Refuses a plan, as written, that has something else there.
@@ -62,11 +62,8 @@ fn check_one(condition: &Expr, schema: &DFSchema, clause: &str) -> Checked<()> {
         Err(_) => return Ok(()),
         Ok(other) => other.to_string(),
     };
-    let columns = condition.column_refs();
-    let first = columns.iter().filter_map(|column| column.spans.first());
-    let place = first.min();
     let complaint = words::no_condition(clause, name(condition), &data_type);
-    Err(complaint.span(place).word(clause))
+    Err(complaint.span(columns_span(condition)).word(clause))
 }
 
 /// What a person would call it; the names of what a window gives are DataFusion's own.

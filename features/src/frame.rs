@@ -198,10 +198,11 @@ pub(crate) fn microseconds(value: &ScalarValue) -> Checked<i64> {
         return Err(no_length(&value.to_string()));
     };
     if interval.months != 0 {
+        let months = i64::from(interval.months);
         return Err(
             Complaint::new("a window of months or years has no fixed length").hint(format!(
                 "use days: INTERVAL '{} days'",
-                i64::from(interval.months) * 30
+                months / 12 * 365 + months % 12 * 30
             )),
         );
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use datafusion::common::Span;
+use datafusion::logical_expr::Expr;
 use datafusion::sql::sqlparser::ast::{Ident, Spanned};
 
 use crate::places::Places;
@@ -168,6 +169,15 @@ pub(crate) fn sql_span(syntax: &impl Spanned) -> Option<Span> {
 /// The same of a name.
 pub(crate) fn name_span(name: &Ident) -> Option<Span> {
     Span::try_from_sqlparser_span(name.span)
+}
+
+/// The place of the first column that an expression of a plan names.
+pub(crate) fn columns_span(expr: &Expr) -> Option<Span> {
+    let columns = expr.column_refs();
+    columns
+        .iter()
+        .filter_map(|column| column.spans.first())
+        .min()
 }
 
 /// An empty span at a line and a column.

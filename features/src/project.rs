@@ -157,24 +157,26 @@ impl Planning {
         declares: Declares,
         plan: fn(&mut Self, Statement) -> Checked<()>,
     ) {
-        let statements = DFParserBuilder::new(file.text.as_str())
+        // Editors put a byte order mark before the first column.
+        let text = file.text.strip_prefix('\u{feff}').unwrap_or(&file.text);
+        let statements = DFParserBuilder::new(text)
             .with_dialect(&GenericDialect {})
             .build()
             .and_then(|mut parser| parser.parse_statements());
         let statements = match statements {
             Ok(statements) => statements,
             Err(error) => {
-                let end = point(file.text.lines().count() as u64, 1);
-                let complaint = syntax::complaint(&error, &file.text, declares);
+                let end = point(text.lines().count() as u64, 1);
+                let complaint = syntax::complaint(&error, text, declares);
                 self.problems
                     .push(complaint.at(&file.path, &Places::default(), end));
                 return;
             }
         };
         for statement in statements {
-            let places = places(&statement, &file.text);
-            let place = statement_name(&statement).unwrap_or_else(|| first_word(&file.text));
-            let checked = self.check_clauses(&statement, &file.text, declares);
+            let places = places(&statement, text);
+            let place = statement_name(&statement).unwrap_or_else(|| first_word(text));
+            let checked = self.check_clauses(&statement, text, declares);
             if let Err(complaint) = checked.and_then(|()| plan(self, statement)) {
                 self.problems.push(complaint.at(&file.path, &places, place));
             }
@@ -205,6 +207,9 @@ impl Planning {
 
     fn feature_view(&mut self, mut statement: Statement) -> Checked<()> {
         let resolution = resolution::take(&mut statement)?;
+        if let Some(complaint) = self.slips().view_as_source(&statement) {
+            return Err(complaint);
+        }
         let planned = self.planned_feature_view(statement.clone(), resolution);
         planned.map_err(|complaint| {
             complaint.unless_certain(|| self.slips().in_feature_view(&statement))

@@ -18,7 +18,8 @@ use crate::frame::not_a_length;
 use crate::plan::Planner;
 use crate::problem::{Complaint, known_names, name_span, sql_span};
 use crate::stream::{Stream, table_name};
-use crate::view::FeatureView;
+use crate::view::{FeatureView, not_a_stream};
+use crate::words;
 
 mod joins;
 
@@ -42,6 +43,14 @@ impl Slips<'_> {
             .or_else(|| wrong_interval(select))
             .or_else(|| twice(select))
             .or_else(|| self.aggregate_of_events(select))
+    }
+
+    /// A view in FROM of a feature view. It has no event time, and what its plan lacks is seldom what is wrong.
+    pub(crate) fn view_as_source(&self, statement: &Statement) -> Option<Complaint> {
+        let relation = &select_of(statement)?.from.first()?.relation;
+        let name = relation_name(relation)?;
+        let view = self.views.iter().find(|view| view.name == name)?;
+        Some(not_a_stream(&view.name).span(sql_span(relation)))
     }
 
     /// The first one in a view of inputs.
@@ -197,11 +206,7 @@ fn wrong_clause(select: &Select) -> Option<Complaint> {
         );
     }
     let is_over = |function: &Function| function.over.is_some();
-    function(&select.selection, is_over, |_| {
-        Complaint::new("WHERE looks at one event, and an aggregate is of many").hint(
-            "WHERE chooses the events that count; a condition on an aggregate is a feature: CASE WHEN … THEN 1 ELSE 0 END",
-        )
-    })
+    function(&select.selection, is_over, |_| words::aggregate_in_where())
 }
 
 /// GROUP BY, and why it cannot be.

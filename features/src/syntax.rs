@@ -329,6 +329,9 @@ impl Around {
         let in_options = declares == Declares::Views && self.is_in_with();
         let hint = match expected {
             _ if is(0, "CREATE") => "end the statement before it with ;",
+            _ if is(0, "EXCLUDE") => {
+                "drop it: the row that is asked for and its ties never count, see docs/semantics.md"
+            }
             "HEADER" => {
                 "a stream's topic is its LOCATION, its time WITH ORDER (event_time), all else OPTIONS ('key' 'card_id', \
                  'id' 'tx_id')"

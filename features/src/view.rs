@@ -27,7 +27,7 @@ use crate::frame::Frame;
 use crate::kernel::Kernel;
 use crate::packed;
 use crate::plan::{Planner, engine_schema};
-use crate::problem::{Checked, Complaint};
+use crate::problem::{Checked, Complaint, columns_span};
 use crate::resolution::Resolution;
 use crate::stream::Stream;
 use crate::tile::{Ladder, Nodes, TileCodec};
@@ -392,7 +392,8 @@ pub(crate) fn with_columns(expr: &Arc<dyn PhysicalExpr>, name: &dyn Fn(usize) ->
     named.map_or_else(|_| expr.to_string(), |named| named.data.to_string())
 }
 
-fn not_a_stream(table: &str) -> Complaint {
+/// A feature view over a view.
+pub(crate) fn not_a_stream(table: &str) -> Complaint {
     Complaint::new(format!(
         "a feature view reads a stream, and '{table}' is a view"
     ))
@@ -708,7 +709,7 @@ impl<'a> Slots<'a> {
             .map_err(|e| self.planner.complaint(&e))?;
         if !packed::is_supported(&data_type) {
             return Err(Complaint::new(format!(
-                "'{expr}' is of type {data_type}, which the state does not keep"
+                "an aggregate takes values of type {data_type} here, which the state does not keep"
             ))
             .hint("aggregate over booleans, numbers, text, dates or times"));
         }
@@ -723,15 +724,25 @@ impl<'a> Slots<'a> {
             .iter()
             .map(|expr| match expr {
                 Expr::Column(column) => self.column(column),
-                other => Err(
-                    Complaint::new(format!("PARTITION BY '{other}' is not a column"))
-                        .hint("an entity is named by columns of the stream: PARTITION BY card_id"),
-                ),
+                other => Err(Complaint::new(
+                    "PARTITION BY names columns, and this is an expression",
+                )
+                .hint("an entity is named by columns of the stream: PARTITION BY card_id")
+                .span(columns_span(other))),
             })
             .collect::<Checked<Vec<_>>>()?;
         if entity.is_empty() {
             return Err(Complaint::new("the window has no PARTITION BY")
                 .hint("name the entity whose events count: PARTITION BY card_id"));
+        }
+        let is_twice = |place: &usize| entity[..*place].contains(&entity[*place]);
+        let twice = (1..entity.len()).find(is_twice);
+        if let Some(column) = twice.and_then(|place| params.partition_by.get(place)) {
+            return Err(
+                Complaint::new("PARTITION BY names a column of the entity twice")
+                    .hint("name each of them once: PARTITION BY card_id")
+                    .span(columns_span(column)),
+            );
         }
         match &self.entity {
             Some(known) if *known != entity => Err(Complaint::new(

@@ -128,6 +128,33 @@ fn function(text: &str) -> Option<Complaint> {
                 .word(&name),
         );
     }
+    let filtered = "FILTER clause can only be used with aggregate window functions. Found in '";
+    if let Some((name, _)) = text
+        .strip_prefix(filtered)
+        .and_then(|rest| rest.split_once('('))
+    {
+        let value = if name == "first_value" {
+            name
+        } else {
+            "last_value"
+        };
+        return Some(
+            Complaint::new(format!("{name}() takes no FILTER"))
+                .hint(format!(
+                    "{value}(CASE WHEN … THEN x END) IGNORE NULLS OVER …"
+                ))
+                .word("FILTER"),
+        );
+    }
+    if text.starts_with("Support for 'approx_distinct' for data type ") {
+        return Some(
+            Complaint::new(
+                "approx_distinct() takes whole numbers, texts and times, and this is none of them",
+            )
+            .hint("count(DISTINCT x) OVER …, or approx_distinct(CAST(x AS VARCHAR)) OVER …")
+            .word("approx_distinct"),
+        );
+    }
     if text.starts_with("COUNT DISTINCT with multiple arguments") {
         return Some(
             Complaint::new("count(DISTINCT …) takes one column")
@@ -387,7 +414,17 @@ fn data_type(text: &str) -> Option<Complaint> {
     )
 }
 
+/// WHERE with an aggregate in it.
+pub(crate) fn aggregate_in_where() -> Complaint {
+    Complaint::new("WHERE looks at one event, and an aggregate is of many").hint(
+        "WHERE chooses the events that count; a condition on an aggregate is a feature: CASE WHEN … THEN 1 ELSE 0 END",
+    )
+}
+
 fn statement(text: &str) -> Option<Complaint> {
+    if text.starts_with("Aggregate functions are not allowed in the WHERE clause") {
+        return Some(aggregate_in_where());
+    }
     if text.starts_with("Substring without for/from") {
         return Some(
             Complaint::new("substr() says not which part of the text it takes")

@@ -983,6 +983,106 @@ fn names_are_such_that_files_and_tables_can_have_them() {
 }
 
 #[test]
+fn what_a_planner_says_of_itself_is_said_of_the_view() {
+    let wrong = Wrong::default();
+    let check = |view: &str, expected: &str| {
+        let got = problems(view);
+        wrong.note(view, &got, expected);
+    };
+    let item = |item: &str, expected: &str| {
+        let view = format!("CREATE VIEW v AS SELECT card_id,\n{item} AS x FROM tx WINDOW d1 AS $W");
+        check(&view, expected);
+    };
+    item(
+        "last_value(n) FILTER (WHERE approved) OVER d1",
+        "2:15 last_value() takes no FILTER | last_value(CASE WHEN … THEN x END) IGNORE NULLS OVER …",
+    );
+    item(
+        "first_value(n) FILTER (WHERE approved) OVER d1",
+        "2:16 first_value() takes no FILTER | first_value(CASE WHEN … THEN x END) IGNORE NULLS OVER …",
+    );
+    item(
+        "lag(n) FILTER (WHERE approved) OVER d1",
+        "2:8 lag() takes no FILTER | last_value(CASE WHEN … THEN x END) IGNORE NULLS OVER …",
+    );
+    item("approx_distinct(card_id) OVER d1", "ok");
+    item(
+        "approx_distinct(amount) OVER d1",
+        "2:1 approx_distinct() takes whole numbers, texts and times, and this is none of them | count(DISTINCT x) OVER …",
+    );
+    item(
+        "sum(n) OVER (PARTITION BY card_id, card_id ORDER BY event_time)",
+        "2:36 PARTITION BY names a column of the entity twice | name each of them once",
+    );
+    item(
+        "sum(n) OVER (PARTITION BY lower(card_id) ORDER BY event_time)",
+        "2:33 PARTITION BY names columns, and this is an expression | an entity is named by columns of the stream",
+    );
+    item(
+        "array_agg(make_array(n, 1)) OVER d1",
+        "2:1 an aggregate takes values of type List(Int64) here, which the state does not keep",
+    );
+    item(
+        "sum(n) OVER (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 year' PRECEDING AND CURRENT ROW)",
+        "a window of months or years has no fixed length | use days: INTERVAL '365 days'",
+    );
+    item(
+        "sum(n) OVER (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '14 months' PRECEDING AND CURRENT ROW)",
+        "| use days: INTERVAL '425 days'",
+    );
+    for exclude in ["CURRENT ROW", "GROUP", "TIES", "NO OTHERS"] {
+        item(
+            &format!(
+                "sum(n) OVER (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 3 PRECEDING AND CURRENT ROW\n\
+                 EXCLUDE {exclude})"
+            ),
+            "3:1 'EXCLUDE' is not expected here, but ) | drop it: the row that is asked for and its ties never count",
+        );
+    }
+    let clause = |clause: &str, expected: &str| {
+        check(
+            &format!(
+                "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n\n{clause}\nWINDOW d1 AS $W"
+            ),
+            expected,
+        );
+    };
+    clause(
+        "FROM tx WHERE count(*) > 3",
+        "2:15 WHERE looks at one event, and an aggregate is of many | WHERE chooses the events that count",
+    );
+    clause(
+        "FROM tx WHERE 1",
+        "WHERE takes a condition, and this is a number | compare it: WHERE … > 0",
+    );
+    let view = "CREATE VIEW v AS SELECT card_id, count(*) OVER $W AS n FROM tx";
+    check(
+        &format!("{view};\nCREATE VIEW w AS SELECT card_id, sum(n) OVER $W AS s\nFROM v"),
+        "3:6 a feature view reads a stream, and 'v' is a view | compute it in one view over the stream",
+    );
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_file() {
+    let wrong = Wrong::default();
+    let check = |view: &str, expected: &str| {
+        let got = problems(view);
+        wrong.note(view, &got, expected);
+    };
+    let view = "\u{feff}CREATE VIEW v AS SELECT card_id, count(*) OVER $W AS n FROM tx";
+    check(view, "ok");
+    check(
+        &view.replace("count", "cuont"),
+        "1:34 there is no function 'cuont'",
+    );
+    check(
+        &view.replace("CREATE", "CREAT"),
+        "1:1 'CREAT' is not expected here",
+    );
+    check(&format!("{view}\nLIMIT 3"), "2:1 LIMIT has no meaning");
+}
+
+#[test]
 fn what_is_no_sql_is_said_with_what_is_likely_meant() {
     let wrong = Wrong::default();
     let check = |view: &str, expected: &str| {
