@@ -10,7 +10,8 @@
 //! How values are read:
 //! - A message is one JSON object. Fields that the schema does not have are ignored; absent and `null` are the same.
 //! - A number or boolean for a text column is taken as it is written (`7` is `"7"`); a text for a number column is
-//!   parsed (`"7.5"` is `7.5`). A fraction for an integer column is cut off.
+//!   parsed (`"7.5"` is `7.5`). A fraction for an integer column is cut off. What a DECIMAL column makes of a number
+//!   is `numbers`' business.
 //! - `NaN` and infinities are refused: in a sum they would outlive the event that brought them.
 //! - A timestamp is a text in RFC 3339 with any offset, or `YYYY-MM-DD[ HH:MM:SS[.f]]` in UTC; a number is
 //!   milliseconds since 1970 (what Kafka and Java count in), a fraction of it included. More digits than
@@ -22,7 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{concat_batches, filter_record_batch};
@@ -36,6 +37,7 @@ use arrow::json::reader::Decoder;
 use chrono::Utc;
 
 use crate::error::IngestError;
+use crate::numbers::{is_exact, numbers_of};
 use crate::stream::StreamSpec;
 use crate::units::{other_unit, utc};
 
@@ -44,9 +46,9 @@ use crate::units::{other_unit, utc};
 pub struct JsonDecoder {
     spec: StreamSpec,
     required: BTreeSet<usize>,
-    /// The timestamp columns, which are decoded as text first.
-    timestamps: BTreeSet<usize>,
-    /// The schema of the first pass: everything nullable, timestamps as text.
+    /// The columns that are decoded as text first: timestamps, and numbers that are read digit by digit.
+    texts: BTreeSet<usize>,
+    /// The schema of the first pass: everything nullable, `texts` as text.
     text_schema: SchemaRef,
     /// A decoder that stands at a message boundary. It is lost when a pass fails.
     idle: Option<Decoder>,
@@ -122,6 +124,8 @@ const MAX_DEPTH: usize = 64;
 const EARLIEST_US: i64 = -62_135_596_800_000_000;
 const LATEST_US: i64 = 253_402_300_799_999_999;
 
+const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
 type Fault = (Reason, String);
 
 /// A message that may be good: its index and its bytes.
@@ -135,13 +139,13 @@ impl JsonDecoder {
     /// exist, or a column has a type that JSON cannot give.
     pub fn new(spec: StreamSpec) -> Result<Self, IngestError> {
         spec.check()?;
-        let timestamps: BTreeSet<usize> = columns_of(&spec.schema, |data_type| {
-            data_type == &DataType::Timestamp(TimeUnit::Microsecond, None)
+        let texts = columns_of(&spec.schema, |data_type| {
+            data_type == &TIMESTAMP || is_exact(data_type)
         });
         let mut decoder = Self {
             required: spec.required_columns(),
-            text_schema: text_schema(&spec.schema, &timestamps),
-            timestamps,
+            text_schema: text_schema(&spec.schema, &texts),
+            texts,
             spec,
             idle: None,
         };
@@ -239,7 +243,7 @@ impl JsonDecoder {
         )
     }
 
-    /// Reads the timestamps and drops the rows that break a rule.
+    /// Reads what was decoded as text, and drops the rows that break a rule.
     fn judge(
         &self,
         text: RecordBatch,
@@ -248,7 +252,7 @@ impl JsonDecoder {
         bad: &mut Vec<BadMessage>,
     ) -> Result<(RecordBatch, Vec<usize>), IngestError> {
         let mut faults = BTreeMap::new();
-        let columns = self.read_timestamps(&text, &mut faults);
+        let columns = self.read_texts(&text, &mut faults);
         self.find_missing(&columns, &mut faults);
         self.find_not_finite(&columns, &mut faults);
         self.find_bad_times(&columns, latest_us, &mut faults);
@@ -272,30 +276,62 @@ impl JsonDecoder {
         Ok((batch, good))
     }
 
+    fn read_texts(&self, text: &RecordBatch, faults: &mut BTreeMap<usize, Fault>) -> Vec<ArrayRef> {
+        let mut columns = Vec::with_capacity(text.num_columns());
+        for (column, values) in text.columns().iter().enumerate() {
+            columns.push(if !self.texts.contains(&column) {
+                Arc::clone(values)
+            } else if is_exact(self.spec.schema.field(column).data_type()) {
+                self.read_numbers(column, values.as_string::<i32>(), faults)
+            } else {
+                self.read_timestamps(column, values.as_string::<i32>(), faults)
+            });
+        }
+        columns
+    }
+
     fn read_timestamps(
         &self,
-        text: &RecordBatch,
+        column: usize,
+        texts: &StringArray,
         faults: &mut BTreeMap<usize, Fault>,
-    ) -> Vec<ArrayRef> {
-        let columns = text.columns().iter().enumerate();
-        let read = columns.map(|(column, values)| {
-            if !self.timestamps.contains(&column) {
-                return Arc::clone(values);
-            }
-            let is_event_time = column == self.spec.time_column;
-            let name = self.spec.schema.field(column).name();
-            let parsed = values.as_string::<i32>().iter().enumerate();
-            let parsed = parsed.map(|(row, text)| {
-                read_timestamp(text?, is_event_time)
-                    .map_err(|(reason, detail)| {
-                        let fault = (reason, format!("{name}: {detail}"));
-                        faults.entry(row).or_insert(fault);
-                    })
-                    .ok()
-            });
-            Arc::new(parsed.collect::<TimestampMicrosecondArray>()) as ArrayRef
+    ) -> ArrayRef {
+        let is_event_time = column == self.spec.time_column;
+        let name = self.spec.schema.field(column).name();
+        let parsed = texts.iter().enumerate().map(|(row, text)| {
+            read_timestamp(text?, is_event_time)
+                .map_err(|(reason, detail)| {
+                    let fault = (reason, format!("{name}: {detail}"));
+                    faults.entry(row).or_insert(fault);
+                })
+                .ok()
         });
-        read.collect()
+        Arc::new(parsed.collect::<TimestampMicrosecondArray>())
+    }
+
+    fn read_numbers(
+        &self,
+        column: usize,
+        texts: &StringArray,
+        faults: &mut BTreeMap<usize, Fault>,
+    ) -> ArrayRef {
+        let field = self.spec.schema.field(column);
+        let numbers = numbers_of(texts, field.data_type());
+        if numbers.null_count() > texts.null_count() {
+            let is_lost = |row: &usize| texts.is_valid(*row) && numbers.is_null(*row);
+            for row in (0..texts.len()).filter(is_lost) {
+                let (name, text) = (field.name(), texts.value(row));
+                let kind = field.data_type();
+                let fault = || {
+                    (
+                        Reason::Unparsable,
+                        format!("{name}: `{text}` is no number within {kind}"),
+                    )
+                };
+                faults.entry(row).or_insert_with(fault);
+            }
+        }
+        numbers
     }
 
     fn find_missing(&self, columns: &[ArrayRef], faults: &mut BTreeMap<usize, Fault>) {
@@ -556,10 +592,10 @@ fn columns_of(schema: &Schema, is: impl Fn(&DataType) -> bool) -> BTreeSet<usize
         .collect()
 }
 
-fn text_schema(schema: &Schema, timestamps: &BTreeSet<usize>) -> SchemaRef {
+fn text_schema(schema: &Schema, texts: &BTreeSet<usize>) -> SchemaRef {
     let fields = schema.fields().iter().enumerate();
     let fields = fields.map(|(column, field)| {
-        let data_type = if timestamps.contains(&column) {
+        let data_type = if texts.contains(&column) {
             DataType::Utf8
         } else {
             field.data_type().clone()

@@ -14,9 +14,9 @@
 //!
 //! [`ReadAhead`] is an `Ingest` in a thread of its own, which decodes while the caller applies.
 //!
-//! `decode` and `align` are pure: no socket, no clock, no Kafka type. `consumer` and `group` hold everything that
-//! librdkafka needs (`lane`: a partition's queue; `topics`: whether they are there); `admin` creates topics; `replay`
-//! reads a part of a topic again, for a view that is new.
+//! `decode` and `align` are pure: no socket, no clock, no Kafka type; so are `numbers` and `units`, which say what a
+//! number means. `consumer` and `group` hold everything that librdkafka needs (`lane`: a partition's queue; `topics`:
+//! whether they are there); `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
 //!
 //! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
 //! offsets that are committed to the group serve lag tools only), and the loop that ties them (the `millrace`
@@ -32,6 +32,7 @@ mod deletion;
 mod error;
 mod group;
 mod lane;
+mod numbers;
 mod replay;
 mod settings;
 mod step;
@@ -49,6 +50,7 @@ pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
 pub use deletion::Deletion;
 pub use error::{IngestError, Remedy};
 pub use group::LastError;
+pub use numbers::{is_exact, numbers_of};
 pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
 pub use step::{Lost, StartOffsets, Step, Witness, Witnesses};

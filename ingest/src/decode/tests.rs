@@ -6,7 +6,7 @@ use arrow::array::{
     Array, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, TimeUnit};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -133,6 +133,69 @@ fn each_kind_of_bad_message_has_its_reason() {
         r#"{"id":"a","amount":1,"at":"0000-01-01"}"#,
         Some(EventTimeOutOfRange),
     );
+}
+
+/// What a column of one type makes of a value as JSON writes it: its array, or what is wrong.
+fn read_as(data_type: &DataType, value: &str) -> Result<Arc<dyn Array>, String> {
+    let time = Field::new(
+        "at",
+        DataType::Timestamp(TimeUnit::Microsecond, None),
+        false,
+    );
+    let value_field = Field::new("value", data_type.clone(), true);
+    let spec = StreamSpec {
+        name: "tx".into(),
+        topic: "tx".into(),
+        schema: Arc::new(Schema::new(vec![value_field, time])),
+        time_column: 1,
+        required: vec![],
+        id: None,
+    };
+    let message = format!(r#"{{"value":{value},"at":0}}"#);
+    let mut decoder = JsonDecoder::new(spec).unwrap();
+    let decoded = decoder.decode(&[Some(message.as_bytes())], NOW).unwrap();
+    match decoded.bad.first() {
+        Some(bad) => {
+            assert_eq!(bad.reason, Reason::Unparsable, "{value}");
+            Err(bad.detail.clone())
+        }
+        None => Ok(Arc::clone(decoded.batch.column(0))),
+    }
+}
+
+#[test]
+fn decimals_are_rounded_from_the_digits_that_were_sent() {
+    let price = DataType::Decimal128(12, 2);
+    let check = |value: &str, expected: i128| {
+        let read = read_as(&price, value).unwrap();
+        assert_eq!(read.data_type(), &price);
+        let read = read.as_primitive::<Decimal128Type>();
+        assert_eq!(read.value(0), expected, "{value}");
+    };
+    check("1.255", 126);
+    check("\"1.255\"", 126);
+    check("-1.259", -126);
+    check("1.2549999999999999999999999", 125);
+    check("1.5e3", 150_000);
+    check("-0.0", 0);
+    check("7", 700);
+    for refused in [
+        "9999999999.995",
+        "1e10",
+        "\"much\"",
+        "true",
+        "1.2.3",
+        "\"\"",
+    ] {
+        let said = read_as(&price, refused).unwrap_err();
+        assert!(said.contains("value: `"), "{said}");
+        assert!(
+            said.contains("is no number within Decimal128(12, 2)"),
+            "{said}"
+        );
+    }
+    assert!(read_as(&price, "[1]").is_err());
+    assert!(read_as(&price, "null").unwrap().is_null(0));
 }
 
 #[test]

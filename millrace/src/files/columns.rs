@@ -2,7 +2,8 @@
 //!
 //! Text becomes numbers, booleans and times; whole numbers become times as milliseconds since 1970; a time with a
 //! zone becomes its UTC time; digits beyond microseconds are cut. Fractions are cut off for an integer column when
-//! they come as a number, and refused when they come as text.
+//! they come as a number, and refused when they come as text. A DECIMAL is read from the digits of a text, and of the
+//! shortest text that a floating-point number has: 1.255 as a DOUBLE of Parquet is what 1.255 is in JSON.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
-use millrace_ingest::other_unit;
+use millrace_ingest::{is_exact, numbers_of, other_unit};
 
 use crate::failure::{Failure, Outcome};
 
@@ -258,6 +259,11 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
         let times = texts.as_string::<i32>().iter().map(|text| time_of(text?));
         return Ok(Arc::new(times.collect::<TimestampMicrosecondArray>()));
     }
+    if is_exact(to) && (is_text(from) || from.is_floating()) {
+        // Arrow writes the fewest digits that bring the same floating-point number back.
+        let texts = plain_cast(source, &DataType::Utf8)?;
+        return Ok(numbers_of(texts.as_string::<i32>(), to));
+    }
     plain_cast(source, to)
 }
 
@@ -362,6 +368,8 @@ fn sql_name(data_type: &DataType) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use arrow::array::{Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray};
+    use arrow::datatypes::Decimal128Type;
     use millrace_ingest::{JsonDecoder, StreamSpec};
 
     use super::*;
@@ -408,6 +416,53 @@ mod tests {
             .column(0)
             .as_primitive::<TimestampMicrosecondType>();
         times.iter().next().flatten()
+    }
+
+    #[test]
+    fn a_decimal_is_what_its_digits_say_in_every_type_of_a_file() {
+        let price = DataType::Decimal128(12, 2);
+        let check = |source: ArrayRef, expected: &[Option<i128>]| {
+            let read = column_as(&source, &price).unwrap();
+            assert_eq!(read.data_type(), &price);
+            let read: Vec<_> = read.as_primitive::<Decimal128Type>().iter().collect();
+            assert_eq!(read, expected, "{}", source.data_type());
+        };
+        let numbers = [
+            1.255,
+            -1.255,
+            -1.259,
+            1.5e3,
+            1e-9,
+            1e10,
+            f64::NAN,
+            9_999_999_999.995,
+        ];
+        let expected = [
+            Some(126),
+            Some(-126),
+            Some(-126),
+            Some(150_000),
+            Some(0),
+            None,
+            None,
+            None,
+        ];
+        let texts: Vec<String> = numbers.iter().map(f64::to_string).collect();
+        check(Arc::new(StringArray::from(texts)), &expected);
+        check(Arc::new(Float64Array::from(numbers.to_vec())), &expected);
+        check(
+            Arc::new(Float32Array::from(vec![1.255, -1.259])),
+            &[Some(126), Some(-126)],
+        );
+        let fine = Decimal128Array::from(vec![1_255, -1_255, -1_259, 1_254, 9_999_999_999_995]);
+        check(
+            Arc::new(fine.with_precision_and_scale(20, 3).unwrap()),
+            &[Some(126), Some(-126), Some(-126), Some(125), None],
+        );
+        check(
+            Arc::new(Int64Array::from(vec![7, 9_999_999_999, 10_000_000_000])),
+            &[Some(700), Some(999_999_999_900), None],
+        );
     }
 
     #[test]

@@ -286,6 +286,55 @@ fn types_of_other_programs_are_cast() {
     );
 }
 
+/// The files of one event whose column `column` is a number: JSON lines, the number and its text; CSV; and Parquet,
+/// where it is a DOUBLE.
+fn files_of(folder: &Folder, column: &str, number: &str) -> [PathBuf; 4] {
+    let json = |value: &str| format!("{{\"id\":\"a\",\"{column}\":{value},\"event_time\":0}}");
+    let double = number.parse::<f64>().unwrap();
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(StringArray::from(vec!["a"])) as ArrayRef),
+        (
+            column,
+            Arc::new(Float64Array::from(vec![double])) as ArrayRef,
+        ),
+        (
+            "event_time",
+            Arc::new(Int64Array::from(vec![0])) as ArrayRef,
+        ),
+    ])
+    .unwrap();
+    [
+        folder.text("number.jsonl", &json(number)),
+        folder.text("text.jsonl", &json(&format!("\"{number}\""))),
+        folder.text(
+            "events.csv",
+            &format!("id,{column},event_time\na,{number},0\n"),
+        ),
+        folder.parquet(&batch),
+    ]
+}
+
+#[test]
+fn a_number_has_one_value_in_every_format() {
+    let folder = Folder::new();
+    let check = |column: &str, number: &str, expected: &str| {
+        for path in files_of(&folder, column, number) {
+            let read = read(&path).unwrap();
+            let read = read.column_by_name(column).unwrap();
+            let read = arrow::util::display::array_value_to_string(read, 0).unwrap();
+            assert_eq!(read, expected, "{number} in {}", path.display());
+        }
+    };
+    check("price", "1.2555", "1.256");
+    check("price", "-1.2559", "-1.256");
+    check("price", "0.1235", "0.124");
+    check("price", "2.0005e3", "2000.500");
+    check("price", "-0.0004", "0.000");
+    for path in files_of(&folder, "price", "999999999.9995") {
+        says(&path, &["price", "999999999.9995", "(12, 3)"]);
+    }
+}
+
 fn failure(path: &Path) -> String {
     let failure = read(path).unwrap_err();
     assert_eq!(failure.kind, Kind::Input, "{failure}");
