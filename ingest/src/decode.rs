@@ -10,8 +10,7 @@
 //! How values are read:
 //! - A message is one JSON object. Fields that the schema does not have are ignored; absent and `null` are the same.
 //! - A number or boolean for a text column is taken as it is written (`7` is `"7"`); a text for a number column is
-//!   parsed (`"7.5"` is `7.5`). A fraction for an integer column is cut off. What a DECIMAL column makes of a number
-//!   is `numbers`' business.
+//!   parsed (`"7.5"` is `7.5`). What columns of DECIMAL and of whole numbers make of one is `numbers`' business.
 //! - `NaN` and infinities are refused: in a sum they would outlive the event that brought them.
 //! - A timestamp is a text in RFC 3339 with any offset, or `YYYY-MM-DD[ HH:MM:SS[.f]]` in UTC; a number is
 //!   milliseconds since 1970 (what Kafka and Java count in), a fraction of it included. More digits than
@@ -321,13 +320,11 @@ impl JsonDecoder {
             let is_lost = |row: &usize| texts.is_valid(*row) && numbers.is_null(*row);
             for row in (0..texts.len()).filter(is_lost) {
                 let (name, text) = (field.name(), texts.value(row));
-                let kind = field.data_type();
-                let fault = || {
-                    (
-                        Reason::Unparsable,
-                        format!("{name}: `{text}` is no number within {kind}"),
-                    )
+                let kind = match field.data_type() {
+                    whole if whole.is_integer() => format!("whole number within {whole}"),
+                    decimal => format!("number within {decimal}"),
                 };
+                let fault = || (Reason::Unparsable, format!("{name}: `{text}` is no {kind}"));
                 faults.entry(row).or_insert_with(fault);
             }
         }

@@ -1,8 +1,9 @@
-//! Numbers as their decimal digits say: what a text, or a number in JSON, is in a column of DECIMAL. Topics and files
-//! read them here, so that one event has one value by whichever road it comes.
+//! Numbers as their decimal digits say: what a text, or a number in JSON, is in a column of DECIMAL or of whole numbers.
+//! Topics and files read them here, so that one event has one value by whichever road it comes.
 //!
-//! Digits beyond a column's scale are rounded, halves away from zero, as SQL's cast does: 1.255 is 1.26 at two digits.
-//! No binary floating-point number stands in between: there 1.255 is a little less than itself, and 1.25.
+//! Digits beyond a DECIMAL's scale are rounded, halves away from zero, as SQL's cast does: 1.255 is 1.26 at two digits.
+//! No binary floating-point number stands in between: there 1.255 is a little less than itself, and 1.25. A column of
+//! whole numbers takes 2.0 and 2e3, and no fraction.
 //!
 //! Not here: DOUBLE and FLOAT, which Arrow reads, and whether a time is in other units (`units`).
 
@@ -10,14 +11,15 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, PrimitiveArray, StringArray, new_null_array};
 use arrow::datatypes::{
-    ArrowNativeType, ArrowNativeTypeOp, DataType, Decimal32Type, Decimal64Type, Decimal128Type,
-    Decimal256Type, DecimalType,
+    ArrowNativeType, ArrowNativeTypeOp, ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type,
+    Decimal128Type, Decimal256Type, DecimalType, Int8Type, Int16Type, Int32Type, Int64Type,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
 /// Whether a column's numbers are what their digits say: [`numbers_of`] reads them.
 #[must_use]
 pub fn is_exact(data_type: &DataType) -> bool {
-    data_type.is_decimal()
+    data_type.is_integer() || data_type.is_decimal()
 }
 
 /// Texts as the numbers of a column that [`is_exact`]. Null where a text is no number, or one that the column cannot
@@ -25,12 +27,39 @@ pub fn is_exact(data_type: &DataType) -> bool {
 #[must_use]
 pub fn numbers_of(texts: &StringArray, to: &DataType) -> ArrayRef {
     match to {
+        DataType::Int8 => whole_numbers::<Int8Type>(texts),
+        DataType::Int16 => whole_numbers::<Int16Type>(texts),
+        DataType::Int32 => whole_numbers::<Int32Type>(texts),
+        DataType::Int64 => whole_numbers::<Int64Type>(texts),
+        DataType::UInt8 => whole_numbers::<UInt8Type>(texts),
+        DataType::UInt16 => whole_numbers::<UInt16Type>(texts),
+        DataType::UInt32 => whole_numbers::<UInt32Type>(texts),
+        DataType::UInt64 => whole_numbers::<UInt64Type>(texts),
         DataType::Decimal32(..) => decimals::<Decimal32Type>(texts, to),
         DataType::Decimal64(..) => decimals::<Decimal64Type>(texts, to),
         DataType::Decimal128(..) => decimals::<Decimal128Type>(texts, to),
         DataType::Decimal256(..) => decimals::<Decimal256Type>(texts, to),
         _ => new_null_array(to, texts.len()),
     }
+}
+
+fn whole_numbers<T>(texts: &StringArray) -> ArrayRef
+where
+    T: ArrowPrimitiveType,
+    T::Native: TryFrom<i128>,
+{
+    let read = |text: &str| T::Native::try_from(whole(text)?).ok();
+    let numbers = texts.iter().map(|text| read(text?));
+    Arc::new(numbers.collect::<PrimitiveArray<T>>())
+}
+
+fn whole(text: &str) -> Option<i128> {
+    // So are nearly all of them, and this is the fastest way.
+    if let Ok(number) = text.parse::<i64>() {
+        return Some(i128::from(number));
+    }
+    let cut = Number::of(text)?.cut::<i128>(0, I128_DIGITS)?;
+    cut.is_exact.then(|| cut.signed(cut.kept))
 }
 
 fn decimals<T: DecimalType>(texts: &StringArray, to: &DataType) -> ArrayRef {
@@ -73,7 +102,12 @@ struct Cut<N> {
     kept: N,
     /// Whether those behind it are half of the last one before it, or more.
     is_half_or_more: bool,
+    /// Whether there is nothing but noughts behind it.
+    is_exact: bool,
 }
+
+/// So many digits fit in an `i128`, whichever they are.
+const I128_DIGITS: i64 = 38;
 
 /// An exponent that leaves no number of any column's digits in its range; the digits of a message are fewer.
 const FAR: i64 = 1 << 40;
@@ -124,7 +158,9 @@ impl<'a> Number<'a> {
         Some(Cut {
             is_negative: self.is_negative,
             kept,
-            is_half_or_more: before >= 0 && digits.next().is_some_and(|digit| digit >= b'5'),
+            is_half_or_more: before >= 0
+                && digits.clone().next().is_some_and(|digit| digit >= b'5'),
+            is_exact: digits.all(|digit| digit == b'0'),
         })
     }
 }
@@ -257,6 +293,60 @@ mod tests {
         }
         assert_eq!(decimal_of("9.95", 2, 1), None);
         assert_eq!(decimal_of("9.94", 2, 1).as_deref(), Some("9.9"));
+    }
+
+    #[test]
+    fn whole_numbers_are_taken_and_fractions_are_not() {
+        let read = |text: &str, to: &DataType| {
+            let read = numbers_of(&StringArray::from(vec![text]), to);
+            assert_eq!(read.data_type(), to);
+            let read = arrow::compute::cast(&read, &DataType::Decimal128(38, 0)).unwrap();
+            let read = read.as_primitive::<Decimal128Type>();
+            read.is_valid(0).then(|| read.value(0))
+        };
+        let check = |text: &str, expected: Option<i128>| {
+            assert_eq!(read(text, &DataType::Int64), expected, "{text}");
+        };
+        check("7", Some(7));
+        check("-7", Some(-7));
+        check("+7", Some(7));
+        check(" 7 ", Some(7));
+        check("-0", Some(0));
+        check("2.0", Some(2));
+        check("2.", Some(2));
+        check("-0.0", Some(0));
+        check("2e3", Some(2_000));
+        check("2.5e1", Some(25));
+        check("2000e-3", Some(2));
+        check("9007199254740993.0", Some(9_007_199_254_740_993));
+        check("9223372036854775807", Some(i128::from(i64::MAX)));
+        check("9.223372036854775807e18", Some(i128::from(i64::MAX)));
+        check("-9223372036854775808", Some(i128::from(i64::MIN)));
+        for refused in [
+            "1.7",
+            "-1.7",
+            "0.5",
+            "1e-1",
+            "1e-99999999999999999999999",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "9.223372036854775808e18",
+            "99999999999999999999",
+            "1e99",
+            "1e99999999999999999999999",
+            "",
+            "NaN",
+            "true",
+            "0x10",
+            "seven",
+        ] {
+            check(refused, None);
+        }
+        assert_eq!(read("32767", &DataType::Int16), Some(32_767));
+        assert_eq!(read("32768", &DataType::Int16), None);
+        assert_eq!(read("-1", &DataType::UInt32), None);
+        let most = u64::MAX.to_string();
+        assert_eq!(read(&most, &DataType::UInt64), Some(i128::from(u64::MAX)));
     }
 
     #[test]

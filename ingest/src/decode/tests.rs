@@ -6,7 +6,7 @@ use arrow::array::{
     Array, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -196,6 +196,35 @@ fn decimals_are_rounded_from_the_digits_that_were_sent() {
     }
     assert!(read_as(&price, "[1]").is_err());
     assert!(read_as(&price, "null").unwrap().is_null(0));
+}
+
+#[test]
+fn a_column_of_whole_numbers_takes_no_fraction() {
+    let check = |value: &str, expected: i64| {
+        let read = read_as(&DataType::Int64, value).unwrap();
+        let read = read.as_primitive::<Int64Type>();
+        assert_eq!(read.value(0), expected, "{value}");
+    };
+    check("7", 7);
+    check("\"7\"", 7);
+    check("2.0", 2);
+    check("2e3", 2_000);
+    check("9007199254740993.0", 9_007_199_254_740_993);
+    check("-9223372036854775808", i64::MIN);
+    for refused in [
+        "1.7",
+        "\"1.7\"",
+        "1e-1",
+        "9223372036854775808",
+        "1e30",
+        "true",
+    ] {
+        let said = read_as(&DataType::Int64, refused).unwrap_err();
+        assert!(said.contains("is no whole number within Int64"), "{said}");
+    }
+    assert!(read_as(&DataType::Int64, "[1]").is_err());
+    assert!(read_as(&DataType::Int64, "null").unwrap().is_null(0));
+    assert!(read_as(&DataType::Int16, "32768").is_err());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! How the columns of a table file become a stream's columns: by name, and by the rules that a topic has.
 //!
 //! Text becomes numbers, booleans and times; whole numbers become times as milliseconds since 1970; a time with a
-//! zone becomes its UTC time; digits beyond microseconds are cut. Fractions are cut off for an integer column when
-//! they come as a number, and refused when they come as text. A DECIMAL is read from the digits of a text, and of the
-//! shortest text that a floating-point number has: 1.255 as a DOUBLE of Parquet is what 1.255 is in JSON.
+//! zone becomes its UTC time; digits beyond microseconds are cut. Columns of DECIMAL and of whole numbers are read from
+//! the digits of a text, and of the shortest text that a floating-point number has: 1.255 as a DOUBLE of Parquet is
+//! what 1.255 is in JSON.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -249,6 +249,9 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
     if from == to {
         return Ok(Arc::clone(source));
     }
+    if let DataType::Dictionary(_, plain) = from {
+        return column_as(&plain_cast(source, plain)?, to);
+    }
     if to == &TIMESTAMP && from.is_integer() {
         let whole = plain_cast(source, &DataType::Int64)?;
         let milliseconds = plain_cast(&whole, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
@@ -259,7 +262,9 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
         let times = texts.as_string::<i32>().iter().map(|text| time_of(text?));
         return Ok(Arc::new(times.collect::<TimestampMicrosecondArray>()));
     }
-    if is_exact(to) && (is_text(from) || from.is_floating()) {
+    let has_fractions =
+        is_text(from) || from.is_floating() || (from.is_decimal() && to.is_integer());
+    if is_exact(to) && has_fractions {
         // Arrow writes the fewest digits that bring the same floating-point number back.
         let texts = plain_cast(source, &DataType::Utf8)?;
         return Ok(numbers_of(texts.as_string::<i32>(), to));
@@ -368,7 +373,10 @@ fn sql_name(data_type: &DataType) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray};
+    use arrow::array::{
+        Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray, UInt64Array,
+    };
+    use arrow::compute::cast;
     use arrow::datatypes::Decimal128Type;
     use millrace_ingest::{JsonDecoder, StreamSpec};
 
@@ -463,6 +471,46 @@ mod tests {
             Arc::new(Int64Array::from(vec![7, 9_999_999_999, 10_000_000_000])),
             &[Some(700), Some(999_999_999_900), None],
         );
+    }
+
+    #[test]
+    fn a_column_of_whole_numbers_takes_no_fraction_in_any_type_of_a_file() {
+        let check = |source: ArrayRef, expected: &[Option<i64>]| {
+            let read = column_as(&source, &DataType::Int64).unwrap();
+            let read: Vec<_> = read.as_primitive::<Int64Type>().iter().collect();
+            assert_eq!(read, expected, "{}", source.data_type());
+        };
+        let numbers = [
+            2.0,
+            1.7,
+            -0.0,
+            2e3,
+            1e18,
+            9_223_372_036_854_775_808.0,
+            f64::INFINITY,
+        ];
+        let expected = [
+            Some(2),
+            None,
+            Some(0),
+            Some(2_000),
+            Some(1_000_000_000_000_000_000),
+            None,
+            None,
+        ];
+        let texts: Vec<String> = numbers.iter().map(f64::to_string).collect();
+        let texts: ArrayRef = Arc::new(StringArray::from(texts));
+        let keyed = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        check(cast(&texts, &keyed).unwrap(), &expected);
+        check(texts, &expected);
+        check(Arc::new(Float64Array::from(numbers.to_vec())), &expected);
+        let decimals = Decimal128Array::from(vec![200, 170, -200, 0]);
+        check(
+            Arc::new(decimals.with_precision_and_scale(20, 2).unwrap()),
+            &[Some(2), None, Some(-2), Some(0)],
+        );
+        let unsigned = UInt64Array::from(vec![7, u64::MAX]);
+        check(Arc::new(unsigned), &[Some(7), None]);
     }
 
     #[test]

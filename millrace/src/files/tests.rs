@@ -330,8 +330,17 @@ fn a_number_has_one_value_in_every_format() {
     check("price", "0.1235", "0.124");
     check("price", "2.0005e3", "2000.500");
     check("price", "-0.0004", "0.000");
+    check("n", "-7", "-7");
+    check("n", "2.0", "2");
+    check("n", "2e3", "2000");
     for path in files_of(&folder, "price", "999999999.9995") {
         says(&path, &["price", "999999999.9995", "(12, 3)"]);
+    }
+    for path in files_of(&folder, "n", "1.7") {
+        says(&path, &["1", "n", "1.7"]);
+    }
+    for path in files_of(&folder, "n", "-9223372036854775809") {
+        says(&path, &["n", " is no "]);
     }
 }
 
