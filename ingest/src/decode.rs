@@ -9,6 +9,8 @@
 //!
 //! How values are read:
 //! - A message is one JSON object. Fields that the schema does not have are ignored; absent and `null` are the same.
+//!   Of a key that stands twice, the last value counts: arrow-json keeps no trace of the others, and to look for them
+//!   would be a second way through each message.
 //! - A number or boolean for a text column is taken as it is written (`7` is `"7"`); a text for a number column is
 //!   parsed (`"7.5"` is `7.5`). What columns of DECIMAL and of whole numbers make of one is `numbers`' business.
 //! - `NaN` and infinities are refused: in a sum they would outlive the event that brought them.

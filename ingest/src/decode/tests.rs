@@ -259,6 +259,19 @@ fn the_missing_column_is_named() {
 }
 
 #[test]
+fn of_a_key_that_stands_twice_the_last_value_counts() {
+    let decoded = decode(&[
+        r#"{"id":"a","amount":499.0,"at":0,"amount":1.0}"#,
+        r#"{"id":"b","amount":499.0,"at":0,"amount":null}"#,
+        r#"{"id":"c","amount":499.0,"at":0,"more":{"amount":1.0}}"#,
+    ]);
+    assert_eq!(decoded.rows, [0, 2]);
+    assert_eq!(decoded.bad[0].detail, "`amount` is missing");
+    let amounts = decoded.batch.column(1).as_primitive::<Float64Type>();
+    assert_eq!(amounts.values(), &[1.0, 499.0]);
+}
+
+#[test]
 fn times_are_read_as_documented() {
     let check = |at: &str, expected: i64| assert_eq!(time_of(at), Some(expected), "{at}");
     check("1600000000123", 1_600_000_000_123_000);
