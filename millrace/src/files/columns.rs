@@ -23,6 +23,7 @@ use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
 use millrace_ingest::{is_exact, numbers_of, other_unit};
+use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
 
@@ -41,6 +42,10 @@ pub(super) struct Columns {
     time: usize,
     /// Indexes of the columns in the file that are needed.
     projection: Vec<usize>,
+    /// The stream's columns that the file lacks, until they were told.
+    absent: Vec<String>,
+    /// The file's columns that the stream lacks.
+    left_out: Vec<String>,
     /// Rows of the batches before, so that a message can name a row of the file.
     rows_before: usize,
 }
@@ -54,6 +59,8 @@ impl Columns {
             required: stream.required().into_iter().collect(),
             time: stream.time,
             projection: Vec::new(),
+            absent: Vec::new(),
+            left_out: unknown(file, stream).map(str::to_owned).collect(),
             rows_before: 0,
         };
         for (index, field) in stream.schema.fields().iter().enumerate() {
@@ -62,7 +69,10 @@ impl Columns {
                     columns.check_type(index, file.field(position).data_type())?;
                     columns.projection.push(position);
                 }
-                Err(_) => columns.check_absent(index, stream, file)?,
+                Err(_) => {
+                    columns.check_absent(index, stream, file)?;
+                    columns.absent.push(field.name().clone());
+                }
             }
         }
         Ok(columns)
@@ -98,9 +108,7 @@ impl Columns {
 
     fn check_absent(&self, index: usize, stream: &Stream, file: &Schema) -> Outcome<()> {
         let name = stream.schema.field(index).name();
-        let others = file.fields().iter().map(|field| field.name().as_str());
-        let others = others.filter(|other| stream.schema.index_of(other).is_err());
-        let near = nearest(name, others);
+        let near = nearest(name, unknown(file, stream));
         if near.is_none() && !self.required.contains(&index) {
             return Ok(());
         }
@@ -114,6 +122,7 @@ impl Columns {
 
     /// Turns a batch of the file's columns into one of the stream's.
     pub(super) fn convert(&mut self, batch: &RecordBatch) -> Outcome<RecordBatch> {
+        self.tell_absent();
         let fields = 0..self.schema.fields().len();
         let columns: Vec<ArrayRef> = fields
             .map(|index| self.convert_column(index, batch))
@@ -122,6 +131,21 @@ impl Columns {
         self.rows_before += batch.num_rows();
         RecordBatch::try_new(SchemaRef::clone(&self.schema), columns)
             .map_err(|e| super::unreadable(&self.path, &e))
+    }
+
+    /// Says once, when the file is read, which columns are null in all of its events: those may have come to the stream
+    /// later than the file, or the file may have them under another name.
+    fn tell_absent(&mut self) {
+        let absent = std::mem::take(&mut self.absent);
+        if !absent.is_empty() {
+            warn!(
+                file = %self.path.display(),
+                columns = absent.join(", "),
+                left_out = self.left_out.join(", "),
+                "the file lacks columns of the stream, which are null in its events; columns that the stream does not \
+                 declare are left out"
+            );
+        }
     }
 
     fn convert_column(&self, index: usize, batch: &RecordBatch) -> Outcome<ArrayRef> {
@@ -203,6 +227,12 @@ impl Columns {
         let row = self.rows_before + row + 1;
         Failure::input(format!("{}: row {row}: {what}", self.path.display()))
     }
+}
+
+/// The columns of a file that the stream does not have.
+fn unknown<'a>(file: &'a Schema, stream: &Stream) -> impl Iterator<Item = &'a str> {
+    let names = file.fields().iter().map(|field| field.name().as_str());
+    names.filter(move |name| stream.schema.index_of(name).is_err())
 }
 
 /// A column that the stream has and the file does not.

@@ -493,6 +493,34 @@ fn columns_of_csv_may_be_missing_reordered_and_marked() {
 }
 
 #[test]
+fn the_log_names_the_columns_that_a_file_lacks_once() {
+    let folder = Folder::new();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(Arc::new(log.reopen().unwrap()))
+        .with_ansi(false)
+        .finish();
+    // More than one batch.
+    let mut csv = "id,event_time,remark\n".to_owned();
+    (0..20_000).for_each(|row| csv.push_str(&format!("{row},{row},x\n")));
+    let path = folder.text("events.csv", &csv);
+    tracing::subscriber::with_default(subscriber, || {
+        // Commands look at a file before they read it.
+        EventFile::open(&path, &stream()).unwrap();
+        read(&path).unwrap();
+    });
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for part in [
+        "events.csv",
+        "columns=\"note, n, amount, weight, ok, day, price\"",
+        "left_out=\"remark\"",
+    ] {
+        assert!(text.contains(part), "{text}\nlacks {part}");
+    }
+}
+
+#[test]
 fn a_type_that_cannot_become_the_streams_is_refused_before_reading() {
     let folder = Folder::new();
     let seconds = RecordBatch::try_from_iter([
