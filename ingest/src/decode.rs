@@ -38,7 +38,7 @@ use arrow::json::reader::Decoder;
 use chrono::Utc;
 
 use crate::error::IngestError;
-use crate::numbers::{is_exact, numbers_of};
+use crate::numbers::{is_exact, numbers_of, time_of_number};
 use crate::stream::StreamSpec;
 use crate::units::{other_unit, utc};
 
@@ -492,24 +492,31 @@ fn escaped_unit(escape: &[u8]) -> Option<u16> {
 
 /// A timestamp's text in microseconds since 1970. Only the event time has a range.
 fn read_timestamp(text: &str, is_event_time: bool) -> Result<i64, Fault> {
-    if let Ok(milliseconds) = text.parse::<i64>() {
-        let out_of_range = if is_event_time {
-            Reason::EventTimeOutOfRange
-        } else {
-            Reason::Unparsable
-        };
-        if is_event_time {
-            check_unit(milliseconds as f64)?;
+    let time_us = match time_of_number(text) {
+        Some(time_us) => {
+            if is_event_time {
+                check_unit(text)?;
+            }
+            i64::try_from(time_us).ok()
         }
-        let us = milliseconds.checked_mul(1_000);
-        return us.ok_or_else(|| (out_of_range, format!("{text} ms since 1970")));
+        None => Some(read_date(text)?),
+    };
+    if is_event_time {
+        let time_us = time_us.filter(|time_us| (EARLIEST_US..=LATEST_US).contains(time_us));
+        return time_us.ok_or_else(|| {
+            let detail = format!(
+                "`{text}` is not within the years 1 to 9999 (numbers are read as milliseconds)"
+            );
+            (Reason::EventTimeOutOfRange, detail)
+        });
     }
-    if let Some(milliseconds) = fractional_milliseconds(text) {
-        if is_event_time {
-            check_unit(milliseconds)?;
-        }
-        return Ok((milliseconds * 1_000.0).round() as i64);
-    }
+    time_us.ok_or_else(|| {
+        let detail = format!("`{text}` ms since 1970 is beyond all times");
+        (Reason::Unparsable, detail)
+    })
+}
+
+fn read_date(text: &str) -> Result<i64, Fault> {
     string_to_datetime(&Utc, text)
         .map(|time| time.timestamp_micros())
         .map_err(|_| {
@@ -518,27 +525,15 @@ fn read_timestamp(text: &str, is_event_time: bool) -> Result<i64, Fault> {
         })
 }
 
-/// `1.7e12` or `1700000000000.25`. In microseconds what does not fit saturates, and so falls out of the range of event
-/// times.
-fn fractional_milliseconds(text: &str) -> Option<f64> {
-    text.parse::<f64>().ok().filter(|value| value.is_finite())
-}
-
-/// Refuses an event time that is in seconds, microseconds or nanoseconds.
-fn check_unit(milliseconds: f64) -> Result<(), Fault> {
-    match other_unit(milliseconds) {
+/// Refuses an event time that is a number of seconds, microseconds or nanoseconds.
+fn check_unit(text: &str) -> Result<(), Fault> {
+    match text.trim().parse::<f64>().ok().and_then(other_unit) {
         Some(detail) => Err((Reason::EventTimeOutOfRange, detail)),
         None => Ok(()),
     }
 }
 
 fn time_fault(time_us: i64, latest_us: i64) -> Option<Fault> {
-    if !(EARLIEST_US..=LATEST_US).contains(&time_us) {
-        let detail = format!(
-            "{time_us} µs since 1970 is not within the years 1 to 9999 (numbers are read as milliseconds)"
-        );
-        return Some((Reason::EventTimeOutOfRange, detail));
-    }
     (time_us > latest_us).then(|| {
         let detail = format!(
             "{} is further ahead than {}, the latest that is taken now (the clock and kafka.allowed_future)",

@@ -50,7 +50,7 @@ pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
 pub use deletion::Deletion;
 pub use error::{IngestError, Remedy};
 pub use group::LastError;
-pub use numbers::{is_exact, numbers_of};
+pub use numbers::{is_exact, numbers_of, time_of_number};
 pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
 pub use step::{Lost, StartOffsets, Step, Witness, Witnesses};

@@ -1,9 +1,10 @@
-//! Numbers as their decimal digits say: what a text, or a number in JSON, is in a column of DECIMAL or of whole numbers.
-//! Topics and files read them here, so that one event has one value by whichever road it comes.
+//! Numbers as their decimal digits say: what a text, or a number in JSON, is in a column of DECIMAL, of whole numbers or
+//! of times. Topics and files read them here, so that one event has one value by whichever road it comes.
 //!
 //! Digits beyond a DECIMAL's scale are rounded, halves away from zero, as SQL's cast does: 1.255 is 1.26 at two digits.
 //! No binary floating-point number stands in between: there 1.255 is a little less than itself, and 1.25. A column of
-//! whole numbers takes 2.0 and 2e3, and no fraction.
+//! whole numbers takes 2.0 and 2e3, and no fraction. Of a time, what is beyond microseconds is cut off: the time is the
+//! last microsecond that is not after it, before 1970 as well.
 //!
 //! Not here: DOUBLE and FLOAT, which Arrow reads, and whether a time is in other units (`units`).
 
@@ -41,6 +42,22 @@ pub fn numbers_of(texts: &StringArray, to: &DataType) -> ArrayRef {
         DataType::Decimal256(..) => decimals::<Decimal256Type>(texts, to),
         _ => new_null_array(to, texts.len()),
     }
+}
+
+/// The time (µs since 1970) of a number of milliseconds since 1970; none of a text that is no number. It may be beyond
+/// what a column holds.
+#[must_use]
+pub fn time_of_number(text: &str) -> Option<i128> {
+    if let Ok(milliseconds) = text.parse::<i64>() {
+        return Some(i128::from(milliseconds) * 1_000);
+    }
+    let number = Number::of(text)?;
+    let beyond = match number.is_negative {
+        true => i128::MIN,
+        false => i128::MAX,
+    };
+    let cut = number.cut::<i128>(3, I128_DIGITS);
+    Some(cut.map_or(beyond, |cut| cut.floored()))
 }
 
 fn whole_numbers<T>(texts: &StringArray) -> ArrayRef
@@ -169,6 +186,15 @@ impl<N: ArrowNativeTypeOp> Cut<N> {
     /// The nearest number, halves away from zero.
     fn rounded(&self) -> N {
         let size = match self.is_half_or_more {
+            true => self.kept.add_wrapping(N::ONE),
+            false => self.kept,
+        };
+        self.signed(size)
+    }
+
+    /// The largest number that is not above it.
+    fn floored(&self) -> N {
+        let size = match self.is_negative && !self.is_exact {
             true => self.kept.add_wrapping(N::ONE),
             false => self.kept,
         };
@@ -347,6 +373,29 @@ mod tests {
         assert_eq!(read("-1", &DataType::UInt32), None);
         let most = u64::MAX.to_string();
         assert_eq!(read(&most, &DataType::UInt64), Some(i128::from(u64::MAX)));
+    }
+
+    #[test]
+    fn a_time_is_the_last_microsecond_that_is_not_after_it() {
+        let check = |text: &str, expected: Option<i128>| {
+            assert_eq!(time_of_number(text), expected, "{text}");
+        };
+        check("1600000000123", Some(1_600_000_000_123_000));
+        check("1600000000123.251", Some(1_600_000_000_123_251));
+        check("1600000000123.2519", Some(1_600_000_000_123_251));
+        check("1.6e12", Some(1_600_000_000_000_000));
+        check("-1", Some(-1_000));
+        check("0.0005", Some(0));
+        check("-0.0005", Some(-1));
+        check("-1.0005", Some(-1_001));
+        check("-1.000", Some(-1_000));
+        check("99999999999999999999", Some(99_999_999_999_999_999_999_000));
+        check("1e99", Some(i128::MAX));
+        check("-1e99", Some(i128::MIN));
+        check("2020-09-13", None);
+        check("12:30", None);
+        check("NaN", None);
+        check("", None);
     }
 
     #[test]

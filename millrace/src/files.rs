@@ -6,6 +6,7 @@
 //!
 //! Not here: writing files (`generate` and the commands that have results), and sending rows to Kafka (`produce`).
 
+use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
@@ -153,6 +154,17 @@ fn open_file(path: &Path) -> Outcome<std::fs::File> {
         );
     }
     Ok(file)
+}
+
+/// Goes past the mark with which spreadsheets and others begin a file of UTF-8; how many bytes it has.
+fn skip_mark(file: &mut impl BufRead) -> std::io::Result<usize> {
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+    let bytes = match file.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+        true => BYTE_ORDER_MARK.len(),
+        false => 0,
+    };
+    file.consume(bytes);
+    Ok(bytes)
 }
 
 #[cfg(test)]

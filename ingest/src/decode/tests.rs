@@ -199,6 +199,18 @@ fn decimals_are_rounded_from_the_digits_that_were_sent() {
 }
 
 #[test]
+fn a_time_that_is_no_event_time_has_the_range_of_its_column() {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let read = read_as(&time, "9223372036854775").unwrap();
+    let read = read.as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(read.value(0), 9_223_372_036_854_775_000);
+    for beyond in ["9223372036854776", "1e30"] {
+        let said = read_as(&time, beyond).unwrap_err();
+        assert!(said.contains(beyond), "{said}");
+    }
+}
+
+#[test]
 fn a_column_of_whole_numbers_takes_no_fraction() {
     let check = |value: &str, expected: i64| {
         let read = read_as(&DataType::Int64, value).unwrap();
@@ -277,8 +289,11 @@ fn times_are_read_as_documented() {
     check("1600000000123", 1_600_000_000_123_000);
     check("\"1600000000123\"", 1_600_000_000_123_000);
     check("1600000000123.25", 1_600_000_000_123_250);
+    check("1600000000123.2519", 1_600_000_000_123_251);
     check("1.6e12", 1_600_000_000_000_000);
     check("-1", -1_000);
+    check("-0.0005", -1);
+    check("\"1969-12-31T23:59:59.9999995Z\"", -1);
     check("\"2020-09-13T12:26:40Z\"", 1_600_000_000_000_000);
     check(
         "\"2020-09-13T12:26:40.000001+00:00\"",
@@ -314,6 +329,18 @@ fn a_time_that_is_no_event_time_is_named_with_its_date() {
         let (reason, said) = detail(other);
         assert_eq!(reason, Reason::EventTimeOutOfRange, "{other}");
         assert!(said.contains("did you mean"), "{said}");
+    }
+    for beyond in [
+        "1e30",
+        "-1e300",
+        "99999999999999999999",
+        "9223372036854775807",
+        "\"0000-01-01\"",
+    ] {
+        let (reason, said) = detail(beyond);
+        assert_eq!(reason, Reason::EventTimeOutOfRange, "{beyond}");
+        let sent = format!("at: `{}` is not within", beyond.trim_matches('"'));
+        assert!(said.starts_with(&sent), "{said}");
     }
     // A text says which day it means.
     assert_eq!(

@@ -16,13 +16,13 @@ use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit,
-    TimestampMicrosecondType,
+    TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
-use millrace_ingest::{is_exact, numbers_of, other_unit};
+use millrace_ingest::{is_exact, numbers_of, other_unit, time_of_number};
 use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
@@ -212,14 +212,14 @@ impl Columns {
         let value = array_value_to_string(source, row).unwrap_or_default();
         let value: String = value.chars().take(60).collect();
         let kind = sql_name(field.data_type());
-        self.at(
-            row,
-            &format!("column '{}': '{value}' is no {kind}", field.name()),
-        )
-        .hint(format!(
-            "column '{}' is declared as {kind} in sources.sql",
-            field.name()
-        ))
+        let name = field.name();
+        self.at(row, &format!("column '{name}': '{value}' is no {kind}"))
+            .hint(match index == self.time {
+                true => "an event time is within the years 1 to 9999: a timestamp, a text such as \
+                         2025-01-31T12:00:00Z, or whole milliseconds since 1970"
+                    .to_owned(),
+                false => format!("column '{name}' is declared as {kind} in sources.sql"),
+            })
     }
 
     /// A mistake in a row of the file; rows count from 1, below a header.
@@ -294,6 +294,12 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
     }
     let has_fractions =
         is_text(from) || from.is_floating() || (from.is_decimal() && to.is_integer());
+    if to == &TIMESTAMP && matches!(from, DataType::Timestamp(TimeUnit::Nanosecond, _)) {
+        // Arrow's cast cuts towards 1970: a time before it would be another one than its text is.
+        let times = source.as_primitive::<TimestampNanosecondType>();
+        let times: TimestampMicrosecondArray = times.unary(|time_ns| time_ns.div_euclid(1_000));
+        return Ok(Arc::new(times));
+    }
     if is_exact(to) && has_fractions {
         // Arrow writes the fewest digits that bring the same floating-point number back.
         let texts = plain_cast(source, &DataType::Utf8)?;
@@ -319,7 +325,7 @@ fn numbers(source: &ArrayRef) -> Result<Vec<Option<f64>>, ArrowError> {
     if is_text(source.data_type()) {
         let texts = plain_cast(source, &DataType::Utf8)?;
         let texts = texts.as_string::<i32>();
-        return Ok(texts.iter().map(|text| text?.parse().ok()).collect());
+        return Ok(texts.iter().map(|text| text?.trim().parse().ok()).collect());
     }
     Ok(Vec::new())
 }
@@ -346,15 +352,10 @@ fn is_text(data_type: &DataType) -> bool {
 
 /// A time's text in microseconds since 1970, as the topic's decoder reads it.
 fn time_of(text: &str) -> Option<i64> {
-    if let Ok(milliseconds) = text.parse::<i64>() {
-        return milliseconds.checked_mul(1_000);
+    match time_of_number(text) {
+        Some(time_us) => i64::try_from(time_us).ok(),
+        None => Some(string_to_datetime(&Utc, text).ok()?.timestamp_micros()),
     }
-    if let Ok(milliseconds) = text.parse::<f64>() {
-        return milliseconds
-            .is_finite()
-            .then_some((milliseconds * 1_000.0).round() as i64);
-    }
-    Some(string_to_datetime(&Utc, text).ok()?.timestamp_micros())
 }
 
 /// The first row that had a value and has none any more.
@@ -423,7 +424,12 @@ mod tests {
             "2025-01-31",
             "1738324800000",
             "1738324800000.25",
+            "1738324800000.2519",
+            "-0.0005",
+            "1969-12-31T23:59:59.9999995Z",
             "1.7e12",
+            " 1738324800000 ",
+            "1e30",
             "-1",
             "yesterday",
             "2025-13-01",

@@ -9,7 +9,7 @@ use millrace_features::Stream;
 use millrace_ingest::{BadMessage, JsonDecoder, Reason, StreamSpec};
 
 use super::columns::nearest;
-use super::{BATCH_ROWS, open_file, unreadable};
+use super::{BATCH_ROWS, open_file, skip_mark, unreadable};
 use crate::failure::{Failure, Outcome};
 use crate::streams::stream_spec;
 
@@ -25,7 +25,8 @@ pub(super) fn open(
     stream: &Stream,
 ) -> Outcome<impl Iterator<Item = Outcome<RecordBatch>> + Send + use<>> {
     let decoder = JsonDecoder::new(spec(stream))?;
-    let reader = BufReader::with_capacity(1 << 18, open_file(path)?);
+    let mut reader = BufReader::with_capacity(1 << 18, open_file(path)?);
+    skip_mark(&mut reader).map_err(|e| unreadable(path, &e))?;
     let names = stream
         .schema
         .fields()

@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::{BATCH_ROWS, Format, open_file, unreadable};
+use super::{BATCH_ROWS, Format, open_file, skip_mark, unreadable};
 use crate::failure::Outcome;
 
 /// A part of a file that is worth a thread.
@@ -45,9 +45,11 @@ impl RowsFile {
             }
             Format::JsonLines => {
                 let schema = known.map_or_else(|| json_schema(path, &mut file), Ok)?;
+                let mut lines = BufReader::new(file);
+                skip_mark(&mut lines).map_err(|e| unreadable(path, &e))?;
                 let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema))
                     .with_batch_size(BATCH_ROWS)
-                    .build(BufReader::new(file))
+                    .build(lines)
                     .map_err(|e| unreadable(path, &e))?;
                 Ok(Self::of(path, schema, reader))
             }
@@ -113,6 +115,9 @@ fn infer_part(path: &Path, bytes: Range<u64>) -> Result<Schema, ArrowError> {
         tail.seek(SeekFrom::Start(end - 1))?;
         end = end - 1 + tail.skip_until(b'\n')? as u64;
     }
+    if start == 0 {
+        start = skip_mark(&mut file)? as u64;
+    }
     let lines = file.take(end.saturating_sub(start));
     infer_json_schema(lines, None).map(|(schema, _)| schema)
 }
@@ -166,6 +171,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_row() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("rows.jsonl", "\u{feff}{\"a\":1}\n{\"a\":2}\n"),
+            ("rows.csv", "\u{feff}a\n1\n2\n"),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let file = RowsFile::open(&path, None).unwrap();
+            assert!(file.schema.column_with_name("a").is_some(), "{name}");
+            let rows = file.map(|batch| batch.unwrap().num_rows());
+            assert_eq!(rows.sum::<usize>(), 2, "{name}");
+        }
+    }
+
+    #[test]
     fn types_are_those_of_the_whole_file_wherever_it_is_cut() {
         let rows = [
             r#"{"a": 1, "b": null, "c": [1], "d": {"x": 1}}"#,
@@ -175,14 +196,16 @@ mod tests {
             r#"{"f": "seven", "g": ["a"], "h": false}"#,
         ];
         let text = rows.join("\n");
+        let (whole, _) = infer_json_schema(text.as_bytes(), None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
-        std::fs::write(&path, &text).unwrap();
-        let (whole, _) = infer_json_schema(text.as_bytes(), None).unwrap();
-        for cut in 1..text.len() as u64 {
-            let parts =
-                [0..cut, cut..text.len() as u64].map(|part| infer_part(&path, part).unwrap());
-            assert_eq!(joined(&parts).unwrap(), whole, "cut at {cut}");
+        for text in [text.clone(), format!("\u{feff}{text}")] {
+            std::fs::write(&path, &text).unwrap();
+            let end = text.len() as u64;
+            for cut in 1..end {
+                let parts = [0..cut, cut..end].map(|part| infer_part(&path, part).unwrap());
+                assert_eq!(joined(&parts).unwrap(), whole, "cut at {cut}");
+            }
         }
     }
 }

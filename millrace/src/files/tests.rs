@@ -265,6 +265,8 @@ fn types_of_other_programs_are_cast() {
         );
         assert_eq!(write_json(&read).unwrap(), [expected]);
     };
+    check(Arc::new(TimestampNanosecondArray::from(vec![-500])), -1);
+    check(Arc::new(TimestampNanosecondArray::from(vec![-1_000])), -1);
     let nanos = TimestampNanosecondArray::from(vec![time_us * 1_000 + 789]);
     check(Arc::new(nanos.clone()), time_us);
     check(Arc::new(nanos.with_timezone("+05:30")), time_us);
@@ -402,6 +404,18 @@ fn mistakes_in_json_lines_are_told_with_their_line() {
         &wrong("{\"id\":\"b\",\"event_time\":\"soon\"}"),
         &[":3:", "soon"],
     );
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    let folder = Folder::new();
+    let line = "{\"id\":\"a\",\"event_time\":\"2025-01-01T00:00:00Z\"}";
+    let plain = read(&folder.text("events.jsonl", line)).unwrap();
+    let marked = read(&folder.text("events.jsonl", &format!("\u{feff}{line}"))).unwrap();
+    assert_eq!(marked, plain);
+    assert_eq!(plain.num_rows(), 1);
+    let nothing = read(&folder.text("events.jsonl", "\u{feff}")).unwrap();
+    assert_eq!(nothing.num_rows(), 0);
 }
 
 #[test]
