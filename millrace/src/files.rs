@@ -27,7 +27,7 @@ mod rows_file;
 mod table_file;
 
 pub(crate) use columns::nearest;
-pub(crate) use columns::{column_as, lost_row, unit_slip};
+pub(crate) use columns::{column_as, lost_row, outside_row, unit_slip};
 pub(crate) use json_rows::json_text;
 pub use json_rows::write_json;
 pub(crate) use rows_file::RowsFile;

@@ -10,7 +10,7 @@
 //!  spine ──► entity, time, row ─► parts by entity ─┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,8 +32,8 @@ use tracing::warn;
 use crate::backfill::event_files;
 use crate::failure::{Failure, Outcome};
 use crate::files::{
-    EventFile, Format, RowsFile, TableFile, WriteError, column_as, lost_row, nearest, publish,
-    spinner, unit_slip,
+    EventFile, Format, RowsFile, TableFile, WriteError, column_as, lost_row, nearest, outside_row,
+    publish, spinner, unit_slip,
 };
 use crate::interrupt;
 use crate::workspace::Workspace;
@@ -266,6 +266,12 @@ impl Job {
             let time = self.spine_column(&batch, TIME, &TIMESTAMP, rows)?;
             if let Some(row) = (0..time.len()).find(|row| time.is_null(*row)) {
                 return Err(self.spine_mistake(rows, row, format!("'{TIME}' is null")));
+            }
+            if let Some(row) = outside_row(&time) {
+                let what = format!("'{TIME}' is not within the years 1 to 9999");
+                return Err(self
+                    .spine_mistake(rows, row, what)
+                    .hint("whole numbers are read as milliseconds since 1970"));
             }
             let numbers: ArrayRef = Arc::new(UInt64Array::from_iter_values(
                 (rows..).take(batch.num_rows()),
@@ -582,7 +588,7 @@ fn choose_views(
         });
     }
     let all = &workspace.project.views;
-    let views: Vec<_> = if args.views.is_empty() {
+    let mut views: Vec<Arc<FeatureView>> = if args.views.is_empty() {
         all.iter()
             .filter(|view| lacks(view).is_none())
             .cloned()
@@ -596,6 +602,9 @@ fn choose_views(
         };
         args.views.iter().map(find).collect::<Outcome<_>>()?
     };
+    // A view that is named twice has one set of columns all the same.
+    let mut named = BTreeSet::new();
+    views.retain(|view| named.insert(view.name.clone()));
     if views.is_empty() {
         let entities = all.iter().map(|view| {
             format!(

@@ -194,9 +194,7 @@ impl Columns {
     }
 
     fn check_time(&self, times: &ArrayRef) -> Outcome<()> {
-        let times = times.as_primitive::<TimestampMicrosecondType>();
-        let outside = |time: &i64| !(EARLIEST_US..=LATEST_US).contains(time);
-        match times.values().iter().position(outside) {
+        match outside_row(times) {
             Some(row) => {
                 let name = self.schema.field(self.time).name();
                 Err(self
@@ -356,6 +354,13 @@ fn time_of(text: &str) -> Option<i64> {
         Some(time_us) => i64::try_from(time_us).ok(),
         None => Some(string_to_datetime(&Utc, text).ok()?.timestamp_micros()),
     }
+}
+
+/// The first of a column of times (µs since 1970) that no event time may be.
+pub(crate) fn outside_row(times: &ArrayRef) -> Option<usize> {
+    let outside = |time: i64| !(EARLIEST_US..=LATEST_US).contains(&time);
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    times.iter().position(|time| time.is_some_and(outside))
 }
 
 /// The first row that had a value and has none any more.

@@ -208,6 +208,20 @@ fn a_file_that_is_read_is_not_written_over() {
 }
 
 #[test]
+fn a_view_that_is_named_twice_is_answered_once() {
+    let data = Data::new();
+    let mut args = data.args("never.parquet");
+    args.views = vec![
+        "card_risk".into(),
+        "card_activity".into(),
+        "card_risk".into(),
+    ];
+    let job = Job::plan(&data.workspace, &args).unwrap();
+    let views: Vec<&str> = job.views.iter().map(|view| view.name.as_str()).collect();
+    assert_eq!(views, ["card_risk", "card_activity"]);
+}
+
+#[test]
 fn mistakes_are_named() {
     let data = Data::new();
     data.fails(
@@ -250,6 +264,10 @@ fn mistakes_are_named() {
     data.fails(
         |args| args.spine = spine("card_id,event_time\n1,2018-04-05\n2,1522886400\n"),
         &["row 2", "did you mean seconds, 2018-04-05T00:00:00Z?"],
+    );
+    data.fails(
+        |args| args.spine = spine("card_id,event_time\n1,0\n2,-99999999999999\n"),
+        &["row 2", "'event_time'", "years 1 to 9999"],
     );
     data.fails(
         |args| args.spine = spine("card_id,event_time,card_risk__frauds_7d\n1,2018-04-05,0\n"),
