@@ -75,6 +75,8 @@ fn check_distinct(window: &WindowFunction) -> Checked<()> {
 
 /// What works in place of DISTINCT, for a function that does not take it.
 fn without_distinct(name: &str) -> Option<&'static str> {
+    const PLAIN: Option<&str> =
+        Some("drop DISTINCT; count, sum, avg, var_samp, median and array_agg take it");
     match name {
         // DataFusion's accumulators keep one of each.
         "count" | "sum" | "avg" | "var" | "var_pop" | "median" | "percentile_cont"
@@ -89,7 +91,15 @@ fn without_distinct(name: &str) -> Option<&'static str> {
         "first_value" | "last_value" | "nth_value" | "lag" => {
             Some("drop DISTINCT: it is the value of one event")
         }
-        _ => Some("drop DISTINCT; count, sum, avg, var_samp, median and array_agg take it"),
+        "corr"
+        | "covar_samp"
+        | "covar_pop"
+        | "decayed_sum"
+        | "decayed_count"
+        | "approx_percentile_cont_with_weight" => PLAIN,
+        name if name.starts_with("regr_") => PLAIN,
+        // Somebody's own function knows what it does with it.
+        _ => None,
     }
 }
 

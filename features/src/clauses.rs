@@ -71,7 +71,8 @@ impl Clauses<'_> {
     fn of_view(&self, view: &CreateView) -> Option<Complaint> {
         let CreateView {
             or_alter,
-            or_replace,
+            // That is what is done.
+            or_replace: _,
             materialized,
             secure,
             name,
@@ -94,8 +95,8 @@ impl Clauses<'_> {
                              the one before";
         let clauses: [Clause; 11] = [
             (
-                *or_alter || *or_replace,
-                "OR REPLACE,OR ALTER",
+                *or_alter,
+                "OR ALTER",
                 "a view is what its file says: there is none to replace",
                 PLAIN,
             ),
