@@ -15,6 +15,7 @@
 
 pub mod access;
 pub mod admission;
+mod blame;
 mod catalog;
 mod columns;
 mod feast;
@@ -174,7 +175,7 @@ impl Server {
         let services = Services {
             traces: TraceLayer::new(self.traces, &pool),
             routes: Arc::clone(&self.routes),
-            json: JsonLayer::new(pool, MAX_MESSAGE_BYTES),
+            json: JsonLayer::new(pool, MAX_MESSAGE_BYTES, self.gate.clone()),
             access: self.access,
             admission: AdmissionLayer::new(self.gate),
             tls: self.tls,
@@ -250,7 +251,7 @@ fn view_names(workspace: &Workspace, more: impl IntoIterator<Item = String>) -> 
 /// The services of a project, beside those that every server has.
 fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routes> {
     let catalog = Arc::new(Catalog::new(&live));
-    let features = Features::new(live.clone(), Arc::clone(&catalog));
+    let features = Features::new(live.clone(), Arc::clone(&catalog), gate.clone());
     let scoring = Scoring::new(live.clone(), gate.clone())?;
     let feast = Feast::new(live.clone(), catalog);
     let features = FeatureServiceServer::new(features)
@@ -357,12 +358,43 @@ async fn answered<T: Send + 'static>(
 fn counted<T>(method: &'static str, answer: Result<T, Refusal>) -> Result<T, Status> {
     let answer = answer.map_err(Status::from);
     let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-    metrics::counter!("millrace_requests_total", "method" => method, "status" => name(code))
-        .increment(1);
+    count_answer(method, code);
     if let (Code::Internal, Err(status)) = (code, &answer) {
         tracing::error!(method, error = status.message(), "a call failed");
     }
     answer
+}
+
+fn count_answer(method: &'static str, code: Code) {
+    metrics::counter!("millrace_requests_total", "method" => method, "status" => name(code))
+        .increment(1);
+}
+
+/// The methods, as metrics name them.
+const METHODS: [&str; 16] = [
+    "GetFeatures",
+    "Score",
+    "StreamFeatures",
+    "Prepare",
+    "ListViews",
+    "ScoreStream",
+    "ListModels",
+    "GetModel",
+    "Promote",
+    "Rollback",
+    "SetTraffic",
+    "GetOnlineFeatures",
+    "GetFeastServingInfo",
+    "Push",
+    "WriteToOnlineStore",
+    "Check",
+];
+
+/// The method at a path, by a name that no caller has chosen.
+fn method_name(path: &str) -> &'static str {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let known = METHODS.iter().find(|method| **method == last);
+    known.copied().unwrap_or("other")
 }
 
 /// Who calls.
@@ -380,6 +412,8 @@ const fn name(code: Code) -> &'static str {
         Code::PermissionDenied => "permission_denied",
         Code::Unavailable => "unavailable",
         Code::OutOfRange => "out_of_range",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::DeadlineExceeded => "deadline_exceeded",
         Code::Internal => "internal",
         _ => "other",
     }

@@ -144,6 +144,11 @@ impl Caller {
         Self { name, scopes }
     }
 
+    /// Who calls without a token: the peer, by its address.
+    pub(super) fn unnamed(extensions: &Extensions, scopes: Vec<Scope>) -> Arc<Self> {
+        Arc::new(Self::new(peer(extensions), scopes))
+    }
+
     /// Who the access control has found to call; without one, somebody who may do nothing.
     pub(super) fn of(extensions: &http::Extensions) -> Arc<Self> {
         let known = extensions.get::<Arc<Self>>().cloned();
@@ -293,7 +298,7 @@ where
 }
 
 fn caller<B>(access: Option<&Access>, request: &Request<B>) -> Result<Arc<Caller>, Denied> {
-    let unnamed = |scopes| Arc::new(Caller::new(peer(request.extensions()), scopes));
+    let unnamed = |scopes| Caller::unnamed(request.extensions(), scopes);
     let Some(access) = access else {
         return Ok(unnamed(vec![Scope::Admin]));
     };

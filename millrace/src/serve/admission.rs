@@ -1,14 +1,19 @@
 //! Admission: limits that keep accepted requests fast when more come than can be answered.
 //!
 //! A request takes one of a few places, or waits in line for one, or is refused at once and told when to ask again.
-//! `line` decides which: it is pure, and is told the time. `gate` gives it a clock, and keeps the line in the order of
-//! arrival; `layer` stands in front of the services. Who a client is, `serve/access.rs` says. What happens to a request
-//! that is in place when its deadline passes is tonic's to decide, which enforces `grpc-timeout` itself.
+//! `line` decides which, and whose turn it is: it is pure, and is told the time. `gate` gives it a clock; `layer`
+//! stands in front of the services. Who a client is, `serve/access.rs` says.
+//!
+//! Whoever has a place is worked for. A request has none while it waits for its caller: `message` reads it to its end
+//! before, and `answer` lets it go when its answer is there, whoever reads that when. What is kept of requests and
+//! answers meanwhile is counted, and bounded.
 
+mod answer;
 mod arrival;
 mod gate;
 mod layer;
 mod line;
+mod message;
 mod refused;
 #[cfg(test)]
 mod tests;
@@ -16,13 +21,14 @@ mod tests;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use crate::settings::duration;
 
 pub(super) use arrival::parse_timeout;
-pub(super) use gate::Gate;
+pub(super) use gate::{Gate, Place};
 pub(super) use layer::AdmissionLayer;
+pub(super) use message::Message;
+pub(super) use refused::Refused;
 
 /// `[server.limits]`: how much is worked on and waits before requests are refused.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,6 +43,12 @@ pub struct LimitSettings {
     /// Longest wait for a place: a request that would wait longer is refused at once.
     #[serde(deserialize_with = "duration")]
     pub max_wait: Duration,
+    /// How long a request may take to come, from its headers to the end of its message.
+    #[serde(deserialize_with = "duration")]
+    pub body_timeout: Duration,
+    /// Bytes of requests that are still coming or wait for a place, and of answers that are not read yet. One client
+    /// has a quarter of them at most.
+    pub buffer_bytes: usize,
 }
 
 impl Default for LimitSettings {
@@ -46,6 +58,8 @@ impl Default for LimitSettings {
             queue: 1_024,
             client_concurrency: 256,
             max_wait: Duration::from_millis(100),
+            body_timeout: Duration::from_secs(10),
+            buffer_bytes: 256 << 20,
         }
     }
 }
@@ -55,11 +69,15 @@ impl LimitSettings {
     /// only take turns, so that all of them end late.
     fn places(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let places = match self.concurrency {
+        match self.concurrency {
             0 => 4 * cores(),
             places => places,
-        };
-        places.min(Semaphore::MAX_PERMITS)
+        }
+    }
+
+    /// What one client may have of [`buffer_bytes`](Self::buffer_bytes).
+    fn client_bytes(&self) -> usize {
+        self.buffer_bytes / 4
     }
 }
 
@@ -84,7 +102,7 @@ enum Treatment {
     /// Counts as one of its client's requests while it is open, and takes no place: it may be idle for hours. A
     /// handler that works on a stream's messages asks [`Gate::place`] for each.
     Open,
-    /// Takes a place until its answer has ended.
+    /// Takes a place when its message is there, until its answer is. A stream's handler takes one for each part too.
     Placed(Class),
 }
 

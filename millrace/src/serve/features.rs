@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
+use super::admission::{Class, Gate, Place};
 use super::catalog::{Catalog, Selection, features};
 use super::columns::{message, timestamp};
 use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
@@ -35,6 +36,7 @@ const WAITING_PARTS: usize = 2;
 pub(super) struct Features {
     live: Live,
     catalog: Arc<Catalog>,
+    gate: Gate,
 }
 
 /// A request whose names were resolved and whose keys were read.
@@ -47,8 +49,12 @@ struct Resolved {
 }
 
 impl Features {
-    pub(super) fn new(live: Live, catalog: Arc<Catalog>) -> Self {
-        Self { live, catalog }
+    pub(super) fn new(live: Live, catalog: Arc<Catalog>, gate: Gate) -> Self {
+        Self {
+            live,
+            catalog,
+            gate,
+        }
     }
 
     fn get(
@@ -123,21 +129,56 @@ impl Features {
     }
 
     /// Part after part, until the caller has gone.
-    fn send_parts(
-        &self,
-        resolved: &Resolved,
-        parts: &mpsc::Sender<Result<GetFeaturesResponse, Status>>,
+    async fn send_parts(
+        self,
+        resolved: Arc<Resolved>,
+        caller: Arc<Caller>,
+        parts: mpsc::Sender<Result<GetFeaturesResponse, Status>>,
     ) {
         let rows = resolved.rows();
         let mut from = 0;
-        loop {
+        // Whoever does not read on has no place meanwhile, and no thread.
+        while let Ok(room) = parts.reserve().await {
             let to = rows.min(from + PART_ROWS);
-            let part = self.part(resolved, from..to);
+            let part = self.part_in_place(&resolved, from..to, &caller).await;
             let is_last = to == rows || part.is_err();
-            if parts.blocking_send(part.map_err(Status::from)).is_err() || is_last {
+            room.send(part.map_err(Status::from));
+            if is_last {
                 return;
             }
             from = to;
+        }
+    }
+
+    /// A part, once there is a place for the work.
+    async fn part_in_place(
+        &self,
+        resolved: &Arc<Resolved>,
+        rows: std::ops::Range<usize>,
+        caller: &Caller,
+    ) -> Result<GetFeaturesResponse, Refusal> {
+        let place = self.place(caller).await?;
+        let (service, resolved) = (self.clone(), Arc::clone(resolved));
+        let part = move || {
+            let _place = place;
+            service.part(&resolved, rows)
+        };
+        let part = tokio::task::spawn_blocking(part).await;
+        part.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
+    }
+
+    /// A place for the next part. A stream that has begun is not refused, but goes on later: its caller would have to
+    /// begin again.
+    async fn place(&self, caller: &Caller) -> Result<Place, Refusal> {
+        loop {
+            let refused = match self.gate.place(Class::LookUp, caller, None).await {
+                Ok(place) => return Ok(place),
+                Err(refused) => refused,
+            };
+            match refused.retry() {
+                Some(after) => tokio::time::sleep(after).await,
+                None => return Err(Refusal::Unavailable(refused.to_string())),
+            }
         }
     }
 
@@ -214,7 +255,7 @@ impl FeatureService for Features {
         let resolved = counted("StreamFeatures", resolved)?;
         let (parts, receiver) = mpsc::channel(WAITING_PARTS);
         let service = self.clone();
-        tokio::task::spawn_blocking(move || service.send_parts(&resolved, &parts));
+        tokio::spawn(service.send_parts(Arc::new(resolved), caller, parts));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

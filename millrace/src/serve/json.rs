@@ -40,6 +40,9 @@ use crate::files::nearest;
 use error::Refused;
 use response::Messages;
 
+use super::access::Caller;
+use super::admission::Gate;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The media type of a JSON call and of its answer.
@@ -59,10 +62,10 @@ pub(super) struct JsonLayer {
 }
 
 impl JsonLayer {
-    /// A layer for the services of `pool`. A request's body may have `max_bytes`. The pool's other messages are used
-    /// where an error's details have such.
-    pub(super) fn new(pool: DescriptorPool, max_bytes: usize) -> Self {
-        let gateway = Arc::new(Gateway::new(pool, max_bytes));
+    /// A layer for the services of `pool`. A request's body may have `max_bytes`, and the gate counts them while it
+    /// comes. The pool's other messages are used where an error's details have such.
+    pub(super) fn new(pool: DescriptorPool, max_bytes: usize, gate: Gate) -> Self {
+        let gateway = Arc::new(Gateway::new(pool, max_bytes, gate));
         Self { gateway }
     }
 }
@@ -125,10 +128,11 @@ struct Gateway {
     methods: HashMap<String, MethodDescriptor>,
     index: Bytes,
     max_bytes: usize,
+    gate: Gate,
 }
 
 impl Gateway {
-    fn new(pool: DescriptorPool, max_bytes: usize) -> Self {
+    fn new(pool: DescriptorPool, max_bytes: usize, gate: Gate) -> Self {
         let services: Vec<_> = pool.services().collect();
         let methods = services.iter().flat_map(|service| service.methods());
         Self {
@@ -136,6 +140,7 @@ impl Gateway {
             index: index::of(&pool),
             pool,
             max_bytes,
+            gate,
         }
     }
 
@@ -175,9 +180,11 @@ impl Gateway {
         S: Service<Request<Body>, Response = Response<Body>>,
         S::Error: Into<BoxError>,
     {
-        let json = request::read(body, self.max_bytes).await?;
+        let client = Caller::unnamed(&parts.extensions, Vec::new());
+        let json = request::read(&self.gate, &client, body, self.max_bytes).await?;
+        let (json, kept) = json.into_parts();
         let frame = request::frame(&method.input(), &json)?;
-        drop(json);
+        drop((json, kept));
         let response = inner.call(request::grpc(parts, frame, deadline)).await;
         let response = response.map_err(|error| Status::from_error(error.into()))?;
         let messages = Messages::new(response);

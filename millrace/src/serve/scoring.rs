@@ -18,11 +18,12 @@ use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admission::{Class, Gate};
-use super::answered;
+use super::blame::told;
 use super::columns::timestamp;
 use super::keys::{length, value_column};
 use super::look_up::{check_step, check_time};
 use super::refusal::{Refusal, Violation, check_count};
+use super::{answered, caller};
 use crate::failure::{Outcome, with_causes};
 use crate::files::nearest;
 use crate::live::Live;
@@ -134,13 +135,13 @@ impl ScoringService for Scoring {
         &self,
         request: Request<Streaming<ScoreRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        let service = self.clone();
+        let (service, client) = (self.clone(), caller(&request));
         let answers = request.into_inner().then(move |request| {
-            let service = service.clone();
+            let (service, client) = (service.clone(), Arc::clone(&client));
             async move {
-                let request = request?;
+                let request = request.map_err(|status| told("ScoreStream", status))?;
                 // An open stream takes no place among the requests that are worked on: each of its messages does.
-                let place = service.gate.place(Class::Score, None).await;
+                let place = service.gate.place(Class::Score, &client, None).await;
                 let _place = place.map_err(Status::from)?;
                 let size = size(&request);
                 let answer = move || service.score_request(&request);

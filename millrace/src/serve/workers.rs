@@ -39,6 +39,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Connections that wait for a worker to take them up. Beyond, they wait in the listener's queue.
 const WAITING: usize = 64;
 
+/// How often a connection over HTTP/2 is asked whether there is somebody, and how long he may take to say so. One over
+/// HTTP/1 has thirty seconds for the headers of a request, by hyper's default.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+
 /// What every worker has.
 #[derive(Clone)]
 pub(super) struct Services {
@@ -168,6 +173,8 @@ async fn answer(
     let mut stopped = stop.clone();
     let server = Server::builder()
         .accept_http1(true)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_ANSWER))
         // The first is the outermost.
         .layer(services.json)
         .layer(services.traces)

@@ -10,18 +10,22 @@ use super::gate::Gate;
 use super::refused::Refused;
 use super::{Treatment, treatment};
 use crate::serve::access::Caller;
+use crate::serve::method_name;
 
 /// What admission has to know of a request.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) treatment: Treatment,
+    /// As metrics name it.
+    pub(super) method: &'static str,
     pub(super) client: Arc<Caller>,
     pub(super) deadline: Option<Instant>,
 }
 
 impl Arrival {
     pub(super) fn of<B>(request: &Request<B>, now: Instant) -> Result<Self, Refused> {
-        let treatment = treatment(request.uri().path());
+        let path = request.uri().path();
+        let treatment = treatment(path);
         let deadline = match treatment {
             Treatment::Free => None,
             _ => timeout(request.headers())?.map(|timeout| now + timeout.min(Gate::LONGEST)),
@@ -29,6 +33,7 @@ impl Arrival {
         let client = Caller::of(request.extensions());
         Ok(Self {
             treatment,
+            method: method_name(path),
             client,
             deadline,
         })

@@ -3,17 +3,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::Request;
 use metrics::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use tonic::body::Body;
 
 use super::arrival::Arrival;
-use super::line::{Admission, Turn};
+use super::line::{Admission, Ticket, Turn, count};
+use super::message::{Bounds, Message, PREFIX};
 use super::refused::Refused;
 use super::{Class, LimitSettings, Treatment};
+use crate::serve::MAX_MESSAGE_BYTES;
 use crate::serve::access::Caller;
 
-/// [`Admission`] with a clock and a line: one for a server, shared by all of its connections.
+/// [`Admission`] with a clock: one for a server, shared by all of its connections.
 #[derive(Debug, Clone)]
 pub(in crate::serve) struct Gate(Arc<Shared>);
 
@@ -21,9 +24,8 @@ pub(in crate::serve) struct Gate(Arc<Shared>);
 struct Shared {
     /// Held for some ten nanoseconds at a time, and never while anything waits.
     admission: Mutex<Admission>,
-    /// The line. It is fair, and who goes away while it waits has left it.
-    places: Arc<Semaphore>,
     max_wait: Duration,
+    body_timeout: Duration,
     opened: Instant,
     in_place: Gauge,
     waiting: Gauge,
@@ -36,8 +38,8 @@ impl Gate {
     /// Takes the metrics' recorder as it is now: install it before.
     pub(in crate::serve) fn new(settings: LimitSettings) -> Self {
         Self(Arc::new(Shared {
-            places: Arc::new(Semaphore::new(settings.places())),
             max_wait: settings.max_wait.min(Self::LONGEST),
+            body_timeout: settings.body_timeout.min(Self::LONGEST),
             admission: Mutex::new(Admission::new(settings)),
             opened: Instant::now(),
             in_place: metrics::gauge!("millrace_requests_in_place"),
@@ -45,73 +47,141 @@ impl Gate {
         }))
     }
 
-    /// Lets a request in, at once or after it has waited. `None` is for what is not counted.
-    pub(super) async fn admit(&self, arrival: Arrival) -> Result<Option<Pass>, Refused> {
+    /// Lets a request in, at once or after it has waited. No pass is for what is not counted.
+    ///
+    /// A request that takes a place has come to its end before: what is handed on has all of it.
+    pub(super) async fn admit(
+        &self,
+        arrival: &Arrival,
+        request: Request<Body>,
+    ) -> Result<(Option<Pass>, Request<Body>), Refused> {
         let Arrival {
             treatment,
             client,
             deadline,
+            ..
         } = arrival;
-        if treatment == Treatment::Free {
-            return Ok(None);
+        if *treatment == Treatment::Free {
+            return Ok((None, request));
         }
+        let open = self.open(client)?;
+        let (class, request, kept) = match *treatment {
+            Treatment::Free | Treatment::Open => {
+                let place = None;
+                return Ok((Some(Pass { place, open }), request));
+            }
+            // Nobody reads the body of a method that there is not, and it may be a stream.
+            Treatment::Placed(Class::Other) => (Class::Other, request, None),
+            Treatment::Placed(class) => {
+                let (request, kept) = self.whole(client, request, *deadline).await?;
+                (class, request, kept)
+            }
+        };
+        let place = Some(self.place(class, client, *deadline).await?);
+        // From here on places bound the bytes.
+        drop(kept);
+        Ok((Some(Pass { place, open }), request))
+    }
+
+    fn open(&self, client: &Arc<Caller>) -> Result<Open, Refused> {
         self.lock().enter(client.name())?;
-        let open = OpenRequest {
+        Ok(Open {
             gate: self.clone(),
-            client,
+            client: Arc::clone(client),
+        })
+    }
+
+    /// The request with its message, all of it.
+    async fn whole(
+        &self,
+        client: &Arc<Caller>,
+        request: Request<Body>,
+        deadline: Option<Instant>,
+    ) -> Result<(Request<Body>, Option<Kept>), Refused> {
+        let (parts, body) = request.into_parts();
+        let bounds = Bounds {
+            bytes: MAX_MESSAGE_BYTES + PREFIX,
+            announced: Some(MAX_MESSAGE_BYTES),
+            deadline,
         };
-        let place = match treatment {
-            Treatment::Placed(class) => Some(self.place(class, deadline).await?),
-            _ => None,
+        let message = Message::read(self, client, body, bounds).await?;
+        let (body, kept) = message.into_body();
+        Ok((Request::from_parts(parts, body), kept))
+    }
+
+    /// Reads a body that is not gRPC's, of at most so many bytes.
+    pub(in crate::serve) async fn body(
+        &self,
+        client: &Arc<Caller>,
+        body: Body,
+        bytes: usize,
+    ) -> Result<Message, Refused> {
+        let bounds = Bounds {
+            bytes,
+            announced: None,
+            deadline: None,
         };
-        Ok(Some(Pass {
-            _place: place,
-            _open: open,
-        }))
+        Message::read(self, client, body, bounds).await
     }
 
     /// Takes a place, at once or after a wait. Dropping the future leaves the line.
     pub(in crate::serve) async fn place(
         &self,
         class: Class,
+        client: &Caller,
         deadline: Option<Instant>,
     ) -> Result<Place, Refused> {
         let now = Instant::now();
-        let turn = self
-            .lock()
-            .arrive(class, left(deadline, now), self.time(now))?;
-        let mut place = Place::counted(self.clone(), class, turn, now);
-        let permit = self.permit(now, deadline).await?;
-        place.begin(permit, deadline)?;
-        Ok(place)
-    }
-
-    /// Waits until a place is free. Estimates can be wrong, so what they bound is bounded here as well.
-    ///
-    /// Whoever takes a place at once does not wait here: a request is counted before it has a permit, and a permit is
-    /// given back before its request is counted off, so that there are at least as many permits as free places.
-    async fn permit(
-        &self,
-        now: Instant,
-        deadline: Option<Instant>,
-    ) -> Result<OwnedSemaphorePermit, Refused> {
+        let ticket = match self.turn(class, client, deadline, now)? {
+            Turn::Now => return Ok(Place::taken(self, class, now)),
+            Turn::Later(ticket) => ticket,
+        };
+        let mut in_line = InLine {
+            gate: self,
+            client,
+            class,
+            ticket,
+            is_over: false,
+        };
         let max_wait = self.0.max_wait;
+        // Estimates can be wrong, so what they bound is bounded here as well.
         let latest = now + max_wait;
         let until = deadline.map_or(latest, |deadline| deadline.min(latest));
-        let permit = Arc::clone(&self.0.places).acquire_owned();
-        match timeout_at(until, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ if deadline.is_some_and(|deadline| deadline <= latest) => Err(Refused::Expired),
-            _ => {
-                let admission = self.lock();
-                let (wait, retry) = (max_wait.saturating_add(admission.wait()), admission.retry());
-                Err(Refused::Wait {
-                    wait,
-                    max_wait,
-                    retry,
-                })
+        match timeout_at(until, &mut in_line.ticket.called).await {
+            Ok(Ok(turn)) => {
+                in_line.is_over = true;
+                turn.map(|()| Place::taken(self, class, Instant::now()))
             }
+            _ if deadline.is_some_and(|deadline| deadline <= latest) => Err(Refused::Expired),
+            _ => Err(self.waited(max_wait)),
         }
+    }
+
+    fn turn(
+        &self,
+        class: Class,
+        client: &Caller,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Result<Turn, Refused> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let mut admission = self.lock();
+        let turn = admission.arrive(client.name(), class, left, self.time(now))?;
+        self.show(&admission);
+        Ok(turn)
+    }
+
+    fn waited(&self, max_wait: Duration) -> Refused {
+        let admission = self.lock();
+        Refused::Wait {
+            wait: max_wait.saturating_add(admission.wait()),
+            max_wait,
+            retry: admission.retry(),
+        }
+    }
+
+    pub(super) fn body_timeout(&self) -> Duration {
+        self.0.body_timeout
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Admission> {
@@ -123,93 +193,123 @@ impl Gate {
         now.duration_since(self.0.opened)
     }
 
-    fn gauge(&self, turn: Turn) -> &Gauge {
-        match turn {
-            Turn::Now => &self.0.in_place,
-            Turn::Later => &self.0.waiting,
-        }
+    /// Tells the metrics how many are where.
+    fn show(&self, admission: &Admission) {
+        self.0.in_place.set(count(&admission.in_place) as f64);
+        self.0.waiting.set(count(&admission.waiting) as f64);
     }
 }
 
-fn left(deadline: Option<Instant>, now: Instant) -> Option<Duration> {
-    deadline.map(|deadline| deadline.saturating_duration_since(now))
+/// A request in line, which leaves it when it is dropped.
+struct InLine<'a> {
+    gate: &'a Gate,
+    client: &'a Caller,
+    class: Class,
+    ticket: Ticket,
+    /// It was called, and has heard so.
+    is_over: bool,
 }
 
-/// A request in place, or on its way there. Dropping it gives the place back.
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let time = self.gate.time(Instant::now());
+        let mut admission = self.gate.lock();
+        let was_called = !admission.give_up(self.client.name(), &self.ticket);
+        if was_called && matches!(self.ticket.called.try_recv(), Ok(Ok(()))) {
+            admission.decline(self.class, time);
+        }
+        self.gate.show(&admission);
+    }
+}
+
+/// A request in place. Dropping it gives the place back.
 #[derive(Debug)]
 pub(in crate::serve) struct Place {
     gate: Gate,
     class: Class,
-    /// Where the request is counted.
-    turn: Turn,
     began: Instant,
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Place {
-    fn counted(gate: Gate, class: Class, turn: Turn, began: Instant) -> Self {
-        gate.gauge(turn).increment(1.0);
-        let permit = None;
-        Self {
-            gate,
-            class,
-            turn,
-            began,
-            permit,
-        }
-    }
-
-    fn begin(
-        &mut self,
-        permit: OwnedSemaphorePermit,
-        deadline: Option<Instant>,
-    ) -> Result<(), Refused> {
-        if self.turn == Turn::Later {
-            let now = Instant::now();
-            let time = self.gate.time(now);
-            self.gate
-                .lock()
-                .start(self.class, left(deadline, now), time)?;
-            self.gate.gauge(Turn::Later).decrement(1.0);
-            self.gate.gauge(Turn::Now).increment(1.0);
-            self.turn = Turn::Now;
-            self.began = now;
-        }
-        self.permit = Some(permit);
-        Ok(())
+    fn taken(gate: &Gate, class: Class, began: Instant) -> Self {
+        let gate = gate.clone();
+        Self { gate, class, began }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Before it is counted off: see `Gate::permit`.
-        drop(self.permit.take());
         let now = Instant::now();
         let time = self.gate.time(now);
-        match self.turn {
-            Turn::Now => self.gate.lock().end(self.class, now - self.began, time),
-            Turn::Later => self.gate.lock().give_up(self.class),
-        }
-        self.gate.gauge(self.turn).decrement(1.0);
+        let mut admission = self.gate.lock();
+        admission.end(self.class, now.duration_since(self.began), time);
+        self.gate.show(&admission);
     }
 }
 
 /// An open request of a client, until it is dropped.
 #[derive(Debug)]
-struct OpenRequest {
+pub(super) struct Open {
     gate: Gate,
     client: Arc<Caller>,
 }
 
-impl Drop for OpenRequest {
+impl Open {
+    /// Counts the bytes of the request's answer.
+    pub(super) fn kept(&self, bytes: usize) -> Kept {
+        self.gate.lock().keep_answer(self.client.name(), bytes);
+        let mut kept = Kept::nothing(&self.gate, &self.client);
+        kept.bytes = bytes;
+        kept
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
         self.gate.lock().leave(self.client.name());
     }
 }
 
-/// What a request holds until its answer has ended.
+/// Bytes that are kept for a client, counted until it is dropped.
+#[derive(Debug)]
+pub(in crate::serve) struct Kept {
+    gate: Gate,
+    client: Arc<Caller>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(super) fn nothing(gate: &Gate, client: &Arc<Caller>) -> Self {
+        Self {
+            gate: gate.clone(),
+            client: Arc::clone(client),
+            bytes: 0,
+        }
+    }
+
+    /// # Errors
+    /// So many are too many for the client, or for all.
+    pub(super) fn grow(&mut self, to: usize) -> Result<(), Refused> {
+        let more = to.saturating_sub(self.bytes);
+        self.gate.lock().keep(self.client.name(), more)?;
+        self.bytes += more;
+        Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut admission = self.gate.lock();
+        admission.drop_kept(self.client.name(), self.bytes);
+    }
+}
+
+/// What a request holds until its answer is there, and, but for the place, until that has ended.
 #[derive(Debug)]
 pub(super) struct Pass {
-    _place: Option<Place>,
-    _open: OpenRequest,
+    pub(super) place: Option<Place>,
+    pub(super) open: Open,
 }

@@ -1,19 +1,19 @@
-//! The gate as a layer of the server, and the body that holds a place until the answer has ended.
+//! The gate as a layer of the server.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use http_body::Frame;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::arrival::Arrival;
-use super::gate::{Gate, Pass};
+use super::gate::Gate;
 use super::refused::Refused;
+use crate::serve::{blame, count_answer};
 use crate::traces;
 
 /// Puts a [`Gate`] in front of services. It stands inside `access`, which says who the client is.
@@ -65,67 +65,51 @@ where
         let gate = self.gate.clone();
         // The service that is ready is the one to call; its clone may not be.
         let next = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, next);
+        let inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
-            let wait = traces::step("admission");
-            let admitted = match arrival {
-                Ok(arrival) => gate.admit(arrival).await,
-                Err(refused) => Err(refused),
-            };
-            drop(wait);
-            match admitted {
-                Ok(pass) => Ok(inner.call(request).await?.map(|body| holding(pass, body))),
-                Err(refused) => Ok(answer(refused)),
+            match arrival {
+                Ok(arrival) => admitted(gate, arrival, inner, request).await,
+                Err(refused) => Ok(refused.told().into_http()),
             }
         })
     }
 }
 
-fn answer(refused: Refused) -> Response<Body> {
-    metrics::counter!("millrace_requests_refused_total", "reason" => refused.reason()).increment(1);
-    Status::from(refused).into_http()
+async fn admitted<S>(
+    gate: Gate,
+    arrival: Arrival,
+    mut inner: S,
+    request: Request<Body>,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let wait = traces::step("admission");
+    let admitted = gate.admit(&arrival, request).await;
+    drop(wait);
+    let (pass, request) = match admitted {
+        Ok(admitted) => admitted,
+        Err(refused) => return Ok(refused.told().into_http()),
+    };
+    let called = inner.call(request);
+    let response = match arrival.deadline {
+        Some(deadline) => match timeout_at(deadline, called).await {
+            Ok(response) => response?,
+            // tonic's own clock, which calls it a cancellation, was set after this one.
+            Err(_) => return Ok(late(arrival.method)),
+        },
+        None => called.await?,
+    };
+    let response = blame::put_right(arrival.method, response);
+    Ok(match pass {
+        Some(pass) => pass.answer(response).await,
+        None => response,
+    })
 }
 
-fn holding(pass: Option<Pass>, body: Body) -> Body {
-    match pass {
-        Some(pass) => Body::new(HoldingBody {
-            body,
-            pass: Some(pass),
-        }),
-        None => body,
-    }
-}
-
-/// The body of an answer, which holds its request's place until it has ended.
-#[derive(Debug)]
-struct HoldingBody {
-    body: Body,
-    pass: Option<Pass>,
-}
-
-impl http_body::Body for HoldingBody {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
-            // Trailers, an error or nothing: what remains is not this server's work.
-            Poll::Ready(_) => self.pass = None,
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
+/// The answer to a call whose deadline has passed while it was worked on.
+fn late(method: &'static str) -> Response<Body> {
+    let status = Status::from(Refused::Late);
+    count_answer(method, status.code());
+    status.into_http()
 }

@@ -1,18 +1,50 @@
 //! Who takes a place, who waits and who is refused. It reads no clock and waits for nothing: `gate` does.
+//!
+//! Clients take turns. A place that is free goes to the client that has waited for its turn the longest, and within a
+//! client to its oldest request: however many requests of one client wait, another's next one waits for one of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::refused::Refused;
 use super::{CLASSES, Class, LimitSettings};
 
 /// What a request that is let in does first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Turn {
     /// It takes a place.
     Now,
     /// It waits for one.
-    Later,
+    Later(Ticket),
+}
+
+/// What a request in line has in hand.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) number: u64,
+    /// Hears that it has a place, or why it is to have none.
+    pub(super) called: oneshot::Receiver<Result<(), Refused>>,
+}
+
+/// A request in line.
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    class: Class,
+    deadline: Option<Duration>,
+    call: oneshot::Sender<Result<(), Refused>>,
+}
+
+/// What a client has open.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    /// Its requests: in place, in line, and those that wait for their caller.
+    pub(super) open: usize,
+    /// Bytes that are kept for it: see [`Admission::keep`].
+    pub(super) kept: usize,
+    line: VecDeque<Waiter>,
 }
 
 /// Who is in place and who waits, how long work takes, and from both what becomes of a request.
@@ -25,8 +57,13 @@ pub(super) struct Admission {
     pub(super) in_place: [usize; CLASSES],
     pub(super) waiting: [usize; CLASSES],
     pub(super) service: [ServiceTime; CLASSES],
-    /// Open requests by client. A client that has none has no entry, so that there are no more than requests.
-    pub(super) clients: HashMap<String, usize>,
+    /// A client that has nothing open has no entry, so that there are no more than requests.
+    pub(super) clients: HashMap<String, Client>,
+    /// The clients that have requests in line, the one whose turn is next first.
+    turns: VecDeque<String>,
+    tickets: u64,
+    /// Bytes that are kept for all clients.
+    pub(super) kept: usize,
 }
 
 impl Admission {
@@ -41,6 +78,9 @@ impl Admission {
             waiting: [0; CLASSES],
             service: [ServiceTime::default(); CLASSES],
             clients: HashMap::new(),
+            turns: VecDeque::new(),
+            tickets: 0,
+            kept: 0,
         }
     }
 
@@ -48,28 +88,77 @@ impl Admission {
     pub(super) fn enter(&mut self, client: &str) -> Result<(), Refused> {
         let limit = self.settings.client_concurrency;
         match self.clients.get_mut(client) {
-            Some(open) if limit > 0 && *open >= limit => Err(Refused::Client {
+            Some(known) if limit > 0 && known.open >= limit => Err(Refused::Client {
                 client: client.to_owned(),
                 limit,
                 retry: self.retry(),
             }),
-            Some(open) => {
-                *open += 1;
+            Some(known) => {
+                known.open += 1;
                 Ok(())
             }
             None => {
-                self.clients.insert(client.to_owned(), 1);
+                let open = Client {
+                    open: 1,
+                    ..Client::default()
+                };
+                self.clients.insert(client.to_owned(), open);
                 Ok(())
             }
         }
     }
 
     pub(super) fn leave(&mut self, client: &str) {
-        match self.clients.get_mut(client) {
-            Some(open) if *open > 1 => *open -= 1,
-            _ => {
-                self.clients.remove(client);
-            }
+        self.change(client, |known| known.open = known.open.saturating_sub(1));
+    }
+
+    /// Counts bytes of a request that is not worked on yet, until [`drop_kept`](Self::drop_kept).
+    ///
+    /// # Errors
+    /// They would be more than one client, or all of them, may have.
+    pub(super) fn keep(&mut self, client: &str, bytes: usize) -> Result<(), Refused> {
+        let own = self.clients.get(client).map_or(0, |known| known.kept);
+        self.check_kept(own.saturating_add(bytes), bytes)?;
+        self.keep_answer(client, bytes);
+        Ok(())
+    }
+
+    /// Counts bytes of an answer that is not read yet. It was worked out already, so it is counted in any case; the
+    /// client's next requests are refused if it has too much.
+    pub(super) fn keep_answer(&mut self, client: &str, bytes: usize) {
+        self.kept = self.kept.saturating_add(bytes);
+        self.clients.entry(client.to_owned()).or_default().kept += bytes;
+    }
+
+    pub(super) fn drop_kept(&mut self, client: &str, bytes: usize) {
+        self.kept = self.kept.saturating_sub(bytes);
+        self.change(client, |known| {
+            known.kept = known.kept.saturating_sub(bytes)
+        });
+    }
+
+    fn change(&mut self, client: &str, change: impl FnOnce(&mut Client)) {
+        let Some(known) = self.clients.get_mut(client) else {
+            return;
+        };
+        change(known);
+        if known.open == 0 && known.kept == 0 && known.line.is_empty() {
+            self.clients.remove(client);
+        }
+    }
+
+    /// Whether a client may have so many bytes, if `more` come to those that are kept. One that has none is not refused
+    /// for what others have.
+    fn check_kept(&self, own: usize, more: usize) -> Result<(), Refused> {
+        let share = self.settings.client_bytes();
+        let is_over = own > share || self.kept.saturating_add(more) > self.settings.buffer_bytes;
+        match own > 0 && is_over {
+            true => Err(Refused::Bytes {
+                own,
+                share,
+                retry: self.retry(),
+            }),
+            false => Ok(()),
         }
     }
 
@@ -79,6 +168,7 @@ impl Admission {
     /// put right by letting a request in.
     pub(super) fn arrive(
         &mut self,
+        client: &str,
         class: Class,
         left: Option<Duration>,
         now: Duration,
@@ -86,17 +176,40 @@ impl Admission {
         if left.is_some_and(|left| left.is_zero()) {
             return Err(Refused::Expired);
         }
+        if self.kept > 0 {
+            let own = self.clients.get(client).map_or(0, |known| known.kept);
+            self.check_kept(own, 0)?;
+        }
         if count(&self.in_place) + count(&self.waiting) < self.places {
             self.in_place[class as usize] += 1;
             return Ok(Turn::Now);
         }
-        self.check_line(class, left, now)?;
+        self.check_line(client, class, left, now)?;
+        let deadline = left.map(|left| now.saturating_add(left));
+        Ok(Turn::Later(self.queue_up(client, class, deadline)))
+    }
+
+    fn queue_up(&mut self, client: &str, class: Class, deadline: Option<Duration>) -> Ticket {
+        let (call, called) = oneshot::channel();
+        let number = self.tickets;
+        self.tickets += 1;
+        let line = &mut self.clients.entry(client.to_owned()).or_default().line;
+        if line.is_empty() {
+            self.turns.push_back(client.to_owned());
+        }
+        line.push_back(Waiter {
+            number,
+            class,
+            deadline,
+            call,
+        });
         self.waiting[class as usize] += 1;
-        Ok(Turn::Later)
+        Ticket { number, called }
     }
 
     fn check_line(
         &self,
+        client: &str,
         class: Class,
         left: Option<Duration>,
         now: Duration,
@@ -104,7 +217,7 @@ impl Admission {
         let LimitSettings {
             queue, max_wait, ..
         } = self.settings;
-        let (wait, retry) = (self.wait(), self.retry());
+        let (wait, retry) = (self.wait_of(client), self.retry());
         let service = self.service[class as usize].usual(now);
         if count(&self.waiting) >= queue {
             return Err(Refused::Queue { queue, retry });
@@ -127,39 +240,91 @@ impl Admission {
         }
     }
 
-    /// The turn of a request that waited. One that has less time left than its work usually takes is given up: its
-    /// client would be gone before the answer, and the next in line would be late as well.
-    pub(super) fn start(
-        &mut self,
-        class: Class,
-        left: Option<Duration>,
-        now: Duration,
-    ) -> Result<(), Refused> {
-        let service = self.service[class as usize].usual(now);
-        if left.is_some_and(|left| left.is_zero() || left < service) {
-            return Err(Refused::Expired);
+    /// A request leaves the line before its turn. False if it was called meanwhile.
+    pub(super) fn give_up(&mut self, client: &str, ticket: &Ticket) -> bool {
+        let Some(known) = self.clients.get_mut(client) else {
+            return false;
+        };
+        let is_it = |waiter: &Waiter| waiter.number == ticket.number;
+        let waiter = known.line.iter().position(is_it);
+        let Some(waiter) = waiter.and_then(|place| known.line.remove(place)) else {
+            return false;
+        };
+        if known.line.is_empty() {
+            self.turns.retain(|name| name != client);
         }
-        self.give_up(class);
-        self.in_place[class as usize] += 1;
-        Ok(())
+        self.waiting[waiter.class as usize] -= 1;
+        true
     }
 
-    /// A request that waited leaves the line.
-    pub(super) fn give_up(&mut self, class: Class) {
-        self.waiting[class as usize] -= 1;
-    }
-
-    /// A request that was in place for `held` leaves it.
+    /// A request that was in place for `held` leaves it: it is the next one's.
     pub(super) fn end(&mut self, class: Class, held: Duration, now: Duration) {
-        self.in_place[class as usize] -= 1;
         self.service[class as usize].note(held, now);
+        self.decline(class, now);
     }
 
-    /// How long the next request would wait: until the first place is free, and then for the line to move up.
+    /// A place is given back by a request that was called, and had gone.
+    pub(super) fn decline(&mut self, class: Class, now: Duration) {
+        self.in_place[class as usize] -= 1;
+        self.call(now);
+    }
+
+    /// Calls those who wait into the places that are free.
+    ///
+    /// A request that has less time left than its work usually takes is given up: its client would be gone before the
+    /// answer, and the next in line would be late as well.
+    fn call(&mut self, now: Duration) {
+        while count(&self.in_place) < self.places {
+            let Some((waiter, kept)) = self.next_in_line() else {
+                return;
+            };
+            let class = waiter.class;
+            let left = waiter.deadline.map(|end| end.saturating_sub(now));
+            let service = self.service[class as usize].usual(now);
+            let turn = match left {
+                Some(left) if left.is_zero() || left < service => Err(Refused::Expired),
+                _ => self.check_kept(kept, 0),
+            };
+            let has_place = turn.is_ok();
+            if waiter.call.send(turn).is_ok() && has_place {
+                self.in_place[class as usize] += 1;
+            }
+        }
+    }
+
+    /// The oldest request of the client whose turn it is, and the bytes that are kept for that client.
+    fn next_in_line(&mut self) -> Option<(Waiter, usize)> {
+        let name = self.turns.pop_front()?;
+        let known = self.clients.get_mut(&name)?;
+        let waiter = known.line.pop_front()?;
+        let kept = known.kept;
+        if !known.line.is_empty() {
+            self.turns.push_back(name);
+        }
+        self.waiting[waiter.class as usize] -= 1;
+        Some((waiter, kept))
+    }
+
+    /// How long a client's next request would wait. Of those of others in line only as many are before it as turns come
+    /// before its own.
+    pub(super) fn wait_of(&self, client: &str) -> Duration {
+        let own = self.clients.get(client).map_or(0, |known| known.line.len());
+        let lines = self.turns.iter().filter_map(|name| self.clients.get(name));
+        let ahead: usize = lines.map(|known| known.line.len().min(own + 1)).sum();
+        self.wait_behind(ahead as f64 / count(&self.waiting).max(1) as f64)
+    }
+
+    /// How long a request would wait behind all that wait now.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait_behind(1.0)
+    }
+
+    /// How long a request would wait behind a share of the line: until the first place is free, and then for the line
+    /// to move up.
     ///
     /// With one class of requests this is (waiting + 1) × service time / places. By class, a few long requests do not
     /// count for more than the places they hold.
-    pub(super) fn wait(&self) -> Duration {
+    fn wait_behind(&self, share: f64) -> Duration {
         let sum = |counts: &[usize; CLASSES], of: fn(f64) -> f64| -> f64 {
             let each = counts.iter().zip(&self.service);
             each.map(|(n, time)| *n as f64 * of(time.expected())).sum()
@@ -170,7 +335,7 @@ impl Admission {
         } else {
             0.0
         };
-        let line = sum(&self.waiting, |seconds| seconds) / self.places as f64;
+        let line = share * sum(&self.waiting, |seconds| seconds) / self.places as f64;
         Duration::try_from_secs_f64(first + line).unwrap_or(Duration::MAX)
     }
 

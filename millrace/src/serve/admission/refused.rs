@@ -43,9 +43,32 @@ pub(in crate::serve) enum Refused {
         retry: Duration,
     },
     #[error(
+        "{own} bytes of this client's requests and answers are under way, and one client may have {share} \
+         (server.limits.buffer_bytes, of which it is a quarter), and all together four times as many: read answers \
+         before asking more, or send less at once"
+    )]
+    Bytes {
+        own: usize,
+        share: usize,
+        retry: Duration,
+    },
+    #[error(
         "the deadline passed before the work could begin: allow more time, or send fewer requests at once"
     )]
     Expired,
+    #[error(
+        "the deadline passed before the work was done: allow more time, or ask for less at once"
+    )]
+    Late,
+    #[error(
+        "the request's message did not come within {} (server.limits.body_timeout)",
+        humantime::format_duration(*.0)
+    )]
+    Incomplete(Duration),
+    #[error("the message has {found} bytes, and at most {most} are taken: ask for less at once")]
+    TooLarge { found: usize, most: usize },
+    #[error("the request broke off: {0}")]
+    BrokenOff(String),
     #[error(
         "grpc-timeout: '{0}' is no length of time: write one to eight digits and a unit of H, M, S, m (milliseconds), \
          u (microseconds) or n (nanoseconds), as in 250m"
@@ -55,33 +78,47 @@ pub(in crate::serve) enum Refused {
 
 impl Refused {
     /// As the metric names it.
-    pub(super) const fn reason(&self) -> &'static str {
+    const fn reason(&self) -> &'static str {
         match self {
-            Self::Client { .. } => "client",
+            Self::Client { .. } | Self::Bytes { .. } => "client",
             Self::Queue { .. } => "queue",
             Self::Wait { .. } => "wait",
             Self::Deadline { .. } => "deadline",
-            Self::Expired => "expired",
-            Self::Malformed(_) => "malformed",
+            Self::Expired | Self::Late | Self::Incomplete(_) | Self::BrokenOff(_) => "expired",
+            Self::Malformed(_) | Self::TooLarge { .. } => "malformed",
         }
+    }
+
+    /// The status, counted.
+    pub(in crate::serve) fn told(self) -> Status {
+        metrics::counter!("millrace_requests_refused_total", "reason" => self.reason())
+            .increment(1);
+        self.into()
     }
 
     const fn code(&self) -> Code {
         match self {
-            Self::Expired => Code::DeadlineExceeded,
+            Self::Expired | Self::Late | Self::Incomplete(_) => Code::DeadlineExceeded,
+            Self::BrokenOff(_) => Code::Cancelled,
             Self::Malformed(_) => Code::InvalidArgument,
             _ => Code::ResourceExhausted,
         }
     }
 
     /// After which time the request may be let in.
-    const fn retry(&self) -> Option<Duration> {
+    pub(in crate::serve) const fn retry(&self) -> Option<Duration> {
         match self {
             Self::Client { retry, .. }
             | Self::Queue { retry, .. }
             | Self::Wait { retry, .. }
-            | Self::Deadline { retry, .. } => Some(*retry),
-            Self::Expired | Self::Malformed(_) => None,
+            | Self::Deadline { retry, .. }
+            | Self::Bytes { retry, .. } => Some(*retry),
+            Self::Expired
+            | Self::Late
+            | Self::Incomplete(_)
+            | Self::TooLarge { .. }
+            | Self::BrokenOff(_)
+            | Self::Malformed(_) => None,
         }
     }
 }

@@ -8,10 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
+use http_body_util::{Full, StreamBody};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -19,7 +23,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::arrival::parse_timeout;
-use super::line::{Admission, ServiceTime, Turn, count};
+use super::line::{Admission, ServiceTime, Ticket, Turn, count};
 use super::refused::Refused;
 use super::*;
 use crate::serve::access::Caller;
@@ -33,23 +37,38 @@ fn settings(text: &str) -> LimitSettings {
     toml::from_str(text).unwrap()
 }
 
-/// Two places of 10 ms, with so many scores in them and in line.
+/// Two places of 10 ms, with so many scores in them and in line, all of one client.
 fn admission(in_place: usize, waiting: usize) -> Admission {
-    let mut admission = Admission::new(settings(
-        "concurrency = 2\nqueue = 20\nclient_concurrency = 6",
-    ));
+    let mut admission = measured();
+    admission.in_place[Class::Score as usize] = 2;
+    for _ in 0..waiting {
+        admission.settings.queue = waiting + 1;
+        admission.settings.max_wait = Duration::MAX;
+        let turn = admission.arrive("a", Class::Score, None, SECOND).unwrap();
+        assert!(matches!(turn, Turn::Later(_)));
+    }
+    admission.settings = limits();
+    admission.in_place[Class::Score as usize] = in_place;
+    admission
+}
+
+fn limits() -> LimitSettings {
+    settings("concurrency = 2\nqueue = 20\nclient_concurrency = 6")
+}
+
+/// Two places of 10 ms, and nobody there.
+fn measured() -> Admission {
+    let mut admission = Admission::new(limits());
     for _ in 0..ServiceTime::SETTLED {
         admission.service[Class::Score as usize].note(SERVICE, SECOND);
     }
-    admission.in_place[Class::Score as usize] = in_place;
-    admission.waiting[Class::Score as usize] = waiting;
     admission
 }
 
 #[test]
 fn what_becomes_of_a_request() {
     let (queue, ms) = (20, |n| n * MS);
-    let (now, later) = (Ok(Turn::Now), Ok(Turn::Later));
+    let (now, later) = (Ok(true), Ok(false));
     // With both places taken and n in line, the wait is (n + 1) × 5 ms; the work takes 10 ms more.
     let over = |wait| {
         Err(Refused::Wait {
@@ -91,7 +110,8 @@ fn what_becomes_of_a_request() {
         (2, 7, Some(0), Err(Refused::Expired)),
     ] {
         let mut admission = admission(in_place, waiting);
-        let decided = admission.arrive(Class::Score, left.map(ms), SECOND);
+        let decided = admission.arrive("a", Class::Score, left.map(ms), SECOND);
+        let decided = decided.map(|turn| matches!(turn, Turn::Now));
         assert_eq!(
             decided, expected,
             "{in_place} in place, {waiting} in line, {left:?} ms left"
@@ -101,27 +121,91 @@ fn what_becomes_of_a_request() {
     }
     let mut patient = admission(2, 20);
     patient.settings.queue = 1_000;
-    assert_eq!(patient.arrive(Class::Score, None, SECOND), over(105));
+    let refused = patient.arrive("a", Class::Score, None, SECOND);
+    assert_eq!(refused.map(|_| true), over(105));
 }
 
 #[test]
 fn what_becomes_of_a_turn() {
-    for (left, now, expected) in [
-        (None, SECOND, Ok(())),
-        (Some(10 * MS), SECOND, Ok(())),
-        (Some(9 * MS), SECOND, Err(Refused::Expired)),
-        // How long the work took long ago says little.
-        (Some(9 * MS), 3 * SECOND, Ok(())),
-        (Some(Duration::ZERO), 3 * SECOND, Err(Refused::Expired)),
+    for (left, held, expected) in [
+        (None, SERVICE, Ok(())),
+        (Some(30 * MS), 20 * MS, Ok(())),
+        (Some(30 * MS), 21 * MS, Err(Refused::Expired)),
+        // How long the work took long ago says little; that nobody waits any more says enough.
+        (Some(2 * SECOND), 2 * SECOND - MS, Ok(())),
+        (Some(2 * SECOND), 2 * SECOND, Err(Refused::Expired)),
     ] {
-        let mut admission = admission(1, 1);
-        assert_eq!(admission.start(Class::Score, left, now), expected);
+        let mut admission = admission(2, 0);
+        let mut ticket = later(admission.arrive("a", Class::Score, left, SECOND));
+        // It says nothing of how long the work takes.
+        admission.decline(Class::Score, SECOND + held);
+        assert_eq!(ticket.called.try_recv().unwrap(), expected, "{left:?}");
         let moved = usize::from(expected.is_ok());
         assert_eq!(
             (count(&admission.in_place), count(&admission.waiting)),
-            (1 + moved, 1 - moved)
+            (1 + moved, 0)
         );
     }
+}
+
+fn later(turn: Result<Turn, Refused>) -> Ticket {
+    match turn {
+        Ok(Turn::Later(ticket)) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn clients_take_turns() {
+    let mut admission = measured();
+    admission.settings.max_wait = SECOND;
+    admission.in_place[Class::Score as usize] = 2;
+    let mut arrive = |client: &str| {
+        let ticket = later(admission.arrive(client, Class::Score, None, SECOND));
+        (client.to_owned(), ticket)
+    };
+    let mut line: Vec<_> = ["a", "a", "a", "a", "b", "b", "c"].map(&mut arrive).into();
+    // The first of its own waits for two others at most, and not for all that are in line.
+    let (all, own) = (admission.wait(), admission.wait_of("d"));
+    assert_eq!((all, own), (40 * MS, 20 * MS));
+    // Who leaves the line is passed by.
+    let (client, left) = line.remove(5);
+    assert!(admission.give_up(&client, &left));
+    assert!(!admission.give_up(&client, &left));
+    let mut order = Vec::new();
+    while !line.is_empty() {
+        admission.end(Class::Score, SERVICE, SECOND);
+        let called = |(_, ticket): &mut (String, Ticket)| ticket.called.try_recv().is_ok();
+        let place = line.iter_mut().position(called).unwrap();
+        order.push(line.remove(place).0);
+    }
+    assert_eq!(order, ["a", "b", "c", "a", "a", "a"]);
+}
+
+#[test]
+fn bytes_that_are_kept_have_a_bound() {
+    let mut admission = Admission::new(settings("concurrency = 2\nbuffer_bytes = 400"));
+    admission.keep("a", 100).unwrap();
+    let refused = admission.keep("a", 1).unwrap_err();
+    assert!(refused.to_string().contains("101 bytes"), "{refused}");
+    for client in ["b", "c"] {
+        admission.keep(client, 100).unwrap();
+    }
+    admission.keep("d", 60).unwrap();
+    assert!(admission.keep("e", 50).is_err());
+    // An answer is counted in any case. Then its client waits, and who has nothing does not.
+    admission.keep_answer("d", 50);
+    let is_let_in = |admission: &mut Admission, client: &str| {
+        let turn = admission.arrive(client, Class::LookUp, None, SECOND);
+        turn.is_ok()
+    };
+    assert!(!is_let_in(&mut admission, "d"));
+    assert!(is_let_in(&mut admission, "e"));
+    for (client, bytes) in [("a", 100), ("b", 100), ("c", 100), ("d", 110)] {
+        admission.drop_kept(client, bytes);
+    }
+    assert!(is_let_in(&mut admission, "d"));
+    assert_eq!((admission.kept, admission.clients.len()), (0, 0));
 }
 
 #[test]
@@ -269,10 +353,14 @@ impl Service<Request<Body>> for Slow {
     }
 }
 
-fn request(path: &str, client: &str, timeout: &str) -> Request<Body> {
+fn client(name: &str) -> Arc<Caller> {
+    Arc::new(Caller::new(name.to_owned(), Vec::new()))
+}
+
+fn request(path: &str, name: &str, timeout: &str) -> Request<Body> {
     let request = Request::builder().uri(path).header("grpc-timeout", timeout);
-    let caller = Arc::new(Caller::new(client.to_owned(), Vec::new()));
-    request.extension(caller).body(Body::empty()).unwrap()
+    let request = request.extension(client(name));
+    request.body(Body::empty()).unwrap()
 }
 
 /// The status of an answer; one that has a body is read to its end.
@@ -291,7 +379,7 @@ async fn read(body: &mut Body) {
 
 fn counts(gate: &Gate) -> (usize, usize, usize) {
     let admission = gate.lock();
-    let clients = admission.clients.values().sum();
+    let clients = admission.clients.values().map(|client| client.open).sum();
     (
         count(&admission.in_place),
         count(&admission.waiting),
@@ -396,21 +484,15 @@ async fn who_goes_away_leaves_the_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_is_held_until_the_answer_has_ended() {
+async fn a_place_is_held_while_there_is_work() {
     let (gate, call) = served("concurrency = 1\nmax_wait = '30ms'");
+    // The answer is there and not read: its place is another's.
     let unread = call(request(SCORE, "a", "1S")).await.unwrap();
-    assert_eq!(counts(&gate), (1, 0, 1));
+    assert_eq!(counts(&gate), (0, 0, 1));
+    let place = gate.place(Class::Score, &client("b"), None).await.unwrap();
     // Health is answered, and a stream opened, without a place.
-    assert_eq!(
-        status(call(request(
-            "/grpc.health.v1.Health/Check",
-            "a",
-            "no time"
-        )))
-        .await
-        .code(),
-        Code::Ok
-    );
+    let health = call(request("/grpc.health.v1.Health/Check", "a", "no time"));
+    assert_eq!(status(health).await.code(), Code::Ok);
     let stream = call(request(
         "/millrace.v1.ScoringService/ScoreStream",
         "a",
@@ -419,23 +501,21 @@ async fn a_place_is_held_until_the_answer_has_ended() {
     assert_eq!(status(stream).await.code(), Code::Ok);
     // The others wait, but not for ever, whatever the estimate was.
     let start = Instant::now();
-    let expired = status(call(request(SCORE, "a", "20m"))).await;
+    let expired = status(call(request(SCORE, "a", "25m"))).await;
     assert_eq!(
         (expired.code(), start.elapsed()),
-        (Code::DeadlineExceeded, 20 * MS)
+        (Code::DeadlineExceeded, 25 * MS)
     );
     let waited = status(call(request(SCORE, "a", "1S"))).await;
     assert_eq!(
         (waited.code(), start.elapsed()),
-        (Code::ResourceExhausted, 50 * MS)
+        (Code::ResourceExhausted, 55 * MS)
     );
-    let mut body = unread.into_body();
-    read(&mut body).await;
+    drop(place);
+    read(&mut unread.into_body()).await;
     assert_eq!(counts(&gate), (0, 0, 0));
-    assert_eq!(
-        status(call(request(SCORE, "a", "1S"))).await.code(),
-        Code::Ok
-    );
+    let again = status(call(request(SCORE, "a", "1S"))).await;
+    assert_eq!(again.code(), Code::Ok);
     let malformed = status(call(request(SCORE, "a", "5s"))).await;
     assert_eq!(malformed.code(), Code::InvalidArgument);
     assert!(
@@ -443,4 +523,95 @@ async fn a_place_is_held_until_the_answer_has_ended() {
         "{malformed}"
     );
     assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_during_the_work_is_one() {
+    let (gate, call) = served("concurrency = 1");
+    let start = Instant::now();
+    let late = status(call(request(SCORE, "a", "5m"))).await;
+    assert_eq!(
+        (late.code(), start.elapsed()),
+        (Code::DeadlineExceeded, 5 * MS)
+    );
+    assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+/// A request whose message comes in parts, as they are sent.
+fn coming(client: &str) -> (mpsc::Sender<Result<Frame<Bytes>, Status>>, Request<Body>) {
+    let (frames, body) = mpsc::channel(4);
+    let body = Body::new(StreamBody::new(ReceiverStream::new(body)));
+    let (parts, _) = request(SCORE, client, "1H").into_parts();
+    (frames, Request::from_parts(parts, body))
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_yet_to_send_has_no_place() {
+    let (gate, call) = served("concurrency = 2\nclient_concurrency = 8");
+    let mut calls = JoinSet::new();
+    let mut senders = Vec::new();
+    for _ in 0..8 {
+        let (frames, request) = coming("stalled");
+        senders.push(frames);
+        calls.spawn(status(call(request)));
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(counts(&gate), (0, 0, 8));
+    let start = Instant::now();
+    let other = status(call(request(SCORE, "b", "1S"))).await;
+    assert_eq!(other.code(), Code::Ok);
+    assert!(start.elapsed() <= 11 * MS);
+    // One goes on to send, and is answered. The others' time ends.
+    let frames = senders.pop().unwrap();
+    for part in [vec![0, 0, 0], vec![0, 2], vec![7], vec![7]] {
+        let frame = Frame::data(Bytes::from(part));
+        frames.send(Ok(frame)).await.unwrap();
+    }
+    drop(frames);
+    let answered = calls.join_next().await.unwrap().unwrap();
+    assert_eq!(answered.code(), Code::Ok);
+    let statuses = calls.join_all().await;
+    assert!(start.elapsed() <= 11 * SECOND);
+    for status in statuses {
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().contains("within 10s"), "{status}");
+    }
+    assert_eq!((counts(&gate), gate.lock().kept), ((0, 0, 0), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_large_is_refused_by_what_it_says() {
+    let (gate, call) = served("concurrency = 2");
+    let (frames, request) = coming("a");
+    let announced = Bytes::from_static(&[0, 1, 0, 0, 1]);
+    frames.send(Ok(Frame::data(announced))).await.unwrap();
+    let refused = status(call(request)).await;
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("16777217 bytes"), "{refused}");
+    assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+/// What waits for a place is counted, where it is more than a little.
+#[tokio::test(start_paused = true)]
+async fn the_bytes_of_requests_in_line_are_counted() {
+    let (gate, call) = served("concurrency = 1\nbuffer_bytes = 1000000");
+    let place = gate.place(Class::Score, &client("b"), None).await.unwrap();
+    let mut calls: Vec<Answering> = (0..3)
+        .map(|_| {
+            let (parts, _) = request(SCORE, "a", "1S").into_parts();
+            let body = Body::new(Full::new(Bytes::from(vec![0; 100_000])));
+            call(Request::from_parts(parts, body))
+        })
+        .collect();
+    let mut polled = calls.iter_mut().map(|answering| {
+        let context = &mut Context::from_waker(Waker::noop());
+        answering.as_mut().poll(context).is_pending()
+    });
+    // A quarter of all has room for two.
+    let is_waiting = [(); 3].map(|()| polled.next());
+    assert_eq!(is_waiting, [Some(true), Some(true), Some(false)]);
+    assert!(gate.lock().kept > 200_000);
+    drop(place);
+    drop(calls);
+    assert_eq!((counts(&gate), gate.lock().kept), ((0, 0, 0), 0));
 }

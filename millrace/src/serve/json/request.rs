@@ -1,5 +1,6 @@
 //! From a request in JSON to one in gRPC, and what is wrong with the JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -9,16 +10,17 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use prost_reflect::prost::Message;
+use http_body_util::Full;
+use prost_reflect::prost::Message as _;
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use serde_path_to_error::{Path, Segment, Track};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::error::Refused;
-use super::{BoxError, Deadline, near, short};
-use crate::serve::admission::parse_timeout;
+use super::{Deadline, near, short};
+use crate::serve::access::Caller;
+use crate::serve::admission::{self, Gate, Message, parse_timeout};
 
 /// Connect's header for the milliseconds that the caller waits.
 pub(super) const TIMEOUT_MS: &str = "connect-timeout-ms";
@@ -46,16 +48,22 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refused> {
     }
 }
 
-/// Reads a body of at most `max_bytes`. Of a larger one no more than that is read.
-pub(super) async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Refused> {
+/// Reads a body of at most `max_bytes`. Of a larger one no more than that is read. It comes from a client that has yet
+/// to show who it is, so its bytes are counted by its address.
+pub(super) async fn read(
+    gate: &Gate,
+    client: &Arc<Caller>,
+    body: Body,
+    max_bytes: usize,
+) -> Result<Message, Refused> {
     if http_body::Body::size_hint(&body).lower() > max_bytes as u64 {
         return Err(too_large(max_bytes));
     }
-    match Limited::new(body, max_bytes).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large(max_bytes)),
-        Err(error) => Err(broken(error)),
-    }
+    let read = gate.body(client, body, max_bytes).await;
+    read.map_err(|refused| match refused {
+        admission::Refused::TooLarge { .. } => too_large(max_bytes),
+        refused => refused.told().into(),
+    })
 }
 
 fn too_large(max_bytes: usize) -> Refused {
@@ -65,10 +73,6 @@ fn too_large(max_bytes: usize) -> Refused {
         Code::ResourceExhausted,
         reason,
     )
-}
-
-fn broken(error: BoxError) -> Refused {
-    Status::from_error(error).into()
 }
 
 /// The message of `json`, as gRPC frames it. Nothing stands for the empty message.

@@ -19,6 +19,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
+use crate::serve::admission::LimitSettings;
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -97,7 +98,7 @@ fn layer() -> JsonLayer {
     ] {
         pool.decode_file_descriptor_set(set).unwrap();
     }
-    JsonLayer::new(pool, MAX_BYTES)
+    JsonLayer::new(pool, MAX_BYTES, Gate::new(LimitSettings::default()))
 }
 
 /// The parts of an answer, its body, and its trailers.
