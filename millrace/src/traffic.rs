@@ -16,8 +16,14 @@ pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
     decide(registry, |decided| {
         let before = decided.aliases.champion;
         if before == Some(version) {
-            said = format!("version {version} has all of the traffic already");
-            return Ok(None);
+            let Some((other, percent)) = share(&decided.aliases) else {
+                said = format!("version {version} has all of the traffic already");
+                return Ok(None);
+            };
+            said = format!(
+                "version {version} has all of the traffic: version {other} had {percent}% of it"
+            );
+            return Ok(Some(all_to(decided, version, Vec::new())));
         }
         let named = before.map(|before| format!("version {before}"));
         said = format!(
@@ -26,7 +32,7 @@ pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
         );
         let replaced = before.map(|before| note(before, State::Replaced));
         let notes = replaced.into_iter().chain([note(version, State::Champion)]);
-        Ok(Some(all_to(version, notes.collect())))
+        Ok(Some(all_to(decided, version, notes.collect())))
     })?;
     Ok(said)
 }
@@ -69,7 +75,7 @@ pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
         }
         said = format!("version {good} serves again; version {bad} was rolled back");
         let notes = vec![note(bad, State::RolledBack), note(good, State::Champion)];
-        Ok(Some(all_to(good, notes)))
+        Ok(Some(all_to(decided, good, notes)))
     })?;
     Ok(said)
 }
@@ -77,7 +83,8 @@ pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
 /// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
 ///
 /// # Errors
-/// A version that is not there or serves already, a share that is none, a registry that cannot be written.
+/// A version that is not there or serves already, or that has no share to take back; a share that is none; a registry
+/// that cannot be written.
 pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<String> {
     if percent >= 100 {
         return Err(
@@ -98,15 +105,20 @@ pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<Stri
             .into());
         }
         let (challenger, state) = match percent {
-            0 => (None, State::RolledBack),
+            0 => {
+                check_share(&decided.aliases, version)?;
+                (None, State::RolledBack)
+            }
             _ => (Some((version, percent)), State::Canary { percent }),
         };
+        let displaced = displaced(&decided.aliases, version);
+        let notes = displaced.into_iter().chain([note(version, state)]);
         Ok(Some(Choice {
             aliases: Aliases {
                 challenger,
                 ..decided.aliases
             },
-            notes: vec![note(version, state)],
+            notes: notes.collect(),
         }))
     })?;
     Ok(match percent {
@@ -146,14 +158,40 @@ impl From<Failure> for Undecided {
 }
 
 /// All of the traffic for one version.
-fn all_to(version: u64, notes: Vec<Entry>) -> Choice {
+fn all_to(decided: &Decided, version: u64, notes: Vec<Entry>) -> Choice {
+    let displaced = displaced(&decided.aliases, version);
     Choice {
         aliases: Aliases {
             champion: Some(version),
             challenger: None,
         },
-        notes,
+        notes: displaced.into_iter().chain(notes).collect(),
     }
+}
+
+/// The version that has a share of the traffic, and of how many of a hundred entities.
+fn share(aliases: &Aliases) -> Option<(u64, u8)> {
+    aliases.challenger.filter(|(_, percent)| *percent > 0)
+}
+
+/// Refuses to take a share back from a version that has none.
+fn check_share(aliases: &Aliases, version: u64) -> Result<(), Failure> {
+    let whose = match share(aliases) {
+        Some((other, _)) if other == version => return Ok(()),
+        Some((other, percent)) => format!("version {other} has {percent}%"),
+        None => "no version has one".to_owned(),
+    };
+    let failure = Failure::input(format!("version {version} has no share; {whose}"));
+    Err(failure.hint("millrace models list shows who has what"))
+}
+
+/// What becomes of a version that loses its share to another.
+fn displaced(aliases: &Aliases, version: u64) -> Option<Entry> {
+    let (other, _) = share(aliases).filter(|(other, _)| *other != version)?;
+    Some(Entry {
+        reason: Some(format!("version {version} was chosen by a person")),
+        ..note(other, State::Replaced)
+    })
 }
 
 /// What is wrong with a version, with those that there are.

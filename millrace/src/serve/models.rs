@@ -42,7 +42,10 @@ pub(crate) struct Version {
 /// # Errors
 /// A registry that cannot be read.
 pub(crate) fn versions(registry: &Registry) -> Result<Vec<Version>, LearnerError> {
-    let champion = registry.champion()?;
+    let Aliases {
+        champion,
+        challenger,
+    } = registry.aliases()?;
     let manifests = registry.list()?;
     let mut states = BTreeMap::new();
     for entry in registry.journal_entries()? {
@@ -56,12 +59,26 @@ pub(crate) fn versions(registry: &Registry) -> Result<Vec<Version>, LearnerError
         Version {
             manifest: manifest.clone(),
             champion: champion == Some(manifest.version),
-            state: states.get(&manifest.version).copied(),
+            state: states
+                .get(&manifest.version)
+                .map(|state| as_of_now(*state, manifest.version, challenger)),
             average_precision: child.and_then(|c| c.prequential?.average_precision),
             log_loss: child.and_then(|c| Some(c.before?.log_loss)),
         }
     };
     Ok(manifests.iter().map(version).collect())
+}
+
+/// A version's state: a share is only of the version that has it now. The journals of older releases do not say of one
+/// that it has lost it to another.
+fn as_of_now(noted: State, version: u64, challenger: Option<(u64, u8)>) -> State {
+    match (noted, challenger) {
+        (State::Canary { .. }, Some((other, percent))) if other == version && percent > 0 => {
+            State::Canary { percent }
+        }
+        (State::Canary { .. }, _) => State::Replaced,
+        (other, _) => other,
+    }
 }
 
 /// The service.

@@ -984,6 +984,36 @@ async fn a_person_moves_the_traffic() {
         .into_inner();
     assert_eq!(back.champion, Some(3));
 
+    // A share is of one version, and its own alone can be taken back.
+    let mut share = async |version: u64, percent: u32| {
+        let request = SetTrafficRequest { version, percent };
+        client.set_traffic(request).await
+    };
+    share(1, 20).await.unwrap();
+    let status = share(2, 0).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let message = "version 2 has no share; version 1 has 20%";
+    assert!(status.message().contains(message), "{status}");
+    let answer = share(2, 30).await.unwrap().into_inner();
+    assert_eq!((answer.canary, answer.canary_percent), (Some(2), 30));
+    let listed = client.list_models(ListModelsRequest {}).await.unwrap();
+    let listed = listed.into_inner().models.into_iter();
+    let states: Vec<String> = listed.map(|model| model.state).collect();
+    assert_eq!(states, ["replaced", "canary 30%", "champion"]);
+    // The champion has all of it, once more.
+    let answer = client.promote(PromoteRequest { version: 3 }).await;
+    let answer = answer.unwrap().into_inner();
+    assert_eq!((answer.champion, answer.canary), (Some(3), None));
+    let shown = client.get_model(GetModelRequest { version: 2 }).await;
+    let model = shown.unwrap().into_inner().model.unwrap();
+    assert_eq!(model.state, "replaced");
+    let nobody = SetTrafficRequest {
+        version: 2,
+        percent: 0,
+    };
+    let status = client.set_traffic(nobody).await.unwrap_err();
+    assert!(status.message().contains("no version has one"), "{status}");
+
     let status = client
         .promote(PromoteRequest { version: 9 })
         .await
