@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
 use millrace_proto::feast::feast::types::Value;
 use millrace_proto::feast::feast::types::value::Val;
 use millrace_proto::feast::{PushRequest, WriteToOnlineStoreRequest};
@@ -14,7 +16,7 @@ use super::values::column;
 use crate::failure::Kind;
 use crate::produce::EventProducer;
 use crate::serve::counted;
-use crate::serve::refusal::Refusal;
+use crate::serve::refusal::{Refusal, Violation};
 use crate::serve::scoring::typed_events;
 use crate::settings::micros;
 use crate::streams::stream_specs;
@@ -40,8 +42,8 @@ impl Pushes {
     pub(super) async fn push(self: &Arc<Self>, request: PushRequest) -> Result<(), Status> {
         let event = check_target(&request.to).and_then(|()| {
             let stream = self.stream(&request.stream_feature_view)?;
-            let columns = columns(&request.features, &request.typed_features)?;
-            Ok((stream.clone(), self.event(&stream, &columns)?))
+            let event = self.event(&stream, &request.features, &request.typed_features)?;
+            Ok((stream, event))
         });
         self.produce("Push", event).await
     }
@@ -54,8 +56,8 @@ impl Pushes {
         let event = self
             .stream_of_view(&request.feature_view_name)
             .and_then(|stream| {
-                let columns = columns(&request.features, &request.typed_features)?;
-                Ok((stream.clone(), self.event(&stream, &columns)?))
+                let event = self.event(&stream, &request.features, &request.typed_features)?;
+                Ok((stream, event))
             });
         self.produce("WriteToOnlineStore", event).await
     }
@@ -84,13 +86,21 @@ impl Pushes {
     fn event(
         &self,
         stream: &str,
-        columns: &HashMap<String, Column>,
+        texts: &HashMap<String, String>,
+        typed: &HashMap<String, Value>,
     ) -> Result<RecordBatch, Refusal> {
+        let columns = columns(texts, typed)?;
         let specs = stream_specs(&self.workspace);
         let spec = specs.into_iter().find(|spec| spec.name == stream);
         let spec = spec.ok_or_else(|| Refusal::Internal(format!("stream '{stream}' is gone")))?;
         let ahead = micros(self.workspace.settings.kafka.allowed_future);
-        typed_events(&spec, columns, now_us().saturating_add(ahead))
+        let event = typed_events(&spec, &columns, now_us().saturating_add(ahead))?;
+        let field = match typed.is_empty() {
+            true => "features",
+            false => "typed_features",
+        };
+        check_finite(field, &event)?;
+        Ok(event)
     }
 
     async fn produce(
@@ -140,6 +150,27 @@ fn check_target(to: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses numbers that the topic's JSON does not have: the event would be taken, and be a dead letter.
+fn check_finite(field: &str, event: &RecordBatch) -> Result<(), Refusal> {
+    let mut violations = Vec::new();
+    for (column, values) in event.schema_ref().fields().iter().zip(event.columns()) {
+        if !column.data_type().is_floating() {
+            continue;
+        }
+        let values = cast(values, &DataType::Float64)?;
+        let mut values = values.as_primitive::<Float64Type>().iter().flatten();
+        if values.any(|value| !value.is_finite()) {
+            let place = format!("{field}[{:?}]", column.name());
+            let reason = "unparsable: it is not a finite number, or too large for the column";
+            violations.push(Violation::new(place, reason));
+        }
+    }
+    match violations.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Arguments(violations)),
+    }
+}
+
 /// The event's columns, of one row.
 fn columns(
     texts: &HashMap<String, String>,
@@ -158,4 +189,55 @@ fn columns(
         .chain(typed)
         .map(|(name, value)| Ok((name.clone(), column(name, &[value])?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
+    use super::*;
+    use crate::serve::tests::live;
+
+    #[test]
+    fn a_number_that_json_does_not_have_is_refused() {
+        let pushes = Pushes::new(live().workspace);
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let event = |amount: &str| {
+            HashMap::from([
+                text("tx_id", "x"),
+                text("card_id", "c1"),
+                text("terminal_id", "t1"),
+                text("event_time", "2018-04-01T12:00:00Z"),
+                text("amount", amount),
+            ])
+        };
+        let none = HashMap::new();
+        let taken = pushes.event("transactions", &event("12.5"), &none);
+        assert_eq!(taken.unwrap().num_rows(), 1);
+        for amount in ["NaN", "Infinity", "-inf", "1e400"] {
+            let refused = pushes.event("transactions", &event(amount), &none);
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("amount"), "{amount}: {refused}");
+        }
+        let mut typed = HashMap::new();
+        for (name, value) in event("1") {
+            let val = match name.as_str() {
+                "amount" => Val::DoubleVal(f64::NAN),
+                _ => Val::StringVal(value),
+            };
+            typed.insert(name, Value { val: Some(val) });
+        }
+        let refused = pushes.event("transactions", &HashMap::new(), &typed);
+        let status = Status::from(refused.unwrap_err());
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "typed_features[\"amount\"]");
+        assert!(
+            violations[0].description.contains("not a finite number"),
+            "{violations:?}"
+        );
+    }
 }
