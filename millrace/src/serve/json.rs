@@ -6,8 +6,10 @@
 //! line of JSON a message, which `curl -N` and `jq` read as it comes. `GET /` lists what there is.
 //!
 //! Calls in gRPC pass through untouched. Not here: streams from the client, which JSON calls cannot have; Connect's
-//! envelopes, its GET and its compression; CORS. `request` reads, `response` and `error` write, `index` describes.
+//! envelopes, its GET and its compression; CORS. `request` reads, with `duplicates`, `response` and `error` write,
+//! `index` describes.
 
+mod duplicates;
 mod error;
 mod index;
 mod request;

@@ -13,10 +13,12 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::Full;
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
+use serde::de::DeserializeSeed;
 use serde_path_to_error::{Path, Segment, Track};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::duplicates::Unique;
 use super::error::Refused;
 use super::{Deadline, near, short};
 use crate::serve::access::Caller;
@@ -93,11 +95,29 @@ pub(super) fn frame(input: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Ref
 
 fn parsed(input: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Refused> {
     let mut track = Track::new();
-    let mut json = serde_json::Deserializer::from_slice(json);
-    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    DynamicMessage::deserialize(input.clone(), tracked)
-        .and_then(|message| json.end().map(|()| message))
-        .map_err(|error| mistake(input, &track.path(), &error.to_string()))
+    let mut text = serde_json::Deserializer::from_slice(json);
+    let tracked = serde_path_to_error::Deserializer::new(&mut text, &mut track);
+    let message = DynamicMessage::deserialize(input.clone(), tracked)
+        .and_then(|message| text.end().map(|()| message))
+        .map_err(|error| error.to_string());
+    // A field that is there twice may be one of these, and is told by its name.
+    let is_of_a_group = |error: &String| error.starts_with("multiple fields provided");
+    if message.as_ref().err().is_none_or(is_of_a_group) {
+        check_unique(input, json)?;
+    }
+    message.map_err(|error| mistake(input, &track.path(), &error))
+}
+
+/// Refuses a name that stands twice: the message has the last of its values, and says nothing of the others.
+fn check_unique(input: &MessageDescriptor, json: &[u8]) -> Result<(), Refused> {
+    let mut track = Track::new();
+    let mut text = serde_json::Deserializer::from_slice(json);
+    let tracked = serde_path_to_error::Deserializer::new(&mut text, &mut track);
+    let unique = Unique(Some(Kind::Message(input.clone()))).deserialize(tracked);
+    unique.map_err(|error| {
+        let reason = short(&format!("{}: {error}", place(&track.path())));
+        Status::invalid_argument(reason).into()
+    })
 }
 
 /// The caller's mistake, with its place and the nearest thing that works.

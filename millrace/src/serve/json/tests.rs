@@ -531,6 +531,43 @@ fn a_wrong_shape_is_told_the_right_one() {
     }
 }
 
+#[test]
+fn a_name_that_stands_twice_is_refused() {
+    let mut pool = DescriptorPool::new();
+    let set = millrace_proto::FILE_DESCRIPTOR_SET;
+    pool.decode_file_descriptor_set(set).unwrap();
+    let input = pool.get_message_by_name("millrace.v1.GetFeaturesRequest");
+    let input = input.unwrap();
+    for (json, name) in [
+        (
+            r#"{"features": ["a"], "features": ["b"]}"#,
+            "the request: 'features' is given twice",
+        ),
+        (
+            r#"{"keys": {"card_id": {"strings": ["1"]}, "card_id": {"strings": ["2"]}}}"#,
+            "keys: 'card_id' is given twice",
+        ),
+        (
+            r#"{"keys": {"card_id": {"strings": ["1"], "strings": ["2"]}}}"#,
+            "keys.card_id: 'strings' is given twice",
+        ),
+        // One field by both of its names.
+        (
+            r#"{"asOf": "2018-05-01T12:00:00Z", "as_of": "2018-05-02T12:00:00Z"}"#,
+            "'as_of' is given twice",
+        ),
+    ] {
+        let refused = request::frame(&input, json.as_bytes()).unwrap_err();
+        let status = refused.status();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(name), "{json}: {status}");
+    }
+    // One name in two objects, and a column that is called as a field is.
+    let right =
+        r#"{"features": [], "keys": {"features": {"strings": []}, "keys": {"strings": []}}}"#;
+    request::frame(&input, right.as_bytes()).unwrap();
+}
+
 /// gRPC's timeout on a call in JSON: tonic's own clock runs outside of the layer.
 #[tokio::test]
 async fn the_end_of_grpcs_timeout_is_json() {
