@@ -334,6 +334,9 @@ impl Settings {
                 }))
             };
             change(&mut table, text).map_err(refused)?;
+            check_properties(&table).map_err(|(name, reason)| {
+                Failure::input(format!("kafka.properties: \"{name}\": {reason}"))
+            })?;
             // One by one, so that a message is of the one that is wrong.
             settings = table
                 .clone()
@@ -346,6 +349,14 @@ impl Settings {
     fn read_file(folder: &Path) -> Outcome<Self> {
         let path = folder.join("millrace.toml");
         let text = std::fs::read_to_string(&path).map_err(|e| not_a_project(folder, &e))?;
+        let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+        check_properties(&table).map_err(|(name, reason)| {
+            let place = text.find(&name).map(|start| place(&text, start));
+            let place = place.unwrap_or_default();
+            Failure::input(format!(
+                "millrace.toml{place}: kafka.properties: \"{name}\": {reason}"
+            ))
+        })?;
         toml::from_str(&text).map_err(|e| {
             let place = e
                 .span()
@@ -369,6 +380,21 @@ impl Settings {
             });
             Failure::input(format!("millrace.toml{place}: {said}")).hint(hint)
         })
+    }
+}
+
+/// Refuses a property of Kafka's client that is neither a text nor a table, by its name, before anything is made of its
+/// value: that may be a password, and is not shown. serde would read a list as the table's fields.
+fn check_properties(table: &toml::Table) -> Result<(), (String, &'static str)> {
+    let kafka = table.get("kafka").and_then(toml::Value::as_table);
+    let properties = kafka.and_then(|kafka| kafka.get("properties")?.as_table());
+    let is_wrong = |(_, value): &(&String, &toml::Value)| !value.is_str() && !value.is_table();
+    match properties.into_iter().flatten().find(is_wrong) {
+        None => Ok(()),
+        Some((name, _)) => Err((
+            name.clone(),
+            "a property of Kafka's client is a text in quotes, { env = \"VARIABLE\" } or { file = \"/whole/path\" }",
+        )),
     }
 }
 
@@ -571,6 +597,31 @@ mod tests {
             "error: millrace.toml:2:10: '7077' is not an address and its port\n  hint: its default is listen = \
              \"127.0.0.1:7077\"; docs/settings.md says what it is"
         );
+    }
+
+    #[test]
+    fn a_password_in_a_list_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |text: &str, changes: &[String]| {
+            std::fs::write(folder.path().join("millrace.toml"), text).unwrap();
+            let read = Settings::read_with(folder.path(), changes);
+            read.unwrap_err().to_string()
+        };
+        for value in ["[\"hunter2\"]", "[[\"hunter2\"]]", "2.25", "true"] {
+            let text = format!("[kafka.properties]\n\"sasl.password\" = {value}");
+            let error = said(&text, &[]);
+            let start =
+                "error: millrace.toml:2:2: kafka.properties: \"sasl.password\": a property of";
+            assert!(error.starts_with(start), "{error}");
+            assert!(
+                !error.contains(value) && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+        let change = "kafka.properties.password=[\"hunter2\"]".to_owned();
+        let error = said("", &[change]);
+        assert!(error.contains("kafka.properties: \"password\""), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]
