@@ -160,13 +160,15 @@ impl Gateway {
         if parts.uri.path() == "/" && matches!(parts.method, Method::GET | Method::HEAD) {
             return json_response(JSON, Body::new(Full::new(self.index.clone())));
         }
-        let answer = async {
-            let method = self.method(&parts)?;
-            let deadline = deadline?;
-            let call = self.call(method, inner, parts, body, deadline);
-            deadline.within(call).await
+        let (method, deadline) = match (self.method(&parts), deadline) {
+            (Ok(method), Ok(deadline)) => (method, deadline),
+            (Err(refused), _) | (_, Err(refused)) => {
+                request::pass_over(parts.version, body).await;
+                return refused.into_response(&self.pool);
+            }
         };
-        let answer: Result<_, Refused> = answer.await;
+        let call = self.call(method, inner, parts, body, deadline);
+        let answer: Result<_, Refused> = deadline.within(call).await;
         answer.unwrap_or_else(|refused| refused.into_response(&self.pool))
     }
 

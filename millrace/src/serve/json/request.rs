@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use serde::de::DeserializeSeed;
@@ -66,6 +66,22 @@ pub(super) async fn read(
         admission::Refused::TooLarge { .. } => too_large(max_bytes),
         refused => refused.told().into(),
     })
+}
+
+/// So much of a body that nobody wants is read, and for so long.
+const MOST_PASSED_OVER: usize = 1 << 20;
+const LONGEST_PASSED_OVER: Duration = Duration::from_secs(1);
+
+/// Reads to the end what a caller sends for nothing. Over HTTP/2 an answer that comes before is followed by a reset of
+/// the stream, and some clients, curl among them, then say nothing of the answer.
+pub(super) async fn pass_over(version: Version, body: Body) {
+    if version != Version::HTTP_2 {
+        return;
+    }
+    let mut body = Limited::new(body, MOST_PASSED_OVER);
+    let passed = async { while let Some(Ok(_)) = body.frame().await {} };
+    // What is longer, or comes more slowly, is reset after all.
+    let _ = tokio::time::timeout(LONGEST_PASSED_OVER, passed).await;
 }
 
 fn too_large(max_bytes: usize) -> Refused {

@@ -266,6 +266,29 @@ async fn a_large_body_is_not_read_to_its_end() {
     assert_eq!(service.call(request).await.unwrap().status(), 413);
 }
 
+/// A caller over HTTP/2 who is still sending hears of it when he has ended, or does not end.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_read_to_its_end_before() {
+    let mut service = layer().layer(Routes::new(HealthServer::new(Answers)));
+    for (ends, seconds) in [(true, 0), (false, 1)] {
+        let (frames, body) = tokio::sync::mpsc::channel(1);
+        let body = tokio_stream::wrappers::ReceiverStream::new(body);
+        let request = Request::post(CHECK).version(http::Version::HTTP_2);
+        let request = request.body(StreamBody::new(body)).unwrap();
+        let start = Instant::now();
+        let call = tokio::spawn(service.call(request));
+        let frame = http_body::Frame::data(Bytes::from_static(b"{}"));
+        frames.send(Ok::<_, Status>(frame)).await.unwrap();
+        let sending = (!ends).then_some(frames);
+        let answer = call.await.unwrap().unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), start.elapsed().as_secs()),
+            (415, seconds)
+        );
+        drop(sending);
+    }
+}
+
 #[test]
 fn places_within_lists_maps_and_enums_are_named() {
     let pool = layer().gateway.pool.clone();
