@@ -198,12 +198,14 @@ pub fn check_doors(workspace: &Workspace) -> Outcome<()> {
     doors(workspace, []).map(|_| ())
 }
 
-/// The scopes of static tokens, where their file is there: `millrace check` may run on a machine that has no secrets.
+/// The settings of access, and the scopes of static tokens where their file is there: `millrace check` may run on a
+/// machine that has no secrets.
 ///
 /// # Errors
-/// Of kind input: a mistake in the file.
+/// Of kind input: settings that belong to what is not there, a mistake in the file.
 pub fn check_tokens(workspace: &Workspace) -> Outcome<()> {
     let access = &workspace.settings.server.access;
+    access.check()?;
     let tokens = access.tokens.as_ref();
     if !tokens.is_some_and(|file| workspace.path(file).exists()) {
         return Ok(());

@@ -51,6 +51,22 @@ pub struct AccessSettings {
     pub audience: Option<String>,
 }
 
+impl AccessSettings {
+    /// What can be said of them without their files.
+    ///
+    /// # Errors
+    /// Settings for JWTs without their keys.
+    pub(super) fn check(&self) -> Outcome<()> {
+        if self.jwks.is_some() || (self.issuer.is_none() && self.audience.is_none()) {
+            return Ok(());
+        }
+        let message =
+            "server.access: issuer and audience are of JWTs, and there are no keys for those";
+        Err(Failure::input(message)
+            .hint("server.access.jwks names a file with the JWK set of the identity provider"))
+    }
+}
+
 /// SHA-256 of a token.
 type Digest = [u8; 32];
 
@@ -74,13 +90,7 @@ impl Access {
         folder: &Path,
         views: &[String],
     ) -> Outcome<Option<Self>> {
-        if settings.jwks.is_none() && (settings.issuer.is_some() || settings.audience.is_some()) {
-            let message =
-                "server.access: issuer and audience are of JWTs, and there are no keys for those";
-            return Err(Failure::input(message).hint(
-                "server.access.jwks names a file with the JWK set of the identity provider",
-            ));
-        }
+        settings.check()?;
         let tokens = settings.tokens.as_ref().map(|path| {
             let (path, views) = (folder.join(path), views.to_vec());
             Reloaded::open("tokens", vec![path.clone()], move || {

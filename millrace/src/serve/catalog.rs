@@ -11,6 +11,8 @@ use millrace_features::{FeatureView, Project};
 use moka::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::access::Caller;
+use super::look_up::check_view;
 use super::refusal::Refusal;
 use crate::files::nearest;
 use crate::live::{Filled, Live, Progress};
@@ -18,6 +20,9 @@ use crate::workspace::Workspace;
 
 /// Handles that are kept at a time. Whoever holds an older one prepares again.
 const MOST_HANDLES: usize = 10_000;
+
+/// Unknown names of one request that are told.
+const MOST_UNKNOWN: usize = 10;
 
 /// Bytes of names that are kept with what they stand for.
 const MOST_NAME_BYTES: u64 = 16 << 20;
@@ -118,19 +123,25 @@ impl Catalog {
         self.versions.get(&view.name).map_or("", String::as_str)
     }
 
-    /// As [`resolve`](Self::resolve); names that were asked for lately are known.
+    /// As [`resolve`](Self::resolve); names that were asked for lately are known, whoever asked for them.
     ///
     /// # Errors
     /// As there.
-    pub(super) fn selection(&self, names: &[String]) -> Result<Arc<Selection>, Refusal> {
-        self.named.get(names, || self.resolve(names))
+    pub(super) fn selection(
+        &self,
+        names: &[String],
+        caller: &Caller,
+    ) -> Result<Arc<Selection>, Refusal> {
+        self.named.get(names, || self.resolve(names, caller))
     }
 
-    /// Resolves `view`, `view:feature` and names of inputs.
+    /// Resolves `view`, `view:feature` and names of inputs. Whether the caller may read the views of inputs,
+    /// `check_views` says.
     ///
     /// # Errors
-    /// No name at all, or one that the project does not have.
-    pub(super) fn resolve(&self, names: &[String]) -> Result<Selection, Refusal> {
+    /// No name at all; names that the project does not have, with what the caller may know of others; a view that he
+    /// may not read.
+    pub(super) fn resolve(&self, names: &[String], caller: &Caller) -> Result<Selection, Refusal> {
         if names.is_empty() {
             let hint =
                 "name views or features, as in [\"card_activity\", \"terminal_risk:frauds_28d\"]";
@@ -143,39 +154,80 @@ impl Catalog {
             views: Vec::new(),
             keys: Vec::new(),
         };
+        let mut unknown = Vec::new();
         for name in names {
-            match name.split_once(':') {
-                Some((view, feature)) => {
-                    let view = self.view(view)?;
-                    let column = feature_column(view, feature)?;
-                    selection.add(view, &[column]);
-                }
-                None => self.add_whole(&mut selection, name)?,
+            match self.add(&mut selection, name, caller) {
+                Ok(()) => {}
+                Err(Refusal::Unknown { what, hint }) => unknown.push((what, hint)),
+                Err(other) => return Err(other),
+            }
+            if unknown.len() == MOST_UNKNOWN {
+                break;
             }
         }
-        Ok(selection)
+        match all_unknown(unknown) {
+            None => Ok(selection),
+            Some(refusal) => Err(refusal),
+        }
     }
 
-    fn add_whole(&self, selection: &mut Selection, name: &str) -> Result<(), Refusal> {
+    fn add(&self, selection: &mut Selection, name: &str, caller: &Caller) -> Result<(), Refusal> {
+        let Some((view, feature)) = name.split_once(':') else {
+            return self.add_whole(selection, name, caller);
+        };
+        let view = self.view(view, caller)?;
+        let column = feature_column(view, feature)?;
+        selection.add(view, &[column]);
+        Ok(())
+    }
+
+    fn add_whole(
+        &self,
+        selection: &mut Selection,
+        name: &str,
+        caller: &Caller,
+    ) -> Result<(), Refusal> {
         if let Ok(inputs) = self.project().input_view(name) {
             inputs
                 .views()
                 .for_each(|view| selection.add(view, &features(view)));
             return Ok(());
         }
-        let view = self.view(name)?;
+        let view = self.view(name, caller)?;
         selection.add(view, &features(view));
         Ok(())
     }
 
-    fn view(&self, name: &str) -> Result<&Arc<FeatureView>, Refusal> {
+    fn view(&self, name: &str, caller: &Caller) -> Result<&Arc<FeatureView>, Refusal> {
         let found = self.project().view(name);
-        found.map_err(|hint| match self.progress.filling().get(name) {
+        let found = found.map_err(|hint| match self.progress.filling().get(name) {
             Some(filled) => Refusal::NotNow(being_filled(name, *filled)),
             None => Refusal::Unknown {
                 what: format!("there is no feature view '{name}'"),
-                hint,
+                hint: self.readable(name, caller).unwrap_or(hint),
             },
+        })?;
+        // Before anything is said of its features.
+        check_view(caller, &found.name)?;
+        Ok(found)
+    }
+
+    /// The hint for who may not read all views: it names none of the others.
+    fn readable(&self, name: &str, caller: &Caller) -> Option<String> {
+        let views = &self.project().views;
+        let readable: Vec<&str> = views
+            .iter()
+            .map(|view| view.name.as_str())
+            .filter(|view| caller.may_read(view))
+            .collect();
+        if readable.len() == views.len() {
+            return None;
+        }
+        let near = nearest(name, readable.iter().copied());
+        Some(match (near, readable.as_slice()) {
+            (Some(near), _) => format!("did you mean '{near}'?"),
+            (None, []) => "the token may read none".to_owned(),
+            (None, names) => format!("the token may read {}", names.join(", ")),
         })
     }
 
@@ -275,6 +327,17 @@ fn feature_column(view: &FeatureView, feature: &str) -> Result<usize, Refusal> {
             ),
         }
     })
+}
+
+/// Names that the project does not have, as one refusal.
+fn all_unknown(mut unknown: Vec<(String, String)>) -> Option<Refusal> {
+    let (last, hint) = unknown.pop()?;
+    let before = unknown.into_iter();
+    let mut what: String = before
+        .map(|(what, hint)| format!("{what}: {hint}; "))
+        .collect();
+    what.push_str(&last);
+    Some(Refusal::Unknown { what, hint })
 }
 
 /// What is said of a view of the next project.

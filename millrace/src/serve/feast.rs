@@ -83,7 +83,7 @@ impl Feast {
         let names = asked(request)?;
         let is_full = request.full_feature_names;
         let plan = self.plans[usize::from(is_full)].get(&names, || {
-            let selection = self.catalog.resolve(&names)?;
+            let selection = self.catalog.resolve(&names, caller)?;
             // Before anything is said of their features.
             check_views(caller, &selection)?;
             let places = places(&names, &selection, is_full)?;
@@ -94,7 +94,7 @@ impl Feast {
         let entities = entities(request)?;
         let keys = key_columns(selection, &entities).map_err(in_entities)?;
         let rows = keys.first().map_or(0, |column| column.len());
-        check_count("entities", rows)?;
+        check_count("entities", rows, "ask in several calls")?;
         let answers = look_up(&self.live, selection, &keys, now_us)?;
 
         let mut feature_names = Vec::new();

@@ -65,7 +65,7 @@ impl Features {
     ) -> Result<GetFeaturesResponse, Refusal> {
         let resolved = self.resolve(request, caller, now_us)?;
         let rows = resolved.rows();
-        check_count("keys", rows)?;
+        check_count("keys", rows, "StreamFeatures takes more")?;
         self.part(&resolved, 0..rows)
     }
 
@@ -76,7 +76,7 @@ impl Features {
         now_us: i64,
     ) -> Result<Resolved, Refusal> {
         let selection = match request.handle {
-            None => self.catalog.selection(&request.features)?,
+            None => self.catalog.selection(&request.features, caller)?,
             Some(_) if !request.features.is_empty() => {
                 let reason = "a handle stands for names: give one or the other";
                 return Err(Refusal::argument("features", reason));
@@ -187,7 +187,7 @@ impl Features {
         request: &PrepareRequest,
         caller: &Caller,
     ) -> Result<PrepareResponse, Refusal> {
-        let selection = self.catalog.resolve(&request.features)?;
+        let selection = self.catalog.resolve(&request.features, caller)?;
         check_views(caller, &selection)?;
         let (handle, selection) = self.catalog.prepare(selection);
         let views = selection.views.iter();

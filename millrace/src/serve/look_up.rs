@@ -251,13 +251,17 @@ fn between_steps(view: &FeatureView, field: &str, asked_us: i64) -> Refusal {
 
 /// Refuses views that the caller may not read.
 pub(super) fn check_views(caller: &Caller, selection: &Selection) -> Result<(), Refusal> {
-    let hidden = |selected: &&Selected| !caller.may_read(&selected.view.name);
-    match selection.views.iter().find(hidden) {
-        None => Ok(()),
-        Some(selected) => Err(Refusal::Forbidden(format!(
+    let mut views = selection.views.iter();
+    views.try_for_each(|selected| check_view(caller, &selected.view.name))
+}
+
+/// Refuses a view that the caller may not read.
+pub(super) fn check_view(caller: &Caller, name: &str) -> Result<(), Refusal> {
+    match caller.may_read(name) {
+        true => Ok(()),
+        false => Err(Refusal::Forbidden(format!(
             "'{}' may not read view '{name}': the scope features:{name} is missing",
             caller.name(),
-            name = selected.view.name
         ))),
     }
 }
@@ -319,9 +323,10 @@ fn check_names(selection: &Selection, keys: &HashMap<String, Column>) -> Result<
         let asks = views.filter(|s| s.view.entity_columns().any(|column| column == missing));
         let asking: Vec<&str> = asks.map(|s| s.view.name.as_str()).collect();
         let given = extra.map_or(String::new(), |extra| format!(", and not by '{extra}'"));
+        let verb = if asking.len() == 1 { "is" } else { "are" };
         let reason = format!(
-            "'{missing}' is missing: {} is asked for by it{given}",
-            asking.join(", ")
+            "'{missing}' is missing: {} {verb} asked for by it{given}",
+            asking.join(" and ")
         );
         return Err(Refusal::argument("keys", reason));
     }

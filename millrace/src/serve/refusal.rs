@@ -123,19 +123,23 @@ impl Refusal {
                 )
             }
             Self::TooEarly { field, .. } | Self::BetweenSteps { field, .. } => {
-                ErrorDetails::with_bad_request_violation(field, self.to_string())
+                let text = self.to_string();
+                // The text begins with the field, which the violation has beside it.
+                let reason = text.strip_prefix(field).unwrap_or(&text);
+                let reason = reason.trim_start_matches(": ");
+                ErrorDetails::with_bad_request_violation(field, reason)
             }
             _ => ErrorDetails::new(),
         }
     }
 }
 
-/// Refuses more than [`MAX_ITEMS`].
-pub(super) fn check_count(field: &str, count: usize) -> Result<(), Refusal> {
+/// Refuses more than [`MAX_ITEMS`], and says what works instead.
+pub(super) fn check_count(field: &str, count: usize, instead: &str) -> Result<(), Refusal> {
     if count <= MAX_ITEMS {
         return Ok(());
     }
-    let reason = format!("{count} in one call; at most {MAX_ITEMS} are answered");
+    let reason = format!("{count} in one call; at most {MAX_ITEMS} are answered: {instead}");
     Err(Refusal::argument(field, reason))
 }
 

@@ -68,7 +68,12 @@ impl Scoring {
             return Err(Refusal::NoModel);
         };
         let events = self.events(request, decoders)?;
-        self.check_times(scorer, &events)?;
+        let time = decoders.spec.schema.field(decoders.spec.time_column);
+        let place = |row: usize| match request.columns.is_empty() {
+            true => path(row),
+            false => format!("columns[{:?}][{row}]", time.name()),
+        };
+        self.check_times(scorer, &events, &place)?;
         let moment = self.live.store.moment();
         let scores = scorer.score(&Committed(moment.as_ref()), &events)?;
         let mut answer = answer(&scorer.plan, &events, &scores)?;
@@ -86,7 +91,7 @@ impl Scoring {
         let ahead = micros(self.live.workspace.settings.kafka.allowed_future);
         let latest_us = now_us().saturating_add(ahead);
         if request.columns.is_empty() {
-            check_count("event_json", request.event_json.len())?;
+            check_count("event_json", request.event_json.len(), INSTEAD)?;
             return decoders.decode(&request.event_json, latest_us);
         }
         if !request.event_json.is_empty() {
@@ -96,8 +101,13 @@ impl Scoring {
         typed_events(&decoders.spec, &request.columns, latest_us)
     }
 
-    /// Refuses events for whose inputs there may be too little left.
-    fn check_times(&self, scorer: &Scorer, events: &RecordBatch) -> Result<(), Refusal> {
+    /// Refuses events for whose inputs there may be too little left. `place` is where an event's time came from.
+    fn check_times(
+        &self,
+        scorer: &Scorer,
+        events: &RecordBatch,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<(), Refusal> {
         let inputs = &scorer.plan.inputs;
         let times = events
             .column(inputs.stream.time)
@@ -107,10 +117,10 @@ impl Scoring {
             return Ok(());
         };
         for view in inputs.views() {
-            check_time(&self.live, view, &path(index), *oldest)?;
+            check_time(&self.live, view, &place(index), *oldest)?;
             if view.resolution().is_some() {
                 for (index, time) in times.values().iter().enumerate() {
-                    check_step(&self.live, view, &path(index), *time)?;
+                    check_step(&self.live, view, &place(index), *time)?;
                 }
             }
         }
@@ -166,6 +176,9 @@ fn size(request: &ScoreRequest) -> usize {
     let columns = request.columns.values().map(|column| column.strings.len());
     VIEWS * columns.max().unwrap_or(0).max(request.event_json.len())
 }
+
+/// What is done with more events than a call takes.
+const INSTEAD: &str = "send them in several calls, or on a ScoreStream";
 
 /// The field of one event in a request.
 fn path(index: usize) -> String {
@@ -268,7 +281,7 @@ pub(super) fn typed_events(
         }
     }
     let rows = rows.unwrap_or(0);
-    check_count("columns", rows)?;
+    check_count("columns", rows, INSTEAD)?;
     let column = |field: &Arc<arrow::datatypes::Field>| match columns.get(field.name()) {
         Some(column) => {
             let path = format_args!("columns[{:?}]", field.name());

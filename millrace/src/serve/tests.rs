@@ -285,6 +285,18 @@ async fn several_views_are_one_answer_and_names_can_be_resolved_before() {
     };
     let status = client.get_features(unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
+    // All names that are wrong are told.
+    let features = ["card_activty", "terminal_risk", "card_activity:tx_count"];
+    let features = features.map(str::to_owned).to_vec();
+    let status = client.prepare(PrepareRequest { features }).await;
+    let status = status.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    for part in [
+        "there is no feature view 'card_activty': did you mean 'card_activity'?; ",
+        "view 'card_activity' has no feature 'tx_count': ",
+    ] {
+        assert!(status.message().contains(part), "{status}");
+    }
 
     // The model's inputs stand for the views that they join.
     let inputs = get(&mut client, &ask(&["fraud_inputs"], &keys, hour)).await;
@@ -422,7 +434,7 @@ async fn mistakes_in_a_look_up_are_named() {
         (
             ask(&["card_activity"], &[("card_id", many)], None),
             Code::InvalidArgument,
-            "10001 in one call; at most 10000",
+            "10001 in one call; at most 10000 are answered: StreamFeatures takes more",
         ),
         (bad_time, Code::InvalidArgument, "as_of: 0 s and -1 ns"),
         (
@@ -438,9 +450,41 @@ async fn mistakes_in_a_look_up_are_named() {
         let has_details = matches!(code, Code::InvalidArgument | Code::OutOfRange);
         let violations = status.get_details_bad_request();
         assert_eq!(violations.is_some(), has_details, "{status}");
+        for violation in violations.into_iter().flat_map(|all| all.field_violations) {
+            // The field has a place of its own.
+            let repeated = format!("{}: ", violation.field);
+            assert!(!violation.description.starts_with(&repeated), "{status}");
+        }
     }
     let edge = ask(&["card_activity"], &[card()], Some(NOON));
     client.get_features(edge).await.unwrap();
+}
+
+/// A token for one view is told of no other.
+#[test]
+fn what_a_caller_may_not_read_is_not_named() {
+    let catalog = Catalog::new(&live());
+    let said = |name: &str, scope: &str| {
+        let caller = Caller::new("x".to_owned(), vec![scope.parse().unwrap()]);
+        let refused = catalog.resolve(&[name.to_owned()], &caller);
+        refused.unwrap_err().to_string()
+    };
+    let one = "features:card_activity";
+    let unknown = said("nothing_like_it", one);
+    assert!(
+        unknown.ends_with("the token may read card_activity"),
+        "{unknown}"
+    );
+    let near = said("terminal_riks", one);
+    assert!(!near.contains("terminal_risk"), "{near}");
+    let hidden = said("terminal_risk:nothing", one);
+    assert!(
+        hidden.contains("features:terminal_risk is missing"),
+        "{hidden}"
+    );
+    assert!(!hidden.contains("frauds_7d"), "{hidden}");
+    let all = said("terminal_riks", "features");
+    assert!(all.contains("did you mean 'terminal_risk'?"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -741,6 +785,29 @@ async fn mistakes_in_events_are_named() {
             .message()
             .starts_with("event_json[1]: 2018-04-01T11:59:00Z is too early")
     );
+    let texts_of = |first: &str, second: &str| texts(&[first, second]);
+    let times = [0, -1].map(|minute| crate::times::rfc3339(NOON + minute * MINUTE));
+    let amounts = Column {
+        doubles: vec![1.0, 1.0],
+        ..Column::default()
+    };
+    let columns = [
+        ("tx_id", texts_of("a", "b")),
+        ("card_id", texts_of("c1", "c1")),
+        ("terminal_id", texts_of("t1", "t1")),
+        ("event_time", texts_of(&times[0], &times[1])),
+        ("amount", amounts),
+    ];
+    let early = ScoreRequest {
+        columns: columns
+            .into_iter()
+            .map(|(name, column)| (name.to_owned(), column))
+            .collect(),
+        ..ScoreRequest::default()
+    };
+    let status = client.score(early).await.unwrap_err();
+    let place = "columns[\"event_time\"][1]: 2018-04-01T11:59:00Z is too early";
+    assert!(status.message().starts_with(place), "{status}");
     // A bad event leaves nothing behind in the decoder.
     let answer = client
         .score(score(vec![good()], false))

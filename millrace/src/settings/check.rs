@@ -1,5 +1,10 @@
 //! Settings that can be read and cannot work: said at once, and not when the first model is due.
 
+use std::collections::BTreeMap;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
 use crate::failure::{Failure, Outcome};
 use crate::object_stores::meant_as_url;
 use crate::settings::Settings;
@@ -11,6 +16,7 @@ impl Settings {
     /// The first such setting, by its name in `millrace.toml`.
     pub(super) fn check(&self) -> Outcome<()> {
         self.check_kafka()?;
+        self.check_rocksdb()?;
         let server = &self.server;
         let is_one = server.listen == server.metrics && server.listen.port() != 0;
         require("server.metrics", !is_one, "is the address of server.listen")?;
@@ -42,13 +48,27 @@ impl Settings {
             location != Some(""),
             "is empty: leave it out for no log",
         )?;
-        match location.and_then(meant_as_url) {
-            None => Ok(()),
-            Some(url) => Err(wrong(&format!(
-                "score_log.location = \"{}\": did you mean {url}?",
-                location.unwrap_or_default()
-            ))),
-        }
+        location.map_or(Ok(()), check_location)
+    }
+
+    fn check_rocksdb(&self) -> Outcome<()> {
+        let rocksdb = &self.store.rocksdb;
+        require(
+            "store.rocksdb.sweep_seconds",
+            rocksdb.sweep_seconds >= 1,
+            "is below 1: old rows would never go",
+        )?;
+        require(
+            "store.rocksdb.background_jobs",
+            rocksdb.background_jobs >= 1,
+            "is below 1",
+        )?;
+        let files = rocksdb.max_open_files;
+        require(
+            "store.rocksdb.max_open_files",
+            files >= 1 || files == -1,
+            "is neither above 0 nor -1, for as many as there are",
+        )
     }
 
     fn check_kafka(&self) -> Outcome<()> {
@@ -61,6 +81,7 @@ impl Settings {
         require("kafka.group", !kafka.group.is_empty(), "is empty")?;
         require("kafka.max_rows", kafka.max_rows >= 1, "is below 1")?;
         require("kafka.buffer_rows", kafka.buffer_rows >= 1, "is below 1")?;
+        check_properties(&kafka.properties)?;
         let letters = kafka.dead_letter_topic.contains("{topic}");
         require(
             "kafka.dead_letter_topic",
@@ -72,6 +93,62 @@ impl Settings {
             self.topics.partitions >= 1,
             "is below 1",
         )
+    }
+}
+
+/// Properties of Kafka's client that have settings of their own.
+const ELSEWHERE: [(&str, &str); 3] = [
+    ("bootstrap.servers", "kafka.brokers"),
+    ("group.id", "kafka.group"),
+    ("group.instance.id", "kafka.instance"),
+];
+
+/// Whether Kafka's client knows all properties, which it says without a connection. Their values may be secrets, and
+/// are not shown.
+fn check_properties(properties: &BTreeMap<String, String>) -> Outcome<()> {
+    for (name, value) in properties {
+        if let Some((_, setting)) = ELSEWHERE.iter().find(|(own, _)| own == name) {
+            return Err(wrong(&format!(
+                "kafka.properties: \"{name}\" is set by {setting}"
+            )));
+        }
+        let mut client = ClientConfig::new();
+        client.set(name, value);
+        let Err(error) = client.create_native_config() else {
+            continue;
+        };
+        let reason = match error {
+            KafkaError::ClientConfig(_, said, ..) if said.starts_with(NO_SUCH) => {
+                "is no property of Kafka's client"
+            }
+            _ => "has a value that Kafka's client does not take",
+        };
+        return Err(wrong(&format!("kafka.properties: \"{name}\" {reason}")));
+    }
+    Ok(())
+}
+
+/// So begins what librdkafka says of a name.
+const NO_SUCH: &str = "No such configuration property";
+
+/// Whether a location of the log can be one, wherever it leads to.
+fn check_location(location: &str) -> Outcome<()> {
+    let wrong = |reason: String| wrong(&format!("score_log.location = \"{location}\": {reason}"));
+    if let Some(url) = meant_as_url(location) {
+        return Err(wrong(format!("did you mean {url}?")));
+    }
+    let Some((scheme, bucket)) = location.split_once("://") else {
+        return Ok(());
+    };
+    match scheme.to_lowercase().as_str() {
+        "file" => Ok(()),
+        "s3" | "gs" if bucket.is_empty() || bucket.starts_with('/') => {
+            Err(wrong("this names no bucket".to_owned()))
+        }
+        "s3" | "gs" => Ok(()),
+        _ => Err(wrong(format!(
+            "there is no store of kind {scheme}://: write a folder, s3://bucket/path or gs://bucket/path"
+        ))),
     }
 }
 
@@ -98,6 +175,11 @@ mod tests {
         let of = |text: &str| toml::from_str::<Settings>(text).unwrap().check();
         of("").unwrap();
         of("[server]\nlisten = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"").unwrap();
+        of("[kafka.properties]\n\"security.protocol\" = \"ssl\"").unwrap();
+        of("[store.rocksdb]\nmax_open_files = -1").unwrap();
+        for location in ["data/scores", "s3://b/l", "file:///tmp/scores"] {
+            of(&format!("[score_log]\nlocation = \"{location}\"")).unwrap();
+        }
         for (text, name) in [
             ("[kafka]\nbrokers = \"\"", "kafka.brokers"),
             ("[kafka]\nmax_rows = 0", "kafka.max_rows"),
@@ -118,9 +200,39 @@ mod tests {
                 "[score_log]\nlocation = \"s3:/b/l\"",
                 "did you mean s3://b/l?",
             ),
+            (
+                "[score_log]\nlocation = \"http://x/y\"",
+                "no store of kind http://",
+            ),
+            ("[score_log]\nlocation = \"s3://\"", "names no bucket"),
+            (
+                "[kafka.properties]\n\"security.protocl\" = \"ssl\"",
+                "\"security.protocl\" is no property",
+            ),
+            (
+                "[kafka.properties]\n\"security.protocol\" = \"hunter2\"",
+                "\"security.protocol\" has a value that Kafka's client does not take",
+            ),
+            (
+                "[kafka.properties]\n\"bootstrap.servers\" = \"a:1\"",
+                "is set by kafka.brokers",
+            ),
+            (
+                "[store.rocksdb]\nsweep_seconds = 0",
+                "store.rocksdb.sweep_seconds",
+            ),
+            (
+                "[store.rocksdb]\nmax_open_files = -5",
+                "store.rocksdb.max_open_files",
+            ),
+            (
+                "[store.rocksdb]\nbackground_jobs = -3",
+                "store.rocksdb.background_jobs",
+            ),
         ] {
             let failure = of(text).unwrap_err();
             assert!(failure.message.contains(name), "{}", failure.message);
+            assert!(!failure.message.contains("hunter2"), "{}", failure.message);
         }
     }
 }
