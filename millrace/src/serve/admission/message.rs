@@ -181,7 +181,7 @@ impl Clock {
         let frame = timeout_at(until, body.frame()).await;
         frame.map_err(|_| match self.deadline {
             Some(end) if end <= latest => Refused::Expired,
-            _ => Refused::Incomplete(timeout),
+            _ => Refused::Incomplete { timeout },
         })
     }
 }

@@ -62,9 +62,9 @@ pub(in crate::serve) enum Refused {
     Late,
     #[error(
         "the request's message did not come within {} (server.limits.body_timeout)",
-        humantime::format_duration(*.0)
+        humantime::format_duration(*timeout)
     )]
-    Incomplete(Duration),
+    Incomplete { timeout: Duration },
     #[error("the message has {found} bytes, and at most {most} are taken: ask for less at once")]
     TooLarge { found: usize, most: usize },
     #[error("the request broke off: {0}")]
@@ -84,7 +84,7 @@ impl Refused {
             Self::Queue { .. } => "queue",
             Self::Wait { .. } => "wait",
             Self::Deadline { .. } => "deadline",
-            Self::Expired | Self::Late | Self::Incomplete(_) | Self::BrokenOff(_) => "expired",
+            Self::Expired | Self::Late | Self::Incomplete { .. } | Self::BrokenOff(_) => "expired",
             Self::Malformed(_) | Self::TooLarge { .. } => "malformed",
         }
     }
@@ -98,7 +98,7 @@ impl Refused {
 
     const fn code(&self) -> Code {
         match self {
-            Self::Expired | Self::Late | Self::Incomplete(_) => Code::DeadlineExceeded,
+            Self::Expired | Self::Late | Self::Incomplete { .. } => Code::DeadlineExceeded,
             Self::BrokenOff(_) => Code::Cancelled,
             Self::Malformed(_) => Code::InvalidArgument,
             _ => Code::ResourceExhausted,
@@ -115,7 +115,7 @@ impl Refused {
             | Self::Bytes { retry, .. } => Some(*retry),
             Self::Expired
             | Self::Late
-            | Self::Incomplete(_)
+            | Self::Incomplete { .. }
             | Self::TooLarge { .. }
             | Self::BrokenOff(_)
             | Self::Malformed(_) => None,
