@@ -588,7 +588,7 @@ fn a_name_that_stands_twice_is_refused() {
     // One name in two objects, and a column that is called as a field is.
     let right =
         r#"{"features": [], "keys": {"features": {"strings": []}, "keys": {"strings": []}}}"#;
-    request::frame(&input, right.as_bytes()).unwrap();
+    assert!(request::frame(&input, right.as_bytes()).is_ok());
 }
 
 /// gRPC's timeout on a call in JSON: tonic's own clock runs outside of the layer.
