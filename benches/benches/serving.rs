@@ -43,6 +43,8 @@ const EVENTS: usize = 400_000;
 const CARDS: u64 = 10_000;
 const BATCH: usize = 100;
 const ROUNDS: usize = 3;
+/// Calls whose sizes are those of the echo.
+const PROBES: usize = 64;
 /// The end of the stream, µs: when the benchmark began. Feast's interface knows no other time than now.
 static END_US: LazyLock<i64> = LazyLock::new(|| now_us() / 1_000_000 * 1_000_000);
 
@@ -167,8 +169,12 @@ impl Bench {
     ) -> Result<Value> {
         let channels = connect(self.address, 2).await?;
         let mut probe = FeatureServiceClient::new(channels[0].clone());
-        let answer = probe.get_features(request(1)).await?.into_inner();
-        let sizes = (request(1).encoded_len(), answer.encoded_len());
+        let mut sizes = Vec::with_capacity(PROBES);
+        for number in 0..PROBES as u64 {
+            let answer = probe.get_features(request(number)).await?.into_inner();
+            sizes.push((request(number).encoded_len(), answer.encoded_len()));
+        }
+        let sizes = usual(&sizes);
         self.compare(&channels, items, sizes, move |channel, number| async move {
             let mut client = FeatureServiceClient::new(channel);
             client.get_features(request(number)).await.map(drop)
@@ -185,15 +191,16 @@ impl Bench {
             ..ScoreRequest::default()
         };
         let mut probe = ScoringServiceClient::new(channels[0].clone());
-        let answer = probe.score(request(1)).await?.into_inner();
-        if answer
-            .scores
-            .first()
-            .is_none_or(|score| score.probability.is_none())
-        {
-            return Err("no model scores".into());
+        let mut sizes = Vec::with_capacity(PROBES);
+        for number in 0..PROBES as u64 {
+            let answer = probe.score(request(number)).await?.into_inner();
+            let scored = answer.scores.first();
+            if scored.is_none_or(|score| score.probability.is_none()) {
+                return Err("no model scores".into());
+            }
+            sizes.push((request(number).encoded_len(), answer.encoded_len()));
         }
-        let sizes = (request(1).encoded_len(), answer.encoded_len());
+        let sizes = usual(&sizes);
         self.compare(&channels, items, sizes, move |channel, number| async move {
             let mut client = ScoringServiceClient::new(channel);
             client.score(request(number)).await.map(drop)
@@ -380,6 +387,15 @@ fn one_name(handle: u64, name: &str, number: u64) -> GetFeaturesRequest {
         }),
         ..one_card(handle, 0)
     }
+}
+
+/// The mean size of requests and that of answers: some cards have no event in a window, and shorter answers.
+fn usual(sizes: &[(usize, usize)]) -> (usize, usize) {
+    let mean = |of: fn(&(usize, usize)) -> usize| {
+        let sum: usize = sizes.iter().map(of).sum();
+        sum.div_ceil(sizes.len().max(1))
+    };
+    (mean(|size| size.0), mean(|size| size.1))
 }
 
 fn add(sum: &mut Option<Load>, round: Load) {

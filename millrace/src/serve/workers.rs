@@ -2,7 +2,8 @@
 //!
 //! On a shared runtime, each answer of a busy connection wakes the connection's task on some core at once, which then
 //! writes that answer alone: a system call, and a wake-up of the caller, for every answer. On a runtime of one thread
-//! the connection's turn comes after the calls that came in with it, and one write carries all of their answers.
+//! the connection's turn comes after the calls that came in with it, and one write carries all of their answers (as long
+//! as they are small: [`Connection`](super::tls::Connection) says how).
 //!
 //! The price is that the small calls of one connection share a core. Large ones go to other threads (`answered`).
 
