@@ -544,7 +544,9 @@ fn time_fault(time_us: i64, latest_us: i64) -> Option<Fault> {
     })
 }
 
-fn not_finite_rows(values: &ArrayRef) -> Vec<usize> {
+/// The rows of a column of DOUBLE or FLOAT that are NaN or infinite, ascending.
+#[must_use]
+pub fn not_finite_rows(values: &ArrayRef) -> Vec<usize> {
     let rows_where = |bad: &dyn Fn(usize) -> bool| {
         (0..values.len())
             .filter(|row| values.is_valid(*row) && bad(*row))

@@ -46,7 +46,7 @@ pub use ahead::{Polled, ReadAhead};
 pub use align::{Align, AlignSettings, NO_TIME, Released, RowHeader, Rows, Source, StreamBatch};
 pub use consumer::Ingest;
 pub use dead_letters::{DeadLetter, DeadLetters, header};
-pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason};
+pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason, not_finite_rows};
 pub use deletion::Deletion;
 pub use error::{IngestError, Remedy};
 pub use group::LastError;

@@ -15,14 +15,14 @@ use arrow::array::{
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit,
-    TimestampMicrosecondType, TimestampNanosecondType,
+    DataType, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    TimestampNanosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
-use millrace_ingest::{is_exact, numbers_of, other_unit, time_of_number};
+use millrace_ingest::{is_exact, not_finite_rows, numbers_of, other_unit, time_of_number};
 use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
@@ -169,7 +169,7 @@ impl Columns {
                 "the stream needs it: it is NOT NULL, its event time, its key or its id in sources.sql",
             ));
         }
-        if let Some(row) = not_finite_row(&values) {
+        if let Some(row) = not_finite_rows(&values).first().copied() {
             return Err(self
                 .at(
                     row,
@@ -371,21 +371,6 @@ pub(crate) fn lost_row(source: &ArrayRef, values: &ArrayRef) -> Option<usize> {
     (0..values.len())
         .filter(|row| nulls.is_null(*row))
         .find(had_value)
-}
-
-fn not_finite_row(values: &ArrayRef) -> Option<usize> {
-    let mut rows = 0..values.len();
-    match values.data_type() {
-        DataType::Float64 => {
-            let values = values.as_primitive::<Float64Type>();
-            rows.find(|row| values.is_valid(*row) && !values.value(*row).is_finite())
-        }
-        DataType::Float32 => {
-            let values = values.as_primitive::<Float32Type>();
-            rows.find(|row| values.is_valid(*row) && !values.value(*row).is_finite())
-        }
-        _ => None,
-    }
 }
 
 /// A type as sources.sql has it.

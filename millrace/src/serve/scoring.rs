@@ -12,7 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::{Stream, StreamExt};
-use millrace_ingest::{BadMessage, JsonDecoder, StreamSpec};
+use millrace_ingest::{BadMessage, JsonDecoder, StreamSpec, not_finite_rows};
 use millrace_proto::v1::scoring_service_server::ScoringService;
 use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
 use tonic::{Request, Response, Status, Streaming};
@@ -290,12 +290,13 @@ pub(super) fn typed_events(
         None => Ok(new_null_array(field.data_type(), rows)),
     };
     let arrays = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    check_required(spec, &arrays, latest_us)?;
+    check_events(spec, &arrays, latest_us)?;
     Ok(RecordBatch::try_new(Arc::clone(&spec.schema), arrays)?)
 }
 
-/// What the decoder checks of a message: nothing is missing that must be there, and no time is in the future.
-fn check_required(
+/// What the decoder checks of a message: nothing is missing that must be there, numbers are finite, and no time is in
+/// the future.
+fn check_events(
     spec: &StreamSpec,
     arrays: &[arrow::array::ArrayRef],
     latest_us: i64,
@@ -310,6 +311,13 @@ fn check_required(
                 format!("columns[{name:?}][{row}]"),
                 "missing_field: it is null, and an event needs it",
             )
+        }));
+    }
+    for (field, values) in spec.schema.fields().iter().zip(arrays) {
+        let rows = not_finite_rows(values).into_iter();
+        violations.extend(rows.map(|row| {
+            let reason = "unparsable: it is not a finite number";
+            Violation::new(format!("columns[{:?}][{row}]", field.name()), reason)
         }));
     }
     let times = arrays[spec.time_column].as_primitive::<TimestampMicrosecondType>();

@@ -672,7 +672,14 @@ async fn typed_events_reasons_and_streams_say_the_same() {
     typo.columns.insert("amuont".to_owned(), texts(&["1"]));
     let mut both = typed.clone();
     both.event_json = from_json.event_json.clone();
+    let mut endless = typed.clone();
+    let amounts = &mut endless.columns.get_mut("amount").unwrap().doubles;
+    *amounts.last_mut().unwrap() = f64::INFINITY;
     for (request, message) in [
+        (
+            endless,
+            "columns[\"amount\"][0]: unparsable: it is not a finite number",
+        ),
         (missing, "columns[\"card_id\"][0]: missing_field"),
         (typo, "did you mean 'amount'?"),
         (both, "and both are given"),

@@ -85,7 +85,8 @@ class ModelServiceServicer(object):
     def SetTraffic(self, request, context):
         """Gives a version the traffic of so many of a hundred entities; 0 takes it back.
 
-        INVALID_ARGUMENT: a share that is none, or a version that is the champion.
+        INVALID_ARGUMENT: a share that is none. FAILED_PRECONDITION: a version that is the champion, or
+        a share that is taken back from a version that has none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
