@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::array::RecordBatch;
 use millrace_proto::feast::feast::types::Value;
 use millrace_proto::feast::feast::types::value::Val;
 use millrace_proto::feast::{PushRequest, WriteToOnlineStoreRequest};
@@ -16,7 +14,7 @@ use super::values::column;
 use crate::failure::Kind;
 use crate::produce::EventProducer;
 use crate::serve::counted;
-use crate::serve::refusal::{Refusal, Violation};
+use crate::serve::refusal::Refusal;
 use crate::serve::scoring::typed_events;
 use crate::settings::micros;
 use crate::streams::stream_specs;
@@ -94,13 +92,12 @@ impl Pushes {
         let spec = specs.into_iter().find(|spec| spec.name == stream);
         let spec = spec.ok_or_else(|| Refusal::Internal(format!("stream '{stream}' is gone")))?;
         let ahead = micros(self.workspace.settings.kafka.allowed_future);
-        let event = typed_events(&spec, &columns, now_us().saturating_add(ahead))?;
         let field = match typed.is_empty() {
             true => "features",
             false => "typed_features",
         };
-        check_finite(field, &event)?;
-        Ok(event)
+        let event = typed_events(&spec, &columns, now_us().saturating_add(ahead));
+        event.map_err(|refusal| in_features(field, refusal))
     }
 
     async fn produce(
@@ -150,25 +147,18 @@ fn check_target(to: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses numbers that the topic's JSON does not have: the event would be taken, and be a dead letter.
-fn check_finite(field: &str, event: &RecordBatch) -> Result<(), Refusal> {
-    let mut violations = Vec::new();
-    for (column, values) in event.schema_ref().fields().iter().zip(event.columns()) {
-        if !column.data_type().is_floating() {
-            continue;
-        }
-        let values = cast(values, &DataType::Float64)?;
-        let mut values = values.as_primitive::<Float64Type>().iter().flatten();
-        if values.any(|value| !value.is_finite()) {
-            let place = format!("{field}[{:?}]", column.name());
-            let reason = "unparsable: it is not a finite number, or too large for the column";
-            violations.push(Violation::new(place, reason));
+/// Events in columns speak of those and of their rows; here they are features of one event.
+fn in_features(field: &str, refusal: Refusal) -> Refusal {
+    let Refusal::Arguments(mut violations) = refusal else {
+        return refusal;
+    };
+    for violation in &mut violations {
+        if let Some(name) = violation.field.strip_prefix("columns") {
+            let name = name.strip_suffix("[0]").unwrap_or(name);
+            violation.field = format!("{field}{name}");
         }
     }
-    match violations.is_empty() {
-        true => Ok(()),
-        false => Err(Refusal::Arguments(violations)),
-    }
+    Refusal::Arguments(violations)
 }
 
 /// The event's columns, of one row.
