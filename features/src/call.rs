@@ -55,8 +55,10 @@ fn check_distinct(window: &WindowFunction) -> Checked<()> {
     if !window.params.distinct {
         return Ok(());
     }
-    let is_literal = |argument: &Expr| matches!(argument, Expr::Literal(..));
-    if name == "count" && window.params.args.iter().all(is_literal) {
+    // What DataFusion makes of a star.
+    let is_star =
+        |argument: &Expr| matches!(argument, Expr::Literal(ScalarValue::Int64(Some(1)), _));
+    if name == "count" && window.params.args.iter().all(is_star) {
         return Err(
             Complaint::new("count(DISTINCT …) names no column whose values it counts")
                 .hint("count(DISTINCT terminal_id); count(*) alone counts events")

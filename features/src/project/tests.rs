@@ -731,6 +731,7 @@ fn modifiers_without_effect_are_refused() {
     };
     for call in [
         "count(DISTINCT n)",
+        "count(DISTINCT 2)",
         "sum(DISTINCT n)",
         "avg(DISTINCT n)",
         "var_samp(DISTINCT amount)",
