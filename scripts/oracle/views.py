@@ -249,7 +249,8 @@ class View:
         ours, theirs, parts, compare, size = rnd.choice(WRAPS)
         calls = dict(zip("ab", (self.draw_call(gives) for gives in parts)))
         names = lambda place: {key: call[place] for key, call in calls.items()}
-        sizes = {f"s{key}": call[3] for key, call in calls.items()}
+        # A call over no events has no size, and the other's counts.
+        sizes = {f"s{key}": f"coalesce({call[3]}, 0)" for key, call in calls.items()}
         return Item(name, ours.format(**names(0)), (theirs or ours).format(**names(1)), compare,
                     size.format(**names(1), **sizes))
 
