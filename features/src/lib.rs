@@ -15,6 +15,7 @@
 mod answer;
 mod call;
 mod clauses;
+mod comparisons;
 mod conditions;
 mod decay;
 mod distinct;
@@ -45,6 +46,7 @@ mod syntax;
 mod table;
 mod tile;
 mod view;
+mod walk;
 mod words;
 
 pub use answer::Answer;

@@ -16,9 +16,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
+use crate::comparisons;
 use crate::conditions;
 use crate::decay;
 use crate::problem::{Checked, Complaint, near};
+use crate::walk;
 use crate::words;
 
 /// Plans statements against the streams and views that are known so far.
@@ -72,7 +74,10 @@ impl Planner {
 
     /// The same plan with DataFusion's type coercion applied.
     pub(crate) fn typed(&self, plan: LogicalPlan) -> Checked<LogicalPlan> {
-        conditions::check(&plan)?;
+        walk::each(&plan, |expr, schema| {
+            conditions::check(expr, schema)?;
+            comparisons::check(expr, schema)
+        })?;
         let state = self.context.state();
         state
             .analyzer()

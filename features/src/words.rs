@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, SchemaError};
 
 use crate::frame::not_a_length;
@@ -283,6 +284,34 @@ pub(crate) fn no_condition(clause: &str, name: Option<&str>, data_type: &str) ->
     };
     Complaint::new(format!("{clause} takes a condition, and {shown} is {kind}")).hint(format!(
         "compare it: {begin} {name} {other}, or {name} IS NOT NULL"
+    ))
+}
+
+/// A text that something would read as a number; `literal` is a number that stands beside it in the query.
+pub(crate) fn text_as_number(
+    by: &str,
+    name: Option<&str>,
+    number: &DataType,
+    literal: Option<&str>,
+) -> Complaint {
+    let (shown, name) = match name {
+        Some(name) => (format!("'{name}'"), name),
+        None => ("this".to_owned(), "…"),
+    };
+    let text = match literal {
+        Some(literal) => format!("'{literal}' in quotes is a text"),
+        None => "CAST(… AS VARCHAR) makes a text of a number".to_owned(),
+    };
+    let to = match number {
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        whole if whole.is_integer() => "BIGINT".to_owned(),
+        _ => "DOUBLE".to_owned(),
+    };
+    Complaint::new(format!(
+        "{shown} is text, and {by} would read it as a number, which fails where it is none"
+    ))
+    .hint(format!(
+        "{text}; TRY_CAST({name} AS {to}) is a number, and null where the text is none"
     ))
 }
 

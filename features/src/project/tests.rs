@@ -9,6 +9,7 @@ use crate::problem::{Position, Problem};
 
 mod calls;
 mod clauses;
+mod comparisons;
 mod inputs;
 mod names;
 mod planner;
