@@ -32,10 +32,7 @@ pub fn check(folder: &Path, json: bool) -> Outcome<()> {
             Ok(())
         }
         Err(failure) if json => {
-            println!(
-                "{:#}",
-                json!({ "ok": false, "error": failure.message, "hint": failure.hint })
-            );
+            println!("{:#}", failure_json(&failure));
             Err(Failure {
                 hint: None,
                 message: "the project has mistakes".to_owned(),
@@ -230,9 +227,80 @@ fn plan_json(workspace: &Workspace) -> Value {
             "inputs": inputs.collect::<Vec<_>>() })
 }
 
+/// All that is wrong as one text, and its parts one by one.
+fn failure_json(failure: &Failure) -> Value {
+    json!({ "ok": false, "error": failure.message, "hint": failure.hint, "mistakes": failure.one_by_one() })
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn mistakes_come_one_by_one_with_their_places() {
+        let sources = "CREATE EXTERNAL TABLE tx (tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, event_time TIMESTAMP \
+                       NOT NULL) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('id' 'tx_id');";
+        let views = "CREATE VIEW a AS SELECT card_id, count(*) OVER w AS n FROM tx;\n\
+                     CREATE VIEW b AS SELECT card_id, coumt(*) OVER (PARTITION BY card_id ORDER BY event_time) AS n FROM tx;";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::create_dir(path.join("features")).unwrap();
+        std::fs::write(path.join("sources.sql"), sources).unwrap();
+        std::fs::write(path.join("features/v.sql"), views).unwrap();
+        let says = |settings: &str| {
+            std::fs::write(path.join("millrace.toml"), settings).unwrap();
+            let said = failure_json(&Workspace::open(path).unwrap_err());
+            assert_eq!(said["ok"], json!(false));
+            said
+        };
+        let place = |mistake: &Value| json!([mistake["file"], mistake["line"], mistake["column"]]);
+
+        let said = says("");
+        let mistakes = said["mistakes"].as_array().unwrap();
+        let places: Vec<Value> = mistakes.iter().map(place).collect();
+        let of_views = [
+            json!(["features/v.sql", 1, 48]),
+            json!(["features/v.sql", 2, 34]),
+        ];
+        assert_eq!(places, of_views);
+        assert_eq!(mistakes[0]["message"], "there is no window 'w'");
+        assert_eq!(mistakes[1]["message"], "there is no function 'coumt'");
+        assert_eq!(mistakes[1]["hint"], "did you mean 'count'?");
+        let whole = said["error"].as_str().unwrap();
+        assert!(
+            whole.starts_with("features/v.sql:1:48: there is no window 'w'\n  hint: "),
+            "{whole}"
+        );
+
+        for (settings, expected, message) in [
+            (
+                "[kafka]\nmax_rows = 'x'",
+                json!(["millrace.toml", 2, 12]),
+                "is not a whole number",
+            ),
+            (
+                "[kafka]\nmax_rows = 0",
+                json!(["millrace.toml", null, null]),
+                "kafka.max_rows is below 1",
+            ),
+        ] {
+            let said = says(settings);
+            let mistakes = said["mistakes"].as_array().unwrap();
+            assert_eq!(mistakes.len(), 1);
+            assert_eq!(place(&mistakes[0]), expected);
+            let text = mistakes[0]["message"].as_str().unwrap();
+            assert!(
+                text.contains(message) && !text.contains("millrace.toml"),
+                "{text}"
+            );
+            assert_eq!(mistakes[0]["hint"], said["hint"]);
+        }
+        std::fs::remove_file(path.join("millrace.toml")).unwrap();
+        let said = failure_json(&Workspace::open(path).unwrap_err());
+        let mistake = json!({ "file": null, "line": null, "column": null, "message": said["error"], "hint": said["hint"] });
+        assert_eq!(said["mistakes"], json!([mistake]));
+    }
 
     #[test]
     fn lengths_and_counts_are_words() {

@@ -84,7 +84,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Print the plan, or the mistakes, as JSON.
+    /// Print the plan as JSON, or the mistakes: a list with the file, line, column, message and hint of each.
     #[arg(long)]
     json: bool,
 }

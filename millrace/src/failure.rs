@@ -8,6 +8,7 @@ use millrace_feature_store::StoreError;
 use millrace_features::{FeatureError, Problem};
 use millrace_ingest::IngestError;
 use millrace_learner::LearnerError;
+use serde::Serialize;
 
 use crate::interrupt::EXIT_CODE;
 use crate::object_stores::CREDENTIALS;
@@ -36,6 +37,23 @@ pub struct Failure {
     pub message: String,
     /// The nearest thing that works.
     pub hint: Option<String>,
+    /// The mistakes in a project's files that the message tells of, for programs; none where it is of something else.
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+/// One mistake, as a program reads it: what is not known of its place is null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mistake {
+    /// The file, relative to the project's folder.
+    pub file: Option<String>,
+    /// Its line, from 1.
+    pub line: Option<u64>,
+    /// Its column, from 1.
+    pub column: Option<u64>,
+    /// What is wrong, without the place.
+    pub message: String,
+    /// The nearest thing that works, where one is known.
+    pub hint: Option<String>,
 }
 
 /// The result of a command.
@@ -48,6 +66,7 @@ impl Failure {
             kind: Kind::Failed,
             message: message.into(),
             hint: None,
+            mistakes: Vec::new(),
         }
     }
 
@@ -57,6 +76,27 @@ impl Failure {
             kind: Kind::Input,
             message: message.into(),
             hint: None,
+            mistakes: Vec::new(),
+        }
+    }
+
+    /// A mistake in a file of the project, at a line and a column where they are known.
+    pub fn in_file(file: &str, place: Option<(u64, u64)>, what: impl Into<String>) -> Self {
+        let what = what.into();
+        let message = match place {
+            Some((line, column)) => format!("{file}:{line}:{column}: {what}"),
+            None => format!("{file}: {what}"),
+        };
+        let mistake = Mistake {
+            file: Some(file.to_owned()),
+            line: place.map(|(line, _)| line),
+            column: place.map(|(_, column)| column),
+            message: what,
+            hint: None,
+        };
+        Self {
+            mistakes: vec![mistake],
+            ..Self::input(message)
         }
     }
 
@@ -66,6 +106,7 @@ impl Failure {
             kind: Kind::Overtaken,
             message: message.into(),
             hint: None,
+            mistakes: Vec::new(),
         }
     }
 
@@ -75,6 +116,7 @@ impl Failure {
             kind: Kind::Stopped,
             message: done.into(),
             hint: None,
+            mistakes: Vec::new(),
         }
     }
 
@@ -83,6 +125,25 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What is wrong, one by one.
+    #[must_use]
+    pub fn one_by_one(&self) -> Vec<Mistake> {
+        if self.mistakes.is_empty() {
+            return vec![Mistake {
+                file: None,
+                line: None,
+                column: None,
+                message: self.message.clone(),
+                hint: self.hint.clone(),
+            }];
+        }
+        let hinted = |mistake: &Mistake| Mistake {
+            hint: mistake.hint.clone().or_else(|| self.hint.clone()),
+            ..mistake.clone()
+        };
+        self.mistakes.iter().map(hinted).collect()
     }
 
     /// The process's exit code.
@@ -115,7 +176,22 @@ impl std::error::Error for Failure {}
 impl From<Vec<Problem>> for Failure {
     fn from(problems: Vec<Problem>) -> Self {
         let paragraphs: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Self::input(paragraphs.join("\n"))
+        Self {
+            mistakes: problems.into_iter().map(Mistake::from).collect(),
+            ..Self::input(paragraphs.join("\n"))
+        }
+    }
+}
+
+impl From<Problem> for Mistake {
+    fn from(problem: Problem) -> Self {
+        Self {
+            file: Some(problem.position.file),
+            line: Some(problem.position.line),
+            column: Some(problem.position.column),
+            message: problem.message,
+            hint: problem.hint,
+        }
     }
 }
 

@@ -23,6 +23,9 @@ use crate::traces::TraceSettings;
 mod check;
 mod reference;
 
+/// Where a project's settings stand.
+pub(crate) const SETTINGS_FILE: &str = "millrace.toml";
+
 /// The settings of a project. Paths are relative to its folder.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -318,7 +321,7 @@ impl Settings {
         if changes.is_empty() {
             return Ok(settings);
         }
-        let text = std::fs::read_to_string(folder.join("millrace.toml"))
+        let text = std::fs::read_to_string(folder.join(SETTINGS_FILE))
             .map_err(|e| not_a_project(folder, &e))?;
         let mut table: toml::Table =
             toml::from_str(&text).map_err(|e| Failure::input(e.to_string()))?;
@@ -347,21 +350,16 @@ impl Settings {
     }
 
     fn read_file(folder: &Path) -> Outcome<Self> {
-        let path = folder.join("millrace.toml");
+        let path = folder.join(SETTINGS_FILE);
         let text = std::fs::read_to_string(&path).map_err(|e| not_a_project(folder, &e))?;
         let table: toml::Table = toml::from_str(&text).unwrap_or_default();
         check_properties(&table).map_err(|(name, reason)| {
             let place = text.find(&name).map(|start| place(&text, start));
-            let place = place.unwrap_or_default();
-            Failure::input(format!(
-                "millrace.toml{place}: kafka.properties: \"{name}\": {reason}"
-            ))
+            let what = format!("kafka.properties: \"{name}\": {reason}");
+            Failure::in_file(SETTINGS_FILE, place, what)
         })?;
         toml::from_str(&text).map_err(|e| {
-            let place = e
-                .span()
-                .map(|span| place(&text, span.start))
-                .unwrap_or_default();
+            let place = e.span().map(|span| place(&text, span.start));
             let message = e.message().replace('\n', " ");
             let written = e.span().and_then(|span| text.get(span));
             let said = match (message.as_str(), written) {
@@ -378,7 +376,7 @@ impl Settings {
                 Some(line) => format!("its default is {line}; docs/settings.md says what it is"),
                 None => "docs/settings.md lists every setting with its default".to_owned(),
             });
-            Failure::input(format!("millrace.toml{place}: {said}")).hint(hint)
+            Failure::in_file(SETTINGS_FILE, place, said).hint(hint)
         })
     }
 }
@@ -470,11 +468,12 @@ fn not_a_project(folder: &Path, error: &std::io::Error) -> Failure {
     .hint("name the project's folder with --project DIR; examples/fraud is one to start from")
 }
 
-fn place(text: &str, offset: usize) -> String {
+/// The line and the column of an offset, from 1.
+fn place(text: &str, offset: usize) -> (u64, u64) {
     let before = &text[..offset.min(text.len())];
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, str::len) + 1;
-    format!(":{line}:{column}")
+    (line as u64, column as u64)
 }
 
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

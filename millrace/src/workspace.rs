@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use millrace_feature_store::{RocksStore, StoreIdentity};
-use millrace_features::{InputView, Problem, Project, SqlFile, Stream};
+use millrace_features::{InputView, Project, SqlFile, Stream};
 use millrace_learner::{LearnerError, Manifest, Registry};
 
 use crate::evolve::check_project;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::priority::Priority;
 use crate::registry::Place;
-use crate::settings::{ModelSettings, Settings};
+use crate::settings::{ModelSettings, SETTINGS_FILE, Settings};
 
 /// A planned project with its settings.
 #[derive(Debug)]
@@ -309,7 +309,7 @@ fn other_inputs(error: &LearnerError) -> Failure {
 }
 
 fn bad_model(message: impl Into<String>) -> Failure {
-    Failure::input(format!("millrace.toml: {}", message.into()))
+    Failure::in_file(SETTINGS_FILE, None, message)
 }
 
 fn label_column(labels: &Stream, column: &str) -> Outcome<usize> {
@@ -390,16 +390,4 @@ fn read_views(folder: &Path) -> Outcome<Vec<SqlFile>> {
         .iter()
         .map(|name| read_sql(folder, &format!("features/{name}")))
         .collect()
-}
-
-/// The problems of a project, where there are some; what `check` prints as JSON.
-#[must_use]
-pub fn problem_json(problem: &Problem) -> serde_json::Value {
-    serde_json::json!({
-        "file": problem.position.file,
-        "line": problem.position.line,
-        "column": problem.position.column,
-        "message": problem.message,
-        "hint": problem.hint,
-    })
 }

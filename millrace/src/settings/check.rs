@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 
 use crate::failure::{Failure, Outcome};
 use crate::object_stores::meant_as_url;
-use crate::settings::Settings;
+use crate::settings::{SETTINGS_FILE, Settings};
 
 impl Settings {
     /// Says which setting is out of its range, if one is.
@@ -160,7 +160,7 @@ fn require(name: &str, holds: bool, reason: &str) -> Outcome<()> {
 }
 
 fn wrong(what: &str) -> Failure {
-    Failure::input(format!("millrace.toml: {what}"))
+    Failure::in_file(SETTINGS_FILE, None, what)
         .hint("docs/settings.md lists every setting with its default")
 }
 
