@@ -54,7 +54,8 @@ impl EventFile {
     ///
     /// Columns are found by name, and columns that the stream does not declare are left out. A column that may be
     /// null may be missing, unless the file has one of nearly the same name, which is taken for a slip: the log says
-    /// which are missing in a Parquet or CSV file when it is read.
+    /// which are missing in a Parquet or CSV file when it is read, and which are null in every line of JSON when all
+    /// were read.
     ///
     /// # Errors
     /// Of kind input: an ending of no format, a file that is not there or not of its format, a missing column, a

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::RecordBatch;
 use millrace_features::Stream;
 use millrace_ingest::{BadMessage, JsonDecoder, Reason, StreamSpec};
+use tracing::warn;
 
 use super::columns::nearest;
 use super::{BATCH_ROWS, open_file, skip_mark, unreadable};
@@ -39,6 +40,8 @@ pub(super) fn open(
         lines_before: 0,
         stream: stream.name.clone(),
         columns: names.collect(),
+        empty: (0..stream.schema.fields().len()).collect(),
+        left_out: None,
     };
     Ok(std::iter::from_fn(move || lines.next_batch().transpose()))
 }
@@ -58,6 +61,11 @@ struct JsonLines {
     lines_before: u64,
     stream: String,
     columns: Vec<String>,
+    /// The columns that were null in all lines so far. Whether a line lacks a column or has null there, the decoder does
+    /// not tell.
+    empty: Vec<usize>,
+    /// What the first line has and the stream does not, once it was read.
+    left_out: Option<Vec<String>>,
 }
 
 /// Lines that hold something, each with its number.
@@ -79,6 +87,7 @@ impl JsonLines {
     fn next_batch(&mut self) -> Outcome<Option<RecordBatch>> {
         let chunk = self.read_chunk()?;
         if chunk.lines.is_empty() {
+            self.tell_empty();
             return Ok(None);
         }
         let payloads: Vec<_> = (0..chunk.lines.len())
@@ -86,8 +95,38 @@ impl JsonLines {
             .collect();
         let decoded = self.decoder.decode(&payloads, i64::MAX)?;
         match decoded.bad.first() {
-            None => Ok(Some(decoded.batch)),
+            None => {
+                self.note_values(&chunk, &decoded.batch);
+                Ok(Some(decoded.batch))
+            }
             Some(bad) => Err(self.bad_line(&chunk, bad)),
+        }
+    }
+
+    fn note_values(&mut self, chunk: &Chunk, batch: &RecordBatch) {
+        let is_empty = |column: &usize| batch.column(*column).null_count() == batch.num_rows();
+        self.empty.retain(is_empty);
+        if self.left_out.is_none() {
+            self.left_out = Some(self.unknown_keys(chunk.line(0)));
+        }
+    }
+
+    /// Says at the end of the file which columns are null in all of its events, as is said of files of other formats
+    /// before they are read. Who goes on after a stop reads the file from its beginning too, so all of it is known.
+    fn tell_empty(&mut self) {
+        let Some(left_out) = self.left_out.take() else {
+            return;
+        };
+        let empty = self.empty.iter();
+        let empty: Vec<&str> = empty.map(|column| self.columns[*column].as_str()).collect();
+        if !empty.is_empty() {
+            warn!(
+                file = %self.path.display(),
+                columns = empty.join(", "),
+                left_out = left_out.join(", "),
+                "columns of the stream are null in all of the file's events: each of its lines lacks them, or has null \
+                 there; what the first line has besides is left out"
+            );
         }
     }
 
@@ -142,13 +181,15 @@ impl JsonLines {
     /// A field of the line that no column has and that is nearly the missing one.
     fn near_field(&self, line: &[u8], detail: &str) -> Option<String> {
         let missing = detail.split('`').nth(1)?;
-        let object: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(line).ok()?;
-        let others = object.keys().map(String::as_str);
-        nearest(
-            missing,
-            others.filter(|name| !self.columns.iter().any(|known| known == name)),
-        )
+        let others = self.unknown_keys(line);
+        nearest(missing, others.iter().map(String::as_str))
+    }
+
+    /// The keys of a line that no column has.
+    fn unknown_keys(&self, line: &[u8]) -> Vec<String> {
+        let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line);
+        let keys = object.unwrap_or_default().into_iter().map(|(key, _)| key);
+        keys.filter(|key| !self.columns.contains(key)).collect()
     }
 
     fn at(&self, line: u64, what: &str) -> Failure {

@@ -508,30 +508,51 @@ fn columns_of_csv_may_be_missing_reordered_and_marked() {
 
 #[test]
 fn the_log_names_the_columns_that_a_file_lacks_once() {
+    // More than one batch.
+    let rows = 0..20_000;
+    let mut csv = "id,event_time,remark\n".to_owned();
+    rows.clone()
+        .for_each(|row| csv.push_str(&format!("{row},{row},x\n")));
+    let line = |row: i32| {
+        format!("{{\"id\":\"{row}\",\"event_time\":{row},\"remark\":\"x\",\"n\":null}}\n")
+    };
+    let lines: String = rows.map(line).collect();
+    for (name, text) in [("events.csv", &csv), ("events.jsonl", &lines)] {
+        let said = log_of_reading(name, text);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for part in [
+            name,
+            "columns=\"note, n, amount, weight, ok, day, price\"",
+            "left_out=\"remark\"",
+        ] {
+            assert!(said.contains(part), "{said}\nlacks {part}");
+        }
+    }
+    // One line that has a value is enough, wherever it is.
+    let last = r#"{"id":"z","event_time":0,"note":"","n":1,"amount":1,"weight":1,"ok":true,"day":"2025-01-31"}"#;
+    let said = log_of_reading("events.jsonl", &format!("{lines}{last}\n"));
+    assert!(said.contains("columns=\"price\""), "{said}");
+    let all = r#"{"id":"z","event_time":0,"price":1}"#;
+    let said = log_of_reading("events.jsonl", &format!("{all}\n{last}\n{lines}"));
+    assert_eq!(said, "");
+    assert_eq!(log_of_reading("empty.jsonl", "\n"), "");
+}
+
+/// What the log says when a file is read.
+fn log_of_reading(name: &str, text: &str) -> String {
     let folder = Folder::new();
     let log = tempfile::NamedTempFile::new().unwrap();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(Arc::new(log.reopen().unwrap()))
         .with_ansi(false)
         .finish();
-    // More than one batch.
-    let mut csv = "id,event_time,remark\n".to_owned();
-    (0..20_000).for_each(|row| csv.push_str(&format!("{row},{row},x\n")));
-    let path = folder.text("events.csv", &csv);
+    let path = folder.text(name, text);
     tracing::subscriber::with_default(subscriber, || {
         // Commands look at a file before they read it.
         EventFile::open(&path, &stream()).unwrap();
         read(&path).unwrap();
     });
-    let text = std::fs::read_to_string(log.path()).unwrap();
-    assert_eq!(text.lines().count(), 1, "{text}");
-    for part in [
-        "events.csv",
-        "columns=\"note, n, amount, weight, ok, day, price\"",
-        "left_out=\"remark\"",
-    ] {
-        assert!(text.contains(part), "{text}\nlacks {part}");
-    }
+    std::fs::read_to_string(log.path()).unwrap()
 }
 
 #[test]
