@@ -12,7 +12,8 @@
 //!   Of a key that stands twice, the last value counts: arrow-json keeps no trace of the others, and to look for them
 //!   would be a second way through each message.
 //! - A number or boolean for a text column is taken as it is written (`7` is `"7"`); a text for a number column is
-//!   parsed (`"7.5"` is `7.5`). What columns of DECIMAL and of whole numbers make of one is `numbers`' business.
+//!   parsed (`"7.5"` is `7.5`). What columns of DECIMAL and of whole numbers make of one is `numbers`' business, and what
+//!   those of DATE do is `days`'.
 //! - `NaN` and infinities are refused: in a sum they would outlive the event that brought them.
 //! - A timestamp is a text in RFC 3339 with any offset, or `YYYY-MM-DD[ HH:MM:SS[.f]]` in UTC; a number is
 //!   milliseconds since 1970 (what Kafka and Java count in), a fraction of it included. More digits than
@@ -24,7 +25,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{concat_batches, filter_record_batch};
@@ -37,6 +39,7 @@ use arrow::json::ReaderBuilder;
 use arrow::json::reader::Decoder;
 use chrono::Utc;
 
+use crate::days::day_of;
 use crate::error::IngestError;
 use crate::numbers::{is_exact, numbers_of, time_of_number};
 use crate::stream::StreamSpec;
@@ -47,7 +50,7 @@ use crate::units::{other_unit, utc};
 pub struct JsonDecoder {
     spec: StreamSpec,
     required: BTreeSet<usize>,
-    /// The columns that are decoded as text first: timestamps, and numbers that are read digit by digit.
+    /// The columns that are decoded as text first: timestamps, dates, and numbers that are read digit by digit.
     texts: BTreeSet<usize>,
     /// The schema of the first pass: everything nullable, `texts` as text.
     text_schema: SchemaRef,
@@ -141,7 +144,7 @@ impl JsonDecoder {
     pub fn new(spec: StreamSpec) -> Result<Self, IngestError> {
         spec.check()?;
         let texts = columns_of(&spec.schema, |data_type| {
-            data_type == &TIMESTAMP || is_exact(data_type)
+            data_type == &TIMESTAMP || data_type == &DataType::Date32 || is_exact(data_type)
         });
         let mut decoder = Self {
             required: spec.required_columns(),
@@ -280,15 +283,37 @@ impl JsonDecoder {
     fn read_texts(&self, text: &RecordBatch, faults: &mut BTreeMap<usize, Fault>) -> Vec<ArrayRef> {
         let mut columns = Vec::with_capacity(text.num_columns());
         for (column, values) in text.columns().iter().enumerate() {
-            columns.push(if !self.texts.contains(&column) {
-                Arc::clone(values)
-            } else if is_exact(self.spec.schema.field(column).data_type()) {
-                self.read_numbers(column, values.as_string::<i32>(), faults)
-            } else {
-                self.read_timestamps(column, values.as_string::<i32>(), faults)
+            if !self.texts.contains(&column) {
+                columns.push(Arc::clone(values));
+                continue;
+            }
+            let texts = values.as_string::<i32>();
+            columns.push(match self.spec.schema.field(column).data_type() {
+                DataType::Date32 => self.read_days(column, texts, faults),
+                exact if is_exact(exact) => self.read_numbers(column, texts, faults),
+                _ => self.read_timestamps(column, texts, faults),
             });
         }
         columns
+    }
+
+    fn read_days(
+        &self,
+        column: usize,
+        texts: &StringArray,
+        faults: &mut BTreeMap<usize, Fault>,
+    ) -> ArrayRef {
+        let name = self.spec.schema.field(column).name();
+        let days = texts.iter().enumerate().map(|(row, text)| {
+            let text = text?;
+            day_of(text)
+                .map_err(|reason| {
+                    let fault = || (Reason::Unparsable, format!("{name}: `{text}` {reason}"));
+                    faults.entry(row).or_insert_with(fault);
+                })
+                .ok()
+        });
+        Arc::new(days.collect::<Date32Array>())
     }
 
     fn read_timestamps(

@@ -6,7 +6,7 @@
 //! whole numbers takes 2.0 and 2e3, and no fraction. Of a time, what is beyond microseconds is cut off: the time is the
 //! last microsecond that is not after it, before 1970 as well.
 //!
-//! Not here: DOUBLE and FLOAT, which Arrow reads, and whether a time is in other units (`units`).
+//! Not here: DOUBLE and FLOAT, which Arrow reads, DATE (`days`), and whether a time is in other units (`units`).
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ where
     Arc::new(numbers.collect::<PrimitiveArray<T>>())
 }
 
-fn whole(text: &str) -> Option<i128> {
+pub(crate) fn whole(text: &str) -> Option<i128> {
     // So are nearly all of them, and this is the fastest way.
     if let Ok(number) = text.parse::<i64>() {
         return Some(i128::from(number));

@@ -6,7 +6,9 @@ use arrow::array::{
     Array, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Field, Int64Type, Schema, SchemaRef, TimeUnit,
+};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -237,6 +239,35 @@ fn a_column_of_whole_numbers_takes_no_fraction() {
     assert!(read_as(&DataType::Int64, "[1]").is_err());
     assert!(read_as(&DataType::Int64, "null").unwrap().is_null(0));
     assert!(read_as(&DataType::Int16, "32768").is_err());
+}
+
+#[test]
+fn a_date_loses_no_time_of_day() {
+    let check = |value: &str, expected: i32| {
+        let read = read_as(&DataType::Date32, value).unwrap();
+        assert_eq!(
+            read.as_primitive::<Date32Type>().value(0),
+            expected,
+            "{value}"
+        );
+    };
+    check("\"2024-01-05\"", 19_727);
+    check("\"2024-01-05T00:00:00Z\"", 19_727);
+    check("\"20240105\"", 19_727);
+    check("20240105", 19_727);
+    check("19727", 19_727);
+    check("19727.0", 19_727);
+    let said = read_as(&DataType::Date32, "\"2024-01-05 12:30:00\"").unwrap_err();
+    assert_eq!(
+        said,
+        "value: `2024-01-05 12:30:00` is not midnight in UTC, and a DATE has no time of day"
+    );
+    for refused in ["\"2024-01-05T00:00:00.5\"", "19727.5", "\"soon\"", "true"] {
+        let said = read_as(&DataType::Date32, refused).unwrap_err();
+        assert!(said.starts_with("value: `"), "{said}");
+    }
+    assert!(read_as(&DataType::Date32, "[1]").is_err());
+    assert!(read_as(&DataType::Date32, "null").unwrap().is_null(0));
 }
 
 #[test]

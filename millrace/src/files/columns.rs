@@ -3,14 +3,14 @@
 //! Text becomes numbers, booleans and times; whole numbers become times as milliseconds since 1970; a time with a
 //! zone becomes its UTC time; digits beyond microseconds are cut. Columns of DECIMAL and of whole numbers are read from
 //! the digits of a text, and of the shortest text that a floating-point number has: 1.255 as a DOUBLE of Parquet is
-//! what 1.255 is in JSON.
+//! what 1.255 is in JSON. A column of DATE takes midnights alone: another time of day would be lost.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, AsArray, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
@@ -22,7 +22,7 @@ use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
-use millrace_ingest::{is_exact, not_finite_rows, numbers_of, other_unit, time_of_number};
+use millrace_ingest::{day_of, is_exact, not_finite_rows, numbers_of, other_unit, time_of_number};
 use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
@@ -212,11 +212,17 @@ impl Columns {
         let kind = sql_name(field.data_type());
         let name = field.name();
         self.at(row, &format!("column '{name}': '{value}' is no {kind}"))
-            .hint(match index == self.time {
-                true => "an event time is within the years 1 to 9999: a timestamp, a text such as \
-                         2025-01-31T12:00:00Z, or whole milliseconds since 1970"
-                    .to_owned(),
-                false => format!("column '{name}' is declared as {kind} in sources.sql"),
+            .hint(match field.data_type() {
+                _ if index == self.time => {
+                    "an event time is within the years 1 to 9999: a timestamp, a text such as \
+                     2025-01-31T12:00:00Z, or whole milliseconds since 1970"
+                        .to_owned()
+                }
+                DataType::Date32 => format!(
+                    "column '{name}' is declared as {kind} in sources.sql: a date such as 2025-01-31, or a time that is \
+                     midnight in UTC; TIMESTAMP has times of day"
+                ),
+                _ => format!("column '{name}' is declared as {kind} in sources.sql"),
             })
     }
 
@@ -280,6 +286,9 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
     if let DataType::Dictionary(_, plain) = from {
         return column_as(&plain_cast(source, plain)?, to);
     }
+    if to == &DataType::Date32 {
+        return days(source);
+    }
     if to == &TIMESTAMP && from.is_integer() {
         let whole = plain_cast(source, &DataType::Int64)?;
         let milliseconds = plain_cast(&whole, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
@@ -304,6 +313,31 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
         return Ok(numbers_of(texts.as_string::<i32>(), to));
     }
     plain_cast(source, to)
+}
+
+/// A column's values as days since 1970: of texts and numbers as a topic reads them, of times those that are midnight in
+/// UTC.
+fn days(source: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let per_day: i64 = match source.data_type() {
+        DataType::Timestamp(TimeUnit::Second, _) => 86_400,
+        DataType::Timestamp(TimeUnit::Millisecond, _) | DataType::Date64 => 86_400_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 86_400_000_000,
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => 86_400_000_000_000,
+        from if is_text(from) || from.is_integer() => {
+            let texts = plain_cast(source, &DataType::Utf8)?;
+            let days = texts.as_string::<i32>().iter();
+            let days = days.map(|text| day_of(text?).ok());
+            return Ok(Arc::new(days.collect::<Date32Array>()));
+        }
+        _ => return plain_cast(source, &DataType::Date32),
+    };
+    let day = |time: i64| match time.rem_euclid(per_day) {
+        0 => i32::try_from(time.div_euclid(per_day)).ok(),
+        _ => None,
+    };
+    let times = plain_cast(source, &DataType::Int64)?;
+    let days: Date32Array = times.as_primitive::<Int64Type>().unary_opt(day);
+    Ok(Arc::new(days))
 }
 
 /// The first event time that is a number in other units than milliseconds, and what is wrong with it: what a topic
@@ -395,10 +429,11 @@ fn sql_name(data_type: &DataType) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use arrow::array::{
-        Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray, UInt64Array,
+        Date64Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
+        StringArray, TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
     };
     use arrow::compute::cast;
-    use arrow::datatypes::Decimal128Type;
+    use arrow::datatypes::{Date32Type, Decimal128Type};
     use millrace_ingest::{JsonDecoder, StreamSpec};
 
     use super::*;
@@ -537,6 +572,56 @@ mod tests {
         );
         let unsigned = UInt64Array::from(vec![7, u64::MAX]);
         check(Arc::new(unsigned), &[Some(7), None]);
+    }
+
+    #[test]
+    fn a_date_loses_no_time_of_day_in_any_type_of_a_file() {
+        let check = |source: ArrayRef, expected: &[Option<i32>]| {
+            let read = column_as(&source, &DataType::Date32).unwrap();
+            let read: Vec<_> = read.as_primitive::<Date32Type>().iter().collect();
+            assert_eq!(read, expected, "{}", source.data_type());
+        };
+        let texts = [
+            "2024-01-05",
+            "2024-01-05 00:00:00",
+            "2024-01-05 12:30:00",
+            "19727",
+            "20240105",
+            "soon",
+        ];
+        let day = Some(19_727);
+        let expected = [day, day, None, day, day, None];
+        let texts: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let keyed = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        check(cast(&texts, &keyed).unwrap(), &expected);
+        check(texts, &expected);
+        check(
+            Arc::new(Int32Array::from(vec![19_727, -1, 20_240_105, 2_932_897])),
+            &[day, Some(-1), day, None],
+        );
+        check(Arc::new(Int64Array::from(vec![19_727])), &[day]);
+        // Midnight, the last second before 1970, and the midnight before that.
+        let seconds = TimestampSecondArray::from(vec![19_727 * 86_400, -1, -86_400]);
+        let expected = [day, None, Some(-1)];
+        for unit in [
+            TimeUnit::Second,
+            TimeUnit::Millisecond,
+            TimeUnit::Microsecond,
+            TimeUnit::Nanosecond,
+        ] {
+            // A zone says how a time is shown, and not which one it is.
+            for zone in [None, Some("+05:30".into())] {
+                let times = cast(&seconds, &DataType::Timestamp(unit, None)).unwrap();
+                let numbers = cast(&times, &DataType::Int64).unwrap();
+                let times = cast(&numbers, &DataType::Timestamp(unit, zone)).unwrap();
+                check(times, &expected);
+            }
+        }
+        let noon = TimestampNanosecondArray::from(vec![19_727 * 86_400_000_000_000 + 1]);
+        check(Arc::new(noon), &[None]);
+        let milliseconds = Date64Array::from(vec![19_727 * 86_400_000, 1]);
+        check(Arc::new(milliseconds), &[day, None]);
+        check(Arc::new(Date32Array::from(vec![19_727])), &[day]);
     }
 
     #[test]

@@ -346,6 +346,44 @@ fn a_number_has_one_value_in_every_format() {
     }
 }
 
+#[test]
+fn a_date_has_no_time_of_day_in_any_format() {
+    let folder = Folder::new();
+    let parquet = |day: ArrayRef| {
+        folder.parquet(
+            &RecordBatch::try_from_iter([
+                ("id", Arc::new(StringArray::from(vec!["a"])) as ArrayRef),
+                ("day", day),
+                (
+                    "event_time",
+                    Arc::new(Int64Array::from(vec![0])) as ArrayRef,
+                ),
+            ])
+            .unwrap(),
+        )
+    };
+    let files = |text: &str, time_ms: i64| {
+        [
+            folder.text(
+                "events.jsonl",
+                &format!("{{\"id\":\"a\",\"day\":\"{text}\",\"event_time\":0}}"),
+            ),
+            folder.text("events.csv", &format!("id,day,event_time\na,{text},0\n")),
+            parquet(Arc::new(TimestampMillisecondArray::from(vec![time_ms]))),
+        ]
+    };
+    let midnight = 1_704_412_800_000;
+    for path in files("2024-01-05T00:00:00Z", midnight) {
+        let read = read(&path).unwrap();
+        let day = read.column_by_name("day").unwrap();
+        let day = arrow::util::display::array_value_to_string(day, 0).unwrap();
+        assert_eq!(day, "2024-01-05", "{}", path.display());
+    }
+    for path in files("2024-01-05T12:30:00Z", midnight + 45_000_000) {
+        says(&path, &["day", "2024-01-05T12:30:00"]);
+    }
+}
+
 fn failure(path: &Path) -> String {
     let failure = read(path).unwrap_err();
     assert_eq!(failure.kind, Kind::Input, "{failure}");

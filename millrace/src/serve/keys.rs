@@ -1,7 +1,7 @@
 //! The columns of a request as columns of a stream's types.
 //!
 //! A text is parsed to its column's type; a number goes into any column of numbers or text that can
-//! hold it whole; everything else must be of the column's own kind. Cutting a fraction, or reading
+//! hold it whole; everything else must be of the column's own kind. Cutting a fraction or a time of day, or reading
 //! TRUE as 1, would ask about another entity than the caller meant.
 
 use std::fmt::Arguments;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, StringArray, new_empty_array};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::ScalarValue;
+use millrace_ingest::day_of;
 use millrace_proto::v1::Column;
 
 use super::columns::time_us;
@@ -110,6 +111,10 @@ pub(super) fn value_column(
 
 /// A value as one of a type, or why it is none.
 fn value(column: &Column, row: usize, data_type: &DataType) -> Result<ScalarValue, String> {
+    if let (DataType::Date32, Some(text)) = (data_type, column.strings.get(row)) {
+        let day = day_of(text).map_err(|reason| format!("'{text}' {reason}"))?;
+        return Ok(ScalarValue::Date32(Some(day)));
+    }
     let (scalar, what, is_meant) = scalar(column, row, data_type)?;
     if !is_meant {
         return Err(format!(
@@ -223,6 +228,15 @@ mod tests {
         );
         let noon = ScalarValue::TimestampMicrosecond(Some(1_522_584_000_000_000), None);
         check(&text("2018-04-01T12:00:00Z"), &time, Ok(noon));
+        let day = ScalarValue::Date32(Some(17_622));
+        check(&text("2018-04-01"), &DataType::Date32, Ok(day.clone()));
+        check(&text("2018-04-01T00:00:00Z"), &DataType::Date32, Ok(day));
+        check(
+            &text("2018-04-01T12:00:00Z"),
+            &DataType::Date32,
+            Err("'2018-04-01T12:00:00Z' is not midnight in UTC"),
+        );
+        check(&text("soon"), &DataType::Date32, Err("'soon' is no date"));
         check(
             &text("seven"),
             &DataType::Int64,
