@@ -66,19 +66,20 @@ impl Default for IngestSettings {
     }
 }
 
-/// What a user may not set, and why.
-const RESERVED: [(&str, &str); 9] = [
-    ("bootstrap.servers", "set `brokers`"),
-    ("group.id", "set `group`"),
-    ("group.instance.id", "set `instance`"),
+/// What a user may not set, and why: it is set here, whatever the user says, or would break a promise. Some have two
+/// names, and librdkafka takes whichever comes last.
+const RESERVED: [(&str, &str); 17] = [
+    ("bootstrap.servers", "kafka.brokers sets it"),
+    ("metadata.broker.list", "kafka.brokers sets it"),
     (
-        "enable.auto.commit",
-        "offsets are stored with the state that they stand behind",
+        "test.mock.num.brokers",
+        "events come from kafka.brokers, and from no mock",
     ),
-    (
-        "enable.auto.offset.store",
-        "offsets are stored with the state that they stand behind",
-    ),
+    ("group.id", "kafka.group sets it"),
+    ("group.instance.id", "kafka.instance sets it"),
+    ("enable.auto.commit", STORED),
+    ("auto.commit.enable", STORED),
+    ("enable.auto.offset.store", STORED),
     (
         "auto.offset.reset",
         "a position that Kafka no longer has is reported, and reading goes on at the oldest event",
@@ -91,8 +92,45 @@ const RESERVED: [(&str, &str); 9] = [
         "group.protocol",
         "only the classic group protocol is supported",
     ),
-    ("acks", "a dead letter counts when every replica has it"),
+    ("acks", REPLICAS),
+    ("request.required.acks", REPLICAS),
+    (
+        "transactional.id",
+        "messages are sent outside of transactions, and Kafka's client would refuse them all",
+    ),
+    (
+        "delivery.report.only.error",
+        "a message is sent when Kafka's client reports that it is",
+    ),
+    (
+        "queuing.strategy",
+        "messages leave in the order in which they come",
+    ),
+    ("log_level", "RUST_LOG says how much is logged"),
 ];
+
+const STORED: &str = "offsets are stored with the state that they stand behind";
+const REPLICAS: &str = "a dead letter and a score count when every replica has them";
+
+/// Why a property may not have a value, if it may not.
+fn refused(key: &str, value: &str) -> Option<&'static str> {
+    let reserved = RESERVED.iter().find(|(name, _)| *name == key);
+    if let Some((_, because)) = reserved {
+        return Some(because);
+    }
+    match key {
+        "partition.assignment.strategy" if value.contains("cooperative") => {
+            Some("use range or roundrobin: partitions change hands in one step")
+        }
+        "isolation.level" if value == "read_uncommitted" => {
+            Some("events of a transaction that is aborted would count")
+        }
+        "statistics.interval.ms" if value == "0" => {
+            Some("how far a partition goes is known from the statistics: 1000 is the default")
+        }
+        _ => None,
+    }
+}
 
 impl IngestSettings {
     /// The dead-letter topic of `topic`.
@@ -114,24 +152,18 @@ impl IngestSettings {
     }
 
     /// Refuses properties that would break a promise.
-    pub(crate) fn check(&self) -> Result<(), IngestError> {
-        let reserved = RESERVED
-            .iter()
-            .find(|(key, _)| self.properties.contains_key(*key));
-        if let Some((key, because)) = reserved {
-            return Err(IngestError::ReservedProperty {
-                key: (*key).into(),
+    ///
+    /// # Errors
+    /// [`IngestError::ReservedProperty`], of the first such property.
+    pub fn check(&self) -> Result<(), IngestError> {
+        let mut properties = self.properties.iter();
+        match properties.find_map(|(key, value)| Some((key, refused(key, value)?))) {
+            Some((key, because)) => Err(IngestError::ReservedProperty {
+                key: key.clone(),
                 because,
-            });
+            }),
+            None => Ok(()),
         }
-        let assignor = self.properties.get("partition.assignment.strategy");
-        if assignor.is_some_and(|names| names.contains("cooperative")) {
-            return Err(IngestError::ReservedProperty {
-                key: "partition.assignment.strategy".into(),
-                because: "use range or roundrobin: partitions change hands in one step",
-            });
-        }
-        Ok(())
     }
 
     /// The configuration of the group's consumer.
@@ -388,16 +420,21 @@ mod tests {
         for (key, _) in RESERVED {
             assert!(with(key, "x").check().is_err(), "{key}");
         }
-        assert!(
-            with("partition.assignment.strategy", "cooperative-sticky")
-                .check()
-                .is_err()
-        );
-        assert!(
-            with("partition.assignment.strategy", "roundrobin")
-                .check()
-                .is_ok()
-        );
+        for (key, refused, taken) in [
+            (
+                "partition.assignment.strategy",
+                "cooperative-sticky",
+                "roundrobin",
+            ),
+            ("isolation.level", "read_uncommitted", "read_committed"),
+            ("statistics.interval.ms", "0", "500"),
+        ] {
+            let error = with(key, refused).check().unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+            assert!(with(key, taken).check().is_ok(), "{key}");
+        }
+        // A cluster may not have idempotent producers.
+        assert!(with("enable.idempotence", "false").check().is_ok());
     }
 
     #[test]

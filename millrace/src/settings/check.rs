@@ -1,7 +1,6 @@
 //! Settings that can be read and cannot work: said at once, and not when the first model is due.
 
-use std::collections::BTreeMap;
-
+use millrace_ingest::{IngestError, IngestSettings};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
@@ -81,7 +80,7 @@ impl Settings {
         require("kafka.group", !kafka.group.is_empty(), "is empty")?;
         require("kafka.max_rows", kafka.max_rows >= 1, "is below 1")?;
         require("kafka.buffer_rows", kafka.buffer_rows >= 1, "is below 1")?;
-        check_properties(&kafka.properties)?;
+        check_properties(kafka)?;
         let letters = kafka.dead_letter_topic.contains("{topic}");
         require(
             "kafka.dead_letter_topic",
@@ -96,22 +95,18 @@ impl Settings {
     }
 }
 
-/// Properties of Kafka's client that have settings of their own.
-const ELSEWHERE: [(&str, &str); 3] = [
-    ("bootstrap.servers", "kafka.brokers"),
-    ("group.id", "kafka.group"),
-    ("group.instance.id", "kafka.instance"),
-];
-
-/// Whether Kafka's client knows all properties, which it says without a connection. Their values may be secrets, and
-/// are not shown.
-fn check_properties(properties: &BTreeMap<String, String>) -> Outcome<()> {
-    for (name, value) in properties {
-        if let Some((_, setting)) = ELSEWHERE.iter().find(|(own, _)| own == name) {
+/// Whether all properties are the user's to set, and Kafka's client knows them, which it says without a connection.
+/// Their values may be secrets, and are not shown.
+fn check_properties(kafka: &IngestSettings) -> Outcome<()> {
+    match kafka.check() {
+        Err(IngestError::ReservedProperty { key, because }) => {
             return Err(wrong(&format!(
-                "kafka.properties: \"{name}\" is set by {setting}"
+                "kafka.properties: \"{key}\" cannot be set: {because}"
             )));
         }
+        other => other?,
+    }
+    for (name, value) in &kafka.properties {
         let mut client = ClientConfig::new();
         client.set(name, value);
         let Err(error) = client.create_native_config() else {
@@ -176,6 +171,7 @@ mod tests {
         of("").unwrap();
         of("[server]\nlisten = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"").unwrap();
         of("[kafka.properties]\n\"security.protocol\" = \"ssl\"").unwrap();
+        of("[kafka.properties]\n\"isolation.level\" = \"read_committed\"").unwrap();
         of("[store.rocksdb]\nmax_open_files = -1").unwrap();
         for location in ["data/scores", "s3://b/l", "file:///tmp/scores"] {
             of(&format!("[score_log]\nlocation = \"{location}\"")).unwrap();
@@ -215,7 +211,27 @@ mod tests {
             ),
             (
                 "[kafka.properties]\n\"bootstrap.servers\" = \"a:1\"",
-                "is set by kafka.brokers",
+                "\"bootstrap.servers\" cannot be set: kafka.brokers sets it",
+            ),
+            (
+                "[kafka.properties]\n\"metadata.broker.list\" = \"a:1\"",
+                "kafka.brokers sets it",
+            ),
+            (
+                "[kafka.properties]\n\"enable.auto.commit\" = \"true\"",
+                "\"enable.auto.commit\" cannot be set: offsets are stored with the state",
+            ),
+            (
+                "[kafka.properties]\n\"acks\" = \"1\"",
+                "\"acks\" cannot be set",
+            ),
+            (
+                "[kafka.properties]\n\"transactional.id\" = \"t\"",
+                "\"transactional.id\" cannot be set",
+            ),
+            (
+                "[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"",
+                "\"isolation.level\" cannot be set: events of a transaction that is aborted would count",
             ),
             (
                 "[store.rocksdb]\nsweep_seconds = 0",
