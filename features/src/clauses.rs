@@ -19,8 +19,42 @@ use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, name_span, sql_span};
 use crate::syntax::{Written, written};
 
-/// Whether a clause is there, how it can begin, what is wrong with it, and the nearest thing that works.
-type Clause = (bool, &'static str, &'static str, &'static str);
+/// A clause that no view can have.
+struct Clause {
+    is_there: bool,
+    /// The phrases with which it can begin, with commas between them.
+    begins: &'static str,
+    /// What is wrong with it.
+    message: &'static str,
+    /// The nearest thing that works.
+    hint: &'static str,
+}
+
+impl Clause {
+    fn new(
+        is_there: bool,
+        begins: &'static str,
+        message: &'static str,
+        hint: &'static str,
+    ) -> Self {
+        Self {
+            is_there,
+            begins,
+            message,
+            hint,
+        }
+    }
+
+    /// Of a stream or a view, or of what stands in brackets in its place.
+    fn sample(is_there: bool) -> Self {
+        Self::new(
+            is_there,
+            "TABLESAMPLE,SAMPLE",
+            "a sample of the events would be another one each time",
+            "choose events by what they are: WHERE right(tx_id, 1) = '0'",
+        )
+    }
+}
 
 /// Refuses a view with such a clause; `text` is that of its file.
 pub(crate) fn check(view: &CreateView, text: &str, planner: &Planner) -> Checked<()> {
@@ -93,68 +127,68 @@ impl Clauses<'_> {
         } = view;
         const PLAIN: &str = "CREATE VIEW name AS SELECT …: a view that is changed in its file takes the place of \
                              the one before";
-        let clauses: [Clause; 11] = [
-            (
+        let clauses = [
+            Clause::new(
                 *or_alter,
                 "OR ALTER",
                 "a view is what its file says: there is none to replace",
                 PLAIN,
             ),
-            (
+            Clause::new(
                 params.is_some(),
                 "ALGORITHM,DEFINER,SQL SECURITY",
                 "a view has no ALGORITHM, no DEFINER and no SQL SECURITY",
                 "CREATE VIEW name AS SELECT …: who may ask for it is said in millrace.toml",
             ),
-            (
+            Clause::new(
                 *temporary,
                 "TEMPORARY,TEMP",
                 "a view is kept up for as long as its file has it, and is not TEMPORARY",
                 "CREATE VIEW name AS SELECT …; take it out of its file when nobody asks for it any more",
             ),
-            (
+            Clause::new(
                 *secure,
                 "SECURE",
                 "SECURE has no effect on a view",
                 "CREATE VIEW name AS SELECT …: who may ask for it is said in millrace.toml",
             ),
-            (
+            Clause::new(
                 *materialized,
                 "MATERIALIZED",
                 "a view is MATERIALIZED here without saying so",
                 "CREATE VIEW name AS SELECT …: its state is kept up with the events",
             ),
-            (
+            Clause::new(
                 *if_not_exists,
                 "IF NOT EXISTS",
                 "a view is what its file says, whatever was there before",
                 PLAIN,
             ),
-            (
+            Clause::new(
                 *copy_grants,
                 "COPY GRANTS",
                 "a view has no GRANTS",
                 "leave it out: who may ask for it is said in millrace.toml",
             ),
-            (
+            Clause::new(
                 !cluster_by.is_empty(),
                 "CLUSTER BY",
                 "a view's state is ordered by its entity, and not CLUSTER BY columns",
                 "leave it out",
             ),
-            (
+            Clause::new(
                 to.is_some(),
                 "TO",
                 "a view writes TO no table: look-ups and joins ask for it",
                 "leave it out; `millrace training-set` writes answers to a file",
             ),
-            (
+            Clause::new(
                 comment.is_some(),
                 "COMMENT",
                 "a view has no COMMENT",
                 "write it above the view, behind --",
             ),
-            (
+            Clause::new(
                 *with_no_schema_binding,
                 "WITH NO SCHEMA BINDING",
                 "a view is always bound to the columns of its stream",
@@ -200,56 +234,56 @@ impl Clauses<'_> {
             pipe_operators,
         } = query;
         let (limits, skips) = limits(limit_clause.as_ref());
-        let clauses: [Clause; 9] = [
-            (
+        let clauses = [
+            Clause::new(
                 with.is_some(),
                 "WITH",
                 "a view is one SELECT, and WITH puts another one before it",
                 "make a view of each, and join them in inputs.sql",
             ),
-            (
+            Clause::new(
                 order_by.is_some(),
                 "ORDER BY",
                 "ORDER BY has no meaning for a view that is asked for one entity at a time",
                 "drop the ORDER BY of the query; the one inside OVER stays",
             ),
-            (
+            Clause::new(
                 limits,
                 "LIMIT",
                 "LIMIT has no meaning for a view that is asked for one entity at a time",
                 "for the last n events use ROWS BETWEEN n PRECEDING AND CURRENT ROW",
             ),
-            (
+            Clause::new(
                 skips,
                 "OFFSET",
                 "OFFSET has no meaning for a view that is asked for one entity at a time",
                 "for older events end the frame earlier: … AND INTERVAL '1 day' PRECEDING",
             ),
-            (
+            Clause::new(
                 fetch.is_some(),
                 "FETCH",
                 "FETCH has no meaning for a view that is asked for one entity at a time",
                 "for the last n events use ROWS BETWEEN n PRECEDING AND CURRENT ROW",
             ),
-            (
+            Clause::new(
                 settings.is_some(),
                 "SETTINGS",
                 "a view has no SETTINGS",
                 "leave it out; Millrace's own are in millrace.toml",
             ),
-            (
+            Clause::new(
                 !locks.is_empty() || for_clause.is_some(),
                 "FOR",
                 "a view locks nothing, and its answers have the form of the service: FOR has no meaning",
                 "leave it out: all reads of a request are of one moment",
             ),
-            (
+            Clause::new(
                 format_clause.is_some(),
                 "FORMAT",
                 "a view has no FORMAT",
                 "leave it out: who asks gets gRPC or JSON",
             ),
-            (
+            Clause::new(
                 !pipe_operators.is_empty(),
                 "|>",
                 "a view is one SELECT, and |> makes another one of it",
@@ -310,99 +344,93 @@ impl Clauses<'_> {
         const ORDERED: &str = "leave it out: the events of an entity are in the order of time";
         const EACH: &str = "use count(*) OVER (PARTITION BY … ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' \
              PRECEDING AND CURRENT ROW)";
-        let clauses: [Clause; 16] = [
-            (
+        let clauses = [
+            Clause::new(
                 matches!(distinct, Some(Distinct::On(_))),
                 "DISTINCT",
                 "DISTINCT ON keeps one event of several, which is not kept up",
                 "last_value(x) OVER w is of the newest event, and first_value(x) OVER w of the oldest",
             ),
-            (
+            Clause::new(
                 matches!(distinct, Some(Distinct::Distinct)),
                 "DISTINCT",
                 "SELECT DISTINCT is not kept up",
                 "drop DISTINCT; count(DISTINCT x) OVER w counts different values",
             ),
-            (
+            Clause::new(
                 top.is_some(),
                 "TOP",
                 "TOP has no meaning for a view that is asked for one entity at a time",
                 "for the last n events use ROWS BETWEEN n PRECEDING AND CURRENT ROW",
             ),
-            (
+            Clause::new(
                 select_modifiers.is_some() || value_table_mode.is_some(),
                 "AS STRUCT,AS VALUE,HIGH_PRIORITY,STRAIGHT_JOIN,SQL_SMALL_RESULT,SQL_BIG_RESULT,SQL_NO_CACHE,\
                  SQL_BUFFER_RESULT,SQL_CALC_FOUND_ROWS,DISTINCTROW",
                 "a view's SELECT has no such word",
                 LEAVE,
             ),
-            (
+            Clause::new(
                 exclude.is_some(),
                 "EXCLUDE",
                 "a view names its columns, and has nothing to EXCLUDE",
                 "leave it out, and name the columns that the view has",
             ),
-            (
+            Clause::new(
                 into.is_some(),
                 "INTO",
                 "a view writes INTO no table: look-ups and joins ask for it",
                 "leave it out; `millrace training-set` writes answers to a file",
             ),
-            (
+            Clause::new(
                 !lateral_views.is_empty(),
                 "LATERAL VIEW",
                 "LATERAL VIEW makes several rows of an event, and an event counts once",
                 "give each its own message and stream",
             ),
-            (
+            Clause::new(
                 prewhere.is_some(),
                 "PREWHERE",
                 "PREWHERE is not kept up",
                 "write WHERE: it chooses the events that count",
             ),
-            (
+            Clause::new(
                 !connect_by.is_empty(),
                 "START WITH,CONNECT BY",
                 "CONNECT BY follows rows to other rows, which is not kept up",
                 "aggregate over the events of one entity: PARTITION BY card_id",
             ),
-            (
+            Clause::new(
                 matches!(group_by, GroupByExpr::All(_)),
                 "GROUP BY",
                 "GROUP BY gives one row a group, and a feature is asked for at a time",
                 EACH,
             ),
-            (
+            Clause::new(
                 !cluster_by.is_empty(),
                 "CLUSTER BY",
                 "CLUSTER BY is not kept up",
                 ORDERED,
             ),
-            (
+            Clause::new(
                 !distribute_by.is_empty(),
                 "DISTRIBUTE BY",
                 "DISTRIBUTE BY is not kept up",
                 "leave it out: an entity is named by PARTITION BY inside OVER",
             ),
-            (
+            Clause::new(
                 !sort_by.is_empty(),
                 "SORT BY",
                 "SORT BY is not kept up",
                 ORDERED,
             ),
-            (
-                having.is_some(),
-                "HAVING",
+            Clause::new(
+                having.is_some() || qualify.is_some(),
+                "HAVING,QUALIFY",
                 "HAVING and QUALIFY filter answers, which a look-up cannot do",
-                FILTERS,
+                "use WHERE on events, FILTER (WHERE …) in an aggregate, or CASE over it",
             ),
-            (
-                qualify.is_some(),
-                "QUALIFY",
-                "HAVING and QUALIFY filter answers, which a look-up cannot do",
-                FILTERS,
-            ),
-            (
+            Clause::new(
                 from.iter()
                     .any(|from| from.joins.iter().any(|join| join.global)),
                 "GLOBAL",
@@ -450,51 +478,39 @@ impl Clauses<'_> {
         else {
             return self.of_other_relation(relation);
         };
-        const HINTS: &str = "leave it out: Millrace chooses how it reads";
-        let clauses: [Clause; 8] = [
-            (
-                sample.is_some(),
-                "TABLESAMPLE,SAMPLE",
-                "a sample of the events would be another one each time",
-                "choose events by what they are: WHERE right(tx_id, 1) = '0'",
-            ),
-            (
+        let clauses = [
+            Clause::sample(sample.is_some()),
+            Clause::new(
                 args.is_some(),
                 "(",
                 "a stream or a view is named without brackets",
                 "FROM transactions t",
             ),
-            (
+            Clause::new(
                 *with_ordinality,
                 "WITH ORDINALITY",
                 "events have no number in their table",
                 "leave it out; count(*) OVER (… ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) counts them",
             ),
-            (
-                !with_hints.is_empty(),
-                "WITH",
+            Clause::new(
+                !with_hints.is_empty() || !index_hints.is_empty(),
+                "WITH,USE,FORCE,IGNORE",
                 "a stream has no hints for its reader",
-                HINTS,
+                "leave it out: Millrace chooses how it reads",
             ),
-            (
-                !index_hints.is_empty(),
-                "USE,FORCE,IGNORE",
-                "a stream has no hints for its reader",
-                HINTS,
-            ),
-            (
+            Clause::new(
                 version.is_some(),
                 "FOR,TIMESTAMP,VERSION,AT,BEFORE,CHANGES",
                 "a stream has no versions",
                 "leave it out: each look-up says as of which time it asks",
             ),
-            (
+            Clause::new(
                 !partitions.is_empty(),
                 "PARTITION",
                 "a view reads all partitions of its stream's topic",
                 "leave it out; an entity is named by PARTITION BY inside OVER",
             ),
-            (
+            Clause::new(
                 json_path.is_some(),
                 "[,:",
                 "a stream or a view is named by a name alone",
@@ -513,17 +529,10 @@ impl Clauses<'_> {
                 subquery,
                 alias,
                 sample,
-            } => {
-                let clause = (
-                    sample.is_some(),
-                    "TABLESAMPLE,SAMPLE",
-                    "a sample of the events would be another one each time",
-                    "choose events by what they are: WHERE right(tx_id, 1) = '0'",
-                );
-                self.first(None, &[clause])
-                    .or_else(|| of_alias(alias.as_ref()))
-                    .or_else(|| self.of_query(subquery))
-            }
+            } => self
+                .first(None, &[Clause::sample(sample.is_some())])
+                .or_else(|| of_alias(alias.as_ref()))
+                .or_else(|| self.of_query(subquery)),
             TableFactor::NestedJoin {
                 table_with_joins,
                 alias,
@@ -620,9 +629,9 @@ impl Clauses<'_> {
 
     /// The first clause that is there, at its place behind `from`.
     fn first(&self, from: Option<Span>, clauses: &[Clause]) -> Option<Complaint> {
-        let (_, begins, message, hint) = clauses.iter().find(|(is_there, ..)| *is_there)?;
-        let place = self.place(from, begins);
-        Some(Complaint::new(*message).hint(*hint).span(place))
+        let clause = clauses.iter().find(|clause| clause.is_there)?;
+        let place = self.place(from, clause.begins);
+        Some(Complaint::new(clause.message).hint(clause.hint).span(place))
     }
 
     /// Where a clause begins: behind `from`, or else anywhere in the statement outside of brackets.
@@ -651,8 +660,6 @@ impl Clauses<'_> {
         })
     }
 }
-
-const FILTERS: &str = "use WHERE on events, FILTER (WHERE …) in an aggregate, or CASE over it";
 
 /// Whether a LIMIT and an OFFSET are there; LIMIT ALL is none.
 fn limits(clause: Option<&LimitClause>) -> (bool, bool) {
