@@ -45,15 +45,10 @@ const LATEST: &str = "@latest:";
 pub(super) struct Feast {
     live: Live,
     catalog: Arc<Catalog>,
-    /// What names stand for, where features go by their own names, and by those of their views too.
-    plans: Arc<[ByNames<Plan>; 2]>,
+    /// The columns of the answer for a list of names, where features go by their own names, and by those of their views
+    /// too.
+    places: Arc<[ByNames<Vec<Place>>; 2]>,
     pushes: Arc<Pushes>,
-}
-
-/// What is looked up for a list of names, and where each column of the answer is in it.
-struct Plan {
-    selection: Selection,
-    places: Vec<Place>,
 }
 
 /// A column of the answer: a feature of a view.
@@ -69,7 +64,7 @@ impl Feast {
         Self {
             live,
             catalog,
-            plans: Arc::new([ByNames::new(), ByNames::new()]),
+            places: Arc::new([ByNames::new(), ByNames::new()]),
             pushes,
         }
     }
@@ -82,20 +77,16 @@ impl Feast {
     ) -> Result<GetOnlineFeaturesResponse, Refusal> {
         let names = asked(request)?;
         let is_full = request.full_feature_names;
-        let plan = self.plans[usize::from(is_full)].get(&names, || {
-            let selection = self.catalog.resolve(&names, caller)?;
-            // Before anything is said of their features.
-            check_views(caller, &selection)?;
-            let places = places(&names, &selection, is_full)?;
-            Ok(Plan { selection, places })
-        })?;
-        let Plan { selection, places } = plan.as_ref();
-        check_views(caller, selection)?;
+        let selection = self.catalog.selection(&names, caller)?;
+        // Before anything is said of their features, whether or not they were asked for lately.
+        check_views(caller, &selection)?;
+        let places = self.places[usize::from(is_full)]
+            .get(&names, || places(&names, &selection, is_full))?;
         let entities = entities(request)?;
-        let keys = key_columns(selection, &entities).map_err(in_entities)?;
+        let keys = key_columns(&selection, &entities).map_err(in_entities)?;
         let rows = keys.first().map_or(0, |column| column.len());
         check_count("entities", rows, "ask in several calls")?;
-        let answers = look_up(&self.live, selection, &keys, now_us)?;
+        let answers = look_up(&self.live, &selection, &keys, now_us)?;
 
         let mut feature_names = Vec::new();
         let mut results = Vec::new();
@@ -104,7 +95,7 @@ impl Feast {
             let given = request.entities.get(field.name());
             results.push(entity_vector(given.map_or(&[], |values| &values.val)));
         }
-        for place in places {
+        for place in places.iter() {
             results.push(feature_vector(&answers[place.view], place.feature)?);
             feature_names.push(place.name.clone());
         }
@@ -297,4 +288,43 @@ fn feature_vector(answer: &ViewAnswer, feature: usize) -> Result<FeatureVector, 
         event_timestamps: vec![until; values.len()],
         values,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::serve::tests::live;
+
+    /// Views of the example's inputs have features of the same names, which nobody is told who may not read all of them.
+    #[test]
+    fn what_a_caller_may_not_read_is_not_named_whoever_asked_before() {
+        let live = live();
+        let catalog = Arc::new(Catalog::new(&live));
+        let feast = Feast::new(live, catalog);
+        let said = |scope: &str, full_feature_names: bool| {
+            let caller = Caller::new("x".to_owned(), vec![scope.parse().unwrap()]);
+            let request = GetOnlineFeaturesRequest {
+                kind: Some(Kind::FeatureService("fraud_inputs".to_owned())),
+                full_feature_names,
+                ..GetOnlineFeaturesRequest::default()
+            };
+            let refused = feast.online_features(&request, &caller, 0);
+            refused.unwrap_err().to_string()
+        };
+        // What stands for the names is known the second time.
+        for _ in 0..2 {
+            for full_feature_names in [false, true] {
+                let hidden = said("features:card_activity", full_feature_names);
+                assert!(hidden.contains("may not read view"), "{hidden}");
+            }
+            let ambiguous = said("features", false);
+            assert!(ambiguous.contains("set full_feature_names"), "{ambiguous}");
+            let without_entities = said("features", true);
+            assert!(
+                without_entities.contains("is missing"),
+                "{without_entities}"
+            );
+        }
+    }
 }
