@@ -31,6 +31,7 @@ mod scoring;
 pub(crate) mod tests;
 pub mod tls;
 mod traced;
+mod wanted;
 mod workers;
 
 use std::future::Future;
@@ -59,7 +60,7 @@ use crate::traces::{self, Traces};
 use crate::workspace::Workspace;
 
 use access::{Access, AccessLayer, AccessSettings, Caller};
-use admission::{AdmissionLayer, Gate};
+use admission::{AdmissionLayer, Gate, Work};
 use catalog::Catalog;
 use feast::Feast;
 use features::Features;
@@ -348,12 +349,19 @@ async fn answered<T: Send + 'static>(
 ) -> Result<Response<T>, Status> {
     let answer = match size <= SMALL {
         true => answer(),
-        false => {
-            let elsewhere = tokio::task::spawn_blocking(traces::carried(answer)).await;
-            elsewhere.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
-        }
+        false => elsewhere(answer).await,
     };
     counted(method, answer).map(Response::new)
+}
+
+/// Does on another thread what takes a while. It has the place of the request that it is for until it has ended, whether
+/// or not that still waits.
+async fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let work = Work::carried(traces::carried(work));
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
 }
 
 /// Counts a call by its status and logs what is not the caller's fault.

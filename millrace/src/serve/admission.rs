@@ -6,7 +6,7 @@
 //!
 //! Whoever has a place is worked for. A request has none while it waits for its caller: `message` reads it to its end
 //! before, and `answer` lets it go when its answer is there, whoever reads that when. What is kept of requests and
-//! answers meanwhile is counted, and bounded.
+//! answers meanwhile is counted, and bounded. Work that outlives its request keeps the place: `work`.
 
 mod answer;
 mod arrival;
@@ -17,6 +17,7 @@ mod message;
 mod refused;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub(super) use gate::{Gate, Place};
 pub(super) use layer::AdmissionLayer;
 pub(super) use message::Message;
 pub(super) use refused::Refused;
+pub(super) use work::{Held, Work};
 
 /// `[server.limits]`: how much is worked on and waits before requests are refused.
 #[derive(Debug, Clone, Deserialize)]

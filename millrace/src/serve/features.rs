@@ -16,12 +16,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
-use super::admission::{Class, Gate, Place};
+use super::admission::{Class, Gate, Held, Place};
 use super::catalog::{Catalog, Selection, features};
 use super::columns::{message, timestamp};
 use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_count};
-use super::{answered, caller, counted};
+use super::{answered, caller, counted, elsewhere};
 use crate::live::Live;
 use crate::times::now_us;
 
@@ -140,7 +140,10 @@ impl Features {
         // Whoever does not read on has no place meanwhile, and no thread.
         while let Ok(room) = parts.reserve().await {
             let to = rows.min(from + PART_ROWS);
-            let part = self.part_in_place(&resolved, from..to, &caller).await;
+            let part = tokio::select! {
+                part = self.part_in_place(&resolved, from..to, &caller) => part,
+                () = parts.closed() => return,
+            };
             let is_last = to == rows || part.is_err();
             room.send(part.map_err(Status::from));
             if is_last {
@@ -157,14 +160,10 @@ impl Features {
         rows: std::ops::Range<usize>,
         caller: &Caller,
     ) -> Result<GetFeaturesResponse, Refusal> {
-        let place = self.place(caller).await?;
+        let held = Held::new(self.place(caller).await?);
         let (service, resolved) = (self.clone(), Arc::clone(resolved));
-        let part = move || {
-            let _place = place;
-            service.part(&resolved, rows)
-        };
-        let part = tokio::task::spawn_blocking(part).await;
-        part.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())))
+        let part = move || service.part(&resolved, rows);
+        held.during(elsewhere(part)).await
     }
 
     /// A place for the next part. A stream that has begun is not refused, but goes on later: its caller would have to

@@ -15,6 +15,7 @@ use super::catalog::{Selected, Selection};
 use super::columns::time_us;
 use super::keys::{key_column, length};
 use super::refusal::Refusal;
+use super::wanted::Wanted;
 use crate::files::nearest;
 use crate::live::{Live, Miss};
 use crate::settings::micros;
@@ -58,7 +59,8 @@ pub(super) fn look_up(
         .map(|selected| live.progress.newest(&selected.view.stream.name))
         .collect();
     let moment = live.store.moment();
-    let state = Committed(moment.as_ref());
+    let committed = Committed(moment.as_ref());
+    let state = Wanted::new(&committed);
     let views = selection.views.iter().zip(reflected);
     views
         .map(|(selected, complete_until_us)| {

@@ -17,12 +17,13 @@ use millrace_proto::v1::scoring_service_server::ScoringService;
 use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::admission::{Class, Gate};
+use super::admission::{Class, Gate, Held};
 use super::blame::told;
 use super::columns::timestamp;
 use super::keys::{length, value_column};
 use super::look_up::{check_step, check_time};
 use super::refusal::{Refusal, Violation, check_count};
+use super::wanted::Wanted;
 use super::{answered, caller};
 use crate::failure::{Outcome, with_causes};
 use crate::files::nearest;
@@ -75,7 +76,8 @@ impl Scoring {
         };
         self.check_times(scorer, &events, &place)?;
         let moment = self.live.store.moment();
-        let scores = scorer.score(&Committed(moment.as_ref()), &events)?;
+        let state = Committed(moment.as_ref());
+        let scores = scorer.score(&Wanted::new(&state), &events)?;
         let mut answer = answer(&scorer.plan, &events, &scores)?;
         if request.include_inputs() {
             add_inputs(&mut answer, &scores.inputs)?;
@@ -152,10 +154,10 @@ impl ScoringService for Scoring {
                 let request = request.map_err(|status| told("ScoreStream", status))?;
                 // An open stream takes no place among the requests that are worked on: each of its messages does.
                 let place = service.gate.place(Class::Score, &client, None).await;
-                let _place = place.map_err(Status::from)?;
+                let held = Held::new(place.map_err(Status::from)?);
                 let size = size(&request);
                 let answer = move || service.score_request(&request);
-                let answer = answered("ScoreStream", size, answer).await;
+                let answer = held.during(answered("ScoreStream", size, answer)).await;
                 answer.map(Response::into_inner)
             }
         });

@@ -12,6 +12,7 @@ use super::arrival::Arrival;
 use super::line::{Admission, Ticket, Turn, count};
 use super::message::{Bounds, Message, PREFIX};
 use super::refused::Refused;
+use super::work::Held;
 use super::{Class, LimitSettings, Treatment};
 use crate::serve::MAX_MESSAGE_BYTES;
 use crate::serve::access::Caller;
@@ -77,7 +78,7 @@ impl Gate {
                 (class, request, kept)
             }
         };
-        let place = Some(self.place(class, client, *deadline).await?);
+        let place = Some(Held::new(self.place(class, client, *deadline).await?));
         // From here on places bound the bytes.
         drop(kept);
         Ok((Some(Pass { place, open }), request))
@@ -310,6 +311,6 @@ impl Drop for Kept {
 /// What a request holds until its answer is there, and, but for the place, until that has ended.
 #[derive(Debug)]
 pub(super) struct Pass {
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Held>,
     pub(super) open: Open,
 }

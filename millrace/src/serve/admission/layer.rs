@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures::future::Either;
 use http::{Request, Response};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -92,6 +93,10 @@ where
         Err(refused) => return Ok(refused.told().into_http()),
     };
     let called = inner.call(request);
+    let called = match pass.as_ref().and_then(|pass| pass.place.as_ref()) {
+        Some(held) => Either::Left(held.during(called)),
+        None => Either::Right(called),
+    };
     let response = match arrival.deadline {
         Some(deadline) => match timeout_at(deadline, called).await {
             Ok(response) => response?,

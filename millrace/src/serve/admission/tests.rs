@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use super::line::{Admission, ServiceTime, Ticket, Turn, count};
 use super::refused::Refused;
 use super::*;
 use crate::serve::access::Caller;
+use crate::serve::elsewhere;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -523,6 +524,71 @@ async fn a_place_is_held_while_there_is_work() {
         "{malformed}"
     );
     assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+/// Services that work on another thread until they are told to end, and say whether that was in vain.
+#[derive(Clone)]
+struct Elsewhere {
+    begun: mpsc::UnboundedSender<()>,
+    end: Arc<Mutex<std::sync::mpsc::Receiver<()>>>,
+    in_vain: mpsc::UnboundedSender<bool>,
+}
+
+impl Service<Request<Body>> for Elsewhere {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Answering {
+        let service = self.clone();
+        let work = move || {
+            service.begun.send(()).unwrap();
+            service.end.lock().unwrap().recv().unwrap();
+            let work = Work::under_way().unwrap();
+            service.in_vain.send(work.is_in_vain()).unwrap();
+            Ok(())
+        };
+        Box::pin(async {
+            elsewhere(work).await.unwrap();
+            Ok(Response::new(Body::empty()))
+        })
+    }
+}
+
+/// In vain or not, work has its place until it ends: more than there are places is not worked on at a time.
+#[tokio::test]
+async fn work_that_outlives_its_request_keeps_the_place() {
+    let gate = Gate::new(settings("concurrency = 1"));
+    let (begun, mut has_begun) = mpsc::unbounded_channel();
+    let (end, ends) = std::sync::mpsc::channel();
+    let (in_vain, mut was_in_vain) = mpsc::unbounded_channel();
+    let service = Elsewhere {
+        begun,
+        end: Arc::new(Mutex::new(ends)),
+        in_vain,
+    };
+    let service = AdmissionLayer::new(gate.clone()).layer(service);
+    for goes_away in [true, false] {
+        let call = tokio::spawn(service.clone().call(request(SCORE, "a", "1H")));
+        has_begun.recv().await.unwrap();
+        if goes_away {
+            call.abort();
+            assert!(call.await.unwrap_err().is_cancelled());
+            assert_eq!(counts(&gate), (1, 0, 0));
+            end.send(()).unwrap();
+        } else {
+            end.send(()).unwrap();
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!(was_in_vain.recv().await, Some(goes_away));
+        while counts(&gate) != (0, 0, 0) {
+            sleep(MS).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

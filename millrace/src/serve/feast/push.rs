@@ -13,13 +13,12 @@ use tonic::Status;
 use super::values::column;
 use crate::failure::Kind;
 use crate::produce::EventProducer;
-use crate::serve::counted;
 use crate::serve::refusal::Refusal;
 use crate::serve::scoring::typed_events;
+use crate::serve::{counted, elsewhere};
 use crate::settings::micros;
 use crate::streams::stream_specs;
 use crate::times::now_us;
-use crate::traces;
 use crate::workspace::Workspace;
 
 /// Producers of the streams that were pushed to.
@@ -108,9 +107,7 @@ impl Pushes {
         let (stream, event) = counted(method, event)?;
         let pushes = Arc::clone(self);
         let sent = move || pushes.send(&stream, &event);
-        let sent = tokio::task::spawn_blocking(traces::carried(sent)).await;
-        let sent = sent.unwrap_or_else(|e| Err(Refusal::Internal(e.to_string())));
-        sent.map_err(Status::from)
+        elsewhere(sent).await.map_err(Status::from)
     }
 
     fn send(&self, stream: &str, event: &RecordBatch) -> Result<(), Refusal> {
