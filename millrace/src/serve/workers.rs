@@ -45,6 +45,15 @@ const WAITING: usize = 64;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
 
+/// Calls of a connection over HTTP/2 that their caller may take back before the server has come to them. Beyond, the
+/// connection is closed with all of its calls: without a bound, they would cost memory and no concurrency. h2's own, of
+/// 20, is reached by a client whose deadlines are short, at every burst.
+const TAKEN_BACK: usize = 1_024;
+
+/// Calls of a connection that break the rules of HTTP/2 before it is closed. It is h2's own, which tonic takes away where
+/// nothing is said.
+const BROKEN: usize = 1_024;
+
 /// What every worker has.
 #[derive(Clone)]
 pub(super) struct Services {
@@ -176,6 +185,8 @@ async fn answer(
         .accept_http1(true)
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_ANSWER))
+        .http2_max_pending_accept_reset_streams(Some(TAKEN_BACK))
+        .http2_max_local_error_reset_streams(Some(BROKEN))
         // The first is the outermost.
         .layer(services.json)
         .layer(services.traces)

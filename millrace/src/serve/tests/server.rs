@@ -1,6 +1,9 @@
 //! The server itself: its port, its end, another project, health and reflection.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_proto::v1::ListViewsRequest;
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
@@ -12,7 +15,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use super::{connect, connect_to, listen, live};
+use super::{connect, connect_to, listen, live, start};
 use crate::live::Live;
 use crate::serve::{Server, bind, serve};
 use crate::workspace::Workspace;
@@ -76,6 +79,56 @@ async fn a_server_ends_when_it_is_told_to() {
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+/// They come in one piece, so that the server has read all of them before it comes to the first.
+#[tokio::test]
+async fn calls_that_are_taken_back_leave_the_others_of_their_connection_alone() {
+    let address = start(live()).await;
+    let ask = move || {
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(SETTINGS, 0, 0, &[]));
+        for stream in (1..).step_by(2).take(150) {
+            // POST, http and /, as HPACK's table has them, and no more to come.
+            bytes.extend(frame(HEADERS, 0x5, stream, &[0x83, 0x86, 0x84]));
+            bytes.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+        }
+        bytes.extend(frame(PING, 0, 0, &[0; 8]));
+        let mut connection = TcpStream::connect(address).unwrap();
+        let patience = Some(Duration::from_secs(10));
+        connection.set_read_timeout(patience).unwrap();
+        connection.write_all(&bytes).unwrap();
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).unwrap();
+            let [high, middle, low, kind, flags, ..] = head;
+            let length = u32::from_be_bytes([0, high, middle, low]);
+            let mut payload = vec![0; length as usize];
+            connection.read_exact(&mut payload).unwrap();
+            let said = String::from_utf8_lossy(&payload);
+            assert_ne!(kind, GOAWAY, "{said}");
+            if (kind, flags) == (PING, 1) {
+                return;
+            }
+        }
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap();
 }
 
 /// What another project says is what it has, on a connection that was open before.
