@@ -29,7 +29,7 @@ use super::access::Caller;
 use super::catalog::{ByNames, Catalog, Selection};
 use super::columns::timestamp;
 use super::look_up::{ViewAnswer, check_views, key_columns, look_up};
-use super::refusal::{Refusal, check_count};
+use super::refusal::{Refusal, check_bytes, check_count};
 use super::{answered, caller};
 use crate::live::Live;
 use crate::times::now_us;
@@ -107,14 +107,16 @@ impl Feast {
             true => views.collect(),
             false => Vec::new(),
         };
-        Ok(GetOnlineFeaturesResponse {
+        let answer = GetOnlineFeaturesResponse {
             metadata: Some(GetOnlineFeaturesResponseMetadata {
                 feature_names: Some(FeatureList { val: feature_names }),
                 feature_view_metadata,
             }),
             results,
             status: false,
-        })
+        };
+        check_bytes(&answer, "ask for fewer entities or features at once")?;
+        Ok(answer)
     }
 
     async fn answer(

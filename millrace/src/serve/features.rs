@@ -20,13 +20,16 @@ use super::admission::{Class, Gate, Held, Place};
 use super::catalog::{Catalog, Selection, features};
 use super::columns::{message, timestamp};
 use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
-use super::refusal::{Refusal, check_count};
+use super::refusal::{Refusal, check_bytes, check_count};
 use super::{answered, caller, counted, elsewhere};
 use crate::live::Live;
 use crate::times::now_us;
 
 /// Entities of one part of a stream.
 const PART_ROWS: usize = 512;
+
+/// So many values fit into a message, unless they are texts or bytes.
+const FITTING_VALUES: usize = 100_000;
 
 /// Parts that wait for a caller who reads slowly. More are not made before he has read on.
 const WAITING_PARTS: usize = 2;
@@ -120,12 +123,18 @@ impl Features {
             }
             Ok(message)
         });
-        Ok(GetFeaturesResponse {
+        let answer = GetFeaturesResponse {
             views: views.collect::<Result<_, Refusal>>()?,
             as_of: Some(timestamp(resolved.as_of_us)),
             // A message has fewer entities than that.
             first_row: rows.start as u32,
-        })
+        };
+        if may_be_large(&answer, rows.len()) {
+            let instead =
+                "ask for fewer entities or features at once; StreamFeatures answers in parts";
+            check_bytes(&answer, instead)?;
+        }
+        Ok(answer)
     }
 
     /// Part after part, until the caller has gone.
@@ -136,14 +145,19 @@ impl Features {
         parts: mpsc::Sender<Result<GetFeaturesResponse, Status>>,
     ) {
         let rows = resolved.rows();
-        let mut from = 0;
+        let (mut from, mut most) = (0, PART_ROWS);
         // Whoever does not read on has no place meanwhile, and no thread.
         while let Ok(room) = parts.reserve().await {
-            let to = rows.min(from + PART_ROWS);
+            let to = rows.min(from + most);
             let part = tokio::select! {
                 part = self.part_in_place(&resolved, from..to, &caller) => part,
                 () = parts.closed() => return,
             };
+            if matches!(part, Err(Refusal::TooLarge { .. })) && to - from > 1 {
+                // The parts behind it would be as large.
+                most = (to - from).div_ceil(2);
+                continue;
+            }
             let is_last = to == rows || part.is_err();
             room.send(part.map_err(Status::from));
             if is_last {
@@ -292,6 +306,14 @@ fn size(request: &GetFeaturesRequest) -> usize {
     let columns = request.keys.values();
     let rows = columns.map(|column| column.strings.len().max(column.int64s.len()).max(1));
     rows.max().unwrap_or(1) * request.features.len().max(1)
+}
+
+/// Whether an answer may be larger than a message: its bytes are not counted for nothing, for that takes a tenth of a
+/// small look-up's time.
+fn may_be_large(answer: &GetFeaturesResponse, rows: usize) -> bool {
+    let columns = || answer.views.iter().flat_map(|view| &view.features);
+    let is_of_any_size = |column: &Column| !(column.strings.is_empty() && column.bytes.is_empty());
+    columns().count() * rows > FITTING_VALUES || columns().any(is_of_any_size)
 }
 
 fn unknown_handle(handle: u64) -> Refusal {

@@ -2,11 +2,12 @@
 
 use millrace_features::FeatureError;
 use millrace_learner::LearnerError;
+use prost_reflect::prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::failure::{Failure, with_causes};
-use crate::serve::MAX_ITEMS;
+use crate::serve::{MAX_ITEMS, MAX_MESSAGE_BYTES};
 use crate::times::rfc3339;
 
 /// Why a call is not answered.
@@ -44,6 +45,12 @@ pub(super) enum Refusal {
         asked_us: i64,
         step_start_us: i64,
     },
+    /// The answer would be larger than a message may be. `instead` is what works.
+    #[error(
+        "the answer has {bytes} bytes, and {} are sent at most: {instead}",
+        MAX_MESSAGE_BYTES
+    )]
+    TooLarge { bytes: usize, instead: &'static str },
     /// The project has no model.
     #[error("the project has no model: its millrace.toml has no section [model]")]
     NoModel,
@@ -105,6 +112,7 @@ impl Refusal {
             Self::Unknown { .. } => Code::NotFound,
             Self::Arguments(_) => Code::InvalidArgument,
             Self::TooEarly { .. } | Self::BetweenSteps { .. } => Code::OutOfRange,
+            Self::TooLarge { .. } => Code::ResourceExhausted,
             Self::NoModel | Self::NotNow(_) => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::Unavailable(_) => Code::Unavailable,
@@ -141,6 +149,15 @@ pub(super) fn check_count(field: &str, count: usize, instead: &str) -> Result<()
     }
     let reason = format!("{count} in one call; at most {MAX_ITEMS} are answered: {instead}");
     Err(Refusal::argument(field, reason))
+}
+
+/// Refuses an answer of more than [`MAX_MESSAGE_BYTES`], and says what works instead.
+pub(super) fn check_bytes(answer: &impl Message, instead: &'static str) -> Result<(), Refusal> {
+    let bytes = answer.encoded_len();
+    match bytes <= MAX_MESSAGE_BYTES {
+        true => Ok(()),
+        false => Err(Refusal::TooLarge { bytes, instead }),
+    }
 }
 
 impl From<Refusal> for Status {

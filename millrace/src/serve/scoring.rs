@@ -22,7 +22,7 @@ use super::blame::told;
 use super::columns::timestamp;
 use super::keys::{length, value_column};
 use super::look_up::{check_step, check_time};
-use super::refusal::{Refusal, Violation, check_count};
+use super::refusal::{Refusal, Violation, check_bytes, check_count};
 use super::wanted::Wanted;
 use super::{answered, caller};
 use crate::failure::{Outcome, with_causes};
@@ -86,7 +86,10 @@ impl Scoring {
             add_reasons(&mut answer, scorer, &scores, request.top_reasons())?;
         }
         metrics::histogram!("millrace_scoring_seconds").record(started.elapsed());
-        Ok(ScoreResponse { scores: answer })
+        let answer = ScoreResponse { scores: answer };
+        let instead = "send fewer events at once, or ask for no inputs and no reasons";
+        check_bytes(&answer, instead)?;
+        Ok(answer)
     }
 
     fn events(&self, request: &ScoreRequest, decoders: &Decoders) -> Result<RecordBatch, Refusal> {

@@ -64,28 +64,36 @@ pub(crate) fn payment(id: &str, card: &str, amount: f64, minute: i64) -> String 
 
 /// Payments as the pipeline reads them.
 pub(crate) fn decode(live: &Live, payments: &[String]) -> RecordBatch {
+    decode_of(live, "transactions", payments)
+}
+
+fn decode_of(live: &Live, stream: &str, messages: &[String]) -> RecordBatch {
     let spec = stream_specs(&live.workspace)
         .into_iter()
-        .find(|s| s.name == "transactions");
-    let payloads: Vec<Option<&[u8]>> = payments.iter().map(|p| Some(p.as_bytes())).collect();
+        .find(|s| s.name == stream);
+    let payloads: Vec<Option<&[u8]>> = messages.iter().map(|m| Some(m.as_bytes())).collect();
     let mut decoder = JsonDecoder::new(spec.unwrap()).unwrap();
     let events = decoder.decode(&payloads, i64::MAX).unwrap().batch;
-    assert_eq!(events.num_rows(), payments.len());
+    assert_eq!(events.num_rows(), messages.len());
     events
 }
 
 /// Commits payments, as the pipeline does.
 pub(crate) fn commit(live: &Live, payments: &[String]) {
-    let events = decode(live, payments);
-    let zeros = vec![0; payments.len()];
-    let offsets: Vec<i64> = (0..payments.len() as i64).collect();
+    commit_to(live, "transactions", payments);
+}
+
+fn commit_to(live: &Live, stream: &str, messages: &[String]) {
+    let events = decode_of(live, stream, messages);
+    let zeros = vec![0; messages.len()];
+    let offsets: Vec<i64> = (0..messages.len() as i64).collect();
     let origin = Origin {
         partitions: &zeros,
         offsets: &offsets,
     };
     let mut pending = Pending::default();
     for view in &live.workspace.project.views {
-        if view.stream.name == "transactions" {
+        if view.stream.name == stream {
             let failed = view.state_rows(&events, origin, &mut pending).unwrap();
             assert_eq!(failed, []);
         }

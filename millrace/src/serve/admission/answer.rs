@@ -43,6 +43,12 @@ impl Pass {
 
 type Polled = Result<Frame<Bytes>, Status>;
 
+/// Whether a body has ended: with trailers, an error, or nothing more. It is not asked again, for some go on: the encoder
+/// of a message that it refused gives its bytes behind the status.
+fn is_last(polled: Option<&Polled>) -> bool {
+    !matches!(polled, Some(Ok(frame)) if frame.is_data())
+}
+
 /// The body of an answer: a request of its client's until it has ended.
 #[derive(Debug)]
 struct Answer {
@@ -57,14 +63,14 @@ struct Answer {
 impl Answer {
     fn take_ready(&mut self, context: &mut Context<'_>) {
         for ready in &mut self.ready {
-            match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(polled)) => *ready = Some(polled),
-                Poll::Ready(None) => {
-                    // It has said so, and is not asked again.
-                    self.body = Body::empty();
-                    return;
-                }
-                Poll::Pending => return,
+            let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(context) else {
+                return;
+            };
+            let is_last = is_last(polled.as_ref());
+            *ready = polled;
+            if is_last {
+                self.body = Body::empty();
+                return;
             }
         }
     }
@@ -88,11 +94,12 @@ impl http_body::Body for Answer {
             Some(ready) => Poll::Ready(Some(ready)),
             None => Pin::new(&mut self.body).poll_frame(context),
         };
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
-            // Trailers, an error or nothing: what remains is not this server's work.
-            Poll::Ready(_) => self.open = None,
+        if let Poll::Ready(polled) = &polled
+            && is_last(polled.as_ref())
+        {
+            // What remains is not this server's work.
+            self.open = None;
+            self.body = Body::empty();
         }
         polled
     }

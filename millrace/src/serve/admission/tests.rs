@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::{Full, StreamBody};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use tonic_types::StatusExt;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::arrival::parse_timeout;
+use super::arrival::{Arrival, parse_timeout};
 use super::line::{Admission, ServiceTime, Ticket, Turn, count};
 use super::refused::Refused;
 use super::*;
@@ -655,6 +655,36 @@ async fn a_message_that_is_too_large_is_refused_by_what_it_says() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("16777217 bytes"), "{refused}");
     assert_eq!(counts(&gate), (0, 0, 0));
+}
+
+/// tonic's encoder gives a status for a message that is too large, and the message's bytes behind it.
+#[tokio::test(start_paused = true)]
+async fn an_answer_ends_with_its_status() {
+    let gate = Gate::new(settings(""));
+    for is_read_before in [true, false] {
+        let path = match is_read_before {
+            true => SCORE,
+            false => "/millrace.v1.ScoringService/ScoreStream",
+        };
+        let request = request(path, "a", "1S");
+        let arrival = Arrival::of(&request, Instant::now()).unwrap();
+        let (pass, _) = gate.admit(&arrival, request).await.unwrap();
+        let mut trailers = HeaderMap::new();
+        let status = Status::out_of_range("too large");
+        status.add_header(&mut trailers).unwrap();
+        let frames = [
+            Frame::trailers(trailers),
+            Frame::data(Bytes::from_static(b"x")),
+        ];
+        let frames = futures::stream::iter(frames.map(Ok::<_, Status>));
+        let body = Body::new(StreamBody::new(frames));
+        let mut body = pass.unwrap().answer(Response::new(body)).await.into_body();
+        let mut frames = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            frames.push(frame.unwrap().is_trailers());
+        }
+        assert_eq!(frames, [true]);
+    }
 }
 
 /// What waits for a place is counted, where it is more than a little.

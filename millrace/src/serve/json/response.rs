@@ -52,19 +52,17 @@ impl Messages {
             if let Some(message) = unframed(&mut self.received)? {
                 return Ok(Some(message));
             }
-            match self.body.frame().await {
-                Some(frame) => self.receive(frame?),
-                None => return self.end().map(|()| None),
-            }
-        }
-    }
-
-    fn receive(&mut self, frame: Frame<Bytes>) {
-        match frame.into_data() {
-            Ok(data) => self.received.extend_from_slice(&data),
-            Err(frame) => {
-                self.trailers = frame.into_trailers().unwrap_or_default();
-                self.status = Status::from_header_map(&self.trailers);
+            let Some(frame) = self.body.frame().await else {
+                return self.end().map(|()| None);
+            };
+            match frame?.into_data() {
+                Ok(data) => self.received.extend_from_slice(&data),
+                // Nothing is asked for behind them: the encoder of a message that it refused gives its bytes there.
+                Err(frame) => {
+                    self.trailers = frame.into_trailers().unwrap_or_default();
+                    self.status = Status::from_header_map(&self.trailers);
+                    return self.end().map(|()| None);
+                }
             }
         }
     }

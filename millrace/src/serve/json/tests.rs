@@ -167,6 +167,29 @@ async fn a_call_in_grpc_passes_untouched() {
     assert_eq!(parts.headers, *direct.headers());
 }
 
+/// tonic's encoder gives a status for a message that is too large, and the message's bytes behind it.
+#[tokio::test]
+async fn what_comes_behind_the_status_is_no_message() {
+    let pool = layer().gateway.pool.clone();
+    let output = pool.get_message_by_name("grpc.health.v1.HealthCheckResponse");
+    for (status, code) in [
+        (Status::out_of_range("too large"), Code::OutOfRange),
+        (Status::ok(""), Code::Internal),
+    ] {
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).unwrap();
+        let frames = [
+            http_body::Frame::trailers(trailers),
+            http_body::Frame::data(Bytes::from_static(&[0; 10])),
+        ];
+        let frames = stream::iter(frames.map(Ok::<_, Status>));
+        let messages = Messages::new(Response::new(Body::new(StreamBody::new(frames))));
+        let refused = response::unary(output.clone().unwrap(), messages).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.status().code(), code, "{}", refused.status());
+    }
+}
+
 #[tokio::test]
 async fn what_json_gets_wrong_is_told_with_its_place() {
     let long = format!(r#"{{"service": "{}"}}"#, "x".repeat(MAX_BYTES));

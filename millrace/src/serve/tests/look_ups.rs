@@ -13,9 +13,9 @@ use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
-use super::{DAY, MINUTE, NOON, ask, commit, connect, live, some_payments, texts};
+use super::{DAY, MINUTE, NOON, ask, commit, commit_to, connect, live, some_payments, texts};
 use crate::live::Live;
-use crate::serve::{MAX_ITEMS, time_us, timestamp};
+use crate::serve::{MAX_ITEMS, MAX_MESSAGE_BYTES, time_us, timestamp};
 use crate::workspace::Workspace;
 
 /// Whole numbers of a feature, one an entity.
@@ -217,6 +217,55 @@ async fn a_stream_answers_part_by_part() {
     assert!(status.message().contains("20000 in one call"), "{status}");
     let mut left = client.stream_features(request).await.unwrap().into_inner();
     left.next().await.unwrap().unwrap();
+}
+
+/// 600 texts of 40,000 bytes are more than a message may have, and so are the 512 of a part.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_too_large_is_refused_and_comes_in_smaller_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("features")).unwrap();
+    write("millrace.toml", "[store]\nhistory = \"1d\"\n");
+    write(
+        "sources.sql",
+        "CREATE EXTERNAL TABLE tx (card_id VARCHAR NOT NULL, note VARCHAR, at TIMESTAMP NOT NULL)
+         STORED AS KAFKA LOCATION 'tx' WITH ORDER (at)",
+    );
+    write(
+        "features/v.sql",
+        "CREATE VIEW v AS SELECT card_id, last_value(note) OVER (PARTITION BY card_id ORDER BY at
+         RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW) AS note FROM tx",
+    );
+    let live = Live {
+        workspace: Arc::new(Workspace::open(folder.path()).unwrap()),
+        scorer: None,
+        ..live()
+    };
+    let note = "x".repeat(40_000);
+    let time = crate::times::rfc3339(NOON);
+    let event = format!(r#"{{"card_id":"c1","note":"{note}","at":"{time}"}}"#);
+    commit_to(&live, "tx", &[event]);
+    let client = FeatureServiceClient::new(connect(live).await);
+    let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let cards = texts(&["c1"; 600]);
+    let request = ask(&["v"], &[("card_id", cards)], Some(NOON + MINUTE));
+    let status = client.get_features(request.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(
+        status.message().contains("StreamFeatures answers in parts"),
+        "{status}"
+    );
+    let parts = client.stream_features(request).await.unwrap();
+    let mut parts = parts.into_inner();
+    let mut rows = 0;
+    while let Some(part) = parts.next().await {
+        let part = part.unwrap();
+        assert_eq!(part.first_row as usize, rows);
+        let notes = &part.views[0].features[0].strings;
+        assert!(notes.iter().all(|answered| *answered == note));
+        rows += notes.len();
+    }
+    assert_eq!(rows, 600);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
