@@ -1,13 +1,12 @@
 //! What can be asked for by name, and requests whose names were resolved before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
 use arrow::datatypes::FieldRef;
 use metrics::Histogram;
 use millrace_features::{FeatureView, Project};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -18,8 +17,8 @@ use crate::files::nearest;
 use crate::live::{Filled, Live, Progress};
 use crate::workspace::Workspace;
 
-/// Handles that are kept at a time. Whoever holds an older one prepares again.
-const MOST_HANDLES: usize = 10_000;
+/// Handles that are kept at a time: those that were used last. Whoever holds another one prepares again.
+pub(super) const MOST_HANDLES: u64 = 10_000;
 
 /// Unknown names of one request that are told.
 const MOST_UNKNOWN: usize = 10;
@@ -64,9 +63,7 @@ pub(super) struct Catalog {
     progress: Arc<Progress>,
     versions: HashMap<String, String>,
     named: ByNames<Selection>,
-    prepared: ArcSwap<HashMap<u64, Arc<Selection>>>,
-    /// The handles in `prepared`, oldest first; its lock is held while `prepared` changes.
-    order: Mutex<VecDeque<u64>>,
+    prepared: Cache<u64, Arc<Selection>>,
 }
 
 /// What a request asks for.
@@ -104,13 +101,14 @@ impl Catalog {
     pub(super) fn new(live: &Live) -> Self {
         let views = live.workspace.project.views.iter();
         let versions = views.map(|view| (view.name.clone(), version(view)));
+        // Not by how often they are used, as moka does by itself: a new one would be thrown out before it can be.
+        let prepared = Cache::builder().eviction_policy(EvictionPolicy::lru());
         Self {
             versions: versions.collect(),
             workspace: Arc::clone(&live.workspace),
             progress: Arc::clone(&live.progress),
             named: ByNames::new(),
-            prepared: ArcSwap::default(),
-            order: Mutex::default(),
+            prepared: prepared.max_capacity(MOST_HANDLES).build(),
         }
     }
 
@@ -234,22 +232,8 @@ impl Catalog {
     /// Keeps a selection under its handle: equal selections of equal views have equal handles, on any server.
     pub(super) fn prepare(&self, selection: Selection) -> (u64, Arc<Selection>) {
         let handle = self.handle(&selection);
-        if let Some(known) = self.prepared(handle) {
-            return (handle, known);
-        }
-        let selection = Arc::new(selection);
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut prepared = self.prepared.load().as_ref().clone();
-        if prepared.insert(handle, Arc::clone(&selection)).is_none() {
-            order.push_back(handle);
-        }
-        while order.len() > MOST_HANDLES {
-            order
-                .pop_front()
-                .and_then(|oldest| prepared.remove(&oldest));
-        }
-        self.prepared.store(Arc::new(prepared));
-        (handle, selection)
+        let kept = self.prepared.get_with(handle, || Arc::new(selection));
+        (handle, kept)
     }
 
     fn handle(&self, selection: &Selection) -> u64 {
@@ -267,7 +251,7 @@ impl Catalog {
 
     /// What was prepared under a handle.
     pub(super) fn prepared(&self, handle: u64) -> Option<Arc<Selection>> {
-        self.prepared.load().get(&handle).cloned()
+        self.prepared.get(&handle)
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::Code;
 use super::{ask, connect, live, texts};
 use crate::live::Filled;
 use crate::serve::access::Caller;
-use crate::serve::catalog::Catalog;
+use crate::serve::catalog::{Catalog, MOST_HANDLES};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_are_described() {
@@ -58,6 +58,35 @@ fn what_a_caller_may_not_read_is_not_named() {
     assert!(!hidden.contains("frauds_7d"), "{hidden}");
     let all = said("terminal_riks", "features");
     assert!(all.contains("did you mean 'terminal_risk'?"), "{all}");
+}
+
+/// Who asks by a handle keeps it, however many are prepared meanwhile.
+#[test]
+fn the_handles_that_were_used_last_are_kept() {
+    let live = live();
+    let catalog = Catalog::new(&live);
+    let caller = Caller::new("x".to_owned(), vec!["features".parse().unwrap()]);
+    let view = live.workspace.project.view("card_activity").unwrap();
+    let features = view.features().map(|name| format!("{}:{name}", view.name));
+    let features: Vec<String> = features.collect();
+    // Five features in an order of their own for each number.
+    let prepare = |mut number: usize| {
+        let mut left = features.clone();
+        let mut names = Vec::new();
+        while names.len() < 5 {
+            let place = number % left.len();
+            number /= left.len();
+            names.push(left.swap_remove(place));
+        }
+        let selection = catalog.resolve(&names, &caller).unwrap();
+        catalog.prepare(selection).0
+    };
+    let (used, idle) = (prepare(0), prepare(1));
+    for number in 2..MOST_HANDLES as usize + 200 {
+        prepare(number);
+        assert!(catalog.prepared(used).is_some(), "{number}");
+    }
+    assert!(catalog.prepared(idle).is_none());
 }
 
 /// A view of the next project is not one that does not exist.
