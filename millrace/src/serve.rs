@@ -52,7 +52,6 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::live::Live;
@@ -142,9 +141,7 @@ impl Server {
             gate: Gate::new(live.workspace.settings.server.limits.clone()),
             traces: live.traces.clone(),
             reporter,
-            common: Routes::default()
-                .add_service(health)
-                .add_service(reflection()?),
+            common: with_reflection(Routes::default().add_service(health))?,
             routes: Arc::default(),
         };
         server.take_over(live)?;
@@ -278,10 +275,11 @@ fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routes> {
 }
 
 /// The files that describe every message that can be sent here.
-const DESCRIPTORS: [&[u8]; 4] = [
+const DESCRIPTORS: [&[u8]; 5] = [
     FILE_DESCRIPTOR_SET,
     tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     // Of the details of errors.
     tonic_types::pb::FILE_DESCRIPTOR_SET,
 ];
@@ -295,14 +293,20 @@ fn descriptors() -> Outcome<DescriptorPool> {
     Ok(pool)
 }
 
-fn reflection() -> Outcome<ServerReflectionServer<impl ServerReflection>> {
-    let builder = DESCRIPTORS.into_iter().fold(
-        tonic_reflection::server::Builder::configure(),
-        tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
-    );
-    builder
-        .build_v1()
-        .map_err(|e| Failure::failed(format!("server reflection: {}", with_causes(&e))))
+/// Adds server reflection, in the version that clients have asked for since 2023, and in the one before.
+fn with_reflection(routes: Routes) -> Outcome<Routes> {
+    let builder = || {
+        DESCRIPTORS.into_iter().fold(
+            tonic_reflection::server::Builder::configure(),
+            tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
+        )
+    };
+    let failed = |e: tonic_reflection::server::Error| {
+        Failure::failed(format!("server reflection: {}", with_causes(&e)))
+    };
+    let current = builder().build_v1().map_err(failed)?;
+    let older = builder().build_v1alpha().map_err(failed)?;
+    Ok(routes.add_service(current).add_service(older))
 }
 
 /// Without access control, everybody who reaches the address may do everything.

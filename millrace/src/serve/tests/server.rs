@@ -57,6 +57,29 @@ async fn health_and_reflection_know_the_services() {
     assert!(listed.contains(&"grpc.health.v1.Health"), "{listed:?}");
 }
 
+/// grpcio-reflection and older releases of grpcurl ask for the version before.
+#[tokio::test]
+async fn reflection_answers_older_clients_too() {
+    use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+
+    let symbol = "millrace.v1.FeatureService".to_owned();
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol(symbol)),
+    };
+    let mut client = ServerReflectionClient::new(connect(live()).await);
+    let request = tokio_stream::once(request);
+    let answers = client.server_reflection_info(request).await.unwrap();
+    let answer = answers.into_inner().next().await.unwrap().unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    assert!(!files.file_descriptor_proto.is_empty());
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_said_at_once() {
     let (_first, address) = listen().await;
