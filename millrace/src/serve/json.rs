@@ -5,9 +5,9 @@
 //! unary calls (<https://connectrpc.com/docs/protocol>) and protobuf's JSON mapping. A server stream answers with a
 //! line of JSON a message, which `curl -N` and `jq` read as it comes. `GET /` lists what there is.
 //!
-//! Calls in gRPC pass through untouched. Not here: streams from the client, which JSON calls cannot have; Connect's
-//! envelopes, its GET and its compression; CORS. `request` reads, with `duplicates`, `response` and `error` write,
-//! `index` describes.
+//! Calls in gRPC pass through untouched, if there is their method. Not here: streams from the client, which JSON calls
+//! cannot have; Connect's envelopes, its GET and its compression; CORS. `request` reads, with `duplicates`, `response`
+//! and `error` write, `index` describes.
 
 mod duplicates;
 mod error;
@@ -110,7 +110,14 @@ where
         // A body that is one of tonic's already is only moved.
         let request = request.map(Body::new);
         if is_grpc(request.headers()) {
-            return Either::Left(self.inner.call(request));
+            let path = request.uri().path();
+            if self.gateway.methods.contains_key(path) {
+                return Either::Left(self.inner.call(request));
+            }
+            let reason = self.gateway.no_method(path);
+            let answer = self.inner.call(request);
+            let answer = answer.map(|answer| answer.map(|answer| with_reason(answer, reason)));
+            return Either::Right(answer.boxed());
         }
         // The service that said it is ready takes this call; its clone has yet to say so for the next.
         let next = self.inner.clone();
@@ -202,7 +209,11 @@ impl Gateway {
     /// The method that a request calls, if it may call it in JSON.
     fn method(&self, parts: &Parts) -> Result<&MethodDescriptor, Refused> {
         let path = parts.uri.path();
-        let method = self.methods.get(path).ok_or_else(|| self.unknown(path))?;
+        let unknown = || {
+            let reason = self.no_method(path);
+            Refused::new(StatusCode::NOT_FOUND, Code::Unimplemented, reason)
+        };
+        let method = self.methods.get(path).ok_or_else(unknown)?;
         if parts.method != Method::POST {
             let reason = format!("{path} takes POST, not {}: {}", parts.method, curl(parts));
             return Err(Refused::new(
@@ -227,7 +238,8 @@ impl Gateway {
         Ok(method)
     }
 
-    fn unknown(&self, path: &str) -> Refused {
+    /// What is said of a path that is none, over gRPC and JSON alike.
+    fn no_method(&self, path: &str) -> String {
         let mut known: Vec<_> = self.methods.keys().map(String::as_str).collect();
         known.sort_unstable();
         let hint = match near(path, &known) {
@@ -235,8 +247,7 @@ impl Gateway {
             None => format!("the methods are {}.", known.join(", ")),
         };
         let path = short(path);
-        let reason = format!("there is no method '{path}': {hint} GET / says what each takes");
-        Refused::new(StatusCode::NOT_FOUND, Code::Unimplemented, reason)
+        format!("there is no method '{path}': {hint} GET / says what each takes")
     }
 }
 
@@ -273,6 +284,17 @@ impl Deadline {
                 .unwrap_or_else(|_| Err(Status::deadline_exceeded("the time is over").into())),
             None => work.await,
         }
+    }
+}
+
+/// The answer to a gRPC call of a method that there is not: tonic's has no text.
+fn with_reason(answer: Response<Body>, reason: String) -> Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(status) if status.code() == Code::Unimplemented => {
+            let details = Bytes::copy_from_slice(status.details());
+            Status::with_details(Code::Unimplemented, reason, details).into_http()
+        }
+        _ => answer,
     }
 }
 

@@ -167,6 +167,24 @@ async fn a_call_in_grpc_passes_untouched() {
     assert_eq!(parts.headers, *direct.headers());
 }
 
+#[tokio::test]
+async fn a_method_that_is_none_is_told_the_nearest_in_grpc_too() {
+    let path = "/grpc.health.v1.Health/Chek";
+    let grpc = Request::post(path).header("content-type", "application/grpc");
+    let (parts, body, _) = answer(grpc, "").await;
+    let status = Status::from_header_map(&parts.headers).unwrap();
+    assert_eq!((parts.status.as_u16(), body.len()), (200, 0));
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(
+        status
+            .message()
+            .contains("did you mean '/grpc.health.v1.Health/Check'?"),
+        "{status}"
+    );
+    let (_, _, json) = call(path, "{}").await;
+    assert_eq!(json["message"], status.message());
+}
+
 /// tonic's encoder gives a status for a message that is too large, and the message's bytes behind it.
 #[tokio::test]
 async fn what_comes_behind_the_status_is_no_message() {
