@@ -192,6 +192,10 @@ impl Gateway {
         S::Error: Into<BoxError>,
     {
         let client = Caller::unnamed(&parts.extensions, Vec::new());
+        if request::is_too_large(&body, self.max_bytes) {
+            request::pass_over(parts.version, body).await;
+            return Err(request::too_large(self.max_bytes));
+        }
         let json = request::read(&self.gate, &client, body, self.max_bytes).await?;
         let (json, kept) = json.into_parts();
         let frame = request::frame(&method.input(), &json)?;

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use super::duplicates::Unique;
 use super::error::Refused;
 use super::{Deadline, near, short};
+use crate::serve::MAX_MESSAGE_BYTES;
 use crate::serve::access::Caller;
 use crate::serve::admission::{self, Gate, Message, parse_timeout};
 
@@ -50,6 +51,11 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refused> {
     }
 }
 
+/// Whether a body says of itself that it has more than `max_bytes`.
+pub(super) fn is_too_large(body: &Body, max_bytes: usize) -> bool {
+    http_body::Body::size_hint(body).lower() > max_bytes as u64
+}
+
 /// Reads a body of at most `max_bytes`. Of a larger one no more than that is read. It comes from a client that has yet
 /// to show who it is, so its bytes are counted by its address.
 pub(super) async fn read(
@@ -58,9 +64,6 @@ pub(super) async fn read(
     body: Body,
     max_bytes: usize,
 ) -> Result<Message, Refused> {
-    if http_body::Body::size_hint(&body).lower() > max_bytes as u64 {
-        return Err(too_large(max_bytes));
-    }
     let read = gate.body(client, body, max_bytes).await;
     read.map_err(|refused| match refused {
         admission::Refused::TooLarge { .. } => too_large(max_bytes),
@@ -68,8 +71,9 @@ pub(super) async fn read(
     })
 }
 
-/// So much of a body that nobody wants is read, and for so long.
-const MOST_PASSED_OVER: usize = 1 << 20;
+/// So much of a body that nobody wants is read, and for so long. None of it is kept; and a message that is somewhat too
+/// large is to hear of it.
+const MOST_PASSED_OVER: usize = 2 * MAX_MESSAGE_BYTES;
 const LONGEST_PASSED_OVER: Duration = Duration::from_secs(1);
 
 /// Reads to the end what a caller sends for nothing. Over HTTP/2 an answer that comes before is followed by a reset of
@@ -84,7 +88,7 @@ pub(super) async fn pass_over(version: Version, body: Body) {
     let _ = tokio::time::timeout(LONGEST_PASSED_OVER, passed).await;
 }
 
-fn too_large(max_bytes: usize) -> Refused {
+pub(super) fn too_large(max_bytes: usize) -> Refused {
     let reason = format!("the body is larger than {max_bytes} bytes");
     Refused::new(
         StatusCode::PAYLOAD_TOO_LARGE,

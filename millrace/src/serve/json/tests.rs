@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::stream::{self, BoxStream, StreamExt};
 use http_body_util::{BodyExt, StreamBody};
@@ -327,6 +329,51 @@ async fn what_is_refused_is_read_to_its_end_before() {
             (415, seconds)
         );
         drop(sending);
+    }
+}
+
+/// A body that says how many bytes are left of it, and counts those that are read.
+struct Announced {
+    left: usize,
+    read: Arc<AtomicUsize>,
+}
+
+impl http_body::Body for Announced {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let bytes = self.left.min(10);
+        self.left -= bytes;
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        let frame = http_body::Frame::data(Bytes::from(vec![b' '; bytes]));
+        Poll::Ready((bytes > 0).then_some(Ok(frame)))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.left as u64)
+    }
+}
+
+/// Over HTTP/1.1 the answer may come first. Over HTTP/2 curl, for one, would not show it.
+#[tokio::test]
+async fn a_body_that_says_it_is_too_large_is_passed_over_in_http2() {
+    let mut service = layer().layer(Routes::new(HealthServer::new(Answers)));
+    for (version, expected) in [
+        (http::Version::HTTP_2, MAX_BYTES + 1),
+        (http::Version::HTTP_11, 0),
+    ] {
+        let read = Arc::new(AtomicUsize::new(0));
+        let body = Announced {
+            left: MAX_BYTES + 1,
+            read: Arc::clone(&read),
+        };
+        let request = post(CHECK).version(version).body(body).unwrap();
+        assert_eq!(service.call(request).await.unwrap().status(), 413);
+        assert_eq!(read.load(Ordering::Relaxed), expected, "{version:?}");
     }
 }
 
