@@ -110,6 +110,14 @@ impl InputView {
         columns.into_iter().collect()
     }
 
+    /// Names of the feature views whose entity a column of the stream names, or a part of it.
+    #[must_use]
+    pub fn views_by(&self, column: usize) -> Vec<String> {
+        let joins = self.joins.iter();
+        let by = joins.filter(|join| join.keys.contains(&column));
+        by.map(|join| join.view.name.clone()).collect()
+    }
+
     /// Names of the feature views that an input is computed from, by the input's place.
     #[must_use]
     pub fn views_of(&self, input: usize) -> Vec<String> {

@@ -26,9 +26,15 @@ use crate::marks::Marks;
 use crate::state::Committed;
 use crate::workspace::{ModelPlan, Workspace};
 
+mod differences;
+mod logged;
 mod score_log;
+#[cfg(test)]
+mod tests;
+mod verdicts;
 
-pub use score_log::LogAudit;
+pub use differences::{FirstDifferences, LogDifference, Values};
+pub use score_log::{LogAudit, LogView, UnreadableFile};
 
 /// What `millrace audit` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -145,7 +151,7 @@ pub fn compare(workspace: &Workspace, events: &[String], log: Option<&str>) -> O
     }
     bar.finish_and_clear();
     if let Some(log) = &mut found.log {
-        log.finish(&again)?;
+        log.finish(plan, &again)?;
     }
     found.extra = count_scored(&scored)?.saturating_sub(found.compared + found.other_inputs);
     Ok(found)

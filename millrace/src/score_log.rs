@@ -36,7 +36,7 @@ mod outbox;
 pub(crate) mod reader;
 pub(crate) mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use outbox::{Block, Outbox};

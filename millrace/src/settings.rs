@@ -191,6 +191,14 @@ impl Decisions {
         let reached = self.0.iter().rfind(|(from, _)| *from <= probability);
         reached.map(|(_, name)| name.as_str())
     }
+
+    /// For who reads later what was decided: thresholds by name.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let thresholds = self.0.iter().map(|(from, name)| (name.as_str(), *from));
+        let thresholds: BTreeMap<&str, f64> = thresholds.collect();
+        serde_json::json!(thresholds).to_string()
+    }
 }
 
 impl TryFrom<BTreeMap<String, f64>> for Decisions {
@@ -669,6 +677,8 @@ mod tests {
         for (probability, expected) in cases {
             assert_eq!(decisions.of(probability), Some(expected));
         }
+        let again: Decisions = serde_json::from_str(&decisions.to_json()).unwrap();
+        assert_eq!(again, decisions);
         assert_eq!(Decisions::default().of(0.9), None);
     }
 }

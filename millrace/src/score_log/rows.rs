@@ -29,6 +29,8 @@ pub(crate) const EVENT_TIME: &str = "event_time";
 pub(crate) const SEQUENCE: &str = "sequence";
 /// The key in a schema's and a file's metadata that says what the inputs meant.
 pub(crate) const INPUTS_HASH: &str = "millrace.inputs_hash";
+/// The key that says from which score on each decision held, as JSON.
+pub(crate) const DECISIONS: &str = "millrace.decisions";
 
 /// The columns of the log of a project.
 pub(crate) struct Columns {
@@ -173,6 +175,7 @@ fn metadata(workspace: &Workspace, plan: &ModelPlan) -> HashMap<String, String> 
         ("millrace.inputs_view".to_owned(), plan.inputs.name.clone()),
         ("millrace.inputs".to_owned(), inputs),
         (INPUTS_HASH.to_owned(), plan.inputs_hash()),
+        (DECISIONS.to_owned(), plan.settings.decisions.to_json()),
     ])
 }
 

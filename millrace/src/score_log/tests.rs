@@ -33,8 +33,8 @@ mod faults;
 
 use faults::Faulty;
 
-const NOON: i64 = 1_522_584_000_000_000;
-const HOUR: i64 = 3_600_000_000;
+pub(crate) const NOON: i64 = 1_522_584_000_000_000;
+pub(crate) const HOUR: i64 = 3_600_000_000;
 
 /// Set in a child: the folder it works in, and the change that it does not live to make.
 const CHILD: &str = "MILLRACE_SCORE_LOG_TEST_FOLDER";
@@ -463,7 +463,7 @@ fn live(changes: &[&str], store: Arc<dyn Store>) -> Live {
     live_of(workspace(changes), store)
 }
 
-fn live_of(workspace: Workspace, store: Arc<dyn Store>) -> Live {
+pub(crate) fn live_of(workspace: Workspace, store: Arc<dyn Store>) -> Live {
     let plan = workspace.model().unwrap().clone();
     Live {
         workspace: Arc::new(workspace),
@@ -476,11 +476,12 @@ fn live_of(workspace: Workspace, store: Arc<dyn Store>) -> Live {
     }
 }
 
-struct Payment {
-    id: String,
-    card: String,
-    amount: f64,
-    time: i64,
+pub(crate) struct Payment {
+    pub(crate) id: String,
+    /// Of the terminal, too.
+    pub(crate) card: String,
+    pub(crate) amount: f64,
+    pub(crate) time: i64,
 }
 
 /// Payments of three days, some of them late, some delivered twice. Late ones have a card and a terminal of their own:
@@ -510,7 +511,7 @@ fn ids(events: &[Payment]) -> Vec<String> {
     ids
 }
 
-fn batch(live: &Live, events: &[Payment], range: Range<usize>) -> StreamBatch {
+pub(crate) fn batch(live: &Live, events: &[Payment], range: Range<usize>) -> StreamBatch {
     let stream = &live.workspace.model().unwrap().inputs.stream;
     let events = &events[range.clone()];
     let texts = |text: fn(&Payment) -> &str| -> ArrayRef {
@@ -541,7 +542,7 @@ fn batch(live: &Live, events: &[Payment], range: Range<usize>) -> StreamBatch {
     }
 }
 
-fn step(live: &Live, events: &[Payment], range: Range<usize>) -> Step {
+pub(crate) fn step(live: &Live, events: &[Payment], range: Range<usize>) -> Step {
     Step {
         positions: vec![("transactions".to_owned(), 0, range.end as i64)],
         batches: vec![batch(live, events, range)],
@@ -549,7 +550,7 @@ fn step(live: &Live, events: &[Payment], range: Range<usize>) -> Step {
     }
 }
 
-fn files(folder: &FilePath) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &FilePath) -> Vec<PathBuf> {
     let days = std::fs::read_dir(folder.join("log")).into_iter().flatten();
     let days = days
         .map(|day| day.unwrap().path())

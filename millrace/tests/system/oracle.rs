@@ -138,6 +138,11 @@ pub fn check_audit(system: &System, data: &Data) {
         "extra",
         "twice",
         "other_inputs",
+        "other_entity",
+        "other_score",
+        "other_decision",
+        "decisions_unchecked",
+        "unreadable_files",
     ] {
         assert_eq!(log[kind], 0, "{log:#}");
     }
