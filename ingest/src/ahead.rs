@@ -33,8 +33,8 @@ pub struct ReadAhead {
 pub struct Polled {
     /// As of [`Ingest::poll`].
     pub step: Step,
-    /// As of [`Ingest::lag`].
-    pub lag: i64,
+    /// As of [`Ingest::lags`].
+    pub lags: Vec<(String, i64)>,
     /// As of [`Ingest::heard`].
     pub heard: Option<Instant>,
     /// As of [`Ingest::dead_letters`].
@@ -154,7 +154,7 @@ fn serve(
                 };
                 let polled = polled.map(|step| Polled {
                     step,
-                    lag: ingest.lag(),
+                    lags: ingest.lags(),
                     heard: ingest.heard(),
                     dead_letters: ingest.dead_letters(),
                 });

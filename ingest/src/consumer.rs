@@ -245,6 +245,18 @@ impl Ingest {
         lanes.map(|(source, lane)| self.lag_of(*source, lane)).sum()
     }
 
+    /// The [`lag`](Self::lag) of each topic.
+    pub fn lags(&self) -> Vec<(String, i64)> {
+        let topics = self.streams.iter();
+        let mut lags: Vec<(String, i64)> = topics.map(|s| (s.topic.clone(), 0)).collect();
+        for (source, lane) in &self.lanes {
+            if let Some((_, lag)) = lags.get_mut(source.stream) {
+                *lag += self.lag_of(*source, lane);
+            }
+        }
+        lags
+    }
+
     /// When the brokers of all of our partitions were last heard: what has come since is in no lag. None while the group
     /// has not said which partitions are ours.
     pub fn heard(&self) -> Option<Instant> {

@@ -90,14 +90,14 @@ pub struct Progress {
     pub duplicate_labels: AtomicU64,
     /// Messages that went to a dead-letter topic.
     pub dead_letters: AtomicU64,
-    /// Messages that are in Kafka and not committed yet.
+    /// Messages that are in Kafka and not committed yet, of all streams.
     pub lag: AtomicI64,
     /// Answers that were asked for, and not counted by `take_asked` yet.
     asked: AtomicU64,
     /// When the brokers were last heard; none before the first time, and in a process that does not read.
     heard: Mutex<Option<Instant>>,
-    /// Newest event time that was committed, µs, by stream.
-    newest: Mutex<BTreeMap<String, i64>>,
+    /// How far each stream is, by its name.
+    streams: Mutex<BTreeMap<String, StreamProgress>>,
     /// Since when a view has all of its events, µs, by its id; none for those that had them from the start.
     complete_since: RwLock<HashMap<u32, i64>>,
     /// Views of the next project that are not served yet, by name.
@@ -109,16 +109,39 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// How far a stream is.
+    #[must_use]
+    pub fn stream(&self, stream: &str) -> StreamProgress {
+        let streams = lock(&self.streams);
+        streams.get(stream).copied().unwrap_or_default()
+    }
+
     /// Newest event time (µs) of a stream that look-ups reflect.
     #[must_use]
     pub fn newest(&self, stream: &str) -> Option<i64> {
-        lock(&self.newest).get(stream).copied()
+        self.stream(stream).newest_us
     }
 
     /// Newest event time (µs) over all streams.
     #[must_use]
     pub fn newest_of_all(&self) -> Option<i64> {
-        lock(&self.newest).values().copied().max()
+        let streams = lock(&self.streams);
+        streams.values().filter_map(|stream| stream.newest_us).max()
+    }
+
+    /// Says how many messages of a stream are in Kafka and not committed yet.
+    pub fn set_lag(&self, stream: &str, lag: i64) {
+        let mut streams = lock(&self.streams);
+        match streams.get_mut(stream) {
+            Some(stream) => stream.lag = lag,
+            None => {
+                let progress = StreamProgress {
+                    newest_us: None,
+                    lag,
+                };
+                streams.insert(stream.to_owned(), progress);
+            }
+        }
     }
 
     /// Notes that the brokers were heard.
@@ -142,9 +165,9 @@ impl Progress {
 
     /// Notes that look-ups reflect a stream up to a time.
     pub fn reflect(&self, stream: &str, event_time_us: i64) {
-        let mut newest = lock(&self.newest);
-        let entry = newest.entry(stream.to_owned()).or_insert(event_time_us);
-        *entry = (*entry).max(event_time_us);
+        let mut streams = lock(&self.streams);
+        let stream = streams.entry(stream.to_owned()).or_default();
+        stream.newest_us = stream.newest_us.max(Some(event_time_us));
     }
 
     /// Since when (µs) a view has all of its events; none where nothing was missing when it was made.
@@ -232,6 +255,15 @@ impl Progress {
     pub fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
+}
+
+/// How far a stream is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamProgress {
+    /// Newest event time that was committed, µs; none before there was an event.
+    pub newest_us: Option<i64>,
+    /// Messages that are in its topic and not committed yet.
+    pub lag: i64,
 }
 
 /// How far a view is that is not served yet.

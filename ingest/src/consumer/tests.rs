@@ -297,6 +297,8 @@ fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
     assert_eq!(seen.position("tx", 0), 3_000);
     assert_eq!(seen.position("labels", 0), 0);
     assert_eq!(ingest.lag(), 0);
+    let none = [("tx".to_owned(), 0), ("labels".to_owned(), 0)];
+    assert_eq!(ingest.lags(), none);
     assert_eq!(ingest.assignment().len(), 4);
 
     // What comes later comes soon, and only that.

@@ -32,10 +32,13 @@ impl Pipeline {
     pub fn run(mut self, ingest: Ingest, stop: &AtomicBool) -> Outcome<()> {
         let mut ingest = ReadAhead::start(ingest)?;
         let mut asked = Instant::now();
+        let topics = self.live.workspace.project.streams.iter();
+        let mut lags: Vec<(String, i64)> = topics.map(|s| (s.topic.clone(), 0)).collect();
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
-                // Events wait, however many.
-                self.tell_lag(self.live.progress.lag.load(Ordering::Relaxed).max(1));
+                // No stream is read: of each, events may wait, however many.
+                lags.iter_mut().for_each(|(_, lag)| *lag = (*lag).max(1));
+                self.tell_lag(&lags);
                 // The group may take this member for dead meanwhile. It comes back, and the store says where it was.
                 std::thread::sleep(RETRY);
                 self.between_steps()?;
@@ -75,7 +78,7 @@ impl Pipeline {
                 self.note_trimmed(topic, *partition)?;
             }
             if !step.positions.is_empty() {
-                self.apply_until_taken(&step, polled.lag, stop)?;
+                self.apply_until_taken(&step, &polled.lags, stop)?;
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 ingest.commit(step.positions)?;
@@ -83,7 +86,8 @@ impl Pipeline {
             if let Some(heard) = polled.heard {
                 self.live.progress.hear(heard);
             }
-            self.tell_lag(polled.lag);
+            lags = polled.lags;
+            self.tell_lag(&lags);
             let letters = polled.dead_letters;
             let progress = &self.live.progress;
             progress.dead_letters.store(letters, Ordering::Relaxed);
@@ -159,10 +163,36 @@ impl Pipeline {
         Ok(())
     }
 
-    fn tell_lag(&self, lag: i64) {
-        self.live.progress.lag.store(lag, Ordering::Relaxed);
+    /// Tells how many messages of each topic are in Kafka and not committed yet.
+    fn tell_lag(&self, lags: &[(String, i64)]) {
+        let progress = &self.live.progress;
+        for stream in &self.live.workspace.project.streams {
+            let of_topic = lags.iter().find(|(topic, _)| *topic == stream.topic);
+            if let Some((_, lag)) = of_topic {
+                progress.set_lag(&stream.name, *lag);
+            }
+        }
+        let lag: i64 = lags.iter().map(|(_, lag)| lag).sum();
+        progress.lag.store(lag, Ordering::Relaxed);
         metrics::gauge!("millrace_consumer_lag").set(lag as f64);
         self.tell_silence();
+    }
+
+    /// The lags that a step leaves as long as it is not applied: its events wait, and those after it.
+    fn lags_with(&self, step: &Step, more: &[(String, i64)]) -> Vec<(String, i64)> {
+        let mut lags = more.to_vec();
+        // Streams that the served project does not have come after its own.
+        let streams = &self.live.workspace.project.streams;
+        for batch in &step.batches {
+            let Some(stream) = streams.get(batch.stream) else {
+                continue;
+            };
+            let of_topic = lags.iter_mut().find(|(topic, _)| *topic == stream.topic);
+            if let Some((_, lag)) = of_topic {
+                *lag += (batch.batch.num_rows() + batch.deletions.len()) as i64;
+            }
+        }
+        lags
     }
 
     fn tell_silence(&self) {
@@ -172,15 +202,19 @@ impl Pipeline {
     }
 
     /// A broker that takes no scores stops the way, and loses nothing: the step is applied again. Meanwhile its
-    /// events wait, and `more` after them.
-    fn apply_until_taken(&mut self, step: &Step, more: i64, stop: &AtomicBool) -> Outcome<()> {
+    /// events wait, and `more` of each topic after them.
+    fn apply_until_taken(
+        &mut self,
+        step: &Step,
+        more: &[(String, i64)],
+        stop: &AtomicBool,
+    ) -> Outcome<()> {
         loop {
             match self.apply(step) {
                 Ok(()) => return Ok(()),
                 Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
                     warn!(%failure, "the scores were not taken; the step is applied again");
-                    let rows = step.batches.iter().map(|batch| batch.batch.num_rows());
-                    self.tell_lag(more + rows.sum::<usize>() as i64);
+                    self.tell_lag(&self.lags_with(step, more));
                     std::thread::sleep(RETRY);
                 }
                 Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {

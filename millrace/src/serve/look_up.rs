@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arrow::array::ArrayRef;
@@ -17,7 +16,7 @@ use super::keys::{key_column, length};
 use super::refusal::Refusal;
 use super::wanted::Wanted;
 use crate::files::nearest;
-use crate::live::{Live, Miss};
+use crate::live::{Live, Miss, StreamProgress};
 use crate::settings::micros;
 use crate::state::Committed;
 use crate::traces;
@@ -53,22 +52,22 @@ pub(super) fn look_up(
         check_time(live, &selected.view, "as_of", as_of_us)?;
     }
     // Read before the state, so that the answer reflects at least this much.
-    let reflected: Vec<Option<i64>> = selection
+    let reflected: Vec<StreamProgress> = selection
         .views
         .iter()
-        .map(|selected| live.progress.newest(&selected.view.stream.name))
+        .map(|selected| live.progress.stream(&selected.view.stream.name))
         .collect();
     let moment = live.store.moment();
     let committed = Committed(moment.as_ref());
     let state = Wanted::new(&committed);
     let views = selection.views.iter().zip(reflected);
     views
-        .map(|(selected, complete_until_us)| {
+        .map(|(selected, reflected)| {
             let asked = Asked {
                 live,
                 selected,
                 as_of_us,
-                complete_until_us,
+                reflected,
             };
             asked.answer(&state, keys)
         })
@@ -80,7 +79,8 @@ struct Asked<'a> {
     live: &'a Live,
     selected: &'a Selected,
     as_of_us: i64,
-    complete_until_us: Option<i64>,
+    /// How far its stream was before the state was read.
+    reflected: StreamProgress,
 }
 
 impl Asked<'_> {
@@ -98,7 +98,8 @@ impl Asked<'_> {
         let mut misses = Vec::new();
         let answer = view.look_up(state, &own, &times, &mut |tile| {
             if self
-                .complete_until_us
+                .reflected
+                .newest_us
                 .is_some_and(|until| tile.span.end_us() <= until)
             {
                 misses.push(tile.entity);
@@ -116,7 +117,7 @@ impl Asked<'_> {
             features: features.collect(),
             statuses,
             status: self.status(),
-            complete_until_us: self.complete_until_us,
+            complete_until_us: self.reflected.newest_us,
             answers_since_us: answers_since_us(self.live, view),
         };
         self.selected.seconds.record(started.elapsed());
@@ -124,9 +125,9 @@ impl Asked<'_> {
     }
 
     fn status(&self) -> ViewStatus {
-        match self.complete_until_us {
+        match self.reflected.newest_us {
             None => ViewStatus::Empty,
-            Some(_) if self.live.progress.lag.load(Ordering::Relaxed) > 0 => ViewStatus::Behind,
+            Some(_) if self.reflected.lag > 0 => ViewStatus::Behind,
             Some(_) if !self.live.progress.is_in_touch() => ViewStatus::Stale,
             Some(_) => ViewStatus::Current,
         }

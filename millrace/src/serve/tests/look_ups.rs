@@ -91,6 +91,16 @@ async fn look_ups_answer_as_of_their_time() {
     assert_eq!(answer.as_of, Some(timestamp(hour + 1)));
     assert_eq!(view.complete_until, Some(timestamp(NOON + 55 * MINUTE)));
     assert_eq!(view.status(), ViewStatus::Current);
+    // What waits in the topic of another stream is none of its events.
+    for (stream, lag, status) in [
+        ("labels", 150_000, ViewStatus::Current),
+        ("transactions", 1, ViewStatus::Behind),
+        ("transactions", 0, ViewStatus::Current),
+    ] {
+        progress.set_lag(stream, lag);
+        let answer = get(&mut client, &request).await;
+        assert_eq!(answer.views[0].status(), status, "{stream} {lag}");
+    }
     assert_eq!(whole(view, "tx_count_1h"), [1, 0]);
     assert_eq!(whole(view, "tx_count_1d"), [2, 0]);
 
