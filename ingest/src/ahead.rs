@@ -41,6 +41,17 @@ pub struct Polled {
     pub dead_letters: u64,
 }
 
+impl Polled {
+    fn new(step: Step, ingest: &Ingest) -> Self {
+        Self {
+            step,
+            lags: ingest.lags(),
+            heard: ingest.heard(),
+            dead_letters: ingest.dead_letters(),
+        }
+    }
+}
+
 enum Request {
     Poll {
         now_us: i64,
@@ -48,6 +59,7 @@ enum Request {
         most_rows: usize,
     },
     Commit(Vec<(String, i32, i64)>),
+    Stay,
 }
 
 impl ReadAhead {
@@ -88,6 +100,16 @@ impl ReadAhead {
             timeout,
             most_rows,
         })?;
+        self.answers.recv().map_err(|_| thread_is_gone())?
+    }
+
+    /// Stays in the group, for a caller who cannot apply the step that it has: says how far Kafka is, with no step. It
+    /// must be called as often as [`poll`](Self::poll).
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn stay(&mut self) -> Result<Polled, IngestError> {
+        self.ask(Request::Stay)?;
         self.answers.recv().map_err(|_| thread_is_gone())?
     }
 
@@ -152,12 +174,14 @@ fn serve(
                     Some(error) => Err(error),
                     None => ingest.poll(now_us, timeout, most_rows),
                 };
-                let polled = polled.map(|step| Polled {
-                    step,
-                    lags: ingest.lags(),
-                    heard: ingest.heard(),
-                    dead_letters: ingest.dead_letters(),
-                });
+                let polled = polled.map(|step| Polled::new(step, &ingest));
+                if answer.send(polled).is_err() {
+                    return;
+                }
+            }
+            Ok(Request::Stay) => {
+                let stayed = ingest.stay();
+                let polled = stayed.map(|()| Polled::new(Step::default(), &ingest));
                 if answer.send(polled).is_err() {
                     return;
                 }

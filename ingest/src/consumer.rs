@@ -91,6 +91,9 @@ const AHEAD_MESSAGES: usize = 1_024;
 /// The longest sleep while nothing comes: patience has to be looked after.
 pub(crate) const NAP: Duration = Duration::from_millis(50);
 
+/// One call of librdkafka serves one event, and an event gives nothing back: so many empty calls are the end.
+const SILENT: u32 = 4;
+
 /// How long a group may take to give partitions before that is told, each time anew.
 const OUTSIDE: Duration = Duration::from_secs(20);
 
@@ -209,6 +212,20 @@ impl Ingest {
             }
         }
         Ok(false)
+    }
+
+    /// Hears what the brokers say, for a caller who cannot go on yet: the group does not take this member for dead, and how
+    /// far Kafka is stays known. What the group decides waits for the next poll, and so does every message.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub(crate) fn stay(&mut self) -> Result<(), IngestError> {
+        let mut silent = 0;
+        while silent < SILENT {
+            silent += u32::from(!self.hear()?);
+        }
+        self.gauge();
+        Ok(())
     }
 
     /// Raised when there may be something to read.
@@ -336,18 +353,8 @@ impl Ingest {
     fn serve_group(&mut self) -> Result<(), IngestError> {
         let consumer = Arc::clone(&self.consumer);
         let mut silent = 0;
-        // One call serves one event, and an event gives nothing back: a few empty calls are the end.
-        while silent < 4 {
-            match consumer.poll(Duration::ZERO) {
-                None => silent += 1,
-                // A message, an end or an invalid position belongs in a partition's queue; see `mend`.
-                Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => self.mend_soon(),
-                Some(Err(error)) if is_out_of_range(&error) => {
-                    self.broken.extend(self.lanes.keys());
-                    self.mend_soon();
-                }
-                Some(Err(error)) => fatal(error)?,
-            }
+        while silent < SILENT {
+            silent += u32::from(!self.hear()?);
             for rebalance in consumer.context().take_rebalances() {
                 match rebalance {
                     Rebalance::Assign(partitions) => self.take_over(partitions)?,
@@ -359,6 +366,22 @@ impl Ingest {
             self.distrust(&topic);
         }
         Ok(())
+    }
+
+    /// Lets librdkafka tell one thing that is new. False where it gave nothing back.
+    fn hear(&mut self) -> Result<bool, IngestError> {
+        let consumer = Arc::clone(&self.consumer);
+        match consumer.poll(Duration::ZERO) {
+            None => return Ok(false),
+            // A message, an end or an invalid position belongs in a partition's queue; see `mend`.
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => self.mend_soon(),
+            Some(Err(error)) if is_out_of_range(&error) => {
+                self.broken.extend(self.lanes.keys());
+                self.mend_soon();
+            }
+            Some(Err(error)) => fatal(error)?,
+        }
+        Ok(true)
     }
 
     fn take_over(&mut self, partitions: Vec<(String, i32)>) -> Result<(), IngestError> {
@@ -393,6 +416,8 @@ impl Ingest {
             );
         }
         self.settled = true;
+        // The next poll may be long in coming.
+        self.gauges_at = Instant::now();
         self.assign()
     }
 

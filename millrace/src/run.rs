@@ -35,7 +35,7 @@ use crate::produce::RawProducer;
 use crate::registry::{Reach, is_away};
 use crate::runtime::{parse_address, runtime};
 use crate::score_log::ScoreLog;
-use crate::score_topic::{ScoreSink, ScoreTopic};
+use crate::score_topic::{ScoreSink, ScoreTopic, check_topic};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
 use crate::streams::{start_offsets, stream_spec, stream_specs};
@@ -400,9 +400,11 @@ impl Running {
         if kafka.instance.is_none() {
             kafka.instance = Some(member(self.live.store.as_ref())?);
         }
+        let mut existing = None;
         let topic = match &workspace.model {
             Some(plan) => {
                 let producer = RawProducer::connect(&kafka)?;
+                existing = Some(producer.topics()?);
                 let topic: Box<dyn ScoreSink> = Box::new(ScoreTopic::new(producer, plan.clone()));
                 Some(topic)
             }
@@ -418,6 +420,16 @@ impl Running {
                 (pipeline.reading(reading), streams)
             }
         };
+        // Of topics of streams that are missing, the next call tells.
+        let are_there =
+            |existing: &Vec<String>| streams.iter().all(|s| existing.contains(&s.topic));
+        if let Some(existing) = existing.filter(are_there) {
+            // What the next project needs is said now, and not when its views have caught up.
+            let next = self.filling.iter().map(|filling| &filling.transition.next);
+            let projects = next.chain([workspace]);
+            let mut plans = projects.filter_map(|project| project.model.as_ref());
+            plans.try_for_each(|plan| check_topic(plan, &existing))?;
+        }
         let headers = self.live.traces.headers();
         let ingest = Ingest::start(kafka, streams, offsets)?
             .keeping(headers)

@@ -7,6 +7,7 @@ use opentelemetry::trace::SpanContext;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
+use crate::files::nearest;
 use crate::produce::RawProducer;
 use crate::scorer::Scores;
 use crate::times::rfc3339;
@@ -31,6 +32,28 @@ pub trait ScoreSink: Send {
     /// # Errors
     /// A sink that did not take them.
     fn flush(&mut self) -> Outcome<()>;
+}
+
+/// Refuses a project whose scores are to go to a topic that is not among those that there are.
+///
+/// # Errors
+/// Of kind input.
+pub(crate) fn check_topic(plan: &ModelPlan, existing: &[String]) -> Outcome<()> {
+    let topic = &plan.settings.scores;
+    if existing.contains(topic) {
+        return Ok(());
+    }
+    let near = nearest(topic, existing.iter().map(String::as_str));
+    let near = near.map_or(String::new(), |near| {
+        format!("did you mean '{near}'? Else ")
+    });
+    let failure = Failure::input(format!(
+        "there is no topic `{topic}`, which the scores are to go to"
+    ));
+    Err(failure.hint(format!(
+        "{near}create it: `millrace run --create-topics`, or kafka-topics.sh --create --topic {topic}; model.scores in \
+         millrace.toml names it"
+    )))
 }
 
 /// Sends scores to Kafka.
@@ -116,4 +139,28 @@ pub fn score_json(
         score["decision"] = json!(decision);
     }
     score
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::serve::tests::live;
+
+    #[test]
+    fn a_topic_that_is_not_there_is_named_with_what_is() {
+        let live = live();
+        let plan = live.workspace.model().unwrap();
+        let check = |existing: &[&str]| {
+            let existing: Vec<String> = existing.iter().map(|&name| name.to_owned()).collect();
+            check_topic(plan, &existing)
+        };
+        assert!(check(&["labels", "scores"]).is_ok());
+        let failure = check(&["labels", "transactions"]).unwrap_err().to_string();
+        assert!(failure.contains("no topic `scores`"), "{failure}");
+        assert!(failure.contains("--create-topics"), "{failure}");
+        assert!(!failure.contains("did you mean"), "{failure}");
+        let failure = check(&["Score"]).unwrap_err().to_string();
+        assert!(failure.contains("did you mean 'Score'?"), "{failure}");
+    }
 }

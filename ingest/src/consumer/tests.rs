@@ -250,6 +250,36 @@ fn reading_ahead_gives_what_polling_gives() {
 }
 
 #[test]
+fn who_stays_hears_the_brokers_and_takes_nothing() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    cluster.produce("tx", 0, events("a", 10));
+    let mut ahead = ReadAhead::start(cluster.start(&["tx"], nowhere())).unwrap();
+    let mut seen = Seen::default();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut poll_to = |ahead: &mut ReadAhead, rows: usize| {
+        while seen.rows.len() < rows {
+            assert!(Instant::now() < deadline);
+            let polled = ahead.poll(NOW_US, Duration::from_secs(1), usize::MAX);
+            seen.add(polled.unwrap().step);
+        }
+    };
+    poll_to(&mut ahead, 10);
+    cluster.produce("tx", 0, events("b", 5));
+    let produced = Instant::now();
+    loop {
+        assert!(Instant::now() < deadline);
+        let stayed = ahead.stay().unwrap();
+        assert!(stayed.step.is_empty());
+        let is_heard = stayed.heard.is_some_and(|at| at > produced);
+        if is_heard && stayed.lags == [("tx".to_owned(), 5)] {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    poll_to(&mut ahead, 15);
+}
+
+#[test]
 fn positions_are_kept_if_valid_and_else_begin_at_the_oldest_message() {
     let marks = (10, 20);
     for (wanted, expected) in [

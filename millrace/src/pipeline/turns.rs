@@ -21,8 +21,11 @@ const ROWS_BETWEEN_ANSWERS: usize = 256;
 /// So many calls keep the cores busy. Those of fewer find one that is idle.
 const MANY_CALLS_PER_MS: f64 = 1.0;
 
-/// Pause before Kafka is tried again.
+/// Pause before Kafka is tried again: the first, where one follows another,
 const RETRY: Duration = Duration::from_millis(500);
+
+/// and the longest.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 impl Pipeline {
     /// Reads and applies until `stop` is set, then makes everything durable.
@@ -78,7 +81,7 @@ impl Pipeline {
                 self.note_trimmed(topic, *partition)?;
             }
             if !step.positions.is_empty() {
-                self.apply_until_taken(&step, &polled.lags, stop)?;
+                self.apply_until_taken(&mut ingest, &step, &polled.lags, stop)?;
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 ingest.commit(step.positions)?;
@@ -205,22 +208,72 @@ impl Pipeline {
     /// events wait, and `more` of each topic after them.
     fn apply_until_taken(
         &mut self,
+        ingest: &mut ReadAhead,
         step: &Step,
         more: &[(String, i64)],
         stop: &AtomicBool,
     ) -> Outcome<()> {
+        let mut pause = RETRY;
         loop {
             match self.apply(step) {
                 Ok(()) => return Ok(()),
                 Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
-                    warn!(%failure, "the scores were not taken; the step is applied again");
+                    warn!(
+                        failure = failure.message,
+                        hint = failure.hint,
+                        again_in_seconds = pause.as_secs_f64(),
+                        "the scores were not taken; the step is applied again"
+                    );
                     self.tell_lag(&self.lags_with(step, more));
-                    std::thread::sleep(RETRY);
+                    self.wait_in_group(ingest, step, pause, stop)?;
+                    pause = longer(pause);
                 }
                 Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {
                     return Err(failure);
                 }
             }
         }
+    }
+
+    /// Waits with a step that is not applied. The group keeps this member meanwhile, and how far Kafka is stays known.
+    fn wait_in_group(
+        &self,
+        ingest: &mut ReadAhead,
+        step: &Step,
+        pause: Duration,
+        stop: &AtomicBool,
+    ) -> Outcome<()> {
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(RETRY.min(until.saturating_duration_since(Instant::now())));
+            match ingest.stay() {
+                Ok(polled) => {
+                    if let Some(heard) = polled.heard {
+                        self.live.progress.hear(heard);
+                    }
+                    self.tell_lag(&self.lags_with(step, &polled.lags));
+                }
+                Err(error) if error.remedy() == Remedy::Retry => self.tell_silence(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The pause after one that was in vain.
+fn longer(pause: Duration) -> Duration {
+    (2 * pause).min(LONGEST_RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute() {
+        let pauses = std::iter::successors(Some(RETRY), |pause| Some(longer(*pause)));
+        let seconds: Vec<f64> = pauses.take(9).map(|pause| pause.as_secs_f64()).collect();
+        assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
     }
 }

@@ -103,9 +103,12 @@ impl RawProducer {
                     unsent
                 }
                 Err((error, _)) => {
-                    return Err(Failure::failed(format!(
-                        "a message for topic '{topic}' cannot be sent: {error}"
-                    )));
+                    let message = format!("a message for topic '{topic}' cannot be sent: {error}");
+                    let failure = Failure::failed(message);
+                    return Err(match is_unknown_topic(&error) {
+                        true => failure.hint(IS_IT_THERE),
+                        false => failure,
+                    });
                 }
             };
         }
@@ -184,6 +187,18 @@ fn config(settings: &IngestSettings) -> ClientConfig {
     config
 }
 
+/// What helps where brokers do not know a topic.
+const IS_IT_THERE: &str = "is the topic there? `millrace run --create-topics` creates the project's, or kafka-topics.sh \
+                           --create";
+
+fn is_unknown_topic(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    matches!(
+        error.rdkafka_error_code(),
+        Some(UnknownTopic | UnknownTopicOrPartition | UnknownPartition)
+    )
+}
+
 fn refused_setting(error: &KafkaError) -> Failure {
     match error {
         KafkaError::ClientConfig(_, detail, key, _) => Failure::input(format!(
@@ -212,6 +227,8 @@ struct Settled {
     /// Those that nobody was told of.
     untold: u64,
     first_untold: String,
+    /// The first of them was for a topic that the brokers do not know.
+    is_unknown_topic: bool,
     /// To wake nobody is a system call too, and there is a delivery for each message.
     waiting: usize,
 }
@@ -259,7 +276,11 @@ impl Deliveries {
             settled.untold, settled.first_untold
         );
         settled.untold = 0;
-        Err(Failure::failed(message))
+        let failure = Failure::failed(message);
+        Err(match settled.is_unknown_topic {
+            true => failure.hint(IS_IT_THERE),
+            false => failure,
+        })
     }
 }
 
@@ -271,6 +292,7 @@ impl Settled {
     fn fail(&mut self, error: &KafkaError) {
         if self.untold == 0 {
             self.first_untold = error.to_string();
+            self.is_unknown_topic = is_unknown_topic(error);
         }
         self.failed += 1;
         self.untold += 1;

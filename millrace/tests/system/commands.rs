@@ -198,6 +198,9 @@ fn a_running_system_says_what_is_in_its_way() {
     let broker = TestBroker::embedded();
     let project = Project::on(&broker);
     project.fails(&["run"], 2, &["transactions", "--create-topics"]);
+    let streams = ["transactions", "labels"].map(|topic| (topic.to_owned(), 1));
+    millrace_ingest::ensure_topics(&broker.address(), &Default::default(), &streams).unwrap();
+    project.fails(&["run"], 2, &["`scores`", "--create-topics"]);
     succeed(project.command(&["learn", "--once"]));
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
