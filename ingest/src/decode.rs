@@ -13,7 +13,7 @@
 //!   would be a second way through each message.
 //! - A number or boolean for a text column is taken as it is written (`7` is `"7"`); a text for a number column is
 //!   parsed (`"7.5"` is `7.5`). What columns of DECIMAL and of whole numbers make of one is `numbers`' business, and what
-//!   those of DATE do is `days`'.
+//!   those of DATE do is `days`', and of BYTEA `bytes`'.
 //! - `NaN` and infinities are refused: in a sum they would outlive the event that brought them.
 //! - A timestamp is a text in RFC 3339 with any offset, or `YYYY-MM-DD[ HH:MM:SS[.f]]` in UTC; a number is
 //!   milliseconds since 1970 (what Kafka and Java count in), a fraction of it included. More digits than
@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
 use arrow::compute::kernels::cast_utils::string_to_datetime;
@@ -39,6 +39,7 @@ use arrow::json::ReaderBuilder;
 use arrow::json::reader::Decoder;
 use chrono::Utc;
 
+use crate::bytes::bytes_of;
 use crate::days::day_of;
 use crate::error::IngestError;
 use crate::numbers::{is_exact, numbers_of, time_of_number};
@@ -50,7 +51,7 @@ use crate::units::{other_unit, utc};
 pub struct JsonDecoder {
     spec: StreamSpec,
     required: BTreeSet<usize>,
-    /// The columns that are decoded as text first: timestamps, dates, and numbers that are read digit by digit.
+    /// The columns that are decoded as text first: timestamps, dates, bytes, and numbers that are read digit by digit.
     texts: BTreeSet<usize>,
     /// The schema of the first pass: everything nullable, `texts` as text.
     text_schema: SchemaRef,
@@ -144,7 +145,8 @@ impl JsonDecoder {
     pub fn new(spec: StreamSpec) -> Result<Self, IngestError> {
         spec.check()?;
         let texts = columns_of(&spec.schema, |data_type| {
-            data_type == &TIMESTAMP || data_type == &DataType::Date32 || is_exact(data_type)
+            [TIMESTAMP, DataType::Date32, DataType::Binary].contains(data_type)
+                || is_exact(data_type)
         });
         let mut decoder = Self {
             required: spec.required_columns(),
@@ -290,6 +292,7 @@ impl JsonDecoder {
             let texts = values.as_string::<i32>();
             columns.push(match self.spec.schema.field(column).data_type() {
                 DataType::Date32 => self.read_days(column, texts, faults),
+                DataType::Binary => self.read_bytes(column, texts, faults),
                 exact if is_exact(exact) => self.read_numbers(column, texts, faults),
                 _ => self.read_timestamps(column, texts, faults),
             });
@@ -314,6 +317,25 @@ impl JsonDecoder {
                 .ok()
         });
         Arc::new(days.collect::<Date32Array>())
+    }
+
+    fn read_bytes(
+        &self,
+        column: usize,
+        texts: &StringArray,
+        faults: &mut BTreeMap<usize, Fault>,
+    ) -> ArrayRef {
+        let name = self.spec.schema.field(column).name();
+        let bytes = texts.iter().enumerate().map(|(row, text)| {
+            let text = text?;
+            bytes_of(text)
+                .map_err(|reason| {
+                    let fault = || (Reason::Unparsable, format!("{name}: `{text}` {reason}"));
+                    faults.entry(row).or_insert_with(fault);
+                })
+                .ok()
+        });
+        Arc::new(bytes.collect::<BinaryArray>())
     }
 
     fn read_timestamps(

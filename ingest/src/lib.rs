@@ -15,7 +15,7 @@
 //! [`ReadAhead`] is an `Ingest` in a thread of its own, which decodes while the caller applies.
 //!
 //! `decode` and `align` are pure: no socket, no clock, no Kafka type; so are `numbers` and `units`, which say what a
-//! number means. `consumer` and `group` hold everything that librdkafka needs (`lane`: a partition's queue; `topics`:
+//! number means, `days` and `bytes`. `consumer` and `group` hold everything that librdkafka needs (`lane`: a partition's queue; `topics`:
 //! whether they are there); `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
 //!
 //! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
@@ -25,6 +25,7 @@
 mod admin;
 mod ahead;
 mod align;
+mod bytes;
 mod consumer;
 mod days;
 mod dead_letters;
@@ -45,6 +46,7 @@ mod units;
 pub use admin::ensure_topics;
 pub use ahead::{Polled, ReadAhead};
 pub use align::{Align, AlignSettings, NO_TIME, Released, RowHeader, Rows, Source, StreamBatch};
+pub use bytes::bytes_of;
 pub use consumer::Ingest;
 pub use days::day_of;
 pub use dead_letters::{DeadLetter, DeadLetters, header};

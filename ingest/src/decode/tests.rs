@@ -271,6 +271,25 @@ fn a_date_loses_no_time_of_day() {
 }
 
 #[test]
+fn bytes_are_hexadecimal_digits() {
+    let check = |value: &str, expected: &[u8]| {
+        let read = read_as(&DataType::Binary, value).unwrap();
+        assert_eq!(read.as_binary::<i32>().value(0), expected, "{value}");
+    };
+    check("\"68656c6c6f\"", b"hello");
+    check("\"00FF\"", &[0, 255]);
+    check("\"\"", b"");
+    let said = read_as(&DataType::Binary, "\"hello\"").unwrap_err();
+    assert_eq!(said, "value: `hello` is not hexadecimal digits, two a byte");
+    for refused in ["\"686\"", "true", "1.5"] {
+        let said = read_as(&DataType::Binary, refused).unwrap_err();
+        assert!(said.starts_with("value: `"), "{said}");
+    }
+    assert!(read_as(&DataType::Binary, "[1]").is_err());
+    assert!(read_as(&DataType::Binary, "null").unwrap().is_null(0));
+}
+
+#[test]
 fn bytes_that_are_no_text_and_tombstones_are_told_apart() {
     let good = br#"{"id":"a","amount":1,"at":0}"#.as_slice();
     let invalid = b"{\"id\":\"\xff\",\"amount\":1,\"at\":0}".as_slice();

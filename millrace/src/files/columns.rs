@@ -3,14 +3,16 @@
 //! Text becomes numbers, booleans and times; whole numbers become times as milliseconds since 1970; a time with a
 //! zone becomes its UTC time; digits beyond microseconds are cut. Columns of DECIMAL and of whole numbers are read from
 //! the digits of a text, and of the shortest text that a floating-point number has: 1.255 as a DOUBLE of Parquet is
-//! what 1.255 is in JSON. A column of DATE takes midnights alone: another time of day would be lost.
+//! what 1.255 is in JSON. A column of DATE takes midnights alone: another time of day would be lost. One of
+//! BYTEA takes a text as hexadecimal digits.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, Date32Array, RecordBatch, TimestampMicrosecondArray,
+    new_null_array,
 };
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
@@ -22,7 +24,9 @@ use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::Utc;
 use millrace_features::Stream;
-use millrace_ingest::{day_of, is_exact, not_finite_rows, numbers_of, other_unit, time_of_number};
+use millrace_ingest::{
+    bytes_of, day_of, is_exact, not_finite_rows, numbers_of, other_unit, time_of_number,
+};
 use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
@@ -222,6 +226,9 @@ impl Columns {
                     "column '{name}' is declared as {kind} in sources.sql: a date such as 2025-01-31, or a time that is \
                      midnight in UTC; TIMESTAMP has times of day"
                 ),
+                DataType::Binary => format!(
+                    "column '{name}' is declared as {kind} in sources.sql: hexadecimal digits, two a byte"
+                ),
                 _ => format!("column '{name}' is declared as {kind} in sources.sql"),
             })
     }
@@ -288,6 +295,17 @@ pub(crate) fn column_as(source: &ArrayRef, to: &DataType) -> Result<ArrayRef, Ar
     }
     if to == &DataType::Date32 {
         return days(source);
+    }
+    if to == &DataType::Binary && from.is_integer() {
+        // Arrow would give the bytes that the machine has it in; of digits that a file's reader took for a number, the
+        // noughts before them are lost.
+        return Ok(new_null_array(to, source.len()));
+    }
+    if to == &DataType::Binary && is_text(from) {
+        let texts = plain_cast(source, &DataType::Utf8)?;
+        let bytes = texts.as_string::<i32>().iter();
+        let bytes = bytes.map(|text| bytes_of(text?).ok());
+        return Ok(Arc::new(bytes.collect::<BinaryArray>()));
     }
     if to == &TIMESTAMP && from.is_integer() {
         let whole = plain_cast(source, &DataType::Int64)?;
@@ -418,6 +436,7 @@ fn sql_name(data_type: &DataType) -> String {
         DataType::Float64 => "DOUBLE",
         DataType::Utf8 => "VARCHAR",
         DataType::Date32 => "DATE",
+        DataType::Binary => "BYTEA",
         DataType::Timestamp(..) => "TIMESTAMP",
         DataType::Decimal128(precision, scale) => return format!("DECIMAL({precision}, {scale})"),
         other => return other.to_string(),
@@ -622,6 +641,17 @@ mod tests {
         let milliseconds = Date64Array::from(vec![19_727 * 86_400_000, 1]);
         check(Arc::new(milliseconds), &[day, None]);
         check(Arc::new(Date32Array::from(vec![19_727])), &[day]);
+    }
+
+    #[test]
+    fn a_text_is_the_bytes_that_its_digits_say() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("6869"), Some("hi"), None]));
+        let read = column_as(&texts, &DataType::Binary).unwrap();
+        let read: Vec<_> = read.as_binary::<i32>().iter().collect();
+        assert_eq!(read, [Some(b"hi".as_slice()), None, None]);
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![6869]));
+        let read = column_as(&numbers, &DataType::Binary).unwrap();
+        assert_eq!(lost_row(&numbers, &read), Some(0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, StringArray, new_empty_array};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::ScalarValue;
-use millrace_ingest::day_of;
+use millrace_ingest::{bytes_of, day_of};
 use millrace_proto::v1::Column;
 
 use super::columns::time_us;
@@ -111,9 +111,19 @@ pub(super) fn value_column(
 
 /// A value as one of a type, or why it is none.
 fn value(column: &Column, row: usize, data_type: &DataType) -> Result<ScalarValue, String> {
-    if let (DataType::Date32, Some(text)) = (data_type, column.strings.get(row)) {
-        let day = day_of(text).map_err(|reason| format!("'{text}' {reason}"))?;
-        return Ok(ScalarValue::Date32(Some(day)));
+    if let Some(text) = column.strings.get(row) {
+        let wrong = |reason: &str| format!("'{text}' {reason}");
+        match data_type {
+            DataType::Date32 => {
+                let day = day_of(text).map_err(wrong)?;
+                return Ok(ScalarValue::Date32(Some(day)));
+            }
+            DataType::Binary => {
+                let bytes = bytes_of(text).map_err(wrong)?;
+                return Ok(ScalarValue::Binary(Some(bytes)));
+            }
+            _ => {}
+        }
     }
     let (scalar, what, is_meant) = scalar(column, row, data_type)?;
     if !is_meant {
@@ -237,6 +247,13 @@ mod tests {
             Err("'2018-04-01T12:00:00Z' is not midnight in UTC"),
         );
         check(&text("soon"), &DataType::Date32, Err("'soon' is no date"));
+        let bytes = ScalarValue::Binary(Some(b"hello".to_vec()));
+        check(&text("68656c6c6f"), &DataType::Binary, Ok(bytes));
+        check(
+            &text("hello"),
+            &DataType::Binary,
+            Err("keys[\"x\"][0]: 'hello' is not hexadecimal digits, two a byte"),
+        );
         check(
             &text("seven"),
             &DataType::Int64,
