@@ -3,12 +3,16 @@
 //! A text is parsed to its column's type; a number goes into any column of numbers or text that can
 //! hold it whole; everything else must be of the column's own kind. Cutting a fraction or a time of day, or reading
 //! TRUE as 1, would ask about another entity than the caller meant.
+//!
+//! Whole numbers that a REAL or DOUBLE cannot hold are refused as keys alone: a value of an event is rounded, as one in
+//! the topic is.
 
 use std::fmt::Arguments;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, new_empty_array};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray, new_empty_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion::common::ScalarValue;
 use millrace_ingest::{bytes_of, day_of};
 use millrace_proto::v1::Column;
@@ -63,7 +67,49 @@ pub(super) fn key_column(
         let reason = "it is null, and no entity is named by null";
         return Err(Refusal::argument(format!("{path}[{row}]"), reason));
     }
-    value_column(path, field, column, rows)
+    let keys = value_column(path, field, column, rows)?;
+    check_held(path, column, &keys)?;
+    Ok(keys)
+}
+
+/// Refuses what REAL and DOUBLE made another number of. A fraction is rounded, and so is a text, as in the topic.
+fn check_held(path: Arguments<'_>, column: &Column, keys: &ArrayRef) -> Result<(), Refusal> {
+    let data_type = keys.data_type();
+    if !data_type.is_floating() {
+        return Ok(());
+    }
+    let held = cast(keys, &DataType::Float64)?;
+    let held = held.as_primitive::<Float64Type>().values();
+    let wrong = |row: usize, held: f64| {
+        if !held.is_finite() {
+            let reason = format!("it is no finite number of type {data_type}, and names no entity");
+            return Some(Violation::new(format!("{path}[{row}]"), reason));
+        }
+        other_than(column, row, held).map(|given| {
+            let reason = format!(
+                "{given} is no number of type {data_type}, whose nearest is {held}: a text is rounded to that, as one in \
+                 the topic is"
+            );
+            Violation::new(format!("{path}[{row}]"), reason)
+        })
+    };
+    let rows = held.iter().enumerate();
+    let violations: Vec<Violation> = rows.filter_map(|(row, held)| wrong(row, *held)).collect();
+    match violations.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Arguments(violations)),
+    }
+}
+
+/// The whole number in a row, be it an integer or a double, where it is another than the one that is held.
+fn other_than(column: &Column, row: usize, held: f64) -> Option<String> {
+    let signed = column.int64s.get(row).map(|number| i128::from(*number));
+    let unsigned = || column.uint64s.get(row).map(|number| i128::from(*number));
+    if let Some(given) = signed.or_else(unsigned) {
+        return (given != held as i128).then(|| given.to_string());
+    }
+    let given = *column.doubles.get(row)?;
+    (given.fract() == 0.0 && given != held).then(|| given.to_string())
 }
 
 /// A request's column as a column of the field's type.
@@ -274,6 +320,58 @@ mod tests {
         check(&whole(7), &time, Err("it is an integer"));
         check(&never, &time, Err("not in the years 1 to 9999"));
         check(&null, &DataType::Utf8, Err("keys[\"x\"][0]: it is null"));
+    }
+
+    #[test]
+    fn a_number_that_a_column_cannot_hold_names_no_entity() {
+        let text = |text: &str| Column {
+            strings: vec![text.to_owned()],
+            ..Column::default()
+        };
+        let whole = |number| Column {
+            int64s: vec![number],
+            ..Column::default()
+        };
+        let large = Column {
+            uint64s: vec![u64::MAX],
+            ..Column::default()
+        };
+        let double = |number| Column {
+            doubles: vec![number],
+            ..Column::default()
+        };
+        let (real, wide) = (DataType::Float32, DataType::Float64);
+        let of_real = |number: f32| Ok(ScalarValue::from(number));
+        let of_wide = |number: f64| Ok(ScalarValue::from(number));
+        check(&whole(16_777_216), &real, of_real(16_777_216.0));
+        check(&double(16_777_216.0), &real, of_real(16_777_216.0));
+        check(&double(0.1), &real, of_real(0.1));
+        check(&double(-0.0), &real, of_real(-0.0));
+        check(&text("16777217"), &real, of_real(16_777_216.0));
+        check(&whole(16_777_217), &wide, of_wide(16_777_217.0));
+        check(&double(1e300), &wide, of_wide(1e300));
+        check(
+            &whole(16_777_217),
+            &real,
+            Err("keys[\"x\"][0]: 16777217 is no number of type Float32, whose nearest is 16777216"),
+        );
+        check(&double(16_777_217.0), &real, Err("16777217 is no number"));
+        check(
+            &whole(9_007_199_254_740_993),
+            &wide,
+            Err("9007199254740993 is no number of type Float64"),
+        );
+        check(&whole(i64::MAX), &wide, Err("is no number of type Float64"));
+        check(&large, &wide, Err("is no number of type Float64"));
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            check(&double(number), &wide, Err("it is no finite number"));
+            check(&double(number), &real, Err("it is no finite number"));
+        }
+        check(&double(1e300), &real, Err("keys[\"x\"][0]: "));
+        for number in ["NaN", "inf", "-Infinity"] {
+            check(&text(number), &wide, Err("keys[\"x\"][0]: "));
+        }
+        check(&text("1e300"), &real, Err("keys[\"x\"][0]: "));
     }
 
     #[test]
