@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
+use millrace_ingest::StreamSpec;
 use millrace_proto::feast::feast::types::Value;
 use millrace_proto::feast::feast::types::value::Val;
 use millrace_proto::feast::{PushRequest, WriteToOnlineStoreRequest};
@@ -90,6 +91,9 @@ impl Pushes {
         let specs = stream_specs(&self.workspace);
         let spec = specs.into_iter().find(|spec| spec.name == stream);
         let spec = spec.ok_or_else(|| Refusal::Internal(format!("stream '{stream}' is gone")))?;
+        if columns.is_empty() {
+            return Err(no_features(&spec));
+        }
         let ahead = micros(self.workspace.settings.kafka.allowed_future);
         let field = match typed.is_empty() {
             true => "features",
@@ -144,6 +148,20 @@ fn check_target(to: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Without features there is no event: columns of no rows would be none, and nothing would be sent.
+fn no_features(spec: &StreamSpec) -> Refusal {
+    let required = spec.required_columns().into_iter();
+    let names: Vec<&str> = required
+        .map(|column| spec.schema.field(column).name().as_str())
+        .collect();
+    let reason = format!(
+        "there are none, and an event of stream '{}' needs {}",
+        spec.name,
+        names.join(", ")
+    );
+    Refusal::argument("features", reason)
+}
+
 /// Events in columns speak of those and of their rows; here they are features of one event.
 fn in_features(field: &str, refusal: Refusal) -> Refusal {
     let Refusal::Arguments(mut violations) = refusal else {
@@ -187,6 +205,19 @@ mod tests {
 
     use super::*;
     use crate::serve::tests::live;
+
+    #[test]
+    fn an_event_without_features_is_refused() {
+        let pushes = Pushes::new(live().workspace);
+        let refused = pushes.event("transactions", &HashMap::new(), &HashMap::new());
+        let status = Status::from(refused.unwrap_err());
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "features");
+        for part in ["stream 'transactions' needs ", "tx_id", "event_time"] {
+            assert!(violations[0].description.contains(part), "{violations:?}");
+        }
+    }
 
     #[test]
     fn a_number_that_json_does_not_have_is_refused() {
