@@ -17,6 +17,7 @@ use millrace_proto::v1::scoring_service_server::ScoringService;
 use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::access::Caller;
 use super::admission::{Class, Gate, Held};
 use super::blame::told;
 use super::columns::timestamp;
@@ -62,12 +63,17 @@ impl Scoring {
         })
     }
 
-    fn score_request(&self, request: &ScoreRequest) -> Result<ScoreResponse, Refusal> {
+    fn score_request(
+        &self,
+        request: &ScoreRequest,
+        caller: &Caller,
+    ) -> Result<ScoreResponse, Refusal> {
         let started = Instant::now();
         self.live.progress.asked();
         let (Some(scorer), Some(decoders)) = (&self.live.scorer, &self.decoders) else {
             return Err(Refusal::NoModel);
         };
+        check_scopes(scorer, request, caller)?;
         let events = self.events(request, decoders)?;
         let time = decoders.spec.schema.field(decoders.spec.time_column);
         let place = |row: usize| match request.columns.is_empty() {
@@ -141,9 +147,11 @@ impl ScoringService for Scoring {
         &self,
         request: Request<ScoreRequest>,
     ) -> Result<Response<ScoreResponse>, Status> {
-        let (service, request) = (self.clone(), request.into_inner());
+        let (service, caller) = (self.clone(), caller(&request));
+        let request = request.into_inner();
         let size = size(&request);
-        answered("Score", size, move || service.score_request(&request)).await
+        let answer = move || service.score_request(&request, &caller);
+        answered("Score", size, answer).await
     }
 
     async fn score_stream(
@@ -159,7 +167,7 @@ impl ScoringService for Scoring {
                 let place = service.gate.place(Class::Score, &client, None).await;
                 let held = Held::new(place.map_err(Status::from)?);
                 let size = size(&request);
-                let answer = move || service.score_request(&request);
+                let answer = move || service.score_request(&request, &client);
                 let answer = held.during(answered("ScoreStream", size, answer)).await;
                 answer.map(Response::into_inner)
             }
@@ -173,6 +181,28 @@ impl ScoringService for Scoring {
         });
         Ok(Response::new(Box::pin(answers)))
     }
+}
+
+/// Inputs are what views say, and reasons tell them: whoever asks for them may read those views.
+fn check_scopes(scorer: &Scorer, request: &ScoreRequest, caller: &Caller) -> Result<(), Refusal> {
+    let field = match request.include_inputs() {
+        true => "include_inputs",
+        false if request.top_reasons() > 0 => "top_reasons",
+        false => return Ok(()),
+    };
+    let views = scorer.plan.inputs.views();
+    let hidden = views.filter(|view| !caller.may_read(&view.name));
+    let lacking: Vec<String> = hidden
+        .map(|view| format!("features:{}", view.name))
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::Forbidden(format!(
+        "{field}: '{}' may not read all views that the inputs join: its scopes lack {}",
+        caller.name(),
+        lacking.join(", ")
+    )))
 }
 
 /// How many answers of views a request asks for, roughly: an event's inputs join several.
@@ -393,4 +423,50 @@ fn bad_event(bad: &BadMessage) -> Violation {
 
 fn internal(error: &dyn std::error::Error) -> Refusal {
     Refusal::Internal(with_causes(error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::serve::tests::{live, payment};
+
+    #[test]
+    fn inputs_and_reasons_are_for_who_may_read_their_views() {
+        let live = live();
+        let gate = Gate::new(live.workspace.settings.server.limits.clone());
+        let scoring = Scoring::new(live, gate).unwrap();
+        let said = |scopes: &[&str], include_inputs: bool, top_reasons: u32| {
+            let scopes = scopes.iter().map(|scope| scope.parse().unwrap());
+            let caller = Caller::new("x".to_owned(), scopes.collect());
+            let request = ScoreRequest {
+                event_json: vec![payment("a", "c1", 10.0, 0)],
+                include_inputs: Some(include_inputs),
+                top_reasons: Some(top_reasons),
+                ..ScoreRequest::default()
+            };
+            match scoring.score_request(&request, &caller) {
+                Ok(answer) => format!("{} scores", answer.scores.len()),
+                Err(refusal) => refusal.to_string(),
+            }
+        };
+        let scores = "1 scores";
+        assert_eq!(said(&["score"], false, 0), scores);
+        assert_eq!(
+            said(&["score"], true, 0),
+            "include_inputs: 'x' may not read all views that the inputs join: its scopes lack features:card_activity, \
+             features:terminal_activity, features:terminal_risk, features:card_risk"
+        );
+        let reasons = said(&["score"], false, 1);
+        assert!(reasons.starts_with("top_reasons: 'x' may not"), "{reasons}");
+        let some = ["score", "features:card_activity", "features:card_risk"];
+        let some = said(&some, true, 1);
+        assert!(
+            some.ends_with("lack features:terminal_activity, features:terminal_risk"),
+            "{some}"
+        );
+        assert_eq!(said(&["score", "features"], true, 1), scores);
+        assert_eq!(said(&["admin"], true, 1), scores);
+    }
 }
