@@ -33,7 +33,7 @@ use tower::{Layer, Service};
 use super::reloaded::Reloaded;
 use crate::failure::{Failure, Outcome};
 use jwt::Jwks;
-use scope::{Need, Scope, needed_by};
+use scope::{Need, Scope, goes_on, needed_by};
 use tokens::Tokens;
 
 /// `[server.access]`: who may call. Without `tokens` and `jwks`, everybody may do everything.
@@ -106,6 +106,13 @@ impl Access {
         let (tokens, jwks) = (tokens.transpose()?, jwks.transpose()?);
         let is_on = tokens.is_some() || jwks.is_some();
         Ok(is_on.then_some(Self { tokens, jwks }))
+    }
+
+    /// Whose token it is, if the method at a path may be called with it.
+    fn admitted(&self, token: &str, path: &str) -> Result<Arc<Caller>, Denied> {
+        let caller = self.caller(token)?;
+        caller.check(needed_by(path), path)?;
+        Ok(caller)
     }
 
     /// Whose token it is.
@@ -188,6 +195,47 @@ impl Caller {
             need,
             path: path.to_owned(),
         })
+    }
+}
+
+/// A call that goes on after it was let in, with its token: that is looked at again, for it may have been taken back or
+/// have expired since. Calls of methods that [`goes_on`] knows have one as `Arc<OpenCall>` in their extensions, where
+/// access control is on.
+pub(super) struct OpenCall {
+    access: Arc<Access>,
+    token: String,
+    path: String,
+    peer: String,
+}
+
+impl OpenCall {
+    /// The one of a call; none where its token counts once.
+    pub(super) fn of(extensions: &Extensions) -> Option<Arc<Self>> {
+        extensions.get::<Arc<Self>>().cloned()
+    }
+
+    fn new<B>(access: Option<&Arc<Access>>, request: &Request<B>) -> Option<Arc<Self>> {
+        let path = request.uri().path();
+        let access = access.filter(|_| goes_on(path))?;
+        Some(Arc::new(Self {
+            access: Arc::clone(access),
+            token: bearer(request.headers()).ok()?.to_owned(),
+            path: path.to_owned(),
+            peer: peer(request.extensions()),
+        }))
+    }
+
+    /// Who calls now.
+    ///
+    /// # Errors
+    /// As for a new call: the token is not good any more.
+    pub(super) fn caller(&self) -> Result<Arc<Caller>, Status> {
+        self.access
+            .admitted(&self.token, &self.path)
+            .map_err(|denied| {
+                note_refused(&denied, &self.peer, &self.path);
+                Status::from(denied)
+            })
     }
 }
 
@@ -294,13 +342,18 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match caller(self.access.as_deref(), &request) {
             Ok(caller) => {
-                request.extensions_mut().insert(caller);
+                let open = OpenCall::new(self.access.as_ref(), &request);
+                let extensions = request.extensions_mut();
+                extensions.insert(caller);
+                if let Some(open) = open {
+                    extensions.insert(open);
+                }
                 // Nobody further in has a use for it, and what is not there is not logged.
                 request.headers_mut().remove(AUTHORIZATION);
                 Either::Left(self.inner.call(request))
             }
             Err(denied) => {
-                note_refused(&denied, &request);
+                note_refused(&denied, &peer(request.extensions()), request.uri().path());
                 Either::Right(ready(Ok(Status::from(denied).into_http())))
             }
         }
@@ -317,9 +370,7 @@ fn caller<B>(access: Option<&Access>, request: &Request<B>) -> Result<Arc<Caller
     if need == Need::Nothing {
         return Ok(unnamed(Vec::new()));
     }
-    let caller = access.caller(bearer(request.headers())?)?;
-    caller.check(need, path)?;
-    Ok(caller)
+    access.admitted(bearer(request.headers())?, path)
 }
 
 /// The token of `authorization: Bearer <token>`.
@@ -347,15 +398,15 @@ fn peer(extensions: &Extensions) -> String {
     )
 }
 
-fn note_refused<B>(denied: &Denied, request: &Request<B>) {
+fn note_refused(denied: &Denied, peer: &str, path: &str) {
     let status = match denied.code() {
         Code::PermissionDenied => "permission_denied",
         _ => "unauthenticated",
     };
     metrics::counter!("millrace_refused_calls_total", "status" => status).increment(1);
     tracing::debug!(
-        peer = peer(request.extensions()),
-        path = request.uri().path(),
+        peer,
+        path,
         reason = %denied,
         "a call was refused"
     );

@@ -17,7 +17,7 @@ use millrace_proto::v1::scoring_service_server::ScoringService;
 use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::access::Caller;
+use super::access::{Caller, OpenCall};
 use super::admission::{Class, Gate, Held};
 use super::blame::told;
 use super::columns::timestamp;
@@ -159,10 +159,15 @@ impl ScoringService for Scoring {
         request: Request<Streaming<ScoreRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let (service, client) = (self.clone(), caller(&request));
+        let open = OpenCall::of(request.extensions());
         let answers = request.into_inner().then(move |request| {
-            let (service, client) = (service.clone(), Arc::clone(&client));
+            let (service, client, open) = (service.clone(), Arc::clone(&client), open.clone());
             async move {
                 let request = request.map_err(|status| told("ScoreStream", status))?;
+                let client = match open {
+                    Some(open) => open.caller()?,
+                    None => client,
+                };
                 // An open stream takes no place among the requests that are worked on: each of its messages does.
                 let place = service.gate.place(Class::Score, &client, None).await;
                 let held = Held::new(place.map_err(Status::from)?);

@@ -103,6 +103,12 @@ pub(crate) fn needed_by(path: &str) -> Need {
     }
 }
 
+/// Whether calls of the method at a path go on for as long as the caller likes: each of its messages asks for something
+/// new, so the token is looked at again. One that is answered with a stream asks once.
+pub(crate) fn goes_on(path: &str) -> bool {
+    path == "/millrace.v1.ScoringService/ScoreStream"
+}
+
 impl Need {
     /// Whether one of the scopes is enough.
     pub(super) fn is_met_by(self, scopes: &[Scope]) -> bool {

@@ -18,7 +18,7 @@ use super::*;
 
 const SCORE: &str = "/millrace.v1.ScoringService/Score";
 
-/// The service behind the layer: it answers with the caller's name, and has to find no token.
+/// The service behind the layer: it answers with the caller and what is left open, and has to find no token.
 #[derive(Clone)]
 struct Echo;
 
@@ -34,9 +34,11 @@ impl Service<Request<()>> for Echo {
     fn call(&mut self, request: Request<()>) -> Self::Future {
         assert!(!request.headers().contains_key(AUTHORIZATION));
         let mut response = Response::new(Body::empty());
-        response
-            .extensions_mut()
-            .insert(request.extensions().get::<Arc<Caller>>().unwrap().clone());
+        let extensions = response.extensions_mut();
+        extensions.insert(request.extensions().get::<Arc<Caller>>().unwrap().clone());
+        if let Some(open) = OpenCall::of(request.extensions()) {
+            extensions.insert(open);
+        }
         ready(Ok(response))
     }
 }
@@ -388,6 +390,45 @@ fn tokens_are_read_again() {
     callers(["scorer", unknown]);
     fs::remove_file(&path).unwrap();
     callers(["scorer", unknown]);
+}
+
+#[test]
+fn an_open_stream_ends_with_its_token() {
+    let old = entry("scorer", "old", "'score'");
+    let (folder, layer) = layer("tokens = 't.toml'", &[("t.toml", &old)]);
+    let open = |path: &str| {
+        let request = Request::builder().uri(path);
+        let request = request
+            .header(AUTHORIZATION, "Bearer old")
+            .body(())
+            .unwrap();
+        let response = layer.layer(Echo).call(request).now_or_never().unwrap();
+        OpenCall::of(response.unwrap().extensions())
+    };
+    assert!(open(SCORE).is_none());
+    let call = open("/millrace.v1.ScoringService/ScoreStream").unwrap();
+    let check = |expected: &str| {
+        let access = layer.access.as_ref().unwrap();
+        access.tokens.as_ref().unwrap().look();
+        let said = match call.caller() {
+            Ok(caller) => caller.name.clone(),
+            Err(status) => format!("{:?}: {}", status.code(), status.message()),
+        };
+        assert_eq!(said, expected);
+    };
+    let path = folder.path().join("t.toml");
+    check("scorer");
+    rewrite(&path, &entry("renamed", "old", "'score'"));
+    check("renamed");
+    rewrite(&path, &entry("scorer", "old", "'models'"));
+    check(
+        "PermissionDenied: caller 'scorer' lacks the scope 'score', which \
+         /millrace.v1.ScoringService/ScoreStream needs",
+    );
+    rewrite(&path, "");
+    check("Unauthenticated: the token is not known to this server");
+    rewrite(&path, &old);
+    check("scorer");
 }
 
 /// What an identity provider has.
