@@ -83,10 +83,11 @@ enum Words {
 
 impl Jwks {
     /// Reads a JWK set. Keys that sign nothing that is accepted here are passed over: sets hold some for encryption,
-    /// or for other algorithms.
+    /// or for other algorithms. A set without any key is right, and warned of: it takes all tokens back.
     ///
     /// # Errors
-    /// A file that cannot be read or is no JWK set, a key that is damaged, two keys with one id, no key that is left.
+    /// A file that cannot be read or is no JWK set, a key that is damaged, two keys with one id, no key that is left of
+    /// some.
     pub(super) fn read(path: &Path, settings: &AccessSettings) -> Outcome<Self> {
         signature::install();
         let wrong = |reason: String| Failure::input(format!("{}: {reason}", path.display()));
@@ -97,6 +98,7 @@ impl Jwks {
                 "a JWK set is {\"keys\": [...]}, as the identity provider's jwks_uri gives it",
             )
         })?;
+        let is_empty = set.keys.is_empty();
         let mut keys: Vec<Key> = Vec::new();
         for (index, value) in set.keys.into_iter().enumerate() {
             let key = Key::new(value, settings)
@@ -108,7 +110,12 @@ impl Jwks {
             }
             keys.push(key);
         }
-        if keys.is_empty() {
+        if is_empty {
+            tracing::warn!(
+                file = %path.display(),
+                "the JWK set has no keys: no token of the identity provider is good"
+            );
+        } else if keys.is_empty() {
             return Err(wrong(
                 "no key in it is for signatures by RS256, ES256 or EdDSA".to_owned(),
             )
