@@ -12,13 +12,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::access::Caller;
 use super::look_up::check_view;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Violation};
 use crate::files::nearest;
 use crate::live::{Filled, Live, Progress};
 use crate::workspace::Workspace;
 
 /// Handles that are kept at a time: those that were used last. Whoever holds another one prepares again.
 pub(super) const MOST_HANDLES: u64 = 10_000;
+
+/// The field of a request that has the names.
+const FIELD: &str = "features";
 
 /// Unknown names of one request that are told.
 const MOST_UNKNOWN: usize = 10;
@@ -153,19 +156,22 @@ impl Catalog {
             keys: Vec::new(),
         };
         let mut unknown = Vec::new();
-        for name in names {
+        for (place, name) in names.iter().enumerate() {
             match self.add(&mut selection, name, caller) {
                 Ok(()) => {}
-                Err(Refusal::Unknown { what, hint }) => unknown.push((what, hint)),
+                Err(Refusal::Unknown(names)) => unknown.extend(names.into_iter().map(|name| {
+                    // Which of the request's it is, is not known further in.
+                    Violation::new(format!("{FIELD}[{place}]"), name.reason)
+                })),
                 Err(other) => return Err(other),
             }
             if unknown.len() == MOST_UNKNOWN {
                 break;
             }
         }
-        match all_unknown(unknown) {
-            None => Ok(selection),
-            Some(refusal) => Err(refusal),
+        match unknown.is_empty() {
+            true => Ok(selection),
+            false => Err(Refusal::Unknown(unknown)),
         }
     }
 
@@ -200,10 +206,11 @@ impl Catalog {
         let found = self.project().view(name);
         let found = found.map_err(|hint| match self.progress.filling().get(name) {
             Some(filled) => Refusal::NotNow(being_filled(name, *filled)),
-            None => Refusal::Unknown {
-                what: format!("there is no feature view '{name}'"),
-                hint: self.readable(name, caller).unwrap_or(hint),
-            },
+            None => Refusal::unknown(
+                FIELD,
+                &format!("there is no feature view '{name}'"),
+                &self.readable(name, caller).unwrap_or(hint),
+            ),
         })?;
         // Before anything is said of its features.
         check_view(caller, &found.name)?;
@@ -303,25 +310,13 @@ fn feature_column(view: &FeatureView, feature: &str) -> Result<usize, Refusal> {
     view.schema.index_of(feature).map_err(|_| {
         let nearest = nearest(feature, view.features());
         let all: Vec<&str> = view.features().collect();
-        Refusal::Unknown {
-            what: format!("view '{}' has no feature '{feature}'", view.name),
-            hint: nearest.map_or_else(
-                || format!("it has {}", all.join(", ")),
-                |near| format!("did you mean '{near}'?"),
-            ),
-        }
+        let hint = nearest.map_or_else(
+            || format!("it has {}", all.join(", ")),
+            |near| format!("did you mean '{near}'?"),
+        );
+        let what = format!("view '{}' has no feature '{feature}'", view.name);
+        Refusal::unknown(FIELD, &what, &hint)
     })
-}
-
-/// Names that the project does not have, as one refusal.
-fn all_unknown(mut unknown: Vec<(String, String)>) -> Option<Refusal> {
-    let (last, hint) = unknown.pop()?;
-    let before = unknown.into_iter();
-    let mut what: String = before
-        .map(|(what, hint)| format!("{what}: {hint}; "))
-        .collect();
-    what.push_str(&last);
-    Some(Refusal::Unknown { what, hint })
 }
 
 /// What is said of a view of the next project.

@@ -77,7 +77,8 @@ impl Feast {
     ) -> Result<GetOnlineFeaturesResponse, Refusal> {
         let names = asked(request)?;
         let is_full = request.full_feature_names;
-        let selection = self.catalog.selection(&names, caller)?;
+        let selection = self.catalog.selection(&names, caller);
+        let selection = selection.map_err(|refusal| in_kind(request.kind.as_ref(), refusal))?;
         // Before anything is said of their features, whether or not they were asked for lately.
         check_views(caller, &selection)?;
         let places = self.places[usize::from(is_full)]
@@ -247,6 +248,20 @@ fn entities(request: &GetOnlineFeaturesRequest) -> Result<HashMap<String, Column
         .collect()
 }
 
+/// The catalog speaks of `features`, which are a list's or stand for one name here.
+fn in_kind(kind: Option<&Kind>, refusal: Refusal) -> Refusal {
+    let Refusal::Unknown(mut names) = refusal else {
+        return refusal;
+    };
+    for name in &mut names {
+        match kind {
+            Some(Kind::FeatureService(_)) => name.field = "feature_service".to_owned(),
+            _ => name.field = name.field.replacen("features[", "features.val[", 1),
+        }
+    }
+    Refusal::Unknown(names)
+}
+
 /// The look-up speaks of `keys`; here they are called `entities`.
 fn in_entities(refusal: Refusal) -> Refusal {
     match refusal {
@@ -297,6 +312,32 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::serve::tests::live;
+
+    #[test]
+    fn a_name_that_is_none_is_told_with_its_place() {
+        let live = live();
+        let catalog = Arc::new(Catalog::new(&live));
+        let feast = Feast::new(live, catalog);
+        let caller = Caller::new("x".to_owned(), vec!["features".parse().unwrap()]);
+        let check = |kind: Kind, field: &str| {
+            let request = GetOnlineFeaturesRequest {
+                kind: Some(kind),
+                ..GetOnlineFeaturesRequest::default()
+            };
+            let refused = feast.online_features(&request, &caller, 0);
+            let Refusal::Unknown(names) = refused.unwrap_err() else {
+                panic!("{field}")
+            };
+            assert_eq!(names[0].field, field);
+        };
+        check(Kind::FeatureService("shop".to_owned()), "feature_service");
+        let names = ["card_activity:tx_count_1h", "card_activity:shops"];
+        let names = names.map(str::to_owned).to_vec();
+        check(
+            Kind::Features(FeatureList { val: names }),
+            "features.val[1]",
+        );
+    }
 
     /// Views of the example's inputs have features of the same names, which nobody is told who may not read all of them.
     #[test]

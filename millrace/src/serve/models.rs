@@ -109,7 +109,7 @@ impl Models {
                 .ok_or_else(|| Refusal::NotNow("there is no champion yet".to_owned()))?,
             number => number,
         };
-        let manifest = known(registry, number)?;
+        let manifest = known(registry, "version", number)?;
         let all = versions(registry)?;
         let version = all
             .iter()
@@ -121,15 +121,15 @@ impl Models {
         })
     }
 
-    /// Makes a choice about a version, follows it, and says who answers now.
+    /// Makes a choice about a version, which is in a field of the request, follows it, and says who answers now.
     fn choose(
         &self,
-        version: Option<u64>,
+        version: Option<(&str, u64)>,
         choice: impl FnOnce(&Registry) -> Outcome<String>,
     ) -> Result<TrafficResponse, Refusal> {
         let registry = self.registry()?;
-        if let Some(version) = version {
-            known(registry, version)?;
+        if let Some((field, version)) = version {
+            known(registry, field, version)?;
         }
         let message = choice(registry).map_err(refused)?;
         tracing::info!(message, "a person moved the traffic");
@@ -174,7 +174,10 @@ impl ModelService for Models {
     ) -> Result<Response<TrafficResponse>, Status> {
         let version = request.get_ref().version;
         let service = self.clone();
-        let answer = move || service.choose(Some(version), |registry| promote(registry, version));
+        let answer = move || {
+            let asked = Some(("version", version));
+            service.choose(asked, |registry| promote(registry, version))
+        };
         answered("Promote", LARGE, answer).await
     }
 
@@ -184,7 +187,10 @@ impl ModelService for Models {
     ) -> Result<Response<TrafficResponse>, Status> {
         let to = request.get_ref().to;
         let service = self.clone();
-        let answer = move || service.choose(to, |registry| roll_back(registry, to));
+        let answer = move || {
+            let asked = to.map(|to| ("to", to));
+            service.choose(asked, |registry| roll_back(registry, to))
+        };
         answered("Rollback", LARGE, answer).await
     }
 
@@ -200,7 +206,7 @@ impl ModelService for Models {
                 let reason = "a share is 0 to 99 of 100 entities; Promote gives all of them";
                 Refusal::argument("percent", reason)
             })?;
-            service.choose(Some(version), |registry| {
+            service.choose(Some(("version", version)), |registry| {
                 set_share(registry, version, share)
             })
         };
@@ -208,15 +214,13 @@ impl ModelService for Models {
     }
 }
 
-/// What was written of a version when it was made.
-fn known(registry: &Registry, version: u64) -> Result<Manifest, Refusal> {
+/// What was written of a version, which is in a field of the request, when it was made.
+fn known(registry: &Registry, field: &str, version: u64) -> Result<Manifest, Refusal> {
     registry.manifest(version).map_err(|error| match error {
         LearnerError::NoSuchVersion { .. } => {
             let failure = no_such(registry, error);
-            Refusal::Unknown {
-                what: failure.message,
-                hint: failure.hint.unwrap_or_else(|| "none is kept".to_owned()),
-            }
+            let hint = failure.hint.as_deref().unwrap_or("none is kept");
+            Refusal::unknown(field, &failure.message, hint)
         }
         other => other.into(),
     })

@@ -13,9 +13,9 @@ use crate::times::rfc3339;
 /// Why a call is not answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
-    /// The project has nothing of that name.
-    #[error("{what}: {hint}")]
-    Unknown { what: String, hint: String },
+    /// The project has nothing of these names.
+    #[error("{}", reasons(.0))]
+    Unknown(Vec<Violation>),
     /// The caller's mistakes.
     #[error("{}", summary(.0))]
     Arguments(Vec<Violation>),
@@ -87,6 +87,12 @@ impl Violation {
     }
 }
 
+/// What is said of names that are none, all of them.
+fn reasons(violations: &[Violation]) -> String {
+    let reasons: Vec<&str> = violations.iter().map(|v| v.reason.as_str()).collect();
+    reasons.join("; ")
+}
+
 /// The details of a status name each mistake; its text the first.
 fn summary(violations: &[Violation]) -> String {
     let Some((Violation { field, reason }, others)) = violations.split_first() else {
@@ -107,9 +113,14 @@ impl Refusal {
         Self::Arguments(vec![Violation::new(field, reason)])
     }
 
+    /// A name in a field is none of the project's, and the nearest thing that is one.
+    pub(super) fn unknown(field: impl Into<String>, what: &str, hint: &str) -> Self {
+        Self::Unknown(vec![Violation::new(field, format!("{what}: {hint}"))])
+    }
+
     fn code(&self) -> Code {
         match self {
-            Self::Unknown { .. } => Code::NotFound,
+            Self::Unknown(_) => Code::NotFound,
             Self::Arguments(_) => Code::InvalidArgument,
             Self::TooEarly { .. } | Self::BetweenSteps { .. } => Code::OutOfRange,
             Self::TooLarge { .. } => Code::ResourceExhausted,
@@ -122,7 +133,7 @@ impl Refusal {
 
     fn details(&self) -> ErrorDetails {
         match self {
-            Self::Arguments(violations) => {
+            Self::Arguments(violations) | Self::Unknown(violations) => {
                 let listed = violations.iter().take(MOST_VIOLATIONS);
                 ErrorDetails::with_bad_request(
                     listed

@@ -65,20 +65,19 @@ impl Pushes {
         match project.stream(name) {
             Ok(stream) => Ok(stream.name.clone()),
             // Feast's clients name what they push to in either way.
-            Err(hint) => self.stream_of_view(name).map_err(|_| Refusal::Unknown {
-                what: format!("there is no stream '{name}'"),
-                hint,
+            Err(hint) => self.stream_of_view(name).map_err(|_| {
+                let what = format!("there is no stream '{name}'");
+                Refusal::unknown("stream_feature_view", &what, &hint)
             }),
         }
     }
 
     fn stream_of_view(&self, name: &str) -> Result<String, Refusal> {
         let view = self.workspace.project.view(name);
-        view.map(|view| view.stream.name.clone())
-            .map_err(|hint| Refusal::Unknown {
-                what: format!("there is no feature view '{name}'"),
-                hint,
-            })
+        view.map(|view| view.stream.name.clone()).map_err(|hint| {
+            let what = format!("there is no feature view '{name}'");
+            Refusal::unknown("feature_view_name", &what, &hint)
+        })
     }
 
     fn event(
