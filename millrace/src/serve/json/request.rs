@@ -17,6 +17,7 @@ use serde::de::DeserializeSeed;
 use serde_path_to_error::{Path, Segment, Track};
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use super::duplicates::Unique;
 use super::error::Refused;
@@ -134,34 +135,38 @@ fn check_unique(input: &MessageDescriptor, json: &[u8]) -> Result<(), Refused> {
     let mut text = serde_json::Deserializer::from_slice(json);
     let tracked = serde_path_to_error::Deserializer::new(&mut text, &mut track);
     let unique = Unique(Some(Kind::Message(input.clone()))).deserialize(tracked);
-    unique.map_err(|error| {
-        let reason = short(&format!("{}: {error}", place(&track.path())));
-        Status::invalid_argument(reason).into()
-    })
+    unique.map_err(|error| wrong(&track.path(), short(&error.to_string())))
 }
 
 /// The caller's mistake, with its place and the nearest thing that works.
 fn mistake(input: &MessageDescriptor, path: &Path, error: &str) -> Refused {
-    let mut reason = short(&format!("{}: {error}", place(path)));
+    let mut reason = short(error);
     if let Some(hint) = hint(input, path, error) {
         reason.push_str(": ");
         reason.push_str(&hint);
     }
-    Status::invalid_argument(reason).into()
+    wrong(path, reason)
+}
+
+/// The refusal of what stands at a path. Where that is known, the details name it too.
+fn wrong(path: &Path, reason: String) -> Refused {
+    let place = short(&place(path));
+    if place.is_empty() {
+        return Status::invalid_argument(format!("the request: {reason}")).into();
+    }
+    let text = format!("{place}: {reason}");
+    let details = ErrorDetails::with_bad_request_violation(place, reason);
+    Status::with_error_details(Code::InvalidArgument, text, details).into()
 }
 
 /// The path as far as it is known: in a body that ends within a name, for instance, it is not to its end.
 fn place(path: &Path) -> String {
     let text = path.to_string();
-    let known = match path.iter().next_back() {
-        None => "",
-        Some(Segment::Unknown) => text.trim_end_matches(['.', '?']),
-        Some(_) => &text,
-    };
-    if known.is_empty() {
-        return "the request".into();
+    match path.iter().next_back() {
+        None => String::new(),
+        Some(Segment::Unknown) => text.trim_end_matches(['.', '?']).to_owned(),
+        Some(_) => text,
     }
-    known.into()
 }
 
 /// What a name that is not known may have meant.

@@ -417,7 +417,27 @@ fn places_within_lists_maps_and_enums_are_named() {
         let refused = request::frame(&input, body.as_bytes()).err().unwrap();
         let answer = refused.status().message().to_owned();
         assert!(answer.contains(expected), "{body}: {answer}");
+        // The details say the same, the place in a field of its own.
+        let details = refused.status().get_details_bad_request();
+        for told in details.into_iter().flat_map(|all| all.field_violations) {
+            assert_eq!(answer, format!("{}: {}", told.field, told.description));
+        }
     }
+    let place = |message: &str, body: &str| {
+        let input = pool.get_message_by_name(message).unwrap();
+        let refused = request::frame(&input, body.as_bytes()).err().unwrap();
+        let details = refused.status().get_details_bad_request()?;
+        Some(details.field_violations[0].field.clone())
+    };
+    let check = |message: &str, body: &str, expected: Option<&str>| {
+        assert_eq!(place(message, body).as_deref(), expected, "{body}");
+    };
+    let request = "google.rpc.BadRequest";
+    let wrong = r#"{"fieldViolations": [{}, {"field": 7}]}"#;
+    check(request, wrong, Some("fieldViolations[1].field"));
+    let twice = r#"{"fieldViolations": [{"field": "a", "field": "b"}]}"#;
+    check(request, twice, Some("fieldViolations[0]"));
+    check(request, "[]", None);
 }
 
 #[tokio::test]
