@@ -32,6 +32,17 @@ pub(crate) fn time_us(time: &Timestamp) -> Option<i64> {
     fits.then(|| time.seconds * SECOND_US + i64::from(time.nanos / 1_000))
 }
 
+/// As [`time_us`].
+///
+/// # Errors
+/// What is wrong with the time.
+pub(super) fn read_time(time: &Timestamp) -> Result<i64, String> {
+    time_us(time).ok_or_else(|| match SECONDS.contains(&time.seconds) {
+        true => format!("its nanos are {}: they are 0 to 999,999,999", time.nanos),
+        false => format!("{} s is no time in the years 1 to 9999", time.seconds),
+    })
+}
+
 /// A column without its name. What has no kind of its own is given as text; a column of type NULL as texts too.
 pub(super) fn message(column: &ArrayRef) -> Result<Column, ArrowError> {
     let as_type = |data_type: DataType| match column.data_type() == &data_type {

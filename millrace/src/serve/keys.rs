@@ -17,7 +17,7 @@ use datafusion::common::ScalarValue;
 use millrace_ingest::{bytes_of, day_of};
 use millrace_proto::v1::Column;
 
-use super::columns::time_us;
+use super::columns::read_time;
 use super::refusal::{Refusal, Violation};
 
 /// The lists of a column's message, by name.
@@ -173,8 +173,12 @@ fn value(column: &Column, row: usize, data_type: &DataType) -> Result<ScalarValu
     }
     let (scalar, what, is_meant) = scalar(column, row, data_type)?;
     if !is_meant {
+        let hint = match data_type.is_decimal() && column.doubles.get(row).is_some() {
+            true => ": a text says its digits, \"12.50\"",
+            false => "",
+        };
         return Err(format!(
-            "it is {what}, and the column is of type {data_type}"
+            "it is {what}, and the column is of type {data_type}{hint}"
         ));
     }
     match scalar.cast_to(data_type) {
@@ -213,7 +217,7 @@ fn scalar(
         return Ok((value, "bytes", data_type == &DataType::Binary));
     }
     let time = column.timestamps.get(row).ok_or("it is missing")?;
-    let time = time_us(time).ok_or("its time is not in the years 1 to 9999")?;
+    let time = read_time(time)?;
     let is_meant = matches!(data_type, DataType::Timestamp(_, _));
     let value = ScalarValue::TimestampMicrosecond(Some(time), None);
     Ok((value, "a timestamp", is_meant))
@@ -270,6 +274,13 @@ mod tests {
             }],
             ..Column::default()
         };
+        let fine = Column {
+            timestamps: vec![Timestamp {
+                seconds: 0,
+                nanos: 1_000_000_000,
+            }],
+            ..Column::default()
+        };
         let null = Column {
             nulls: vec![0],
             ..text("")
@@ -318,7 +329,20 @@ mod tests {
         check(&double, &DataType::Utf8, Err("it is a double"));
         check(&truth, &DataType::Int64, Err("it is a boolean"));
         check(&whole(7), &time, Err("it is an integer"));
-        check(&never, &time, Err("not in the years 1 to 9999"));
+        check(&never, &time, Err("is no time in the years 1 to 9999"));
+        check(
+            &fine,
+            &time,
+            Err("its nanos are 1000000000: they are 0 to 999,999,999"),
+        );
+        let price = DataType::Decimal128(12, 2);
+        let exact = ScalarValue::Decimal128(Some(1_250), 12, 2);
+        check(&text("12.5"), &price, Ok(exact));
+        check(
+            &double,
+            &price,
+            Err("of type Decimal128(12, 2): a text says its digits, \"12.50\""),
+        );
         check(&null, &DataType::Utf8, Err("keys[\"x\"][0]: it is null"));
     }
 

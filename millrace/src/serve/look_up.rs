@@ -11,7 +11,7 @@ use prost_types::Timestamp;
 
 use super::access::Caller;
 use super::catalog::{Selected, Selection};
-use super::columns::time_us;
+use super::columns::read_time;
 use super::keys::{key_column, length};
 use super::refusal::Refusal;
 use super::wanted::Wanted;
@@ -272,11 +272,7 @@ pub(super) fn check_view(caller: &Caller, name: &str) -> Result<(), Refusal> {
 /// A time of a request (µs), or the server's now.
 pub(super) fn asked_time(as_of: Option<&Timestamp>, now_us: i64) -> Result<i64, Refusal> {
     let Some(time) = as_of else { return Ok(now_us) };
-    time_us(time).ok_or_else(|| {
-        let Timestamp { seconds, nanos } = time;
-        let reason = format!("{seconds} s and {nanos} ns is no time in the years 1 to 9999");
-        Refusal::argument("as_of", reason)
-    })
+    read_time(time).map_err(|reason| Refusal::argument("as_of", reason))
 }
 
 /// A request's keys as columns, one a key of the selection, in its order.

@@ -191,7 +191,11 @@ fn columns(
     let typed = typed.iter().map(|(name, value)| (name, value.clone()));
     texts
         .chain(typed)
-        .map(|(name, value)| Ok((name.clone(), column(name, &[value])?)))
+        .map(|(name, value)| {
+            // A text is always a column, so what is said of its place is said of a typed one.
+            let path = format!("typed_features[{name:?}]");
+            Ok((name.clone(), column(&path, &[value])?))
+        })
         .collect()
 }
 
@@ -199,6 +203,7 @@ fn columns(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use millrace_proto::feast::feast::types::StringList;
     use tonic::Code;
     use tonic_types::StatusExt;
 
@@ -216,6 +221,18 @@ mod tests {
         for part in ["stream 'transactions' needs ", "tx_id", "event_time"] {
             assert!(violations[0].description.contains(part), "{violations:?}");
         }
+    }
+
+    #[test]
+    fn a_value_that_is_no_column_is_told_with_its_place() {
+        let pushes = Pushes::new(live().workspace);
+        let list = Val::StringListVal(StringList::default());
+        let typed = HashMap::from([("amount".to_owned(), Value { val: Some(list) })]);
+        let refused = pushes.event("transactions", &HashMap::new(), &typed);
+        let status = Status::from(refused.unwrap_err());
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "typed_features[\"amount\"].val[0]");
     }
 
     #[test]

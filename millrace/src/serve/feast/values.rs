@@ -72,8 +72,9 @@ pub(super) fn column(path: &str, values: &[Value]) -> Result<Column, Refusal> {
                           boolean, bytes or a time";
             Refusal::argument(place(), reason)
         })?;
-        if *kind.get_or_insert(own) != own {
-            let reason = format!("it is {own}, and another value of the column {kind:?}");
+        let first = *kind.get_or_insert(own);
+        if first != own {
+            let reason = format!("it is {own}, and another value of the column is {first}");
             return Err(Refusal::argument(place(), reason));
         }
     }
@@ -145,5 +146,24 @@ fn fill(column: &mut Column, rows: usize) {
         column.timestamps.resize(rows, Timestamp::default());
     } else {
         column.strings.resize(rows, String::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn values_of_two_kinds_are_told() {
+        let value = |val: Val| Value { val: Some(val) };
+        let mixed = [
+            value(Val::Int64Val(1)),
+            value(Val::StringVal("a".to_owned())),
+        ];
+        assert_eq!(
+            column("entities[\"x\"]", &mixed).unwrap_err().to_string(),
+            "entities[\"x\"].val[1]: it is a text, and another value of the column is an integer"
+        );
     }
 }

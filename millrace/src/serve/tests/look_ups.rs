@@ -373,7 +373,11 @@ async fn mistakes_in_a_look_up_are_named() {
             Code::InvalidArgument,
             "10001 in one call; at most 10000 are answered: StreamFeatures takes more",
         ),
-        (bad_time, Code::InvalidArgument, "as_of: 0 s and -1 ns"),
+        (
+            bad_time,
+            Code::InvalidArgument,
+            "as_of: its nanos are -1: they are 0 to 999,999,999",
+        ),
         (
             ask(&["card_activity"], &[card()], Some(NOON - 1)),
             Code::OutOfRange,
