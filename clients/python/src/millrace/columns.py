@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, Union
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,9 +23,20 @@ from .errors import InvalidArgument, MillraceError
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from typing_extensions import TypeGuard
+
+
+class TableLike(Protocol):
+    """A DataFrame or an Arrow table. Named by what they have: neither need be there, and a type checker would take
+    anything for a class of a package that it does not find."""
+
+    @property
+    def columns(self) -> Any: ...
+    def __getitem__(self, name: Any, /) -> Any: ...
+
 
 #: Columns by name: a dict of lists, numpy arrays, pandas Series or Arrow arrays; a DataFrame; an Arrow table.
-ColumnsLike = Union[Mapping[str, Any], "pd.DataFrame", "pa.Table"]
+ColumnsLike = Union[Mapping[str, Any], TableLike]
 #: One value of a column. None is null.
 Value = Union[bool, int, float, str, bytes, datetime, None]
 
@@ -127,7 +138,7 @@ def named_columns(columns: ColumnsLike, place: str) -> Iterable[tuple[Any, Any]]
     raise InvalidArgument(f"{place}: a {type(columns).__name__} is no dict of columns, DataFrame or Arrow table")
 
 
-def is_table(value: Any) -> bool:
+def is_table(value: Any) -> TypeGuard[TableLike]:
     """Whether it is a DataFrame or an Arrow table."""
     return hasattr(value, "columns") and hasattr(value, "__getitem__")
 

@@ -9,15 +9,14 @@ from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any, Optional, Union, overload
 
 from ._proto import scoring_pb2
-from .columns import encode_columns, is_table, to_datetime, warn_of_naive
+from .columns import TableLike, encode_columns, is_table, to_datetime, warn_of_naive
 from .errors import InvalidArgument
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 #: Events as dicts or JSON texts, as they stand in the stream's topic; or in columns, by the names in sources.sql.
-Events = Union[Iterable[Union[str, Mapping[str, Any]]], "pd.DataFrame", "pa.Table"]
+Events = Union[Iterable[Union[str, Mapping[str, Any]]], TableLike]
 
 
 @dataclass(frozen=True)
