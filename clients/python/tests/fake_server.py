@@ -67,6 +67,8 @@ class Fake(FeatureServiceServicer, ScoringServiceServicer, ModelServiceServicer)
     metadata: list = field(default_factory=list)
     #: The handles that this server knows.
     handles: dict[int, list[str]] = field(default_factory=dict)
+    #: What it says of the names of inputs.
+    input_names: tuple[str, ...] = ()
 
     def admit(self, request, context):
         self.calls.append(request)
@@ -132,6 +134,7 @@ class Fake(FeatureServiceServicer, ScoringServiceServicer, ModelServiceServicer)
         first = response.scores.add(id="a", event_time=NOW, probability=0.25, model_version=3, decision="review")
         if request.include_inputs:
             first.inputs.update({"amount": 12.0, "tx_count_1h": 3.0})
+            response.input_names.extend(self.input_names)
         if request.top_reasons:
             first.reasons.add(input="amount", value=12.0, contribution=0.5)
             first.reasons.add(input="tx_count_1h", contribution=-0.25)

@@ -162,6 +162,15 @@ def test_scores(client, fake):
     assert "reasons" not in client.score(events).rows()[0]
 
 
+def test_an_input_that_is_null_in_all_events_keeps_its_column(client, fake):
+    fake.input_names = ("tx_count_1h", "terminal_risk_1d", "amount")
+    frame = client.score(["{}", "{}"], inputs=True).to_pandas()
+    assert list(frame.columns)[5:] == ["input__tx_count_1h", "input__terminal_risk_1d", "input__amount"]
+    assert frame["input__terminal_risk_1d"].dtype == "float64"
+    assert frame["input__terminal_risk_1d"].isna().all()
+    assert frame["input__amount"].isna().tolist() == [False, True]
+
+
 def test_a_frame_of_events_goes_in_columns(client, fake):
     client.score(pd.DataFrame({"tx_id": ["a", "b"], "amount": [1.5, None]}))
     assert not fake.calls[0].event_json

@@ -85,14 +85,20 @@ impl Scoring {
         let state = Committed(moment.as_ref());
         let scores = scorer.score(&Wanted::new(&state), &events)?;
         let mut answer = answer(&scorer.plan, &events, &scores)?;
+        let mut input_names = Vec::new();
         if request.include_inputs() {
+            let fields = scores.inputs.schema_ref().fields().iter();
+            input_names.extend(fields.map(|field| field.name().clone()));
             add_inputs(&mut answer, &scores.inputs)?;
         }
         if request.top_reasons() > 0 {
             add_reasons(&mut answer, scorer, &scores, request.top_reasons())?;
         }
         metrics::histogram!("millrace_scoring_seconds").record(started.elapsed());
-        let answer = ScoreResponse { scores: answer };
+        let answer = ScoreResponse {
+            scores: answer,
+            input_names,
+        };
         let instead = "send fewer events at once, or ask for no inputs and no reasons";
         check_bytes(&answer, instead)?;
         Ok(answer)

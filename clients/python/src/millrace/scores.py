@@ -52,9 +52,12 @@ class Score:
 class Scores(Sequence[Score]):
     """One score an event, in the order of the events."""
 
-    def __init__(self, scores: Sequence[Score], *, inputs: bool, reasons: bool) -> None:
+    def __init__(
+        self, scores: Sequence[Score], *, inputs: bool, reasons: bool, input_names: Sequence[str] = ()
+    ) -> None:
         self._scores = tuple(scores)
         self._inputs = inputs
+        self._names = tuple(input_names)
         self._reasons = reasons
 
     @overload
@@ -99,8 +102,8 @@ class Scores(Sequence[Score]):
         return frame
 
     def _input_names(self) -> list[str]:
-        """All inputs that any event has; the message holds them in no order."""
-        return sorted({name for score in self._scores for name in score.inputs})
+        """The model's inputs, in its order. Of a server that does not name them, those that any event has."""
+        return list(self._names) or sorted({name for score in self._scores for name in score.inputs})
 
 
 #: What every row has.
@@ -151,7 +154,8 @@ def _plain(value: Any) -> Any:
 
 def read_scores(answer: scoring_pb2.ScoreResponse, *, inputs: bool, reasons: bool) -> Scores:
     """The scores of an answer."""
-    return Scores([_read_score(score) for score in answer.scores], inputs=inputs, reasons=reasons)
+    scores = [_read_score(score) for score in answer.scores]
+    return Scores(scores, inputs=inputs, reasons=reasons, input_names=answer.input_names)
 
 
 def _read_score(score: scoring_pb2.Score) -> Score:

@@ -38,6 +38,9 @@ async fn events_are_scored_as_of_their_own_time() {
     );
     // No label is known at the terminal, so its share of frauds is null.
     assert!(!x.inputs.contains_key("terminal_risk_1d"));
+    // Its name is there all the same.
+    let names = &answer.input_names;
+    assert!(names.contains(&"terminal_risk_1d".to_owned()), "{names:?}");
 
     serve_model(&live);
     let answer = client
@@ -45,6 +48,7 @@ async fn events_are_scored_as_of_their_own_time() {
         .await
         .unwrap()
         .into_inner();
+    assert!(answer.input_names.is_empty());
     for score in &answer.scores {
         assert!((0.0..=1.0).contains(&score.probability.unwrap()));
         assert_eq!(score.model_version, 1);

@@ -27,10 +27,12 @@ class ScoreRequest(_message.Message):
     def __init__(self, event_json: _Optional[_Iterable[str]] = ..., include_inputs: bool = ..., columns: _Optional[_Mapping[str, _values_pb2.Column]] = ..., top_reasons: _Optional[int] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("scores",)
+    __slots__ = ("scores", "input_names")
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    INPUT_NAMES_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedCompositeFieldContainer[Score]
-    def __init__(self, scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
+    input_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., input_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("id", "event_time", "probability", "model_version", "inputs", "decision", "reasons")

@@ -37,7 +37,8 @@ class ScoringServiceServicer(object):
 
         FAILED_PRECONDITION: the project has no model. INVALID_ARGUMENT: an event that cannot be read (the details name
         each by its index; none is scored then), or more than 10,000 events. OUT_OF_RANGE: events that the inputs need
-        may have expired. RESOURCE_EXHAUSTED: too busy, with a google.rpc.RetryInfo.
+        may have expired. PERMISSION_DENIED: inputs or reasons are asked for, and the token may not read all views that the
+        inputs join. RESOURCE_EXHAUSTED: too busy, with a google.rpc.RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
