@@ -90,6 +90,27 @@ impl Pipeline {
     /// # Errors
     /// A store that cannot be read.
     pub fn new(live: Live, topic: Option<Box<dyn ScoreSink>>) -> Outcome<Self> {
+        Self::open(live, topic, None)
+    }
+
+    /// The same, for steps that are read as `reading` says. What its views want is kept from the first moment on: their
+    /// older events may come before any step does.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn reading(
+        live: Live,
+        topic: Option<Box<dyn ScoreSink>>,
+        reading: Reading,
+    ) -> Outcome<Self> {
+        Self::open(live, topic, Some(reading))
+    }
+
+    fn open(
+        live: Live,
+        topic: Option<Box<dyn ScoreSink>>,
+        reading: Option<Reading>,
+    ) -> Outcome<Self> {
         let stage = |scorer: &Arc<Scorer>| -> Outcome<ModelStage> {
             Ok(ModelStage {
                 join: LabelJoin::open(live.store.as_ref())?,
@@ -110,7 +131,7 @@ impl Pipeline {
             gaps: Gaps::default(),
             live,
             model,
-            reading: None,
+            reading,
             log: None,
             flushed: Instant::now(),
             flushing: None,
@@ -120,13 +141,6 @@ impl Pipeline {
         }
         pipeline.expire();
         Ok(pipeline)
-    }
-
-    /// The same pipeline, for steps that are read as `reading` says.
-    #[must_use]
-    pub fn reading(self, reading: Reading) -> Self {
-        let reading = Some(reading);
-        Self { reading, ..self }
     }
 
     /// With a log of what is scored.
@@ -519,8 +533,10 @@ impl Pipeline {
             .iter()
             .filter(|s| s.is_keyed_by_id())
         {
-            let views = workspace.project.views.iter();
-            let of_stream = views.filter(|view| Arc::ptr_eq(&view.stream, stream));
+            let filled = self.reading.iter();
+            let filled = filled.flat_map(|reading| reading.views.iter().chain(&reading.wider));
+            let views = workspace.project.views.iter().chain(filled);
+            let of_stream = views.filter(|view| view.stream.name == stream.name);
             let horizons: Option<Vec<i64>> = of_stream
                 .map(|view| self.marks.horizon(view, settings))
                 .collect();
@@ -549,3 +565,6 @@ pub fn log_start(workspace: &Workspace, store: &dyn Store) -> Outcome<()> {
         partitions = offsets.len(), committed, "the store is open");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

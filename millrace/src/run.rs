@@ -411,15 +411,16 @@ impl Running {
             None => None,
         };
         let log = ScoreLog::open(&self.live)?;
-        let pipeline = Pipeline::new(self.live.clone(), topic)?.with_log(log);
+        let live = self.live.clone();
         let (pipeline, streams) = match &self.filling {
-            None => (pipeline, stream_specs(workspace)),
+            None => (Pipeline::new(live, topic)?, stream_specs(workspace)),
             Some(filling) => {
                 let reading = Reading::new(&filling.transition)?;
                 let streams = reading.streams.iter().map(|s| stream_spec(s)).collect();
-                (pipeline.reading(reading), streams)
+                (Pipeline::reading(live, topic, reading)?, streams)
             }
         };
+        let pipeline = pipeline.with_log(log);
         // Of topics of streams that are missing, the next call tells.
         let are_there =
             |existing: &Vec<String>| streams.iter().all(|s| existing.contains(&s.topic));

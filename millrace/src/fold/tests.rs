@@ -516,7 +516,7 @@ fn views_that_answer_before_they_are_filled_are_right_after_it() {
     let live = live(Arc::clone(&workspace), Arc::clone(&store));
     let misses = Arc::clone(&live.misses);
     let reading = Reading::new(&transition).unwrap();
-    let mut pipeline = Pipeline::new(live, None).unwrap().reading(reading);
+    let mut pipeline = Pipeline::reading(live, None, reading).unwrap();
     let mut newest = i64::MIN;
     for (number, events) in (0..).zip(rest.chunks(50)) {
         let step = step_of(&workspace, "tx2", 50 * number, events);
