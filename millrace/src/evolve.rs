@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::deletes::index_of;
 use crate::failure::{Failure, Outcome};
+use crate::gone;
 use crate::live::Progress;
 use crate::registry::Place;
 use crate::workspace::{ProjectSql, Workspace};
@@ -364,6 +365,10 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
             None => None,
         };
         ViewRecord::delete(view.id, &mut commit);
+        match known {
+            Some(_) => gone::forget_filling(view.id, &mut commit),
+            None => gone::forget(view.id, &mut commit),
+        }
         let of_topic = offsets.iter().filter(|o| o.topic == view.stream.topic);
         let parts = of_topic.map(|offset| Part {
             partition: offset.partition,
@@ -502,6 +507,7 @@ pub fn drop_unused(store: &dyn Store, workspace: &Workspace) -> Outcome<()> {
         }
         let mut commit = Commit::default();
         ViewRecord::delete(id, &mut commit);
+        gone::forget(id, &mut commit);
         store.commit(commit)?;
         info!(
             view = record.name,

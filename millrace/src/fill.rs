@@ -24,6 +24,7 @@ use crate::deletes::Deletes;
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
+use crate::gone;
 use crate::live::{Filled, Progress};
 use crate::marks::Marks;
 use crate::state::{Committed, Pending};
@@ -139,12 +140,18 @@ impl<'a> Job<'a> {
         let settings = &filler.workspace.settings.store;
         let horizon = |view: &&Arc<FeatureView>| marks.horizon(view, settings);
         let horizons: Option<Vec<i64>> = views.iter().map(horizon).collect();
+        let wanted_from_us = horizons.and_then(|all| all.into_iter().min());
+        let mut commit = Commit::default();
+        for view in &views {
+            gone::filling(store, view.id, wanted_from_us, &mut commit)?;
+        }
+        store.commit(commit)?;
         Ok(Some(Self {
             filler,
             stream,
             views,
             records,
-            wanted_from_us: horizons.and_then(|all| all.into_iter().min()),
+            wanted_from_us,
             since_us: None,
             newest_us: marks.newest(&stream.name).unwrap_or_else(now_us),
         }))
@@ -164,12 +171,13 @@ impl<'a> Job<'a> {
             return Ok(false);
         }
         let mut commit = Commit::default();
+        let store = self.filler.store.as_ref();
         for (id, record) in &mut self.records {
             record.state = RowsState::Complete;
             record.since_us = self.since_us;
             record.write(*id, &mut commit)?;
+            gone::filled(store, *id, &mut commit)?;
         }
-        let store = self.filler.store.as_ref();
         store.commit(commit)?;
         store.flush()?;
         self.tell(rows, Some(0));

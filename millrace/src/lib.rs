@@ -27,6 +27,7 @@ pub mod fill;
 pub mod fold;
 mod gaps;
 pub mod generate;
+pub mod gone;
 mod interrupt;
 pub mod labels;
 pub mod learning;

@@ -11,6 +11,7 @@ use millrace_feature_store::Store;
 use millrace_features::FeatureView;
 use millrace_learner::Registry;
 
+use crate::gone::Gone;
 use crate::scored_watch::Alarm;
 use crate::scorer::Scorer;
 use crate::traces::Traces;
@@ -100,6 +101,8 @@ pub struct Progress {
     streams: Mutex<BTreeMap<String, StreamProgress>>,
     /// Since when a view has all of its events, µs, by its id; none for those that had them from the start.
     complete_since: RwLock<HashMap<u32, i64>>,
+    /// What may be gone of views, as it was at the start.
+    gone: RwLock<Gone>,
     /// Views of the next project that are not served yet, by name.
     filling: RwLock<BTreeMap<String, Filled>>,
     /// Inputs of scored events that moved, oldest first.
@@ -184,6 +187,18 @@ impl Progress {
     pub fn set_complete_since(&self, since: HashMap<u32, i64>) {
         let all = self.complete_since.write();
         *all.unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Before when (µs) events of a view were gone already at the start, by settings of any time; none where none were.
+    #[must_use]
+    pub fn gone_before(&self, view: u32) -> Option<i64> {
+        let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
+        gone.before(view)
+    }
+
+    /// Says what may be gone of views.
+    pub fn set_gone(&self, gone: Gone) {
+        *self.gone.write().unwrap_or_else(PoisonError::into_inner) = gone;
     }
 
     /// Notes that a view lacks events before a time (µs).

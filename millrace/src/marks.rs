@@ -11,6 +11,7 @@ use millrace_feature_store::{Commit, Store, Table, time_bytes, time_from_bytes};
 use millrace_features::{FeatureView, Project, Stream, Tile};
 
 use crate::failure::Outcome;
+use crate::gone::{Gone, looks_back_us};
 use crate::settings::{StoreSection, micros};
 use crate::state::Seal;
 
@@ -30,6 +31,8 @@ pub struct Marks {
     newest: BTreeMap<String, i64>,
     /// The same of those that came from files.
     filled: BTreeMap<String, i64>,
+    /// What may be gone, by the settings of any time.
+    gone: Gone,
 }
 
 impl Marks {
@@ -41,6 +44,7 @@ impl Marks {
         Ok(Self {
             newest: times(store, NEWEST, NEWEST_END)?,
             filled: times(store, FILLED, FILLED_END)?,
+            gone: Gone::read(store)?,
         })
     }
 
@@ -106,6 +110,28 @@ impl Marks {
         Some(newest.saturating_sub(kept))
     }
 
+    /// What may be gone, by the settings of any time.
+    #[must_use]
+    pub fn gone(&self) -> &Gone {
+        &self.gone
+    }
+
+    /// Notes in a commit which events of a view may go with it. Whether that is news.
+    pub fn let_go(
+        &mut self,
+        view: &FeatureView,
+        settings: &StoreSection,
+        commit: &mut Commit,
+    ) -> bool {
+        let (newest, back) = (self.newest(&view.stream.name), looks_back_us(view));
+        let (Some(newest), Some(back)) = (newest, back) else {
+            return false;
+        };
+        let kept = back.saturating_add(micros(settings.history));
+        self.gone
+            .raise(view.id, newest.saturating_sub(kept), commit)
+    }
+
     /// Up to when the events of a view with a resolution are settled: the start of a step, from which on events are
     /// kept one by one.
     #[must_use]
@@ -148,7 +174,9 @@ impl Marks {
         let over = self
             .sealed_until(view)
             .is_some_and(|until| tile.span.end_us() <= until);
-        let gone = self.horizon(view, settings);
+        // Those of a longer history before may have expired too, and be put back while it is filled.
+        let horizon = self.horizon(view, settings);
+        let gone = horizon.map(|horizon| self.gone.before(view.id).unwrap_or(horizon).max(horizon));
         over && gone.is_none_or(|horizon| horizon <= tile.span.start_us)
     }
 }

@@ -124,7 +124,7 @@ impl Pipeline {
             })
         };
         let model = live.scorer.as_ref().map(stage).transpose()?;
-        let pipeline = Self {
+        let mut pipeline = Self {
             marks: Marks::open(live.store.as_ref())?,
             recent: Recent::new(live.workspace.settings.store.scoring_cache_bytes),
             folder: Folder::default(),
@@ -139,8 +139,30 @@ impl Pipeline {
         for (stream, newest) in pipeline.marks.all() {
             pipeline.live.progress.reflect(stream, newest);
         }
+        pipeline.note_gone()?;
         pipeline.expire();
         Ok(pipeline)
+    }
+
+    /// Settings and windows may be others than those of the last commit: what they let go of is durable before it goes.
+    fn note_gone(&mut self) -> Outcome<()> {
+        let workspace = &self.live.workspace;
+        let mut commit = Commit::default();
+        let mut is_news = false;
+        for view in &workspace.project.views {
+            let is_known = self.marks.gone().before(view.id).is_some();
+            // Of a view that is filled no more goes than had gone when that began.
+            if !(is_known && is_incomplete(self.reading.as_ref(), view.id)) {
+                let settings = &workspace.settings.store;
+                is_news |= self.marks.let_go(view, settings, &mut commit);
+            }
+        }
+        if is_news {
+            self.live.store.commit(commit)?;
+            self.live.store.flush()?;
+        }
+        self.live.progress.set_gone(self.marks.gone().clone());
+        Ok(())
     }
 
     /// With a log of what is scored.
@@ -286,6 +308,10 @@ impl Pipeline {
         let lacking = self.gaps.end(step, &project.streams);
         for (view, time) in views_of(project, &lacking) {
             ViewRecord::lacks(self.live.store.as_ref(), view.id, time, &mut commit)?;
+        }
+        let views = project.views.iter();
+        for view in views.filter(|view| !is_incomplete(self.reading.as_ref(), view.id)) {
+            marks.let_go(view, &self.live.workspace.settings.store, &mut commit);
         }
         self.keep_tiles(tiles, &marks, &mut pending);
         self.fold(&marks, &mut pending)?;

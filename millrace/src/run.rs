@@ -754,7 +754,9 @@ fn live(
         None => (None, None),
     };
     evolve::note_completeness(store.as_ref(), &progress)?;
-    for (stream, newest_us) in Marks::open(store.as_ref())?.all() {
+    let marks = Marks::open(store.as_ref())?;
+    progress.set_gone(marks.gone().clone());
+    for (stream, newest_us) in marks.all() {
         progress.reflect(stream, newest_us);
     }
     Ok(Live {

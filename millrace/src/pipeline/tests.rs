@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
+use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray};
 use millrace_feature_store::MemoryStore;
 use millrace_features::SqlFile;
 
 use super::*;
 use crate::evolve::begin;
+use crate::fill::Filler;
 use crate::live::Progress;
 use crate::settings::Settings;
 use crate::workspace::ProjectSql;
@@ -75,4 +78,78 @@ fn a_longer_window_keeps_what_it_is_filled_with_before_a_step_comes() {
     for kept in [view.id, index_of(view.id), deleted_of(&view.stream)] {
         assert_eq!(store.horizons().view(kept), Some(NEWEST - 70 * DAY));
     }
+}
+
+/// What the store notes of the one view of a project.
+fn gone(store: &Arc<dyn Store>, workspace: &Workspace) -> Option<i64> {
+    let marks = Marks::open(store.as_ref()).unwrap();
+    marks.gone().before(workspace.project.views[0].id)
+}
+
+/// Of no step: on a quiet topic too, settings let go of what they then keep.
+#[test]
+fn what_a_shorter_history_has_let_go_of_is_not_there_for_a_longer_one() {
+    let first = project(1, 60);
+    let store = store(&first);
+    let id = first.project.views[0].id;
+    assert_eq!(gone(&store, &first), None);
+    for (history, horizon, expected) in [(60, 61, 61), (20, 21, 21), (60, 61, 21)] {
+        let live = live(&project(1, history), &store);
+        drop(Pipeline::new(live.clone(), None).unwrap());
+        assert_eq!(store.horizons().view(id), Some(NEWEST - horizon * DAY));
+        let expected = Some(NEWEST - expected * DAY);
+        assert_eq!(gone(&store, &first), expected);
+        assert_eq!(live.progress.gone_before(id), expected);
+    }
+}
+
+/// A step notes what goes with it.
+#[test]
+fn what_a_step_lets_go_of_is_part_of_its_commit() {
+    let workspace = project(1, 20);
+    let store = store(&workspace);
+    let mut pipeline = Pipeline::new(live(&workspace, &store), None).unwrap();
+    let schema = &workspace.project.streams[0].schema;
+    let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
+    let batch = RecordBatch::try_new(
+        Arc::clone(schema),
+        vec![
+            texts("t1"),
+            texts("c1"),
+            Arc::new(Float64Array::from(vec![1.0])),
+            Arc::new(TimestampMicrosecondArray::from(vec![NEWEST + 5 * DAY])),
+        ],
+    );
+    let step = Step {
+        batches: vec![StreamBatch {
+            stream: 0,
+            batch: batch.unwrap(),
+            origin: vec![(0, 0)],
+            kafka_ts: vec![-1],
+            headers: Vec::new(),
+            deletions: Vec::new(),
+        }],
+        positions: vec![("pay".to_owned(), 0, 1)],
+        ..Step::default()
+    };
+    pipeline.apply(&step).unwrap();
+    assert_eq!(gone(&store, &workspace), Some(NEWEST - 16 * DAY));
+}
+
+#[test]
+fn what_was_gone_is_there_again_once_it_was_read_again() {
+    let narrow = project(1, 20);
+    let store = store(&narrow);
+    drop(Pipeline::new(live(&narrow, &store), None).unwrap());
+    let wide = project(50, 20);
+    let transition = begin(store.as_ref(), &wide).unwrap().unwrap();
+    let reading = Reading::new(&transition).unwrap();
+    let live = live(&transition.served, &store);
+    drop(Pipeline::reading(live.clone(), None, reading).unwrap());
+    // Until then it is asked about no more than before.
+    let view = &wide.project.views[0];
+    assert_eq!(live.progress.gone_before(view.id), Some(NEWEST - 21 * DAY));
+    let filler = Filler::new(Arc::clone(&store), &transition);
+    assert!(filler.run(&AtomicBool::new(false)).unwrap());
+    assert_eq!(gone(&store, &wide), Some(NEWEST - 70 * DAY));
 }

@@ -16,6 +16,7 @@ use super::keys::{key_column, length};
 use super::refusal::Refusal;
 use super::wanted::Wanted;
 use crate::files::nearest;
+use crate::gone::looks_back_us;
 use crate::live::{Live, Miss, StreamProgress};
 use crate::settings::micros;
 use crate::state::Committed;
@@ -193,15 +194,18 @@ fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
 
 /// The earliest time (µs) as of which no event of a view's windows has expired; none where nothing has.
 fn kept_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
-    let Some(reach) = view.reach_us() else {
-        // A window that time does not bound keeps its events for ever. With a resolution it keeps them in sum.
-        view.resolution()?;
-        let newest = live.progress.newest(&view.stream.name)?;
-        let history = micros(live.workspace.settings.store.history);
-        return Some(newest.saturating_sub(history));
+    // A window that time does not bound keeps its events for ever. With a resolution it keeps them in sum.
+    let back = looks_back_us(view)?;
+    let now = match view.reach_us() {
+        Some(_) => live.store.horizons().view(view.id),
+        None => live.progress.newest(&view.stream.name).map(|newest| {
+            let history = micros(live.workspace.settings.store.history);
+            newest.saturating_sub(history).saturating_sub(back)
+        }),
     };
-    let horizon = live.store.horizons().view(view.id)?;
-    Some(horizon.saturating_add(reach))
+    // A longer history than before brings nothing back.
+    let gone = live.progress.gone_before(view.id).max(now)?;
+    Some(gone.saturating_add(back))
 }
 
 /// Refuses a time as of which a view's oldest events may have expired. `field` is where the caller gave it. Where

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use millrace_feature_store::Commit;
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
 use millrace_proto::v1::{
     Column, EntityStatus, GetFeaturesRequest, GetFeaturesResponse, PrepareRequest, ViewFeatures,
@@ -14,7 +15,10 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
 use super::{DAY, MINUTE, NOON, ask, commit, commit_to, connect, live, some_payments, texts};
+use crate::gone::Gone;
 use crate::live::Live;
+use crate::marks::Marks;
+use crate::pipeline::Pipeline;
 use crate::serve::{MAX_ITEMS, MAX_MESSAGE_BYTES, time_us, timestamp};
 use crate::workspace::Workspace;
 
@@ -443,6 +447,67 @@ async fn a_settled_step_is_asked_about_as_of_its_start() {
                 assert!(status.message().contains(message), "{status}");
             }
             (answer, _) => panic!("as of {as_of}: {answer:?}"),
+        }
+    }
+}
+
+/// What has expired does not come back with a longer history: it is refused as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_longer_history_answers_no_earlier() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("features")).unwrap();
+    write(
+        "sources.sql",
+        "CREATE EXTERNAL TABLE tx (card_id VARCHAR NOT NULL, at TIMESTAMP NOT NULL)
+         STORED AS KAFKA LOCATION 'tx' WITH ORDER (at)",
+    );
+    write(
+        "features/v.sql",
+        "CREATE VIEW daily AS SELECT card_id, count(*) OVER
+           (PARTITION BY card_id ORDER BY at RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW) AS n FROM tx;
+         CREATE VIEW life WITH (resolution = '1 minute', late = '10 minutes') AS SELECT card_id, count(*) OVER
+           (PARTITION BY card_id ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS n FROM tx;",
+    );
+    let store = live().store;
+    let mut marks = Marks::default();
+    marks.advance("tx", NOON);
+    let mut newest = Commit::default();
+    marks.write(&mut newest);
+    store.commit(newest).unwrap();
+    // The last is a process that does not read.
+    for (history, reads) in [("20d", true), ("60d", true), ("60d", false)] {
+        write(
+            "millrace.toml",
+            &format!("[store]\nhistory = \"{history}\"\n"),
+        );
+        let live = Live {
+            workspace: Arc::new(Workspace::open(folder.path()).unwrap()),
+            store: Arc::clone(&store),
+            scorer: None,
+            ..live()
+        };
+        match reads {
+            true => drop(Pipeline::new(live.clone(), None).unwrap()),
+            false => live.progress.set_gone(Gone::read(store.as_ref()).unwrap()),
+        }
+        let mut client = FeatureServiceClient::new(connect(live).await);
+        for view in ["daily", "life"] {
+            let ask = |days: i64| {
+                ask(
+                    &[view],
+                    &[("card_id", texts(&["c1"]))],
+                    Some(NOON - days * DAY),
+                )
+            };
+            let status = client.get_features(ask(30)).await.unwrap_err();
+            assert!(status.message().contains("is too early"), "{status}");
+            let answer = get(&mut client, &ask(20)).await;
+            assert_eq!(
+                answer.views[0].answers_since,
+                Some(timestamp(NOON - 20 * DAY)),
+                "{view}"
+            );
         }
     }
 }
