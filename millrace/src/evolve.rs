@@ -182,12 +182,16 @@ impl ViewRecord {
 
     /// Whether it has the rows that `view` wants.
     fn covers(&self, view: &FeatureView) -> bool {
-        let reaches = match (self.reach_us, view.reach_us()) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(has), Some(wanted)) => has >= wanted,
-        };
-        self.state == RowsState::Complete && reaches
+        self.state == RowsState::Complete && reaches(self.reach_us, view.reach_us())
+    }
+}
+
+/// Whether rows that are kept for so long (µs) are enough where they are wanted for so long; none: for ever.
+fn reaches(has: Option<i64>, wanted: Option<i64>) -> bool {
+    match (has, wanted) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(has), Some(wanted)) => has >= wanted,
     }
 }
 
@@ -401,7 +405,11 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
             Arc::clone(next)
         }
     };
-    let serves = |view: &FeatureView| served.project.views.iter().any(|old| old.id == view.id);
+    // One that has caught up before others wants its rows for longer than the one that is served until they have.
+    let serves = |view: &FeatureView| {
+        let mut views = served.project.views.iter();
+        views.any(|old| old.id == view.id && reaches(old.reach_us(), view.reach_us()))
+    };
     let is_new = |view: &&Arc<FeatureView>| lacks(view) || !serves(view);
     let views = views.iter().filter(is_new).cloned().collect();
     Ok(Some(Transition {

@@ -257,6 +257,25 @@ fn some_views_catch_up_before_others() {
     assert_eq!(names(&Reading::new(&again).unwrap().views), ["b", "c"]);
 }
 
+/// What it was filled with must not expire as the shorter window has it, which is served until the other has caught up.
+#[test]
+fn a_longer_window_that_caught_up_before_others_is_still_wider() {
+    let store = store(&project(SOURCES, &[view("a", "sum(amount)", 7)]));
+    let next = project(
+        SOURCES,
+        &[view("a", "sum(amount)", 14), view("b", "min(amount)", 7)],
+    );
+    let transition = begin(&store, &next).unwrap().unwrap();
+    catch_up(&store, &transition.views[..1]);
+    let again = begin(&store, &next).unwrap().unwrap();
+    let reading = Reading::new(&again).unwrap();
+    assert_eq!(
+        (names(&reading.views), names(&reading.wider)),
+        (vec!["b"], vec!["a"])
+    );
+    assert_eq!(state(&store, &next, "a"), RowsState::Complete);
+}
+
 #[test]
 fn a_stream_may_grow_and_a_smaller_one_is_served_no_more() {
     let store = store(&project(SOURCES, &[view("a", "sum(amount)", 7)]));
