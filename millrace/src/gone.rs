@@ -100,11 +100,9 @@ pub fn filling(
 /// # Errors
 /// A store that cannot be read.
 pub fn filled(store: &dyn Store, view: u32, commit: &mut Commit) -> Outcome<()> {
-    let from_us = filled_from(store, view)?;
-    match from_us {
-        Some(from_us) => commit.put(Table::Meta, key(GONE, view), time_bytes(from_us)),
-        None => commit.delete(Table::Meta, key(GONE, view)),
-    }
+    // Where all was read, that is noted too: what the view before it had let go of is there again.
+    let from_us = filled_from(store, view)?.unwrap_or(i64::MIN);
+    commit.put(Table::Meta, key(GONE, view), time_bytes(from_us));
     forget_filling(view, commit);
     Ok(())
 }

@@ -193,7 +193,7 @@ impl Progress {
     #[must_use]
     pub fn gone_before(&self, view: u32) -> Option<i64> {
         let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
-        gone.before(view)
+        gone.before(view).filter(|time_us| *time_us > i64::MIN)
     }
 
     /// Says what may be gone of views.
