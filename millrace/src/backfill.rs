@@ -3,6 +3,7 @@
 //! Each batch is one commit, with how far its file was read: a run that was stopped goes on where it stood, and a
 //! file that was read to its end is not read again. The store has one writer, so no `millrace run` may have it open.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,7 +133,7 @@ fn check_no_topic(workspace: &Workspace, store: &RocksStore, stream: &Stream) ->
     }
 }
 
-/// The streams and files of `--events`, whose columns were found.
+/// The streams and files of `--events`, whose columns were found. No file is named twice for a stream.
 pub(crate) fn event_files<'a>(
     workspace: &'a Workspace,
     events: &[String],
@@ -151,7 +152,30 @@ pub(crate) fn event_files<'a>(
         EventFile::open(&path, stream)?;
         Ok((stream, path))
     };
-    events.iter().map(file).collect()
+    let files: Vec<_> = events.iter().map(file).collect::<Outcome<_>>()?;
+    check_named_once(&files)?;
+    Ok(files)
+}
+
+/// Refuses a file that is named twice for a stream, by whatever path: its events would count twice.
+fn check_named_once(files: &[(&Arc<Stream>, PathBuf)]) -> Outcome<()> {
+    let mut named: BTreeMap<(&str, PathBuf), &Path> = BTreeMap::new();
+    for (stream, path) in files {
+        let place = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if let Some(before) = named.insert((stream.name.as_str(), place), path) {
+            let as_before = match before == path.as_path() {
+                true => String::new(),
+                false => format!(", as {}", before.display()),
+            };
+            return Err(Failure::input(format!(
+                "--events {}={}: this file is named twice{as_before}",
+                stream.name,
+                path.display()
+            ))
+            .hint("name each file of a stream once: its events would count twice"));
+        }
+    }
+    Ok(())
 }
 
 /// Fills a store with the events of a file.

@@ -233,6 +233,24 @@ fn mistakes_are_named() {
         &["no stream 'transaction'", "transactions"],
     );
     data.fails(
+        |args| args.events.push(args.events[0].clone()),
+        &[
+            "tx.parquet: this file is named twice\n",
+            "each file of a stream once",
+        ],
+    );
+    let link = data.path("link.parquet");
+    std::os::unix::fs::symlink(data.path("tx.parquet"), &link).unwrap();
+    for other in [link, data.path("./features/../tx.parquet")] {
+        data.fails(
+            |args| {
+                args.events
+                    .push(format!("transactions={}", other.display()));
+            },
+            &["this file is named twice, as ", "tx.parquet"],
+        );
+    }
+    data.fails(
         |args| args.events.truncate(1),
         &["reads stream 'labels'", "--events labels=FILE"],
     );
