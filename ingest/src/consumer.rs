@@ -34,7 +34,7 @@ use crate::settings::IngestSettings;
 use crate::step::{Lost, StartOffsets, Step, Witness, Witnesses};
 use crate::stream::StreamSpec;
 use crate::telemetry;
-use crate::topics::{check_topics_differ, check_topics_exist};
+use crate::topics::{check_topics_differ, check_topics_exist, leaders};
 
 /// A member of a consumer group that reads streams.
 pub struct Ingest {
@@ -59,6 +59,9 @@ pub struct Ingest {
     broken: BTreeSet<Source>,
     /// Partitions that are not those that were read before: all of their messages are new.
     strange: BTreeSet<Source>,
+    /// Whether all partitions are to be started anew: something of one came through the common queue, or their start
+    /// failed.
+    scattered: bool,
     mend_at: Option<Instant>,
     gauges_at: Instant,
     /// Since when the group has not said which partitions are ours, or when that was told last.
@@ -138,6 +141,7 @@ impl Ingest {
             settled: false,
             broken: BTreeSet::new(),
             strange: BTreeSet::new(),
+            scattered: false,
             mend_at: None,
             gauges_at: now,
             outside_since: now,
@@ -374,7 +378,10 @@ impl Ingest {
         match consumer.poll(Duration::ZERO) {
             None => return Ok(false),
             // A message, an end or an invalid position belongs in a partition's queue; see `mend`.
-            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => self.mend_soon(),
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
+                self.scattered = true;
+                self.mend_soon();
+            }
             Some(Err(error)) if is_out_of_range(&error) => {
                 self.broken.extend(self.lanes.keys());
                 self.mend_soon();
@@ -505,6 +512,7 @@ impl Ingest {
                 .map_err(|error| IngestError::kafka("taking partitions over", error))?;
         }
         self.consumer.assign(&list).map_err(|error| {
+            self.scattered = true;
             self.mend_soon();
             IngestError::kafka("taking partitions over", error)
         })
@@ -527,7 +535,7 @@ impl Ingest {
             .get_or_insert_with(|| Instant::now() + MEND_PAUSE);
     }
 
-    /// Finds a valid position for broken partitions and starts all anew.
+    /// Finds a valid position for broken partitions, each by itself, and starts all anew.
     ///
     /// It also starts them anew when something of a partition came through the common queue, which happens when
     /// librdkafka forgot a topic and met it again: what was said there is said again in the partition's queue.
@@ -540,34 +548,82 @@ impl Ingest {
             // Between assignments there is nothing to mend: the next one starts at valid positions.
             return Ok(());
         }
-        let mut broken = Vec::with_capacity(self.broken.len());
-        for source in self.broken.clone() {
-            let Some((topic, partition)) = self.lanes.get(&source).map(Lane::owned_name) else {
-                continue;
-            };
-            let Some(marks) = self.watermarks(&topic, partition) else {
-                self.mend_soon();
-                return Ok(());
-            };
-            broken.push((source, topic, partition, marks));
+        let lanes = &self.lanes;
+        self.broken.retain(|source| lanes.contains_key(source));
+        let found = self.found();
+        for (source, marks) in &found {
+            self.place_anew(*source, *marks);
         }
-        // All or none: what still comes of a strange partition may not be read as if it were in order.
-        for (source, topic, partition, marks) in broken {
-            let wanted = self.lanes.get(&source).and_then(|lane| lane.next);
-            let (low, _) = marks;
-            let valid = match self.strange.remove(&source) {
-                true => (low, low),
-                false => marks,
-            };
-            let next = self.place(&topic, partition, wanted, Some(valid));
-            if let Some(lane) = self.lanes.get_mut(&source) {
-                lane.next = next;
-                lane.witness = None;
+        if !self.broken.is_empty() {
+            self.mend_soon();
+            if found.is_empty() && !self.scattered {
+                return Ok(());
             }
         }
-        self.broken.clear();
+        self.scattered = false;
         self.reopen_queues()?;
         self.assign()
+    }
+
+    /// The watermarks of the broken partitions that can be mended now. One that its topic does not list any more, or
+    /// that nobody leads, holds no other back; a broker that does not answer is waited for once.
+    fn found(&self) -> Vec<(Source, (i64, i64))> {
+        let mut leaders: BTreeMap<usize, BTreeMap<i32, i32>> = BTreeMap::new();
+        let mut silent = BTreeSet::new();
+        let mut found = Vec::with_capacity(self.broken.len());
+        for source in &self.broken {
+            let Some(lane) = self.lanes.get(source) else {
+                continue;
+            };
+            let of_topic = leaders
+                .entry(source.stream)
+                .or_insert_with(|| self.leaders(&lane.topic));
+            let leader = of_topic.get(&lane.partition).copied();
+            let Some(leader) = leader.filter(|leader| !silent.contains(leader)) else {
+                continue;
+            };
+            let asked = Instant::now();
+            match self.watermarks(&lane.topic, lane.partition) {
+                Some(marks) => found.push((*source, marks)),
+                // A refusal comes at once, and says nothing of the broker's other partitions.
+                None if asked.elapsed() < self.settings.request_timeout / 2 => {}
+                None => {
+                    silent.insert(leader);
+                }
+            }
+        }
+        found
+    }
+
+    /// The brokers that lead a topic's partitions, by partition; those that nobody leads are left out.
+    fn leaders(&self, topic: &str) -> BTreeMap<i32, i32> {
+        let timeout = self.settings.request_timeout;
+        match self.consumer.fetch_metadata(Some(topic), timeout) {
+            Ok(metadata) => leaders(&metadata, topic),
+            Err(error) => {
+                telemetry::client_error("metadata", &error.to_string());
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// A broken partition goes on at a position that it has. Until then nothing is taken of a strange one: what still
+    /// comes of it may not be read as if it were in order.
+    fn place_anew(&mut self, source: Source, marks: (i64, i64)) {
+        self.broken.remove(&source);
+        let valid = match self.strange.remove(&source) {
+            true => (marks.0, marks.0),
+            false => marks,
+        };
+        let Some(lane) = self.lanes.get(&source) else {
+            return;
+        };
+        let ((topic, partition), wanted) = (lane.owned_name(), lane.next);
+        let next = self.place(&topic, partition, wanted, Some(valid));
+        if let Some(lane) = self.lanes.get_mut(&source) {
+            lane.next = next;
+            lane.witness = None;
+        }
     }
 
     fn reopen_queues(&mut self) -> Result<(), IngestError> {

@@ -1,9 +1,10 @@
-//! Whether the topics that are to be read are there.
+//! What the brokers say of topics: whether those that are to be read are there, and who leads their partitions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use crate::consumer::GroupConsumer;
 use crate::error::IngestError;
@@ -42,6 +43,16 @@ pub(crate) fn check_topics_exist(
             near: near(&spec.topic, &existing),
         }),
     }
+}
+
+/// The brokers that lead a topic's partitions, by partition; those that nobody leads are left out.
+pub(crate) fn leaders(metadata: &Metadata, topic: &str) -> BTreeMap<i32, i32> {
+    let is_there = |of: &&MetadataTopic| of.name() == topic && of.error().is_none();
+    let topics = metadata.topics().iter().filter(is_there);
+    let partitions = topics.flat_map(|topic| topic.partitions());
+    let led = partitions.filter(|partition| partition.leader() >= 0);
+    led.map(|partition| (partition.id(), partition.leader()))
+        .collect()
 }
 
 fn unreachable_brokers(
