@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, UNIX_EPOCH};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
 use millrace_features::{FeatureView, Origin, Stream};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,9 @@ use crate::files::{EventFile, spinner};
 use crate::fill::Filler;
 use crate::interrupt;
 use crate::marks::Marks;
+use crate::settings::micros;
 use crate::state::{Committed, Pending};
+use crate::times::{now_us, rfc3339};
 use crate::workspace::Workspace;
 
 /// What `millrace backfill` takes.
@@ -212,6 +215,8 @@ pub(crate) fn fill(
             "the stream names no id: an event that Kafka gives too counts twice"
         );
     }
+    let allowed = micros(workspace.settings.kafka.allowed_future);
+    let latest_us = now_us().saturating_add(allowed);
     let before = reading.rows;
     let bar = spinner().with_message(format!("reading {}", stream.name));
     let (send, batches) = sync_channel(AHEAD);
@@ -239,6 +244,7 @@ pub(crate) fn fill(
                     path.display()
                 )));
             }
+            check_ahead(stream, &path, &batch, reading.rows, latest_us)?;
             let mut commit = rows_of(workspace, store, marks, stream, &path, &batch, reading.rows)?;
             reading.rows += batch.num_rows() as u64;
             commit.put(Table::Meta, key.as_bytes(), encode(&reading)?);
@@ -262,6 +268,32 @@ pub(crate) fn fill(
         rows as f64 / seconds.max(1e-9)
     );
     Ok(())
+}
+
+/// Refuses an event that is further ahead of the clock than a topic's may be: all that a bounded view keeps would expire
+/// before it.
+fn check_ahead(
+    stream: &Stream,
+    path: &Path,
+    batch: &RecordBatch,
+    rows_before: u64,
+    latest_us: i64,
+) -> Outcome<()> {
+    let times = batch.column(stream.time);
+    let times = times.as_primitive::<TimestampMicrosecondType>().values();
+    let Some(row) = times.iter().position(|time| *time > latest_us) else {
+        return Ok(());
+    };
+    Err(Failure::input(format!(
+        "{}: row {}: column '{}': {} is further ahead than {}, the latest that is taken now (the clock and \
+         kafka.allowed_future)",
+        path.display(),
+        rows_before + row as u64 + 1,
+        stream.schema.field(stream.time).name(),
+        rfc3339(times[row]),
+        rfc3339(latest_us)
+    ))
+    .hint("mend the row or take it out: a topic's event with that time is a dead letter"))
 }
 
 /// What tells the events of a file from those of others, and of topics: Kafka has no partitions below 0.
@@ -329,14 +361,4 @@ impl Reading {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_and_partitions_are_other_places() {
-        let places =
-            ["/a.parquet", "/b.parquet", "/c/a.parquet"].map(|path| place_of(Path::new(path)));
-        assert!(places.iter().all(|place| *place < 0), "{places:?}");
-        assert!(places[0] != places[1] && places[0] != places[2] && places[1] != places[2]);
-    }
-}
+mod tests;
