@@ -34,7 +34,7 @@ use crate::settings::IngestSettings;
 use crate::step::{Lost, StartOffsets, Step, Witness, Witnesses};
 use crate::stream::StreamSpec;
 use crate::telemetry;
-use crate::topics::{check_topics_differ, check_topics_exist, leaders};
+use crate::topics::{check_topics_differ, check_topics_exist, leaders, partition_count};
 
 /// A member of a consumer group that reads streams.
 pub struct Ingest {
@@ -55,6 +55,8 @@ pub struct Ingest {
     started: Instant,
     /// Whether the group has said which partitions are ours.
     settled: bool,
+    /// How many partitions each topic had when the group shared them out, where that is known.
+    shared: BTreeMap<String, i32>,
     /// Partitions whose position is not valid, and when to mend that.
     broken: BTreeSet<Source>,
     /// Partitions that are not those that were read before: all of their messages are new.
@@ -139,6 +141,7 @@ impl Ingest {
             kept: &[],
             started: now,
             settled: false,
+            shared: BTreeMap::new(),
             broken: BTreeSet::new(),
             strange: BTreeSet::new(),
             scattered: false,
@@ -260,10 +263,22 @@ impl Ingest {
     }
 
     /// The messages that are in our partitions and were not handed out, by what is known of the partitions' ends
-    /// (about a second old).
+    /// (about a second old). A partition that nobody reads yet counts as one message: its end is not known.
     pub fn lag(&self) -> i64 {
         let lanes = self.lanes.iter();
-        lanes.map(|(source, lane)| self.lag_of(*source, lane)).sum()
+        let ours: i64 = lanes.map(|(source, lane)| self.lag_of(*source, lane)).sum();
+        ours + self.unshared().len() as i64
+    }
+
+    /// Partitions that topics have got since the group shared them out: nobody reads them until it does so again.
+    pub fn unshared(&self) -> Vec<(String, i32)> {
+        let context = self.consumer.context();
+        let of = |(topic, shared): (&String, &i32)| {
+            let now = context.partitions_of(topic).unwrap_or(*shared);
+            let new = (*shared..now).map(|partition| (topic.clone(), partition));
+            new.collect::<Vec<_>>()
+        };
+        self.shared.iter().flat_map(of).collect()
     }
 
     /// The [`lag`](Self::lag) of each topic.
@@ -279,9 +294,9 @@ impl Ingest {
     }
 
     /// When the brokers of all of our partitions were last heard: what has come since is in no lag. None while the group
-    /// has not said which partitions are ours.
+    /// has not said which partitions are ours, or who reads those that are new.
     pub fn heard(&self) -> Option<Instant> {
-        if !self.settled {
+        if !self.settled || !self.unshared().is_empty() {
             return None;
         }
         let context = self.consumer.context();
@@ -334,7 +349,7 @@ impl Ingest {
             trimmed: news.trimmed,
             assigned: news.assigned,
             revoked: news.revoked,
-            caught_up: self.settled && self.align.caught_up(),
+            caught_up: self.settled && self.align.caught_up() && self.unshared().is_empty(),
         })
     }
 
@@ -422,10 +437,35 @@ impl Ingest {
                 },
             );
         }
+        self.note_shared(answering);
         self.settled = true;
         // The next poll may be long in coming.
         self.gauges_at = Instant::now();
         self.assign()
+    }
+
+    /// Notes how many partitions the topics have when the group shares them out, as far as a broker answers.
+    fn note_shared(&mut self, answering: bool) {
+        self.shared.clear();
+        if !answering {
+            return;
+        }
+        for stream in &self.streams {
+            let metadata = self
+                .consumer
+                .fetch_metadata(Some(&stream.topic), self.settings.request_timeout);
+            match metadata {
+                Ok(metadata) => {
+                    let count = partition_count(&metadata, &stream.topic);
+                    let count = count.map(|count| (stream.topic.clone(), count));
+                    self.shared.extend(count);
+                }
+                Err(error) => {
+                    telemetry::client_error("metadata", &error.to_string());
+                    return;
+                }
+            }
+        }
     }
 
     fn give_up(&mut self, partitions: &[(String, i32)]) {

@@ -12,7 +12,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::statistics::{Broker, Statistics};
+use rdkafka::statistics::{Broker, Statistics, Topic};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
@@ -34,6 +34,8 @@ pub(crate) struct GroupContext {
     rebalances: Mutex<Vec<Rebalance>>,
     /// From librdkafka's statistics: what each partition's end was at the last fetch.
     ends: Mutex<HashMap<(String, i32), i64>>,
+    /// From the statistics too: how many partitions each topic has.
+    partitions: Mutex<HashMap<String, i32>>,
     /// When the broker that leads a partition was last heard: before that, its end may have moved unseen.
     heard: Mutex<HashMap<(String, i32), Instant>>,
     /// Topics that were deleted and made anew.
@@ -51,6 +53,11 @@ impl GroupContext {
     pub(crate) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
         let ends = lock(&self.ends);
         ends.get(&(topic.to_string(), partition)).copied()
+    }
+
+    /// How many partitions a topic has, as of the last statistics.
+    pub(crate) fn partitions_of(&self, topic: &str) -> Option<i32> {
+        lock(&self.partitions).get(topic).copied()
     }
 
     /// When the leader of a partition was last heard.
@@ -93,6 +100,7 @@ impl ClientContext for GroupContext {
         let mut ends = lock(&self.ends);
         let heard = heard(&statistics.brokers);
         for (topic, of_topic) in statistics.topics {
+            lock(&self.partitions).insert(topic.clone(), partition_count(&of_topic));
             for (partition, of_partition) in of_topic.partitions {
                 if let Some(at) = heard.get(&of_partition.leader) {
                     self.hear(&topic, partition, *at);
@@ -152,6 +160,14 @@ impl ConsumerContext for GroupContext {
             telemetry::commit_failed(&error.to_string());
         }
     }
+}
+
+/// How many partitions a topic has by its metadata: one that is read and gone is none, nor is that of messages without
+/// a partition, -1.
+fn partition_count(topic: &Topic) -> i32 {
+    let partitions = topic.partitions.iter();
+    let known = partitions.filter(|(partition, of)| **partition >= 0 && !of.unknown);
+    i32::try_from(known.count()).unwrap_or(i32::MAX)
 }
 
 /// When each broker that is connected was last heard, by its number. One whose messages are asked for answers twice a
@@ -268,7 +284,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::statistics::{Partition, Topic};
+    use rdkafka::statistics::Partition;
 
     use super::*;
 
@@ -299,7 +315,7 @@ mod tests {
             ..Partition::default()
         };
         let topic = Topic {
-            partitions: HashMap::from([(0, partition)]),
+            partitions: HashMap::from([(0, partition), (-1, Partition::default())]),
             ..Topic::default()
         };
         Statistics {
@@ -315,6 +331,8 @@ mod tests {
         context.stats(statistics("CONNECT", Duration::ZERO));
         assert_eq!(context.heard_of("t", 0), None);
         assert_eq!(context.end_of("t", 0), Some(40));
+        assert_eq!(context.partitions_of("t"), Some(1));
+        assert_eq!(context.partitions_of("u"), None);
         let idle = Duration::from_millis(400);
         context.stats(statistics("UP", idle));
         let heard = context.heard_of("t", 0);

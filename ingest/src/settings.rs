@@ -110,6 +110,7 @@ const RESERVED: [(&str, &str); 17] = [
 ];
 
 const STORED: &str = "offsets are stored with the state that they stand behind";
+const METADATA_REFRESH: &str = "topic.metadata.refresh.interval.ms";
 const REPLICAS: &str = "a dead letter and a score count when every replica has them";
 
 /// Why a property may not have a value, if it may not.
@@ -195,7 +196,12 @@ impl IngestSettings {
         config.set("session.timeout.ms", "10000");
         config.set("heartbeat.interval.ms", "2000");
         config.set("statistics.interval.ms", "1000");
-        config.set("topic.metadata.refresh.interval.ms", "60000");
+        // How soon partitions that are new are seen, and shared out. What is known of topics counts for longer:
+        // brokers that are away do not take it with them.
+        config.set(METADATA_REFRESH, "5000");
+        if !self.properties.contains_key(METADATA_REFRESH) {
+            config.set("metadata.max.age.ms", "180000");
+        }
         config.extend(own(&self.properties));
         config.set("bootstrap.servers", &self.brokers);
         config.set("group.id", &self.group);
@@ -417,6 +423,20 @@ mod tests {
         let tuned = with("fetch.wait.max.ms", "7");
         assert!(tuned.check().is_ok());
         assert_eq!(tuned.consumer().get("fetch.wait.max.ms"), Some("7"));
+        let refresh = |settings: IngestSettings| {
+            let config = settings.consumer();
+            [METADATA_REFRESH, "metadata.max.age.ms"].map(|key| config.get(key).map(str::to_owned))
+        };
+        let texts = |ms: [Option<&str>; 2]| ms.map(|ms| ms.map(str::to_owned));
+        assert_eq!(
+            refresh(IngestSettings::default()),
+            texts([Some("5000"), Some("180000")])
+        );
+        // librdkafka takes three times the refresh.
+        assert_eq!(
+            refresh(with(METADATA_REFRESH, "300000")),
+            texts([Some("300000"), None])
+        );
         for (key, _) in RESERVED {
             assert!(with(key, "x").check().is_err(), "{key}");
         }

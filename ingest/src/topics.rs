@@ -1,4 +1,5 @@
-//! What the brokers say of topics: whether those that are to be read are there, and who leads their partitions.
+//! What the brokers say of topics: whether those that are to be read are there, how many partitions they have, and who
+//! leads these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,12 +48,21 @@ pub(crate) fn check_topics_exist(
 
 /// The brokers that lead a topic's partitions, by partition; those that nobody leads are left out.
 pub(crate) fn leaders(metadata: &Metadata, topic: &str) -> BTreeMap<i32, i32> {
-    let is_there = |of: &&MetadataTopic| of.name() == topic && of.error().is_none();
-    let topics = metadata.topics().iter().filter(is_there);
-    let partitions = topics.flat_map(|topic| topic.partitions());
-    let led = partitions.filter(|partition| partition.leader() >= 0);
+    let partitions = described(metadata, topic).map_or(&[][..], MetadataTopic::partitions);
+    let led = partitions.iter();
+    let led = led.filter(|partition| partition.leader() >= 0);
     led.map(|partition| (partition.id(), partition.leader()))
         .collect()
+}
+
+/// How many partitions a topic has; none where it is not there.
+pub(crate) fn partition_count(metadata: &Metadata, topic: &str) -> Option<i32> {
+    i32::try_from(described(metadata, topic)?.partitions().len()).ok()
+}
+
+fn described<'a>(metadata: &'a Metadata, topic: &str) -> Option<&'a MetadataTopic> {
+    let mut topics = metadata.topics().iter();
+    topics.find(|of| of.name() == topic && of.error().is_none())
 }
 
 fn unreachable_brokers(

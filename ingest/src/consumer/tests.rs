@@ -6,11 +6,12 @@ use std::sync::Mutex;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use rdkafka::ClientConfig;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::statistics::{Partition, Topic};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{ClientConfig, ClientContext, Statistics};
 
 use super::*;
 use crate::ahead::ReadAhead;
@@ -345,6 +346,31 @@ fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
     ingest
         .commit(&[("labels".into(), 0, 1), ("other".into(), 0, 1)])
         .unwrap();
+}
+
+#[test]
+fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
+    let cluster = Cluster::new(&[("tx", 2)]);
+    let mut ingest = cluster.start(&["tx"], nowhere());
+    poll_until(&mut ingest, &mut Seen::default(), |_, caught_up| caught_up);
+    assert_eq!((ingest.lag(), ingest.unshared()), (0, vec![]));
+
+    // As the statistics say it when the topic's metadata do: a mock's topic does not grow.
+    let partitions = (0..4).map(|partition| (partition, Partition::default()));
+    let topic = Topic {
+        partitions: partitions.collect(),
+        ..Topic::default()
+    };
+    let statistics = Statistics {
+        topics: HashMap::from([("tx".to_owned(), topic)]),
+        ..Statistics::default()
+    };
+    ingest.consumer.context().stats(statistics);
+    assert_eq!(
+        ingest.unshared(),
+        [("tx".to_owned(), 2), ("tx".to_owned(), 3)]
+    );
+    assert_eq!((ingest.lag(), ingest.heard()), (2, None));
 }
 
 #[test]
