@@ -1,7 +1,8 @@
 //! `millrace backfill`: the rows of files into the online store, as if they had come through their topics.
 //!
 //! Each batch is one commit, with how far its file was read: a run that was stopped goes on where it stood, and a
-//! file that was read to its end is not read again. The store has one writer, so no `millrace run` may have it open.
+//! file that was read to its end is not read again; one of a stream without an id is refused when it has changed. The
+//! store has one writer, so no `millrace run` may have it open.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -197,8 +198,9 @@ pub(crate) fn fill(
     let mut reading = Reading::of(&path)?;
     if let Some(known) = store.get(Table::Meta, key.as_bytes())? {
         let known: Reading = decode(&known)?;
-        if (known.bytes, known.modified_ns) == (reading.bytes, reading.modified_ns) {
-            reading = known;
+        match (known.bytes, known.modified_ns) == (reading.bytes, reading.modified_ns) {
+            true => reading = known,
+            false => check_changed(stream, &path, &known)?,
         }
     }
     if reading.is_done {
@@ -267,6 +269,35 @@ pub(crate) fn fill(
         stream.name,
         rows as f64 / seconds.max(1e-9)
     );
+    Ok(())
+}
+
+/// Refuses a file that has changed since it was read to its end, where its rows of then cannot be told from those that
+/// are new. One that was read in part may go on: a mistake in it was mended.
+fn check_changed(stream: &Stream, path: &Path, known: &Reading) -> Outcome<()> {
+    let Reading { bytes, rows, .. } = known;
+    match (stream.id, known.is_done) {
+        _ if *rows == 0 => {}
+        (Some(_), _) => warn!(
+            file = %path.display(), rows,
+            "the file has changed since it was read: those of its rows that it has no longer stay in the store"
+        ),
+        (None, false) => warn!(
+            file = %path.display(), rows,
+            "the file has changed since its first rows were read: one of them that is another row now counts twice"
+        ),
+        (None, true) => {
+            let modified = rfc3339(i64::try_from(known.modified_ns / 1_000).unwrap_or_default());
+            return Err(Failure::input(format!(
+                "{}: it has changed since it was read (then it had {bytes} bytes, of {modified}); its {rows} rows of \
+                 then are in the store, and without an id those that it still has could count twice",
+                path.display()
+            ))
+            .hint(
+                "write rows that are new into a file of another name, or fill a new store (store.path in millrace.toml)",
+            ));
+        }
+    }
     Ok(())
 }
 

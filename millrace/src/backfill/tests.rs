@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::failure::Kind;
+use crate::files::BATCH_ROWS;
 use crate::times::parse_time;
 
 const COLUMNS: &str = "card_id VARCHAR NOT NULL, amount DOUBLE, event_time TIMESTAMP NOT NULL";
@@ -110,4 +111,60 @@ fn an_event_that_is_far_ahead_of_the_clock_is_a_mistake_in_the_file() {
     data.backfill("e.jsonl").unwrap();
     assert_eq!(data.newest(), Some(parse_time("2024-01-01").unwrap()));
     assert_eq!(data.count("a", "2024-01-02"), 20);
+}
+
+#[test]
+fn a_file_that_has_changed_is_refused_where_its_rows_are_not_known_by_an_id() {
+    let data = Data::new();
+    let at = |second: usize| event("a", &format!("2024-01-01T00:00:{second:02}Z"));
+    let rows = |seconds: std::ops::Range<usize>| seconds.map(at).collect::<Vec<_>>();
+    data.write("e.jsonl", &rows(0..3));
+    data.backfill("e.jsonl").unwrap();
+    data.backfill("e.jsonl").unwrap();
+    data.write("e.jsonl", &rows(1..6));
+    fails(
+        data.backfill("e.jsonl"),
+        &[
+            "e.jsonl: it has changed since it was read",
+            "its 3 rows",
+            "another name",
+        ],
+    );
+    assert_eq!(data.count("a", "2024-01-02"), 3);
+    data.write("more.jsonl", &rows(3..6));
+    data.backfill("more.jsonl").unwrap();
+    assert_eq!(data.count("a", "2024-01-02"), 6);
+}
+
+#[test]
+fn a_file_that_has_changed_is_read_again_where_its_rows_have_an_id() {
+    let data = Data::of(
+        &format!("tx_id VARCHAR NOT NULL, {COLUMNS}"),
+        "OPTIONS ('id' 'tx_id')",
+    );
+    let row = |id: usize| {
+        let event = event("a", &format!("2024-01-01T00:00:{id:02}Z"));
+        event.replacen('{', &format!("{{\"tx_id\":\"t{id}\","), 1)
+    };
+    let rows = |ids: std::ops::Range<usize>| ids.map(row).collect::<Vec<_>>();
+    data.write("e.jsonl", &rows(0..3));
+    data.backfill("e.jsonl").unwrap();
+    data.write("e.jsonl", &rows(1..6));
+    data.backfill("e.jsonl").unwrap();
+    assert_eq!(data.count("a", "2024-01-02"), 6);
+}
+
+#[test]
+fn a_mistake_that_is_mended_does_not_make_a_file_another_one() {
+    let data = Data::new();
+    // What is before the mistake is a batch, and in the store.
+    let mut lines = vec![event("a", "2024-01-01T00:00:00Z"); BATCH_ROWS];
+    lines.push("oops".to_owned());
+    data.write("e.jsonl", &lines);
+    fails(data.backfill("e.jsonl"), &["e.jsonl:8193:"]);
+    assert_eq!(data.count("a", "2024-01-02"), BATCH_ROWS as i64);
+    lines[BATCH_ROWS] = event("a", "2024-01-01T00:00:00Z");
+    data.write("e.jsonl", &lines);
+    data.backfill("e.jsonl").unwrap();
+    assert_eq!(data.count("a", "2024-01-02"), BATCH_ROWS as i64 + 1);
 }
