@@ -6,7 +6,7 @@
 //!
 //! Not here: writing files (`generate` and the commands that have results), and sending rows to Kafka (`produce`).
 
-use std::io::BufRead;
+use std::io::{BufRead, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use millrace_features::Stream;
 
 use crate::failure::{Failure, Outcome};
 
+mod absent;
 mod column_writer;
 mod columns;
 mod csv_file;
@@ -121,9 +122,10 @@ impl Format {
 
     pub(crate) fn of(path: &Path) -> Outcome<Self> {
         let ending = path.extension().unwrap_or_default().to_string_lossy();
-        Self::of_ending(&ending).ok_or_else(|| {
-            Failure::input(format!("{}: its ending names no format", path.display()))
-                .hint("a table is a file that ends in .parquet, .jsonl (.ndjson, .json) or .csv")
+        Self::of_ending(&ending).ok_or_else(|| match path.is_dir() {
+            true => absent::folder(path),
+            false => Failure::input(format!("{}: its ending names no format", path.display()))
+                .hint("a table is a file that ends in .parquet, .jsonl (.ndjson, .json) or .csv"),
         })
     }
 }
@@ -147,12 +149,15 @@ fn unreadable(path: &Path, error: &dyn std::error::Error) -> Failure {
 }
 
 fn open_file(path: &Path) -> Outcome<std::fs::File> {
-    let file = std::fs::File::open(path).map_err(|e| unreadable(path, &e))?;
+    let file = std::fs::File::open(path).map_err(|e| {
+        let failure = unreadable(path, &e);
+        match e.kind() {
+            ErrorKind::NotFound => failure.hint(absent::hint(path)),
+            _ => failure,
+        }
+    })?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(
-            Failure::input(format!("{}: this is a folder", path.display()))
-                .hint("name one file of events"),
-        );
+        return Err(absent::folder(path));
     }
     Ok(file)
 }

@@ -70,6 +70,7 @@ impl Columns {
         for (index, field) in stream.schema.fields().iter().enumerate() {
             match file.index_of(field.name()) {
                 Ok(position) => {
+                    columns.check_once(field.name(), file)?;
                     columns.check_type(index, file.field(position).data_type())?;
                     columns.projection.push(position);
                 }
@@ -85,6 +86,18 @@ impl Columns {
     /// Indexes in the file of the columns that the stream has.
     pub(super) fn projection(&self) -> Vec<usize> {
         self.projection.clone()
+    }
+
+    fn check_once(&self, name: &str, file: &Schema) -> Outcome<()> {
+        let same = file.fields().iter().filter(|field| field.name() == name);
+        match same.count() {
+            0 | 1 => Ok(()),
+            count => Err(Failure::input(format!(
+                "{}: {count} columns have the name '{name}'",
+                self.path.display()
+            ))
+            .hint("give those that are not meant another name: columns are found by name")),
+        }
     }
 
     fn check_type(&self, index: usize, from: &DataType) -> Outcome<()> {

@@ -420,6 +420,51 @@ fn files_that_are_none_are_told() {
 }
 
 #[test]
+fn what_could_be_meant_by_a_file_that_is_not_there_is_named() {
+    let folder = Folder::new();
+    says(
+        &folder.path(""),
+        &["this is a folder", "it has none that ends in"],
+    );
+    says(
+        &folder.path("away/events.csv"),
+        &["events.csv: No such file", "there is no folder", "away"],
+    );
+    says(&folder.path("events.csv"), &["files of events there: none"]);
+    for name in ["g1.jsonl", "g2.jsonl", "payments.jsonl", "notes.txt"] {
+        folder.text(name, "");
+    }
+    std::fs::create_dir(folder.path("folder.csv")).unwrap();
+    says(
+        &folder.path(""),
+        &["there are g1.jsonl, g2.jsonl, payments.jsonl"],
+    );
+    says(
+        &folder.path("payment.jsonl"),
+        &[
+            "payment.jsonl: No such file",
+            "did you mean 'payments.jsonl'?",
+        ],
+    );
+    says(
+        &folder.path("transactions.parquet"),
+        &["files of events there: g1.jsonl, g2.jsonl, payments.jsonl"],
+    );
+    says(
+        &folder.path("g*.jsonl"),
+        &["name each file: g1.jsonl, g2.jsonl"],
+    );
+    says(&folder.path("x?.jsonl"), &["name each file: none"]);
+    for name in 3..9 {
+        folder.text(&format!("g{name}.jsonl"), "");
+    }
+    says(
+        &folder.path("*.jsonl"),
+        &["g1.jsonl, g2.jsonl, g3.jsonl, g4.jsonl, g5.jsonl and 4 more"],
+    );
+}
+
+#[test]
 fn mistakes_in_json_lines_are_told_with_their_line() {
     let folder = Folder::new();
     let good = "{\"id\":\"a\",\"event_time\":\"2025-01-01T00:00:00Z\"}\n\n";
@@ -509,6 +554,12 @@ fn mistakes_in_csv_are_told_with_their_row() {
         &csv("id,event_time\na,1738324800000000\n"),
         &["row 1", "did you mean microseconds, 2025-01-31T12:00:00Z?"],
     );
+    says(
+        &csv(&format!("id,n,event_time, n\na,1,{time},2\n")),
+        &["events.csv: 2 columns have the name 'n'", "another name"],
+    );
+    // Those that are left out may have any.
+    assert!(read(&csv(&format!("id,x,event_time,x\na,1,{time},2\n"))).is_ok());
     says(
         &csv(&format!("id,event_time\na,{time},1\n")),
         &["line 2", "expected 2 got"],
