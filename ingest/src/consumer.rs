@@ -57,6 +57,9 @@ pub struct Ingest {
     settled: bool,
     /// How many partitions each topic had when the group shared them out, where that is known.
     shared: BTreeMap<String, i32>,
+    shared_at: Instant,
+    /// Of [`foreign`](Self::foreign), what was told last.
+    told_foreign: Vec<(String, i32)>,
     /// Partitions whose position is not valid, and when to mend that.
     broken: BTreeSet<Source>,
     /// Partitions that are not those that were read before: all of their messages are new.
@@ -102,6 +105,10 @@ const SILENT: u32 = 4;
 /// How long a group may take to give partitions before that is told, each time anew.
 const OUTSIDE: Duration = Duration::from_secs(20);
 
+/// How long partitions must have been shared out before it is told that others have some: a member that has died has its
+/// own for a while, and partitions that are new are shared out once more.
+const SHARED: Duration = Duration::from_secs(15);
+
 /// The pause before positions are mended, so that a broker in trouble is not asked without end.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
 
@@ -142,6 +149,8 @@ impl Ingest {
             started: now,
             settled: false,
             shared: BTreeMap::new(),
+            shared_at: now,
+            told_foreign: Vec::new(),
             broken: BTreeSet::new(),
             strange: BTreeSet::new(),
             scattered: false,
@@ -316,6 +325,19 @@ impl Ingest {
         self.lanes.values().map(Lane::owned_name).collect()
     }
 
+    /// Partitions of our topics that were given to others when the group shared them out: their events are not ours.
+    pub fn foreign(&self) -> Vec<(String, i32)> {
+        let ours: BTreeSet<(&str, i32)> = self.lanes.values().map(Lane::name).collect();
+        let all = self.shared.iter().flat_map(|(topic, count)| {
+            let of_topic = 0..*count;
+            of_topic.map(move |partition| (topic.as_str(), partition))
+        });
+        let others = all.filter(|partition| !ours.contains(partition));
+        others
+            .map(|(topic, partition)| (topic.to_owned(), partition))
+            .collect()
+    }
+
     fn lag_of(&self, source: Source, lane: &Lane) -> i64 {
         // At its end a partition has no lag, even if its last offsets hold transaction markers.
         if self.align.is_caught_up(source) {
@@ -358,6 +380,7 @@ impl Ingest {
         if now >= self.gauges_at {
             telemetry::progress(self.lag(), self.align.buffered(), self.lanes.len());
             self.gauges_at = now + Duration::from_secs(1);
+            self.tell_foreign(now);
         }
         if self.settled {
             self.outside_since = now;
@@ -365,6 +388,20 @@ impl Ingest {
             self.outside_since = now;
             let reason = self.consumer.context().last_error.text();
             telemetry::no_partitions(&self.settings.group, reason.as_deref());
+        }
+    }
+
+    /// Says once which partitions others read, and again when that has changed. A store has the events of its own alone.
+    fn tell_foreign(&mut self, now: Instant) {
+        if !self.settled || now < self.shared_at + SHARED {
+            return;
+        }
+        let foreign = self.foreign();
+        if foreign != self.told_foreign {
+            if !foreign.is_empty() {
+                telemetry::foreign(&self.settings.group, &foreign);
+            }
+            self.told_foreign = foreign;
         }
     }
 
@@ -447,6 +484,7 @@ impl Ingest {
     /// Notes how many partitions the topics have when the group shares them out, as far as a broker answers.
     fn note_shared(&mut self, answering: bool) {
         self.shared.clear();
+        self.shared_at = Instant::now();
         if !answering {
             return;
         }

@@ -122,10 +122,45 @@ pub(crate) fn no_partitions(group: &str, reason: Option<&str>) {
     );
 }
 
+pub(crate) fn foreign(group: &str, partitions: &[(String, i32)]) {
+    warn!(
+        group,
+        partitions = places(partitions),
+        "another process of the consumer group reads these partitions: none of their events come into this process's \
+         store, and its look-ups do not count them. Give each store a group of its own (kafka.group)"
+    );
+}
+
+/// Partitions as text, a topic once: `tx 1, 2; labels 0`.
+fn places(partitions: &[(String, i32)]) -> String {
+    let same_topic = |one: &(String, i32), other: &(String, i32)| one.0 == other.0;
+    let topics = partitions.chunk_by(same_topic);
+    let text = |of_topic: &[(String, i32)]| {
+        let numbers = of_topic.iter().map(|(_, number)| number.to_string());
+        let numbers: Vec<String> = numbers.collect();
+        let topic = of_topic.first().map_or("", |(topic, _)| topic.as_str());
+        format!("{topic} {}", numbers.join(", "))
+    };
+    topics.map(text).collect::<Vec<_>>().join("; ")
+}
+
 pub(crate) fn commit_failed(detail: &str) {
     counter!("millrace_ingest_group_commit_failures_total").increment(1);
     warn!(
         detail,
         "offsets were not committed to the group; only lag tools read them"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_written_a_topic_once() {
+        let partitions = [("tx", 1), ("tx", 2), ("labels", 0)];
+        let partitions = partitions.map(|(topic, partition)| (topic.to_owned(), partition));
+        assert_eq!(places(&partitions), "tx 1, 2; labels 0");
+        assert_eq!(places(&[]), "");
+    }
 }

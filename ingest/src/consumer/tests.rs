@@ -725,6 +725,15 @@ fn two_members_share_the_partitions_and_no_event_is_missed() {
         let partitions: BTreeSet<i32> = member.assignment().into_iter().map(|(_, p)| p).collect();
         assert_eq!(partitions.len(), 1);
     }
+    // What is one's own is foreign to the other.
+    for (one, other) in [(0, 1), (1, 0)] {
+        let mut own = members[one].assignment();
+        own.sort();
+        assert_eq!(members[other].foreign(), own);
+    }
+    let member = &mut members[0];
+    member.tell_foreign(Instant::now() + SHARED);
+    assert_eq!(member.told_foreign, member.foreign());
     let mut all: Vec<_> = seen
         .iter()
         .flat_map(|s| s.ids())
