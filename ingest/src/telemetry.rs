@@ -110,9 +110,58 @@ pub(crate) fn client_error(code: &str, detail: &str) {
 /// Between two log lines of one kind of error.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// A partition that is gone has an error a second: each kind of error is logged ever more rarely, and counted each time.
 pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
     counter!("millrace_ingest_partition_errors_total", "topic" => topic.to_string()).increment(1);
-    warn!(topic, partition, %error, "a partition cannot be read; trying again");
+    static SAID: Mutex<BTreeMap<(String, i32, String), Rarely>> = Mutex::new(BTreeMap::new());
+    let now = Instant::now();
+    let mut said = lock(&SAID);
+    let what = (topic.to_owned(), partition, error.to_string());
+    let is_due = match said.get_mut(&what) {
+        Some(rarely) => rarely.is_due(now),
+        None => {
+            said.insert(what, Rarely::said(now));
+            true
+        }
+    };
+    if is_due {
+        warn!(topic, partition, %error, "a partition cannot be read; trying again");
+    }
+}
+
+/// When something was logged that goes on: the pauses between its lines double.
+struct Rarely {
+    said: Instant,
+    seen: Instant,
+    pause: Duration,
+}
+
+impl Rarely {
+    const SHORTEST: Duration = Duration::from_secs(2);
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    fn said(now: Instant) -> Self {
+        Self {
+            said: now,
+            seen: now,
+            pause: Self::SHORTEST,
+        }
+    }
+
+    /// Whether it is to be logged now that it is seen again. What has not been seen for the longest pause is new.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if now - self.seen >= Self::LONGEST {
+            *self = Self::said(now);
+            return true;
+        }
+        self.seen = now;
+        let is_due = now - self.said >= self.pause;
+        if is_due {
+            self.said = now;
+            self.pause = (self.pause * 2).min(Self::LONGEST);
+        }
+        is_due
+    }
 }
 
 pub(crate) fn no_partitions(group: &str, reason: Option<&str>) {
@@ -155,6 +204,18 @@ pub(crate) fn commit_failed(detail: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_on_is_said_ever_more_rarely_until_it_ends() {
+        let start = Instant::now();
+        let second = |second: u64| start + Duration::from_secs(second);
+        let mut rarely = Rarely::said(start);
+        let said: Vec<u64> = (1..=200).filter(|at| rarely.is_due(second(*at))).collect();
+        assert_eq!(said, [2, 6, 14, 30, 62, 122, 182]);
+        assert!(rarely.is_due(second(260)));
+        assert!(!rarely.is_due(second(261)));
+        assert!(rarely.is_due(second(262)));
+    }
 
     #[test]
     fn partitions_are_written_a_topic_once() {
