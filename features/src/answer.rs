@@ -80,7 +80,7 @@ impl FeatureView {
         tiles: &mut dyn FnMut(Tile),
     ) -> Result<Answer, FeatureError> {
         self.check_entity_columns(entity, as_of.len())?;
-        let keys = packed::pack(entity, as_of.len());
+        let keys = packed::pack_keys(entity);
         let groups = group(&keys);
         let part = match state.shared().filter(|_| as_of.len() >= WORTH_THREADS) {
             Some(shared) => self.answer_on_all_cores(shared, groups, as_of)?,
@@ -416,7 +416,7 @@ pub(crate) fn batch(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use arrow::array::{AsArray, Int64Array, StringArray};
+    use arrow::array::{AsArray, Float32Array, Float64Array, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
 
     use super::*;
@@ -461,6 +461,39 @@ mod tests {
         let names = answer.column_by_name("names").unwrap();
         let names: Vec<_> = names.as_string::<i32>().iter().collect();
         assert_eq!(names, [Some("a a"), None, Some("a")]);
+    }
+
+    #[test]
+    fn zero_is_one_entity_and_one_value_whatever_its_sign() {
+        let sources =
+            "CREATE EXTERNAL TABLE t (k DOUBLE NOT NULL, x DOUBLE, y REAL, at TIMESTAMP NOT NULL)
+            STORED AS KAFKA LOCATION 't' WITH ORDER (at)";
+        let sql = "CREATE VIEW v AS SELECT k, count(*) OVER w AS c, count(DISTINCT x) OVER w AS d,
+            count(DISTINCT y) OVER w AS e FROM t
+            WINDOW w AS (PARTITION BY k ORDER BY at RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+        let project = Project::plan(&file("sources.sql", sources), &[file("v.sql", sql)], None);
+        let view = project.unwrap().views.remove(0);
+        let zeros = [0.0, -0.0, 0.0, -0.0];
+        let events: Vec<ArrayRef> = vec![
+            Arc::new(Float64Array::from_iter_values(zeros)),
+            Arc::new(Float64Array::from(vec![0.0, 0.0, -0.0, 7.0])),
+            Arc::new(Float32Array::from(vec![-0.0, -0.0, 0.0, 0.0])),
+            Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3, 4])),
+        ];
+        let events = RecordBatch::try_new(Arc::clone(&view.stream.schema), events).unwrap();
+        let mut state = MemoryState::default();
+        let origin = Origin {
+            partitions: &[0; 4],
+            offsets: &[0, 1, 2, 3],
+        };
+        view.state_rows(&events, origin, &mut state).unwrap();
+        let keys: ArrayRef = Arc::new(Float64Array::from(vec![0.0, -0.0]));
+        let answer = view.answer(&state, &[keys], &[5, 5]).unwrap();
+        for (name, expected) in [("c", 4), ("d", 2), ("e", 1)] {
+            let values = answer.column_by_name(name).unwrap();
+            let values: Vec<_> = values.as_primitive::<Int64Type>().iter().collect();
+            assert_eq!(values, [Some(expected); 2], "{name}");
+        }
     }
 
     #[test]

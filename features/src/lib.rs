@@ -53,7 +53,7 @@ pub use answer::Answer;
 pub use fold::Total;
 pub use frame::Frame;
 pub use inputs::InputView;
-pub use packed::{pack_rows, unpack_rows};
+pub use packed::{pack_keys, pack_rows, unpack_rows};
 pub use problem::{Position, Problem};
 pub use project::{Project, SqlFile};
 pub use resolution::Resolution;

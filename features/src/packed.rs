@@ -4,11 +4,13 @@
 //! of the columns. Fixed-width values are little-endian; booleans one byte; strings and binaries a LEB128 length
 //! and the bytes. The types come from the view, not from the row, so a row carries no tags.
 
+use std::sync::Arc;
+
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, StringBuilder, make_array,
 };
 use arrow::buffer::{MutableBuffer, NullBuffer};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
 /// True for the types that a row can hold.
 pub(crate) fn is_supported(data_type: &DataType) -> bool {
@@ -22,6 +24,40 @@ pub(crate) fn is_supported(data_type: &DataType) -> bool {
 #[must_use]
 pub fn pack_rows(columns: &[ArrayRef]) -> Vec<Vec<u8>> {
     pack(columns, columns.first().map_or(0, |column| column.len()))
+}
+
+/// As [`pack_rows`], for entities: what SQL says is equal has the same bytes, so −0.0 is 0.0, and of NaN there is one.
+#[must_use]
+pub fn pack_keys(columns: &[ArrayRef]) -> Vec<Vec<u8>> {
+    if !columns
+        .iter()
+        .any(|column| column.data_type().is_floating())
+    {
+        return pack_rows(columns);
+    }
+    let columns: Vec<ArrayRef> = columns.iter().map(one_of_equals).collect();
+    pack_rows(&columns)
+}
+
+/// A column in which numbers that are equal have the same bits; any other column as it is.
+fn one_of_equals(column: &ArrayRef) -> ArrayRef {
+    // These bits are stored, and those of the constants in `std` may change.
+    const NAN_32: f32 = f32::from_bits(0x7fc0_0000);
+    const NAN_64: f64 = f64::from_bits(0x7ff8_0000_0000_0000);
+    // The sum of −0.0 and 0.0 is 0.0, and no other number changes.
+    match column.data_type() {
+        DataType::Float32 => {
+            let one = |value: f32| if value.is_nan() { NAN_32 } else { value + 0.0 };
+            let values = column.as_primitive::<Float32Type>();
+            Arc::new(values.unary::<_, Float32Type>(one))
+        }
+        DataType::Float64 => {
+            let one = |value: f64| if value.is_nan() { NAN_64 } else { value + 0.0 };
+            let values = column.as_primitive::<Float64Type>();
+            Arc::new(values.unary::<_, Float64Type>(one))
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 /// Packs all rows of `columns`.
@@ -132,7 +168,7 @@ fn unpack_column(
                 };
                 builder.append_option(value);
             }
-            Ok(std::sync::Arc::new(builder.finish()))
+            Ok(Arc::new(builder.finish()))
         }
         DataType::Utf8 => {
             let mut builder = StringBuilder::with_capacity(rows.len(), 16 * rows.len());
@@ -145,7 +181,7 @@ fn unpack_column(
                 let text = bytes.map(std::str::from_utf8).transpose();
                 builder.append_option(text.map_err(|e| e.to_string())?);
             }
-            Ok(std::sync::Arc::new(builder.finish()))
+            Ok(Arc::new(builder.finish()))
         }
         DataType::Binary => {
             let mut builder = BinaryBuilder::with_capacity(rows.len(), 16 * rows.len());
@@ -157,7 +193,7 @@ fn unpack_column(
                 };
                 builder.append_option(bytes);
             }
-            Ok(std::sync::Arc::new(builder.finish()))
+            Ok(Arc::new(builder.finish()))
         }
         primitive => {
             let width = primitive
@@ -218,7 +254,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use arrow::array::*;
-    use std::sync::Arc;
 
     fn columns() -> Vec<ArrayRef> {
         vec![
@@ -264,6 +299,29 @@ mod tests {
         // A sliced column starts inside its buffers.
         let tail: Vec<ArrayRef> = columns.iter().map(|c| c.slice(1, 2)).collect();
         assert_eq!(pack(&tail, 2), packed[1..]);
+    }
+
+    #[test]
+    fn equal_numbers_are_one_key() {
+        let odd_nan = f64::from_bits(0xfff8_0000_0000_0001);
+        let wide = vec![Some(0.0), Some(-0.0), Some(odd_nan), Some(f64::NAN), None];
+        let narrow = vec![Some(-0.0), Some(0.0), Some(-1.5), Some(-1.5), None];
+        let texts = StringArray::from(vec!["a", "a", "a", "a", "a"]);
+        let columns: [ArrayRef; 3] = [
+            Arc::new(Float64Array::from(wide)),
+            Arc::new(Float32Array::from(narrow)),
+            Arc::new(texts),
+        ];
+        let keys = pack_keys(&columns);
+        assert_eq!(keys[0], keys[1]);
+        assert_eq!(keys[2], keys[3]);
+        assert_ne!(keys[1], keys[2]);
+        assert_ne!(keys[3], keys[4]);
+        // Those of zeros that are not negative, and of other types, are the rows.
+        let rows = pack_rows(&columns);
+        assert_ne!(rows[0], keys[0]);
+        assert_eq!(pack_rows(&columns[..1])[0], pack_keys(&columns[..1])[0]);
+        assert_eq!(pack_rows(&columns[2..]), pack_keys(&columns[2..]));
     }
 
     #[test]

@@ -122,7 +122,6 @@ impl FeatureView {
     ) -> Result<Kept, DataFusionError> {
         let rows = self.counted_rows(events)?;
         let counted = select(events, &rows)?;
-        let count = counted.num_rows();
         let entity: Vec<ArrayRef> = self
             .entity
             .iter()
@@ -138,7 +137,7 @@ impl FeatureView {
             .column(self.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
         Ok(Kept {
-            entities: packed::pack(&entity, count),
+            entities: packed::pack_keys(&entity),
             times: times.values().to_vec(),
             uniques: self.uniques(&counted, &rows, origin),
             operands,

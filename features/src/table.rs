@@ -84,8 +84,7 @@ impl FeatureView {
     /// stream's names other entities.
     #[must_use]
     pub fn entity_keys(&self, entity: &[ArrayRef]) -> BinaryArray {
-        let rows = entity.first().map_or(0, |column| column.len());
-        BinaryArray::from_iter_values(packed::pack(entity, rows))
+        BinaryArray::from_iter_values(packed::pack_keys(entity))
     }
 
     fn evaluating(&self) -> impl FnOnce(DataFusionError) -> FeatureError {

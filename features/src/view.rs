@@ -14,10 +14,10 @@ use datafusion::common::{
     Column, DFSchema, DFSchemaRef, DataFusionError, ScalarValue, TableReference,
 };
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
-use datafusion::physical_expr::expressions::{Column as Place, Literal};
+use datafusion::physical_expr::expressions::{Column as Place, Literal, binary, lit};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::Call;
@@ -586,6 +586,11 @@ impl<'a> Slots<'a> {
             .iter()
             .map(|arg| self.planner.physical(arg, self.source))
             .collect::<Checked<Vec<_>>>()?;
+        if window.params.distinct
+            && let Some(first) = expressions.first_mut()
+        {
+            *first = self.with_one_zero(first)?;
+        }
         let half_life_us = match decay::half_life_us(&call.function, &call.arguments)? {
             // Decay is from the event's time on.
             Some(half_life) => {
@@ -628,6 +633,19 @@ impl<'a> Slots<'a> {
         };
         self.slots.push(slot);
         Ok(())
+    }
+
+    /// A value by which events are told apart: −0.0 and 0.0 are one, and DataFusion's accumulators compare bits.
+    fn with_one_zero(&self, expr: &Arc<dyn PhysicalExpr>) -> Checked<Arc<dyn PhysicalExpr>> {
+        let schema = self.source.as_arrow();
+        let zero = match expr.data_type(schema) {
+            _ if (expr.as_ref() as &dyn Any).is::<Literal>() => return Ok(Arc::clone(expr)),
+            Ok(DataType::Float32) => lit(0.0_f32),
+            Ok(DataType::Float64) => lit(0.0_f64),
+            _ => return Ok(Arc::clone(expr)),
+        };
+        binary(Arc::clone(expr), Operator::Plus, zero, schema)
+            .map_err(|e| self.planner.complaint(&e))
     }
 
     fn measure(&mut self, measure: Measure) -> usize {

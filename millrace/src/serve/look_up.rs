@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::ArrayRef;
-use millrace_features::{FeatureView, StateReader, pack_rows};
+use millrace_features::{FeatureView, StateReader, pack_keys};
 use millrace_proto::v1::{Column, EntityStatus, ViewStatus};
 use prost_types::Timestamp;
 
@@ -144,7 +144,7 @@ impl Asked<'_> {
         if !is_present.contains(&false) {
             return Ok(vec![EntityStatus::Present; is_present.len()]);
         }
-        let packed = pack_rows(keys);
+        let packed = pack_keys(keys);
         let status = |(entity, is_present): (&Vec<u8>, &bool)| {
             if *is_present {
                 return Ok(EntityStatus::Present);
@@ -170,7 +170,7 @@ impl Asked<'_> {
             return;
         }
         entities.dedup();
-        for (row, packed) in pack_rows(keys).iter().enumerate() {
+        for (row, packed) in pack_keys(keys).iter().enumerate() {
             if entities.contains(packed) {
                 self.live.misses.note(Miss {
                     view: Arc::clone(&self.selected.view),
