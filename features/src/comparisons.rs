@@ -1,9 +1,9 @@
-//! Texts beside numbers.
+//! Texts beside numbers and times.
 //!
-//! Where a text is compared with a number, or a function takes both, DataFusion casts the text, and the cast fails on
-//! every text that is none: its event would leave the view without a word. What stands in quotes in the query itself is
-//! cast when it is planned, and refused then where it is no number. Arithmetic with texts DataFusion refuses itself, and
-//! where a number becomes a text (`||`, the branches of CASE) nothing is lost.
+//! Where a text is compared with a number, a time or a date, or a function takes both, DataFusion casts the text, and the
+//! cast fails on every text that is none: its event would leave the view without a word. What stands in quotes in the
+//! query itself is cast when it is planned, and refused then where it is none. Arithmetic with texts DataFusion refuses
+//! itself, and where a number becomes a text (`||`, the branches of CASE) nothing is lost.
 
 use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
@@ -15,7 +15,7 @@ use crate::problem::{Checked, Complaint, columns_span};
 use crate::walk;
 use crate::words;
 
-/// Refuses an expression, as written, that would cast a text to a number.
+/// Refuses an expression, as written, that would cast a text to a number or a time.
 pub(crate) fn check(expr: &Expr, schema: &DFSchema) -> Checked<()> {
     match expr {
         Expr::BinaryExpr(binary) if compares(binary.op) => {
@@ -60,17 +60,27 @@ fn compares(operator: Operator) -> bool {
     )
 }
 
-/// Expressions that are brought to one type: the number's, where one is a number.
+/// Whether it is what a text would be cast to beside it.
+fn is_read_from_text(data_type: &DataType) -> bool {
+    use DataType::{Date32, Date64, Time32, Time64, Timestamp};
+    data_type.is_numeric()
+        || matches!(
+            data_type,
+            Date32 | Date64 | Time32(_) | Time64(_) | Timestamp(..)
+        )
+}
+
+/// Expressions that are brought to one type: that of the number or the time, where one is that.
 fn check_compared(by: &str, all: &[&Expr], schema: &DFSchema) -> Checked<()> {
     let types: Result<Vec<DataType>, _> = all.iter().map(|expr| expr.get_type(schema)).collect();
     // What has no type is refused with its own reason.
     let Ok(types) = types else { return Ok(()) };
-    let Some(number) = types.iter().find(|data_type| data_type.is_numeric()) else {
+    let Some(read_as) = types.iter().find(|data_type| is_read_from_text(data_type)) else {
         return Ok(());
     };
     let mut typed = all.iter().zip(&types);
     match typed.find(|(expr, data_type)| is_open_text(expr, data_type)) {
-        Some((text, _)) => Err(complaint(by, text, number, all)),
+        Some((text, _)) => Err(complaint(by, text, read_as, all)),
         None => Ok(()),
     }
 }
@@ -85,7 +95,7 @@ fn check_call(call: &ScalarFunction, schema: &DFSchema) -> Checked<()> {
     };
     let mut args = call.args.iter().zip(&fields).zip(&taken);
     let cast = args.find(|((arg, field), taken)| {
-        is_open_text(arg, field.data_type()) && taken.data_type().is_numeric()
+        is_open_text(arg, field.data_type()) && is_read_from_text(taken.data_type())
     });
     match cast {
         Some(((text, _), taken)) => {
@@ -106,12 +116,12 @@ fn is_open_text(expr: &Expr, data_type: &DataType) -> bool {
     is_text && !matches!(expr, Expr::Literal(..))
 }
 
-fn complaint(by: &str, text: &Expr, number: &DataType, all: &[&Expr]) -> Complaint {
+fn complaint(by: &str, text: &Expr, read_as: &DataType, all: &[&Expr]) -> Complaint {
     let literal = all.iter().find_map(|expr| match expr {
         Expr::Literal(value, _) if value.data_type().is_numeric() => Some(value.to_string()),
         _ => None,
     });
     let place = all.iter().find_map(|expr| columns_span(expr));
-    words::text_as_number(by, walk::name(text), number, literal.as_deref())
+    words::text_read_as(by, walk::name(text), read_as, literal.as_deref())
         .span(columns_span(text).or(place))
 }

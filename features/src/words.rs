@@ -287,31 +287,36 @@ pub(crate) fn no_condition(clause: &str, name: Option<&str>, data_type: &str) ->
     ))
 }
 
-/// A text that something would read as a number; `literal` is a number that stands beside it in the query.
-pub(crate) fn text_as_number(
+/// A text that something would read as a number or a time; `literal` is a number that stands beside it in the query.
+pub(crate) fn text_read_as(
     by: &str,
     name: Option<&str>,
-    number: &DataType,
+    data_type: &DataType,
     literal: Option<&str>,
 ) -> Complaint {
     let (shown, name) = match name {
         Some(name) => (format!("'{name}'"), name),
         None => ("this".to_owned(), "…"),
     };
+    let (kind, to) = match data_type {
+        DataType::Timestamp(..) => (TIME, "TIMESTAMP".to_owned()),
+        DataType::Date32 | DataType::Date64 => ("a date", "DATE".to_owned()),
+        DataType::Time32(_) | DataType::Time64(_) => ("a time of day", "TIME".to_owned()),
+        DataType::Decimal128(precision, scale) => {
+            ("a number", format!("DECIMAL({precision}, {scale})"))
+        }
+        whole if whole.is_integer() => ("a number", "BIGINT".to_owned()),
+        _ => ("a number", "DOUBLE".to_owned()),
+    };
     let text = match literal {
         Some(literal) => format!("'{literal}' in quotes is a text"),
-        None => "CAST(… AS VARCHAR) makes a text of a number".to_owned(),
-    };
-    let to = match number {
-        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
-        whole if whole.is_integer() => "BIGINT".to_owned(),
-        _ => "DOUBLE".to_owned(),
+        None => format!("CAST(… AS VARCHAR) makes a text of {kind}"),
     };
     Complaint::new(format!(
-        "{shown} is text, and {by} would read it as a number, which fails where it is none"
+        "{shown} is text, and {by} would read it as {kind}, which fails where it is none"
     ))
     .hint(format!(
-        "{text}; TRY_CAST({name} AS {to}) is a number, and null where the text is none"
+        "{text}; TRY_CAST({name} AS {to}) is {kind}, and null where the text is none"
     ))
 }
 

@@ -1,4 +1,4 @@
-//! Texts beside numbers.
+//! Texts beside numbers and times.
 
 use super::Wrong;
 
@@ -120,4 +120,48 @@ fn a_text_is_not_compared_with_a_number() {
         "CREATE VIEW i AS SELECT t.card_id > 5 AS x FROM tx t",
         "'card_id' is text, and > would",
     );
+}
+
+#[test]
+fn a_text_is_not_compared_with_a_time() {
+    let wrong = Wrong::default();
+    let condition = |condition: &str, expected: &str| {
+        let view = "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n";
+        let view = format!("{view}\nFROM tx WHERE {condition}\nWINDOW d1 AS $W");
+        wrong.view(&view, expected);
+    };
+    condition(
+        "terminal_id > event_time",
+        "2:15 'terminal_id' is text, and > would read it as a time, which fails where it is none | CAST(… AS VARCHAR) \
+         makes a text of a time; TRY_CAST(terminal_id AS TIMESTAMP) is a time, and null where the text is none",
+    );
+    condition(
+        "CAST(event_time AS DATE) = terminal_id",
+        "2:42 'terminal_id' is text, and = would read it as a date, which fails where it is none | CAST(… AS VARCHAR) \
+         makes a text of a date; TRY_CAST(terminal_id AS DATE)",
+    );
+    condition(
+        "terminal_id < TIMESTAMP '2024-01-31 12:00:00'",
+        "2:15 'terminal_id' is text, and < would read it as a time",
+    );
+    condition(
+        "event_time BETWEEN '2024-01-01' AND terminal_id",
+        "'terminal_id' is text, and BETWEEN would read it as a time",
+    );
+    condition(
+        "event_time IN ('2024-01-01', lower(terminal_id))",
+        "this is text, and IN would read it as a time",
+    );
+    condition(
+        "date_part('hour', terminal_id) > 5",
+        "2:33 'terminal_id' is text, and date_part() would read it as a time",
+    );
+    for right in [
+        "event_time > TRY_CAST(terminal_id AS TIMESTAMP)",
+        "CAST(event_time AS VARCHAR) > terminal_id",
+        "event_time IN ('2024-01-01', '2024-01-02 12:00:00')",
+        "date_part('hour', event_time) > 5",
+    ] {
+        condition(right, "ok");
+    }
 }
