@@ -47,6 +47,7 @@ mod table;
 mod tile;
 mod view;
 mod walk;
+mod windows;
 mod words;
 
 pub use answer::Answer;

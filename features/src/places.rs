@@ -5,15 +5,18 @@ use std::ops::ControlFlow;
 use datafusion::common::{Location, Span};
 use datafusion::logical_expr::WindowFrame;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, NamedWindowExpr, Select, WindowSpec, WindowType, visit_expressions,
+    Expr, Function, NamedWindowExpr, Select, WindowFrame as SqlFrame, WindowSpec, WindowType,
+    visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::frame::Frame;
 use crate::problem::{point, sql_span};
+use crate::windows::unused;
 
-/// Where the items of a view's SELECT, the frames of its windows and the words of its file stand.
+/// Where the items of a view's SELECT, the frames of its windows and the words of its file stand. Behind the items come
+/// the windows that none of them is over.
 #[derive(Default)]
 pub(crate) struct Places {
     words: Vec<(String, Location)>,
@@ -28,6 +31,23 @@ struct Placed {
     span: Option<Span>,
     /// Whether no view can have it.
     is_wrong: bool,
+}
+
+impl Placed {
+    /// `from` is what stands before it.
+    fn new(
+        item: usize,
+        frame: &SqlFrame,
+        from: Option<Span>,
+        words: &[(String, Location)],
+    ) -> Self {
+        let meaning = WindowFrame::try_from(frame.clone());
+        Self {
+            item,
+            span: from.and_then(|from| units_after(words, from.start)),
+            is_wrong: !meaning.is_ok_and(|frame| Frame::from_sql(&frame).is_ok()),
+        }
+    }
 }
 
 impl Places {
@@ -49,18 +69,23 @@ impl Places {
                     && let Some((window, from)) = window(select, function)
                     && let Some(frame) = &window.window_frame
                 {
-                    let frame = WindowFrame::try_from(frame.clone());
-                    frames.push(Placed {
-                        item,
-                        span: from.and_then(|from| units_after(&words, from.start)),
-                        is_wrong: !frame.is_ok_and(|frame| Frame::from_sql(&frame).is_ok()),
-                    });
+                    frames.push(Placed::new(item, frame, from, &words));
                 }
                 ControlFlow::<()>::Continue(())
             });
         }
+        let mut items: Vec<Option<Span>> = select.projection.iter().map(sql_span).collect();
+        for window in unused(select) {
+            let name = sql_span(window);
+            if let NamedWindowExpr::WindowSpec(spec) = &window.1
+                && let Some(frame) = &spec.window_frame
+            {
+                frames.push(Placed::new(items.len(), frame, name, &words));
+            }
+            items.push(name);
+        }
         Self {
-            items: select.projection.iter().map(sql_span).collect(),
+            items,
             frames,
             words,
         }

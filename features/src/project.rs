@@ -23,6 +23,7 @@ use crate::slips::{Slips, select_of};
 use crate::stream::Stream;
 use crate::syntax::{self, Declares};
 use crate::view::FeatureView;
+use crate::windows;
 
 /// The text of one SQL file of a project.
 #[derive(Debug, Clone)]
@@ -221,9 +222,17 @@ impl Planning {
         statement: Statement,
         resolution: Option<Resolution>,
     ) -> Checked<()> {
+        let with_unused = with_unused_windows(&statement);
         let (name, plan) = self.view_plan(statement)?;
         self.planner.check_new(&name)?;
-        let view = FeatureView::plan(&name, &plan, resolution, &self.streams, &self.planner)?;
+        let planned = |plan: &LogicalPlan| {
+            FeatureView::plan(&name, plan, resolution, &self.streams, &self.planner)
+        };
+        let view = planned(&plan)?;
+        if let Some(statement) = with_unused {
+            let (_, plan) = self.view_plan(statement)?;
+            planned(&plan)?;
+        }
         check_columns(&view.schema)?;
         self.check_full_names(&view)?;
         if let Some(other) = self.views.iter().find(|other| other.id == view.id) {
@@ -269,8 +278,18 @@ impl Planning {
     }
 
     fn planned_input_view(&mut self, statement: Statement) -> Checked<()> {
+        let window = select_of(&statement).and_then(|select| select.named_window.first().cloned());
         let (name, plan) = self.view_plan(statement)?;
         self.planner.check_new(&name)?;
+        if let Some(window) = window {
+            let unused = format!(
+                "nothing is over window '{}': inputs are of one event",
+                window.0.value
+            );
+            return Err(Complaint::new(unused)
+                .hint("declare it in a feature view, and join the view here")
+                .span(sql_span(&window)));
+        }
         let view = InputView::plan(&name, &plan, &self.streams, &self.views, &self.planner)?;
         check_columns(&view.schema)?;
         self.planner.register(&name, Arc::clone(&view.schema))?;
@@ -344,6 +363,17 @@ fn check_columns(schema: &Schema) -> Checked<()> {
                 .item(Some(index)),
         ),
     }
+}
+
+/// The same view with an aggregate over each window that it has none over; none where there is no such window.
+fn with_unused_windows(statement: &Statement) -> Option<Statement> {
+    let over_unused = windows::over_unused(select_of(statement)?);
+    if over_unused.is_empty() {
+        return None;
+    }
+    let mut statement = statement.clone();
+    projection(&mut statement)?.extend(over_unused);
+    Some(statement)
 }
 
 /// The items of a view's SELECT.

@@ -48,6 +48,44 @@ fn what_is_said_of_a_call_has_an_effect() {
     );
 }
 
+/// What is wrong with a window is wrong before it is used.
+#[test]
+fn a_window_that_nothing_is_over_is_judged_too() {
+    let wrong = Wrong::default();
+    let window = |window: &str, expected: &str| {
+        let view = format!(
+            "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n FROM tx WINDOW d1 AS $W,\n{window}"
+        );
+        wrong.view(&view, expected);
+    };
+    window("b AS $W", "ok");
+    window("b AS (PARTITION BY card_id ORDER BY event_time)", "ok");
+    window(
+        "b AS (PARTITION BY nocol ORDER BY event_time)",
+        "2:20 there is no column 'nocol'",
+    );
+    window(
+        "b AS (PARTITION BY card_id)",
+        "2:20 the window has no ORDER BY | write ORDER BY event_time",
+    );
+    window(
+        "b AS (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 3 PRECEDING AND 5 FOLLOWING)",
+        "2:48 a frame that reaches past the current row",
+    );
+    window(
+        "c AS $W, b AS (ORDER BY event_time)",
+        "the window has no PARTITION BY",
+    );
+    window(
+        "b AS (PARTITION BY terminal_id ORDER BY event_time)",
+        "the windows of a view have different PARTITION BY columns",
+    );
+    wrong.inputs(
+        "CREATE VIEW i AS SELECT t.amount FROM tx t\nWINDOW w AS (PARTITION BY card_id)",
+        "2:8 nothing is over window 'w': inputs are of one event | declare it in a feature view",
+    );
+}
+
 #[test]
 fn modifiers_without_effect_are_refused() {
     let wrong = Wrong::default();
