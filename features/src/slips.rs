@@ -37,6 +37,7 @@ impl Slips<'_> {
         (self.wrong_source(select))
             .or_else(|| wrong_clause(select))
             .or_else(|| inner_query(select))
+            .or_else(|| self.aggregate_in_filter(select))
             .or_else(|| wrong_window(select))
             .or_else(|| self.wrong_order(select))
             .or_else(|| wrong_edge(select))
@@ -152,6 +153,21 @@ impl Slips<'_> {
             ))
             .hint(format!("{function} OVER {window}"))
         })
+    }
+
+    /// FILTER looks at each event alone.
+    fn aggregate_in_filter(&self, select: &Select) -> Option<Complaint> {
+        let is_of_many = |function: &Function| {
+            function.over.is_some() || self.planner.is_aggregate(&name_of(function))
+        };
+        let complaint = |expr: &Expr| match expr {
+            Expr::Function(outer) => {
+                function(&outer.filter, is_of_many, |_| words::aggregate_in_filter())
+            }
+            _ => None,
+        };
+        let filtered = expression(&select.projection, |expr| complaint(expr).is_some())?;
+        complaint(&filtered)
     }
 
     /// An event of a model's inputs is one row.

@@ -455,6 +455,14 @@ pub(crate) fn aggregate_in_where() -> Complaint {
     )
 }
 
+/// FILTER with an aggregate in it.
+pub(crate) fn aggregate_in_filter() -> Complaint {
+    Complaint::new("FILTER looks at one event, and an aggregate is of many").hint(
+        "FILTER chooses the events that count; a condition on an aggregate stands around the other one: CASE WHEN \
+         count(*) OVER d1 > 1 THEN sum(amount) OVER d1 END",
+    )
+}
+
 fn statement(text: &str) -> Option<Complaint> {
     if text.starts_with("Aggregate functions are not allowed in the WHERE clause") {
         return Some(aggregate_in_where());

@@ -59,6 +59,14 @@ fn mistakes_of_a_first_view_are_said_in_words() {
         "an aggregate over a window stands inside another one",
     );
     item(
+        "count(*) FILTER (WHERE count(*) OVER d1 > 1) OVER d1 AS m",
+        "2:24 FILTER looks at one event, and an aggregate is of many | FILTER chooses the events that count",
+    );
+    item(
+        "sum(n) FILTER (WHERE n > 1 AND max(n) > 1) OVER d1 AS m",
+        "2:32 FILTER looks at one event",
+    );
+    item(
         "* , count(*) OVER d1 AS n2",
         "2:1 * is the columns of one event",
     );
