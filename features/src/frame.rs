@@ -118,10 +118,7 @@ fn range(frame: &WindowFrame) -> Checked<Frame> {
     };
     match (start_us, end_us) {
         (Some(0), _) => Err(empty_frame()),
-        (Some(start), Some(end)) if start < end => Err(Complaint::new(
-            "the frame ends before it starts: it covers no event",
-        )
-        .hint("write the older edge first: '14 days' PRECEDING AND '7 days' PRECEDING")),
+        (Some(start), Some(end)) if start < end => Err(backwards("'14 days'", "'7 days'")),
         _ => Ok(Frame::Range { start_us, end_us }),
     }
 }
@@ -139,10 +136,18 @@ fn rows(frame: &WindowFrame) -> Checked<Frame> {
         WindowFrameBound::CurrentRow => 0,
         WindowFrameBound::Following(_) => return Err(future_frame()),
     };
-    if start == Some(0) || start.is_some_and(|start| start < end) {
-        return Err(empty_frame());
+    match start {
+        Some(0) => Err(empty_frame()),
+        Some(start) if start < end => Err(backwards("14", "7")),
+        _ => Ok(Frame::Rows { start, end }),
     }
-    Ok(Frame::Rows { start, end })
+}
+
+/// `older` and `newer` are edges of a frame that is right.
+fn backwards(older: &str, newer: &str) -> Complaint {
+    Complaint::new("the frame ends before it starts: it covers no event").hint(format!(
+        "write the older edge first: {older} PRECEDING AND {newer} PRECEDING"
+    ))
 }
 
 fn empty_frame() -> Complaint {

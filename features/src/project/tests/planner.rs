@@ -138,6 +138,14 @@ fn mistakes_of_a_first_view_are_said_in_words() {
         "ROWS BETWEEN 1.5 PRECEDING",
         "2:68 '1.5' is not a number of rows | use a whole number",
     );
+    over(
+        "ORDER BY event_time ROWS BETWEEN 3 PRECEDING AND 5 PRECEDING",
+        "2:55 the frame ends before it starts: it covers no event | write the older edge first: 14 PRECEDING AND 7",
+    );
+    over(
+        "ORDER BY event_time ROWS BETWEEN 0 PRECEDING AND 5 PRECEDING",
+        "2:55 the frame covers no event",
+    );
     let clause = |clause: &str, expected: &str| {
         let view = format!(
             "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n\n{clause}\nWINDOW d1 AS $W"
