@@ -128,6 +128,11 @@ impl Complaint {
         self
     }
 
+    /// Blames no word, where that would be found in something else.
+    pub(crate) fn without_word(self) -> Self {
+        Self { word: None, ..self }
+    }
+
     /// Whether its place is known well enough.
     pub(crate) fn is_placed(&self) -> bool {
         self.span.is_some() || self.item.is_some() || self.in_frame

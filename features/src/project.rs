@@ -231,7 +231,8 @@ impl Planning {
         let view = planned(&plan)?;
         if let Some(statement) = with_unused {
             let (_, plan) = self.view_plan(statement)?;
-            planned(&plan)?;
+            // A word would be looked for behind the window, where the next OVER is of another view.
+            planned(&plan).map_err(Complaint::without_word)?;
         }
         check_columns(&view.schema)?;
         self.check_full_names(&view)?;

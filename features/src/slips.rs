@@ -118,6 +118,8 @@ impl Slips<'_> {
                         "the window is ordered by more than the event time".to_owned(),
                         sql_span(second),
                     ),
+                    // That it has no PARTITION BY either is said of its plan.
+                    None if window.partition_by.is_empty() && window.window_frame.is_none() => None,
                     None => complaint(
                         "the window has no ORDER BY".to_owned(),
                         window.partition_by.last().and_then(sql_span),

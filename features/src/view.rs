@@ -751,7 +751,8 @@ impl<'a> Slots<'a> {
             .collect::<Checked<Vec<_>>>()?;
         if entity.is_empty() {
             return Err(Complaint::new("the window has no PARTITION BY")
-                .hint("name the entity whose events count: PARTITION BY card_id"));
+                .hint("name the entity whose events count: PARTITION BY card_id")
+                .word("OVER"));
         }
         let is_twice = |place: &usize| entity[..*place].contains(&entity[*place]);
         let twice = (1..entity.len()).find(is_twice);

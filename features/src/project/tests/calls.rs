@@ -73,8 +73,8 @@ fn a_window_that_nothing_is_over_is_judged_too() {
         "2:48 a frame that reaches past the current row",
     );
     window(
-        "c AS $W, b AS (ORDER BY event_time)",
-        "the window has no PARTITION BY",
+        "c AS $W,\nb AS (ORDER BY event_time);\nCREATE VIEW x AS SELECT card_id, count(*) OVER $W AS n FROM tx",
+        "3:1 the window has no PARTITION BY",
     );
     window(
         "b AS (PARTITION BY terminal_id ORDER BY event_time)",

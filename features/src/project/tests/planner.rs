@@ -82,6 +82,14 @@ fn mistakes_of_a_first_view_are_said_in_words() {
         "(SELECT 1) AS s, count(*) OVER d1 AS n",
         "2:2 a query inside the query",
     );
+    item(
+        "count(*) OVER () AS n",
+        "2:10 the window has no PARTITION BY | name the entity whose events count",
+    );
+    item(
+        "sum(n) OVER d1 AS s, count(*) OVER (ORDER BY event_time) AS n",
+        "2:31 the window has no PARTITION BY",
+    );
     let over = |window: &str, expected: &str| {
         item(
             &format!("sum(n) OVER (PARTITION BY card_id {window}) AS s"),
