@@ -425,17 +425,39 @@ fn wrong_interval(select: &Select) -> Option<Complaint> {
         };
         match length(expr) {
             Some(text) => not_a_length(&text),
-            None => number(&interval.value).map(|number| {
-                let unit = interval.leading_field.as_ref();
-                let unit = unit.map_or("days".to_owned(), |unit| unit.to_string().to_lowercase());
-                Complaint::new("the length of an INTERVAL stands in quotes")
-                    .hint(format!("INTERVAL '{number} {unit}'"))
-            }),
+            None => match number(&interval.value) {
+                Some(number) => {
+                    let unit = interval.leading_field.as_ref();
+                    let unit =
+                        unit.map_or("days".to_owned(), |unit| unit.to_string().to_lowercase());
+                    let in_quotes = Complaint::new("the length of an INTERVAL stands in quotes");
+                    Some(in_quotes.hint(format!("INTERVAL '{number} {unit}'")))
+                }
+                None => no_constant(&interval.value),
+            },
         }
         .map(|complaint| complaint.span(sql_span(interval.value.as_ref())))
     };
     let found = expression(select, |expr| complaint(expr).is_some())?;
     complaint(&found)
+}
+
+/// What stands behind INTERVAL and is neither a text nor a number; sums of them and signs the planner knows.
+fn no_constant(value: &Expr) -> Option<Complaint> {
+    let is_known = match value {
+        Expr::Value(value) => matches!(
+            value.value,
+            Value::SingleQuotedString(_) | Value::DoubleQuotedString(_) | Value::Number(..)
+        ),
+        Expr::BinaryOp { .. } | Expr::UnaryOp { .. } => true,
+        _ => false,
+    };
+    (!is_known).then(|| {
+        Complaint::new(format!(
+            "an INTERVAL is a fixed length of time, and {value} is none"
+        ))
+        .hint("write it in quotes, with its unit: INTERVAL '1 hour'")
+    })
 }
 
 /// Every column of a view has a name of its own.

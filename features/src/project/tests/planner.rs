@@ -135,6 +135,14 @@ fn mistakes_of_a_first_view_are_said_in_words() {
         "2:78 the length of an INTERVAL stands in quotes | INTERVAL '30 day'",
     );
     frame(
+        "RANGE BETWEEN INTERVAL NULL PRECEDING",
+        "an INTERVAL is a fixed length of time, and NULL is none | write it in quotes, with its unit: INTERVAL '1 hour'",
+    );
+    item(
+        "decayed_sum(amount, INTERVAL n HOUR) OVER d1 AS s",
+        "an INTERVAL is a fixed length of time, and n is none",
+    );
+    frame(
         "RANGE BETWEEN 86400 PRECEDING",
         "2:69 86400 is not a length of time | RANGE counts time: INTERVAL '86400 seconds' PRECEDING",
     );
