@@ -20,7 +20,7 @@
 
 use std::ops::Range;
 
-use arrow::datatypes::{DataType, IntervalUnit};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 
@@ -188,14 +188,69 @@ fn no_length(text: &str) -> Complaint {
     };
     let is_unit = |word: &str| word.len() > 2 && word.chars().all(char::is_alphabetic);
     let wrong = text.split_whitespace().find(|word| is_unit(word));
-    let meant = wrong.and_then(|wrong| Some((wrong, near(&wrong.to_lowercase(), &units)?)));
+    let meant = match wrong {
+        Some(wrong) => near(&wrong.to_lowercase(), &units).map(|unit| text.replace(wrong, unit)),
+        None => of_clock(text),
+    };
+    let meant = meant.filter(|meant| meant != text && is_length(meant));
     Complaint::new(format!("'{text}' is not a length of time")).hint(match meant {
-        Some((wrong, unit)) if wrong != unit => {
-            format!("did you mean '{}'?", text.replace(wrong, unit))
+        Some(meant) => format!("did you mean '{meant}'?"),
+        None => {
+            "write a number and a unit: '30 seconds', '15 minutes', '1 hour', '7 days'".to_owned()
         }
-        _ => "write a number and a unit: '30 seconds', '15 minutes', '1 hour', '7 days'".to_owned(),
     })
 }
+
+/// Of a text that says no unit: `INTERVAL` with the one that is meant.
+pub(crate) fn with_unit(text: &str) -> String {
+    let in_seconds = format!("{text} seconds");
+    match is_length(&in_seconds) {
+        true => format!("INTERVAL '{in_seconds}', or minutes, hours, days"),
+        false => {
+            let meant = of_clock(text).filter(|meant| is_length(meant));
+            format!("INTERVAL '{}'", meant.as_deref().unwrap_or("30 seconds"))
+        }
+    }
+}
+
+/// A length that is written as a clock shows it, 01:30 or 01:30:00, in units.
+fn of_clock(text: &str) -> Option<String> {
+    let parts: Option<Vec<u32>> = text
+        .trim()
+        .split(':')
+        .map(|part| part.parse().ok())
+        .collect();
+    let parts = parts.filter(|parts| matches!(parts.len(), 2 | 3))?;
+    let shown = parts.iter().zip(["hour", "minute", "second"]);
+    let shown = shown.filter(|(number, _)| **number > 0);
+    let shown: Vec<String> = shown
+        .map(|(number, unit)| match number {
+            1 => format!("1 {unit}"),
+            _ => format!("{number} {unit}s"),
+        })
+        .collect();
+    Some(shown.join(" "))
+}
+
+/// Whether a view can have a window of that length.
+fn is_length(text: &str) -> bool {
+    let interval = DataType::Interval(IntervalUnit::MonthDayNano);
+    match ScalarValue::from(text).cast_to(&interval) {
+        Ok(ScalarValue::IntervalMonthDayNano(Some(interval))) => {
+            interval.months == 0 && width_us(&interval).is_some_and(|us| us > 0)
+        }
+        _ => false,
+    }
+}
+
+/// The length of an interval without months, where it is within what can be counted, and fine enough.
+fn width_us(interval: &IntervalMonthDayNano) -> Option<i64> {
+    let days = i64::from(interval.days).checked_mul(DAY_US)?;
+    let width = days.checked_add(interval.nanoseconds / 1_000)?;
+    (interval.nanoseconds % 1_000 == 0).then_some(width)
+}
+
+const DAY_US: i64 = 86_400_000_000;
 
 pub(crate) fn microseconds(value: &ScalarValue) -> Checked<i64> {
     let interval = DataType::Interval(IntervalUnit::MonthDayNano);
@@ -204,19 +259,17 @@ pub(crate) fn microseconds(value: &ScalarValue) -> Checked<i64> {
     };
     if interval.months != 0 {
         let months = i64::from(interval.months);
-        return Err(
-            Complaint::new("a window of months or years has no fixed length").hint(format!(
-                "use days: INTERVAL '{} days'",
-                months / 12 * 365 + months % 12 * 30
-            )),
-        );
+        let days = months / 12 * 365 + months % 12 * 30 + i64::from(interval.days);
+        let days = format!("{days} days");
+        let complaint = Complaint::new("a window of months or years has no fixed length");
+        return Err(complaint.hint(match is_length(&days) {
+            true => format!("use days: INTERVAL '{days}'"),
+            false => "use days; use UNBOUNDED PRECEDING for a lifetime".to_owned(),
+        }));
     }
-    let width = i64::from(interval.days)
-        .checked_mul(86_400_000_000)
-        .and_then(|days| days.checked_add(interval.nanoseconds / 1_000));
-    match width {
-        Some(us) if us >= 0 && interval.nanoseconds % 1_000 == 0 => Ok(us),
-        Some(us) if us < 0 => Err(Complaint::new("the interval is negative")
+    match width_us(&interval) {
+        Some(us) if us >= 0 => Ok(us),
+        Some(_) => Err(Complaint::new("the interval is negative")
             .hint("drop the sign: PRECEDING looks back already")),
         _ => Err(
             Complaint::new("the interval is finer than a microsecond or too long")

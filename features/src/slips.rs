@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
     WindowFrameUnits, WindowSpec, WindowType, visit_expressions,
 };
 
-use crate::frame::not_a_length;
+use crate::frame::{not_a_length, with_unit};
 use crate::plan::Planner;
 use crate::problem::{Complaint, known_names, name_span, sql_span};
 use crate::stream::{Stream, table_name};
@@ -366,7 +366,7 @@ fn wrong_edge(select: &Select) -> Option<Complaint> {
             }
             (WindowFrameUnits::Range, None, Some(text)) if !text.chars().any(char::is_alphabetic) => {
                 Complaint::new(format!("'{text}' has no unit"))
-                    .hint(format!("INTERVAL '{text} seconds', or minutes, hours, days"))
+                    .hint(with_unit(&text))
             }
             (WindowFrameUnits::Range, None, Some(text)) => not_a_length(&text)?,
             (WindowFrameUnits::Rows, None, Some(_)) => {

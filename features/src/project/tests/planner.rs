@@ -131,6 +131,22 @@ fn mistakes_of_a_first_view_are_said_in_words() {
         "2:78 '30' has no unit | INTERVAL '30 seconds', or minutes, hours, days",
     );
     frame(
+        "RANGE BETWEEN INTERVAL '01:30:00' PRECEDING",
+        "2:78 '01:30:00' has no unit | INTERVAL '1 hour 30 minutes'",
+    );
+    frame(
+        "RANGE BETWEEN INTERVAL '300000 years' PRECEDING",
+        "a window of months or years has no fixed length | use days; use UNBOUNDED PRECEDING for a lifetime",
+    );
+    frame(
+        "RANGE BETWEEN INTERVAL '1 month 3 days' PRECEDING",
+        "a window of months or years has no fixed length | use days: INTERVAL '33 days'",
+    );
+    frame(
+        "RANGE BETWEEN INTERVAL '1 fortnite' PRECEDING",
+        "2:78 '1 fortnite' is not a length of time | write a number and a unit: '30 seconds'",
+    );
+    frame(
         "RANGE BETWEEN INTERVAL 30 DAY PRECEDING",
         "2:78 the length of an INTERVAL stands in quotes | INTERVAL '30 day'",
     );
