@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::common::{DFSchema, DataFusionError, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -49,19 +49,25 @@ impl Planner {
         self.check_new(name)?;
         let table = Arc::new(EmptyTable::new(schema));
         self.context
-            .register_table(name, table)
+            // As it is: a text would be read as SQL, in lower case where it is not in quotes.
+            .register_table(TableReference::bare(name), table)
             .map_err(|e| self.complaint(&e))?;
         self.names.push(name.to_owned());
         Ok(())
     }
 
-    /// Refuses a name that a stream or a view has already.
+    /// Refuses a name that a stream or a view has already, in whichever case: most people would read one for the other.
     pub(crate) fn check_new(&self, name: &str) -> Checked<()> {
-        if self.names.iter().any(|known| known == name) {
-            return Err(Complaint::new(format!("'{name}' is declared twice"))
-                .hint("every stream and every view has a name of its own"));
-        }
-        Ok(())
+        let folded = name.to_lowercase();
+        let is_same = |known: &&String| known.to_lowercase() == folded;
+        let message = match self.names.iter().find(is_same) {
+            None => return Ok(()),
+            Some(known) if known == name => format!("'{name}' is declared twice"),
+            Some(known) => {
+                format!("'{name}' and '{known}', which is declared before it, differ in case alone")
+            }
+        };
+        Err(Complaint::new(message).hint("every stream and every view has a name of its own"))
     }
 
     /// The logical plan of a statement, as written: not yet type-checked.

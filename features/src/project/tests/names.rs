@@ -1,6 +1,6 @@
 //! Names of views, of their columns and of inputs.
 
-use super::{VIEW, Wrong};
+use super::{VIEW, Wrong, plan, render};
 
 #[test]
 fn names_are_such_that_files_and_tables_can_have_them() {
@@ -57,6 +57,22 @@ fn names_are_such_that_files_and_tables_can_have_them() {
     check(
         &format!("{VIEW};\n{VIEW}"),
         "2:13 'v' is declared twice | every stream and every view has a name of its own",
+    );
+    check(
+        &format!("{VIEW};\n{}", VIEW.replace("VIEW v", "VIEW \"V\"")),
+        "2:13 'V' and 'v', which is declared before it, differ in case alone | every stream and every view has a name",
+    );
+    named(
+        "\"TX\"",
+        "1:13 'TX' and 'tx', which is declared before it, differ in case alone",
+    );
+    wrong.note(
+        "a view with capitals in inputs",
+        &render(plan(
+            &VIEW.replace("VIEW v", "VIEW \"Card\""),
+            "CREATE VIEW i AS SELECT t.amount, c.n FROM tx t JOIN \"Card\" c USING (card_id)",
+        )),
+        "ok",
     );
     check(
         "CREATE VIEW v AS SELECT card_id, count(*) OVER $W AS a__b FROM tx;\n\
