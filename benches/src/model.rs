@@ -25,5 +25,6 @@ pub fn manifest(version: u64, inputs: Vec<String>, update: &Update) -> Manifest 
         device: "cpu".to_owned(),
         offsets: BTreeMap::new(),
         settings: BTreeMap::new(),
+        sha256: BTreeMap::new(),
     }
 }

@@ -200,7 +200,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of `read`, and [`LearnerError::Damaged`] with the file's name where its content is not
-    /// what [`Checkpoint::to_files`] writes.
+    /// what [`Checkpoint::to_files`] writes, or has a number that is not finite.
     pub fn from_files(
         mut read: impl FnMut(&'static str) -> Result<Vec<u8>, LearnerError>,
     ) -> Result<Self, LearnerError> {
@@ -212,6 +212,13 @@ impl Checkpoint {
         if shapes(&averaged) != shapes(&layers) {
             let reason = "it has other shapes than the weights".to_owned();
             return Err(damaged(OPTIMIZER, reason));
+        }
+        // Such a model gives no scores, and none that is learned from it does.
+        let moving = [&layers, &moments.first, &moments.second];
+        for (name, of_file) in [(WEIGHTS, &[&averaged][..]), (OPTIMIZER, &moving[..])] {
+            if !of_file.iter().copied().flatten().all(Layer::is_finite) {
+                return Err(damaged(name, "a number in it is not finite".to_owned()));
+            }
         }
         let checkpoint = Self::new(encoder, layers, moments, header.steps);
         Ok(Self {

@@ -54,6 +54,10 @@ pub struct Manifest {
     /// The settings of its update, by name ([`crate::LearnerSettings`]). None where an older release made it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, serde_json::Value>,
+    /// The SHA-256 of each of its files, by the file's name, in hexadecimal digits. [`crate::Registry::publish`] gives
+    /// them. None where an older release made it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sha256: BTreeMap<String, String>,
 }
 
 /// Scores that were given before the labels were known, against those labels.
@@ -132,6 +136,7 @@ mod tests {
         let manifest = serde_json::from_str::<Manifest>(FIRST);
         let manifest = manifest.unwrap_or_else(|error| panic!("{error}"));
         assert!(manifest.offsets.is_empty() && manifest.settings.is_empty());
+        assert!(manifest.sha256.is_empty());
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -285,13 +286,15 @@ impl Registry {
         }
         let mut files: BTreeMap<_, _> = Checkpoint::FILES.into_iter().zip(files).collect();
         let checkpoint = Checkpoint::from_files(|name| {
-            files
-                .remove(name)
-                .flatten()
-                .ok_or_else(|| LearnerError::Damaged {
-                    file: PathBuf::from(name),
-                    reason: "there is no such file".to_owned(),
-                })
+            let wrong = |reason: &str| damaged(PathBuf::from(name), reason.to_owned());
+            let bytes = files.remove(name).flatten();
+            let bytes = bytes.ok_or_else(|| wrong("there is no such file"))?;
+            match manifest.sha256.get(name) {
+                Some(written) if *written != sha256(&bytes) => {
+                    Err(wrong("it is not what was written: its SHA-256 is another"))
+                }
+                _ => Ok(bytes),
+            }
         });
         let checkpoint = checkpoint.map_err(|error| match error {
             LearnerError::Damaged { file, reason } => {
@@ -307,8 +310,8 @@ impl Registry {
         Ok((manifest, checkpoint))
     }
 
-    /// Adds a version and returns its number, which was never given before; the manifest's own `version` is not read.
-    /// When this returns, the version is durable.
+    /// Adds a version and returns its number, which was never given before; the manifest's own `version` and `sha256`
+    /// are not read. When this returns, the version is durable.
     ///
     /// # Errors
     /// [`LearnerError::Store`]; no version is added then, unless only the last answer was lost.
@@ -318,11 +321,14 @@ impl Registry {
         checkpoint: &Checkpoint,
     ) -> Result<u64, LearnerError> {
         let files = checkpoint.to_files()?;
+        let named = |(name, bytes): &(&str, Vec<u8>)| ((*name).to_owned(), sha256(bytes));
+        let sums: BTreeMap<String, String> = files.iter().map(named).collect();
         let mut version = self.highest_number()?;
         loop {
             version += 1;
             let manifest = Manifest {
                 version,
+                sha256: sums.clone(),
                 ..manifest.clone()
             };
             if self.write_version(&manifest, &files)? {
@@ -569,6 +575,15 @@ fn path(version: u64, name: &str) -> String {
 fn parse_version(name: &str) -> Option<u64> {
     let version = name.strip_prefix('v')?.parse().ok()?;
     (name == format!("v{version:06}")).then_some(version)
+}
+
+/// The SHA-256 of a file's content, in hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    let sum = digest(&SHA256, bytes);
+    sum.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn damaged(file: PathBuf, reason: String) -> LearnerError {

@@ -102,6 +102,7 @@ fn manifest(update: &Update) -> Manifest {
         device: update.device.to_string(),
         offsets: BTreeMap::from([("transactions".to_owned(), BTreeMap::from([(0, 41), (1, 7)]))]),
         settings: settings().to_json().unwrap(),
+        sha256: BTreeMap::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! The library crates class their errors; here they are mapped, once, to what a user reads.
 
 use std::fmt;
+use std::path::Path;
 
 use millrace_feature_store::StoreError;
 use millrace_features::{FeatureError, Problem};
@@ -277,9 +278,19 @@ impl From<LearnerError> for Failure {
                 "model.registry needs a folder, or a store that heeds `If-None-Match: *`, as S3 and Google Cloud \
                  Storage do",
             ),
+            LearnerError::Damaged { file, .. } if damaged_version(file).is_some() => failure.hint(
+                "`millrace models rollback` takes the traffic from a version that cannot be loaded; `millrace models \
+                 list` shows which one has it",
+            ),
             _ => failure,
         }
     }
+}
+
+/// The version of the model that a file belongs to, by its folder's name.
+pub(crate) fn damaged_version(file: &Path) -> Option<u64> {
+    let folder = file.parent()?.file_name()?.to_str()?;
+    folder.strip_prefix('v')?.parse().ok()
 }
 
 /// An error with its causes on one line.

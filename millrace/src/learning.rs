@@ -456,6 +456,7 @@ impl Learning {
             device: updated.device.to_string(),
             offsets: self.offsets()?,
             settings: training.to_json()?,
+            sha256: BTreeMap::new(),
         };
         self.dealt_with = manifest.label_position;
         self.afresh_at = afresh_at;

@@ -151,13 +151,14 @@ impl Scorer {
             challenger,
         } = registry.aliases()?;
         let mut moved = false;
-        if let Some(version) = champion {
-            metrics::gauge!("millrace_model_version").set(version as f64);
-        }
         if let Some(version) = champion.filter(|version| Some(*version) != serves) {
             let (manifest, checkpoint) = registry.load(version)?;
             self.swap(manifest, Model::new(&checkpoint))?;
             moved = true;
+        }
+        // Only now: one that cannot be loaded does not serve, whatever the registry says.
+        if let Some(version) = champion {
+            metrics::gauge!("millrace_model_version").set(version as f64);
         }
         let canary = traffic
             .canary

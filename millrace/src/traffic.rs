@@ -4,14 +4,15 @@
 
 use millrace_learner::{Aliases, Choice, Decided, Entry, Event, LearnerError, Registry, State};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, damaged_version};
 use crate::times::now_us;
 
 /// Gives a version all of the traffic, and says what was done.
 ///
 /// # Errors
-/// A version that is not there, a registry that cannot be written.
+/// A version that is not there or cannot be loaded, a registry that cannot be written.
 pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
+    check_whole(registry, version)?;
     let mut said = String::new();
     decide(registry, |decided| {
         let before = decided.aliases.champion;
@@ -40,51 +41,86 @@ pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
 /// Gives the traffic back to a version that had it before: the one asked for, or the last.
 ///
 /// # Errors
-/// No such version, a registry that cannot be written.
+/// No such version, or one that cannot be loaded; a registry that cannot be written.
 pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
     let known = registry.versions()?;
     let mut said = String::new();
-    decide(registry, |decided| {
-        let Some(bad) = decided.aliases.champion else {
-            return Err(Failure::input("no version has the traffic")
-                .hint("millrace models list shows what there is")
-                .into());
-        };
-        let good = to.or_else(|| decided.champion_before(bad, &known));
-        let Some(good) = good else {
-            let others: Vec<String> = (known.iter().filter(|version| **version != bad))
-                .map(u64::to_string)
-                .collect();
-            let failure = Failure::input(format!(
-                "no version that had the traffic before version {bad} is kept"
-            ));
-            return Err(match others.as_slice() {
-                [] => failure.hint(format!("version {bad} is the only one that there is")),
-                others => failure.hint(format!(
-                    "versions {} are kept: millrace models rollback --to VERSION gives the traffic to one",
-                    others.join(", ")
-                )),
+    let mut whole = None;
+    loop {
+        // Which version it is, is known when all that was decided is; nothing is decided until it was loaded once.
+        let mut unseen = None;
+        decide(registry, |decided| {
+            unseen = None;
+            let (bad, good) = back(decided, to, &known)?;
+            if whole != Some(good) {
+                unseen = Some(good);
+                return Ok(None);
             }
-            .into());
+            said = format!("version {good} serves again; version {bad} was rolled back");
+            let notes = vec![note(bad, State::RolledBack), note(good, State::Champion)];
+            Ok(Some(all_to(decided, good, notes)))
+        })?;
+        let Some(version) = unseen else {
+            return Ok(said);
         };
-        if good == bad {
-            return Err(Failure::input(format!(
-                "version {bad} has the traffic: there is nothing to go back from"
+        check_whole(registry, version)?;
+        whole = Some(version);
+    }
+}
+
+/// The champion, and the version that the traffic goes back to.
+fn back(decided: &Decided, to: Option<u64>, known: &[u64]) -> Outcome<(u64, u64)> {
+    let Some(bad) = decided.aliases.champion else {
+        return Err(Failure::input("no version has the traffic")
+            .hint("millrace models list shows what there is"));
+    };
+    let good = to.or_else(|| decided.champion_before(bad, known));
+    let Some(good) = good else {
+        let others: Vec<String> = (known.iter().filter(|version| **version != bad))
+            .map(u64::to_string)
+            .collect();
+        let failure = Failure::input(format!(
+            "no version that had the traffic before version {bad} is kept"
+        ));
+        return Err(match others.as_slice() {
+            [] => failure.hint(format!("version {bad} is the only one that there is")),
+            others => failure.hint(format!(
+                "versions {} are kept: millrace models rollback --to VERSION gives the traffic to one",
+                others.join(", ")
+            )),
+        });
+    };
+    if good == bad {
+        return Err(Failure::input(format!(
+            "version {bad} has the traffic: there is nothing to go back from"
+        )));
+    }
+    Ok((bad, good))
+}
+
+/// Refuses a version that cannot be loaded whole: it would have the traffic by the registry, and nobody could serve it.
+fn check_whole(registry: &Registry, version: u64) -> Outcome<()> {
+    match registry.load(version) {
+        Ok(_) => Ok(()),
+        Err(LearnerError::Damaged { file, reason }) if damaged_version(&file) == Some(version) => {
+            Err(Failure::input(format!(
+                "version {version} cannot serve: {}: {reason}",
+                file.display()
             ))
-            .into());
+            .hint(
+                "nothing was changed: put the file back from a backup, or name another version (millrace models list; \
+                 millrace models rollback --to VERSION)",
+            ))
         }
-        said = format!("version {good} serves again; version {bad} was rolled back");
-        let notes = vec![note(bad, State::RolledBack), note(good, State::Champion)];
-        Ok(Some(all_to(decided, good, notes)))
-    })?;
-    Ok(said)
+        Err(error) => Err(no_such(registry, error)),
+    }
 }
 
 /// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
 ///
 /// # Errors
-/// A version that is not there or serves already, or that has no share to take back; a share that is none; a registry
-/// that cannot be written.
+/// A version that is not there, cannot be loaded, or serves already, or that has no share to take back; a share that is
+/// none; a registry that cannot be written.
 pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<String> {
     if percent >= 100 {
         return Err(
@@ -93,9 +129,14 @@ pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<Stri
             )),
         );
     }
-    registry
-        .manifest(version)
-        .map_err(|e| no_such(registry, e))?;
+    match percent {
+        // What is damaged can be taken out of the traffic.
+        0 => registry
+            .manifest(version)
+            .map(|_| ())
+            .map_err(|e| no_such(registry, e))?,
+        _ => check_whole(registry, version)?,
+    }
     decide(registry, |decided| {
         if decided.aliases.champion == Some(version) {
             return Err(Failure::input(format!(

@@ -268,6 +268,7 @@ fn version(settings: &LearnerSettings) -> (Manifest, Checkpoint) {
         device: "cpu".to_owned(),
         offsets: std::collections::BTreeMap::new(),
         settings: std::collections::BTreeMap::new(),
+        sha256: std::collections::BTreeMap::new(),
     };
     (manifest, update.checkpoint)
 }

@@ -136,8 +136,18 @@ fn every_store_keeps_versions_and_decisions() {
         let other = (place.open)();
         let (loaded, found) = other.load(3).unwrap();
         assert_eq!(found, checkpoint);
+        let named: Vec<&str> = loaded.sha256.keys().map(String::as_str).collect();
+        assert_eq!(
+            named,
+            [
+                "encoder.json",
+                "optimizer.safetensors",
+                "weights.safetensors"
+            ]
+        );
         let expected = Manifest {
             version: 3,
+            sha256: loaded.sha256.clone(),
             ..manifest
         };
         assert_eq!(loaded, expected);
@@ -339,6 +349,48 @@ fn damage_is_named() {
     std::fs::write(&format, "{\"format\":9}").unwrap();
     let newer = open().champion().unwrap_err().to_string();
     assert!(newer.contains("newer release"), "{newer}");
+}
+
+#[test]
+fn a_version_that_is_not_what_was_written_is_not_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Registry::open(folder.path()).unwrap();
+    publish(&open());
+    let file = |name: &str| folder.path().join("v000001").join(name);
+    let said = |name: &str| match open().load(1) {
+        Err(LearnerError::Damaged {
+            file: named,
+            reason,
+        }) => {
+            assert_eq!(named, file(name));
+            reason
+        }
+        other => panic!("{other:?}"),
+    };
+    let manifest = std::fs::read(file(MANIFEST)).unwrap();
+    for name in ["weights.safetensors", "optimizer.safetensors"] {
+        let whole = std::fs::read(file(name)).unwrap();
+        // One bit of the last number.
+        let mut turned = whole.clone();
+        *turned.last_mut().unwrap() ^= 1;
+        std::fs::write(file(name), turned).unwrap();
+        assert!(said(name).contains("SHA-256"), "{name}");
+
+        // A manifest of an older release has no sums; a number that is none is found out all the same.
+        let mut older: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        older.as_object_mut().unwrap().remove("sha256").unwrap();
+        std::fs::write(file(MANIFEST), older.to_string()).unwrap();
+        let mut broken = whole.clone();
+        let last = broken.len() - size_of::<f32>();
+        broken[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(file(name), broken).unwrap();
+        assert!(said(name).contains("not finite"), "{name}");
+
+        std::fs::write(file(name), whole).unwrap();
+        open().load(1).unwrap();
+        std::fs::write(file(MANIFEST), &manifest).unwrap();
+        open().load(1).unwrap();
+    }
 }
 
 #[test]

@@ -363,9 +363,38 @@ fn the_table_of_models_says_what_is_not_known_yet() {
     assert!(said(models::models_rollback(path, None)).contains("--to VERSION"));
     let file = folder.path().join("model.onnx");
     assert!(said(models::models_export(path, Some(9), &file)).contains("versions 1 to 3 are kept"));
-    // The versions of this registry are manifests alone.
-    assert!(said(models::models_export(path, None, &file)).contains("v000001"));
+
+    // What cannot be loaded gets no traffic, and can be left.
+    let cut = |version: &str| {
+        let weights = folder.path().join(version).join("weights.safetensors");
+        let whole = std::fs::read(&weights).unwrap();
+        std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+        weights.display().to_string()
+    };
+    let weights = cut("v000002");
+    for refused in [
+        models::models_promote(path, 2),
+        models::models_traffic(path, 2, 20),
+        models::models_rollback(path, Some(2)),
+    ] {
+        let said = said(refused);
+        assert!(
+            said.contains(&format!("version 2 cannot serve: {weights}")),
+            "{said}"
+        );
+        assert!(said.contains("hint: nothing was changed"), "{said}");
+    }
+    assert_eq!(registry.champion().unwrap(), Some(1));
+    let weights = cut("v000001");
+    let exported = said(models::models_export(path, None, &file));
+    assert!(exported.contains(&weights), "{exported}");
+    assert!(
+        exported.contains("`millrace models rollback`"),
+        "{exported}"
+    );
     assert!(!file.exists());
+    models::models_rollback(path, Some(3)).unwrap();
+    assert_eq!(registry.champion().unwrap(), Some(3));
 
     let nowhere = &Place::Folder("/nowhere/models".into());
     assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));

@@ -281,6 +281,7 @@ impl Models {
                 ("members".to_owned(), json!(8)),
             ]
             .into(),
+            sha256: [].into(),
         };
         let path = format!("v{version:06}/manifest.json").as_str().into();
         let text = serde_json::to_vec(&manifest).unwrap();

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_feature_store::MemoryStore;
 use millrace_feature_store::Store;
 use millrace_learner::{Device, Examples, LearnerSettings};
@@ -127,6 +128,33 @@ fn an_entity_is_on_the_same_side_in_every_batch_and_process() {
 const PINNED: [&str; 7] = [
     "card-7", "card-23", "card-31", "card-47", "card-52", "card-62", "card-68",
 ];
+
+#[test]
+fn a_version_that_cannot_be_loaded_does_not_serve_and_is_not_said_to() {
+    let live = live();
+    let scorer = live.scorer.as_ref().unwrap();
+    let (manifest, checkpoint) = model(&live);
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::open(folder.path()).unwrap();
+    for version in 1..=2 {
+        let published = registry.publish(manifest.clone(), &checkpoint);
+        assert_eq!(published.unwrap(), version);
+    }
+    let weights = folder.path().join("v000002/weights.safetensors");
+    std::fs::write(weights, "cut off").unwrap();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        registry.set_champion(1).unwrap();
+        assert!(scorer.follow(&registry).unwrap());
+        registry.set_champion(2).unwrap();
+        let failure = scorer.follow(&registry).unwrap_err().to_string();
+        assert!(failure.contains("v000002/weights.safetensors"), "{failure}");
+        assert!(failure.contains("`millrace models rollback`"), "{failure}");
+    });
+    assert_eq!(scorer.serving().unwrap().version, 1);
+    let told = recorder.handle().render();
+    assert!(told.contains("millrace_model_version 1\n"), "{told}");
+}
 
 #[test]
 fn each_row_has_the_score_of_its_version() {

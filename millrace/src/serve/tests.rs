@@ -13,6 +13,7 @@ use millrace_features::Origin;
 use millrace_ingest::JsonDecoder;
 use millrace_learner::{
     Checkpoint, Device, Examples, LearnerSettings, Manifest, Metrics, Model, Prequential, Registry,
+    Update,
 };
 use millrace_proto::v1::{Column, GetFeaturesRequest, ScoreRequest};
 use tokio::net::TcpListener;
@@ -166,7 +167,18 @@ fn score(event_json: Vec<String>, inputs: bool) -> ScoreRequest {
 /// A model of the project's inputs, which has learned next to nothing.
 pub(crate) fn model(live: &Live) -> (Manifest, Checkpoint) {
     let plan = &live.scorer.as_ref().unwrap().plan;
-    let width = plan.input_names().len();
+    let update = small(plan.input_names().len());
+    let manifest = Manifest {
+        inputs: plan.input_names(),
+        inputs_hash: plan.inputs_hash(),
+        meanings: Vec::new(),
+        ..manifest(1, None, update.metrics.after)
+    };
+    (manifest, update.checkpoint)
+}
+
+/// A model of so many inputs, which has learned next to nothing.
+fn small(width: usize) -> Update {
     let mut examples = Examples::new(width);
     for row in 0..32 {
         let row = row as f32;
@@ -178,15 +190,7 @@ pub(crate) fn model(live: &Live) -> (Manifest, Checkpoint) {
         ..LearnerSettings::default()
     };
     let empty = Examples::new(width);
-    let update =
-        millrace_learner::update(&settings, Device::Cpu, None, &examples, &empty, 0).unwrap();
-    let manifest = Manifest {
-        inputs: plan.input_names(),
-        inputs_hash: plan.inputs_hash(),
-        meanings: Vec::new(),
-        ..manifest(1, None, update.metrics.after)
-    };
-    (manifest, update.checkpoint)
+    millrace_learner::update(&settings, Device::Cpu, None, &examples, &empty, 0).unwrap()
 }
 
 /// Has events scored by a [`model`].
@@ -217,12 +221,17 @@ fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {
         device: "cpu".to_owned(),
         offsets: BTreeMap::new(),
         settings: BTreeMap::new(),
+        sha256: BTreeMap::new(),
     }
 }
 
-/// A registry of three versions with manifests alone: 2 and 3 were both made from 1.
+/// A registry of three versions of one input: 2 and 3 were both made from 1.
 pub(crate) fn registry(root: &Path) -> Registry {
     let after = Metrics::of(&[0.0, 0.0], &[0.0, 1.0], &[1.0, 1.0]);
+    let own = |version: u64, parent: Option<u64>| Manifest {
+        inputs: vec!["amount".to_owned()],
+        ..manifest(version, parent, after)
+    };
     let child = |version: u64, ap: f64| Manifest {
         before: Some(Metrics {
             log_loss: ap / 2.0,
@@ -233,16 +242,14 @@ pub(crate) fn registry(root: &Path) -> Registry {
             rows: 10,
             frauds: 1,
         }),
-        ..manifest(version, Some(1), after)
+        ..own(version, Some(1))
     };
-    let manifests = [manifest(1, None, after), child(2, 0.25), child(3, 0.5)];
-    for manifest in manifests {
-        let folder = root.join(format!("v{:06}", manifest.version));
-        std::fs::create_dir_all(&folder).unwrap();
-        let text = serde_json::to_string(&manifest).unwrap();
-        std::fs::write(folder.join("manifest.json"), text).unwrap();
-    }
+    let checkpoint = small(1).checkpoint;
     let registry = Registry::open(root).unwrap();
+    for manifest in [own(1, None), child(2, 0.25), child(3, 0.5)] {
+        let version = manifest.version;
+        assert_eq!(registry.publish(manifest, &checkpoint).unwrap(), version);
+    }
     registry.set_champion(3).unwrap();
     registry
 }

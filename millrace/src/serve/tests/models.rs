@@ -42,7 +42,7 @@ async fn a_person_moves_the_traffic() {
     let folder = tempfile::tempdir().unwrap();
     let live = Live {
         registry: Some(Arc::new(registry(folder.path()))),
-        // The versions of this registry have no weights.
+        // The versions of this registry have other inputs than the project.
         scorer: None,
         ..live()
     };
