@@ -1,5 +1,7 @@
 //! Settings that can be read and cannot work: said at once, and not when the first model is due.
 
+use std::time::Duration;
+
 use millrace_ingest::{IngestError, IngestSettings};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -7,6 +9,10 @@ use rdkafka::error::KafkaError;
 use crate::failure::{Failure, Outcome};
 use crate::object_stores::meant_as_url;
 use crate::settings::{SETTINGS_FILE, Settings};
+
+/// Bounds of a period: event times are whole microseconds, and the end of a period that holds the newest must be one.
+const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
+const LONGEST_PERIOD: Duration = Duration::from_secs(36_500 * 86_400);
 
 impl Settings {
     /// Says which setting is out of its range, if one is.
@@ -24,6 +30,12 @@ impl Settings {
             require("model.keep", model.keep >= 1, "is below 1")?;
             require("model.min_labels", model.min_labels >= 1, "is below 1")?;
             require("model.min_frauds", model.min_frauds >= 1, "is below 1")?;
+            let is_period = (SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&model.every);
+            require(
+                "model.every",
+                is_period,
+                "is not from 1s to 36500d: write 15m, 1h or 1d",
+            )?;
         }
         let learner = &self.learner;
         require(
@@ -173,6 +185,16 @@ mod tests {
         of("[kafka.properties]\n\"security.protocol\" = \"ssl\"").unwrap();
         of("[kafka.properties]\n\"isolation.level\" = \"read_committed\"").unwrap();
         of("[store.rocksdb]\nmax_open_files = -1").unwrap();
+        let model =
+            |every: &str| format!("[model]\ninputs = \"i\"\nlabel = \"l.x\"\nevery = \"{every}\"");
+        for every in ["1s", "1h", "36500d"] {
+            of(&model(every)).unwrap();
+        }
+        for every in ["1ns", "999ms", "36501d", "1000000000d"] {
+            let failure = of(&model(every)).unwrap_err();
+            let bounds = "model.every is not from 1s to 36500d";
+            assert!(failure.message.contains(bounds), "{every}: {failure}");
+        }
         for location in ["data/scores", "s3://b/l", "file:///tmp/scores"] {
             of(&format!("[score_log]\nlocation = \"{location}\"")).unwrap();
         }
