@@ -53,6 +53,8 @@ pub struct Registry {
     log: Arc<Mutex<Log>>,
     /// What stands under the numbers that were looked at: a version never changes.
     known: Arc<Mutex<BTreeMap<u64, Number>>>,
+    /// Versions of which it was said that they are left out, for their manifests cannot be read.
+    left_out: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 /// What a number of a version stands for.
@@ -100,6 +102,7 @@ impl Registry {
             objects,
             log: Arc::new(Mutex::new(Log::new(segment))),
             known: Arc::default(),
+            left_out: Arc::default(),
         }
     }
 
@@ -232,7 +235,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The manifests of all versions, oldest first.
+    /// The manifests of all versions, oldest first, but for those that cannot be read: the log names their files.
     ///
     /// # Errors
     /// As [`Registry::aliases`].
@@ -248,7 +251,7 @@ impl Registry {
         Ok(manifests.collect())
     }
 
-    /// The numbers of all versions, ascending.
+    /// The numbers of all versions whose manifests can be read, ascending.
     ///
     /// # Errors
     /// As [`Registry::aliases`].
@@ -381,10 +384,12 @@ impl Registry {
                 self.remove(number)?;
                 continue;
             }
-            let unfinished = match self.look_at(number)? {
-                Some(Number::Version(_)) => false,
-                Some(Number::Abandoned { is_empty }) => !is_empty,
-                None => number < oldest,
+            let unfinished = match self.look_at(number) {
+                // What is left of a damaged version stays for a person to mend.
+                Ok(Some(Number::Version(_))) | Err(LearnerError::Damaged { .. }) => false,
+                Ok(Some(Number::Abandoned { is_empty })) => !is_empty,
+                Ok(None) => number < oldest,
+                Err(error) => return Err(error),
             };
             if unfinished {
                 self.abandon(number)?;
@@ -488,9 +493,19 @@ impl Registry {
         };
         let paths: Vec<String> = unknown.iter().map(|it| path(*it, MANIFEST)).collect();
         for (number, text) in unknown.into_iter().zip(self.objects.get_all(&paths)?) {
-            if let Some(text) = text {
-                let found = self.parse(number, &text)?;
-                lock(&self.known).insert(number, found);
+            let Some(text) = text else {
+                continue;
+            };
+            match self.parse(number, &text) {
+                Ok(found) => {
+                    lock(&self.known).insert(number, found);
+                }
+                // It fails whoever needs this very version, and no one else.
+                Err(error) => {
+                    if lock(&self.left_out).insert(number) {
+                        tracing::warn!(%error, "version {number} is left out: its manifest cannot be read");
+                    }
+                }
             }
         }
         let known = lock(&self.known);

@@ -394,6 +394,43 @@ fn a_version_that_is_not_what_was_written_is_not_loaded() {
 }
 
 #[test]
+fn a_damaged_manifest_takes_down_its_own_version_alone() {
+    for bad in ["", "{\n", "{\"version\":9}"] {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Registry::open(folder.path()).unwrap();
+        for _ in 1..=4 {
+            publish(&open());
+        }
+        promote(&open(), 1, "first").unwrap();
+        promote(&open(), 4, "second").unwrap();
+        let file = folder.path().join("v000002").join(MANIFEST);
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, bad).unwrap();
+        let registry = open();
+        assert_eq!(registry.versions().unwrap(), [1, 3, 4]);
+        assert_eq!(registry.list().unwrap().len(), 3);
+        for needed in [
+            registry.manifest(2).err(),
+            registry.load(2).err(),
+            promote(&registry, 2, "damaged").err(),
+        ] {
+            match needed {
+                Some(LearnerError::Damaged { file: named, .. }) => assert_eq!(named, file),
+                other => panic!("{other:?}"),
+            }
+        }
+        // 1 is what a rollback goes back to; what is damaged is not removed, and its number not given again.
+        assert_eq!(registry.retain(1, &[], 0).unwrap(), [3]);
+        promote(&registry, 1, "back").unwrap();
+        assert_eq!(publish(&registry), 5);
+        // A person has put it back.
+        std::fs::write(&file, whole).unwrap();
+        assert_eq!(registry.versions().unwrap(), [1, 2, 4, 5]);
+        registry.load(2).unwrap();
+    }
+}
+
+#[test]
 fn the_folder_of_an_older_release_opens() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Registry::open(folder.path()).unwrap();
