@@ -282,9 +282,22 @@ impl From<LearnerError> for Failure {
                 "`millrace models rollback` takes the traffic from a version that cannot be loaded; `millrace models \
                  list` shows which one has it",
             ),
+            LearnerError::Damaged { file, .. } if is_of_log(file) => failure.hint(
+                "put it back from a backup of the registry: it tells who had the traffic, and so do the files after it",
+            ),
+            LearnerError::NoSuchVersion { .. } => failure.hint(
+                "if it has the traffic, its folder was removed or its manifest is missing: `millrace models rollback \
+                 --to VERSION` gives the traffic to one that is there (millrace models list)",
+            ),
             _ => failure,
         }
     }
+}
+
+/// Whether a file of the registry is of the log of decisions.
+fn is_of_log(file: &Path) -> bool {
+    let folder = file.parent().and_then(Path::file_name);
+    folder.is_some_and(|folder| folder == "log")
 }
 
 /// The version of the model that a file belongs to, by its folder's name.

@@ -15,6 +15,9 @@
 //! Full segments are sealed into one file each, and the single entries of a segment are removed when the next one is
 //! sealed. A reader that slept meanwhile finds them in the segment. A writer that slept could then create an entry of
 //! a number that is long given: so it looks for the segment afterwards, and whatever a segment says is the truth.
+//!
+//! A file that somebody has removed would look like the log's end. So whoever opens the log, or is about to write, looks
+//! whether there are files of higher numbers.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -188,8 +191,13 @@ impl Log {
         choice: Choice,
     ) -> Result<bool, LearnerError> {
         self.check_store(objects)?;
+        let number = self.decided.entries;
+        self.check_end(objects, &objects.list(FOLDER)?.files)?;
+        if self.decided.entries != number {
+            return Ok(false);
+        }
         let line = Line {
-            number: self.decided.entries,
+            number,
             champion: choice.aliases.champion,
             challenger: choice
                 .aliases
@@ -263,12 +271,44 @@ impl Log {
             self.take(objects, path, line)?;
         }
         self.read_on(objects)?;
+        self.check_end(objects, &listed)?;
         if self.decided.entries == 0
             && let Some(choice) = import::read(objects)?
         {
             // Where another process does the same, its entry is this one.
             self.append(objects, choice)?;
             import::remove(objects)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a log that has files after its end: what they decided would be undone, and their numbers given again.
+    /// `listed` are the files that were there before.
+    fn check_end(&mut self, objects: &Objects, listed: &[String]) -> Result<(), LearnerError> {
+        let last = |name: &String| match self.segment_of(name) {
+            Some(segment) => Some((segment + 1) * self.segment - 1),
+            None => entry_of(name),
+        };
+        let Some(newest) = listed.iter().filter_map(last).max() else {
+            return Ok(());
+        };
+        while self.decided.entries <= newest {
+            let lacking = self.decided.entries;
+            self.read_on(objects)?;
+            let segment = self.segment_path(lacking / self.segment);
+            // An entry may be gone because it was sealed meanwhile. Its segment was there before it went.
+            if self.decided.entries > lacking || objects.get(&segment)?.is_some() {
+                continue;
+            }
+            let of_segment = |name: &String| {
+                entry_of(name).is_some_and(|it| it / self.segment == lacking / self.segment)
+            };
+            let file = match listed.iter().any(of_segment) {
+                true => entry_path(lacking),
+                false => segment,
+            };
+            let reason = format!("it is missing, and the log goes on to entry {newest}");
+            return Err(damaged(objects.full(&file), reason));
         }
         Ok(())
     }

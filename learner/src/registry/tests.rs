@@ -394,6 +394,53 @@ fn a_version_that_is_not_what_was_written_is_not_loaded() {
 }
 
 #[test]
+fn a_file_that_lacks_in_the_log_is_not_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let objects = Objects::folder(folder.path(), false).unwrap();
+        Registry::with_segments(objects, FEW)
+    };
+    let registry = open();
+    publish(&registry);
+    publish(&registry);
+    promote(&registry, 1, "first").unwrap();
+    // One that has read as far as that.
+    let follows = open();
+    follows.aliases().unwrap();
+    for number in 1..=2 * FEW + 2 {
+        promote(&registry, 1 + number % 2, &number.to_string()).unwrap();
+    }
+    // Entries 0 to 10: the first segment without its entries, the second with them, and three on.
+    let newest = registry.aliases().unwrap();
+    for (name, lacks) in [
+        ("000000000-000000003.jsonl", "000000000-000000003.jsonl"),
+        ("000000008.json", "000000008.json"),
+        ("000000009.json", "000000009.json"),
+    ] {
+        let file = folder.path().join("log").join(name);
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let check = |outcome: Result<Aliases, LearnerError>| match outcome {
+            Err(LearnerError::Damaged {
+                file: named,
+                reason,
+            }) => {
+                assert_eq!(named, folder.path().join("log").join(lacks));
+                assert!(reason.contains("goes on to entry 10"), "{reason}");
+            }
+            other => panic!("{name}: {other:?}"),
+        };
+        check(open().aliases());
+        check(promote(&open(), 2, "after the gap"));
+        // It would write under the number of what lacks.
+        check(promote(&follows, 2, "after the gap"));
+        std::fs::write(&file, whole).unwrap();
+        assert_eq!(open().aliases().unwrap(), newest);
+    }
+    assert_eq!(promote(&follows, 2, "whole").unwrap().champion, Some(2));
+}
+
+#[test]
 fn a_damaged_manifest_takes_down_its_own_version_alone() {
     for bad in ["", "{\n", "{\"version\":9}"] {
         let folder = tempfile::tempdir().unwrap();

@@ -47,6 +47,11 @@ pub(crate) fn versions(registry: &Registry) -> Result<Vec<Version>, LearnerError
         challenger,
     } = registry.aliases()?;
     let manifests = registry.list()?;
+    if let Some(gone) = champion.filter(|it| manifests.iter().all(|m| m.version != *it)) {
+        tracing::warn!(
+            "version {gone} has the traffic by the registry's log, and there is no such version"
+        );
+    }
     let mut states = BTreeMap::new();
     for entry in registry.journal_entries()? {
         if let Event::Version { version, state, .. } = entry.event {
