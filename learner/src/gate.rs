@@ -33,7 +33,7 @@ pub struct GateSettings {
     /// Labels over which what served is compared with a version of before them.
     pub watched_rows: usize,
     /// How many times the champion's expectation of frauds a period may hold before its labels are
-    /// not believed.
+    /// not believed, and how many times fewer than expected the labels of some time.
     pub max_fraud_ratio: f64,
     /// Periods with unusual inputs in a row after which they are the new normal, and are learned.
     pub unusual_periods: usize,

@@ -12,6 +12,17 @@ pub(super) struct Checks {
     watch: DriftWatch,
     /// Periods in a row that were refused for their inputs.
     unusual_periods: usize,
+    /// Labels that were believed, and frauds among them.
+    believed: (usize, usize),
+    silence: Silence,
+}
+
+/// Labels since the newest period that said fraud about as often as was to be expected.
+#[derive(Default)]
+struct Silence {
+    labels: usize,
+    frauds: usize,
+    expected: f64,
 }
 
 /// Why a period's labels are put aside.
@@ -33,6 +44,11 @@ impl Disbelief {
 
 /// Frauds, and genuine events, from which on labels can contradict a model.
 const TELLING: usize = 20;
+/// How many times too many frauds may be expected before a lack of them says anything: the champion may be badly
+/// calibrated, above all the first one.
+const OVERESTIMATE: f64 = 3.0;
+/// So few frauds are not believed where chance alone would seldom give so few: none where 28 were expected.
+const UNLIKELY: f64 = 1e-4;
 /// Examples that the reference holds, about.
 const REFERENCE_ROWS: usize = 20_000;
 
@@ -66,6 +82,11 @@ impl Checks {
             reference,
             watch,
             unusual_periods: 0,
+            believed: (
+                rows.len(),
+                rows.iter().filter(|row| history.is_fraud(**row)).count(),
+            ),
+            silence: Silence::default(),
         }
     }
 
@@ -89,7 +110,8 @@ impl Checks {
         let Some(first) = drifts.first() else {
             self.watch.remember(&stability);
             self.unusual_periods = 0;
-            return None;
+            // Only where the inputs are as ever is the champion's expectation worth something.
+            return self.silence(fresh, scores, settings);
         };
         self.unusual_periods += 1;
         let name = |input: usize| names.get(input).map_or("?", String::as_str);
@@ -108,10 +130,75 @@ impl Checks {
         Some(Disbelief::Inputs(reason))
     }
 
+    /// Why labels that say fraud too seldom must not be learned, if they do.
+    fn silence(
+        &mut self,
+        fresh: &Examples,
+        scores: &[f32],
+        settings: &GateSettings,
+    ) -> Option<Disbelief> {
+        let (labels, frauds) = (fresh.len(), fresh.frauds());
+        let expected = expected_frauds(scores, self.believed);
+        let ratio = settings.max_fraud_ratio;
+        let reason = self.silence.hear(labels, frauds, expected, ratio);
+        if reason.is_none() {
+            self.believed.0 += labels;
+            self.believed.1 += frauds;
+        }
+        reason.map(Disbelief::Labels)
+    }
+
     /// Whether inputs have been unusual for so long that they are usual now.
     pub(super) fn is_new_normal(&self, settings: &GateSettings) -> bool {
         self.unusual_periods >= settings.unusual_periods.max(1)
     }
+}
+
+/// How many of some labels are frauds at least, by the champion's probabilities and by how often labels have said so
+/// before: neither a champion that expects too many nor a wave that is over makes later labels look wrong.
+fn expected_frauds(scores: &[f32], (labels, frauds): (usize, usize)) -> f64 {
+    let by_champion: f64 = scores.iter().map(|score| f64::from(*score)).sum();
+    let usual = frauds as f64 / labels.max(1) as f64;
+    by_champion.min(usual * scores.len() as f64)
+}
+
+impl Silence {
+    /// Takes a period's labels. Why they are not believed, if labels have said fraud too seldom for too long.
+    fn hear(
+        &mut self,
+        labels: usize,
+        frauds: usize,
+        expected: f64,
+        max_fraud_ratio: f64,
+    ) -> Option<String> {
+        self.labels += labels;
+        self.frauds += frauds;
+        self.expected += expected;
+        let is_usual = frauds >= 1 && frauds as f64 * OVERESTIMATE >= expected;
+        if is_usual || self.frauds as f64 * max_fraud_ratio >= self.expected {
+            *self = Self::default();
+            return None;
+        }
+        let by_chance = poisson_at_most(self.frauds, self.expected / OVERESTIMATE);
+        (by_chance < UNLIKELY).then(|| {
+            format!(
+                "{} of the newest {} labels are frauds where {:.1} were expected: does the feed of labels still say \
+                 which events are frauds?",
+                self.frauds, self.labels, self.expected
+            )
+        })
+    }
+}
+
+/// The probability of at most so many events of a Poisson distribution.
+fn poisson_at_most(events: usize, mean: f64) -> f64 {
+    let mut term = (-mean).exp();
+    let mut sum = term;
+    for event in 1..=events {
+        term *= mean / event as f64;
+        sum += term;
+    }
+    sum
 }
 
 /// Labels that say the opposite of what the champion would expect of any labels.
@@ -161,6 +248,47 @@ mod tests {
     fn contradicts(frauds: usize, genuine: usize, right: bool) -> Option<String> {
         let (examples, scores) = labelled(frauds, genuine, right);
         contradiction(&examples, &scores, &GateSettings::default())
+    }
+
+    #[test]
+    fn labels_that_stop_saying_fraud_are_not_believed() {
+        let ratio = GateSettings::default().max_fraud_ratio;
+        let mut silence = Silence::default();
+        let mut hear = |frauds, expected| silence.hear(400, frauds, expected, ratio);
+        assert_eq!(hear(5, 4.0), None);
+        // Nothing for a while is chance, until it is not.
+        for period in 1..=6 {
+            assert_eq!(hear(0, 4.0), None, "period {period}");
+        }
+        let reason = hear(0, 4.0).unwrap();
+        let said = "0 of the newest 2800 labels are frauds where 28.0 were expected";
+        assert!(reason.contains(said), "{reason}");
+        assert!(hear(0, 4.0).is_some());
+        // Not silent, and far from usual.
+        assert!(hear(1, 4.0).is_some());
+        // They are back, and at once believed.
+        assert_eq!(hear(3, 4.0), None);
+        assert_eq!(hear(0, 4.0), None);
+        // Many labels at once decide at once.
+        assert!(hear(2, 200.0).is_some());
+    }
+
+    #[test]
+    fn a_champion_that_expects_three_times_too_many_keeps_no_label_out() {
+        let ratio = GateSettings::default().max_fraud_ratio;
+        let mut silence = Silence::default();
+        for period in 0..1_000 {
+            let frauds = usize::from(period % 3 == 0);
+            assert_eq!(silence.hear(100, frauds, 1.0, ratio), None, "{period}");
+            assert_eq!(silence.hear(4_000, 13, 40.0, ratio), None, "{period}");
+        }
+        // It is held to how often labels have said fraud before.
+        let wild = vec![0.5; 100];
+        assert_eq!(expected_frauds(&wild, (1_000, 10)), 1.0);
+        assert_eq!(expected_frauds(&[0.25, 0.25], (10, 9)), 0.5);
+        assert_eq!(expected_frauds(&wild, (0, 0)), 0.0);
+        assert!((poisson_at_most(0, 9.25) - (-9.25_f64).exp()).abs() < 1e-12);
+        assert!((poisson_at_most(2, 2.0) - 5.0 * (-2.0_f64).exp()).abs() < 1e-12);
     }
 
     #[test]
