@@ -72,6 +72,16 @@ impl GateSettings {
                 return Err(setting(name, format!("{value} is not above {least}")));
             }
         }
+        let at_least_one = [
+            ("gate.min_rows", self.min_rows),
+            ("gate.watched_rows", self.watched_rows),
+            ("gate.unusual_periods", self.unusual_periods),
+        ];
+        for (name, value) in at_least_one {
+            if value == 0 {
+                return Err(setting(name, "0 is below 1".to_owned()));
+            }
+        }
         let threshold = self.alert_threshold;
         if threshold.is_nan() || threshold <= 0.0 || threshold >= 1.0 {
             return Err(setting(

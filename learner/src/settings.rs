@@ -80,6 +80,9 @@ impl Default for LearnerSettings {
     }
 }
 
+/// The network has a column for each bin of each input: more than this is a slip, and takes all memory.
+const MOST_BINS: usize = 1_024;
+
 impl LearnerSettings {
     /// Every setting by name, as a manifest keeps it: another release, which has other settings, reads it too.
     ///
@@ -106,6 +109,14 @@ impl LearnerSettings {
         for (name, value) in at_least_one {
             require(name, value >= 1, || format!("{value} is below 1"))?;
         }
+        require("bins", self.bins <= MOST_BINS, || {
+            format!("{} is above {MOST_BINS}", self.bins)
+        })?;
+        require(
+            "initial_negatives",
+            self.initial_frauds > 0 || self.initial_negatives > 0,
+            || "a model starts from nothing where initial_frauds is 0 too".to_owned(),
+        )?;
         let positive = [
             ("initial_learning_rate", self.initial_learning_rate),
             ("learning_rate", self.learning_rate),
@@ -170,6 +181,9 @@ mod tests {
             }
         };
         assert_eq!(bad(|s| s.bins = 0), "bins");
+        assert_eq!(bad(|s| s.bins = 100_000), "bins");
+        let nothing = |s: &mut LearnerSettings| (s.initial_frauds, s.initial_negatives) = (0, 0);
+        assert_eq!(bad(nothing), "initial_negatives");
         assert_eq!(bad(|s| s.hidden = vec![8, 0]), "hidden");
         assert_eq!(bad(|s| s.members = 0), "members");
         assert_eq!(bad(|s| s.max_shift = 0.0), "max_shift");

@@ -320,7 +320,9 @@ impl Settings {
     /// As [`read`](Self::read); a change that names no setting, or a value that it cannot have.
     pub fn read_with(folder: &Path, changes: &[String]) -> Outcome<Self> {
         let settings = Self::read_changed(folder, changes)?;
-        settings.check()?;
+        settings
+            .check()
+            .map_err(|failure| of_change(folder, changes, failure))?;
         Ok(settings)
     }
 
@@ -334,16 +336,25 @@ impl Settings {
         let mut table: toml::Table =
             toml::from_str(&text).map_err(|e| Failure::input(e.to_string()))?;
         for text in changes {
-            let refused = |reason: String| {
-                let failure = Failure::input(format!(
-                    "{text}: {}",
-                    reference::in_words(without_list(&reason))
-                ));
-                failure.hint(nearest_setting(&reason).unwrap_or_else(|| {
-                    "write learner.training.members=1; docs/settings.md lists every setting"
-                        .to_owned()
-                }))
-            };
+            let refused =
+                |reason: String| {
+                    let failure = Failure::input(format!(
+                        "{text}: {}",
+                        reference::in_words(without_list(&reason))
+                    ));
+                    let default = text
+                        .split_once('=')
+                        .and_then(|(key, _)| reference::line_of(whole_name(key)));
+                    failure.hint(nearest_setting(&reason).unwrap_or_else(|| {
+                        match default {
+                    Some(line) => {
+                        format!("its default is {line}; docs/settings.md says what it is")
+                    }
+                    None => "write learner.training.members=1; docs/settings.md lists every setting"
+                        .to_owned(),
+                }
+                    }))
+                };
             change(&mut table, text).map_err(refused)?;
             check_properties(&table).map_err(|(name, reason)| {
                 Failure::input(format!("kafka.properties: \"{name}\": {reason}"))
@@ -438,16 +449,42 @@ fn without_list(message: &str) -> &str {
     }
 }
 
+/// What a change that is out of its range is of: the first one with which the settings are, or else the file.
+fn of_change(folder: &Path, changes: &[String], failure: Failure) -> Failure {
+    let is_wrong = |changes: &[String]| {
+        let settings = Settings::read_changed(folder, changes);
+        settings.is_ok_and(|settings| settings.check().is_err())
+    };
+    let first = (0..=changes.len()).find(|count| is_wrong(&changes[..*count]));
+    let change = first.and_then(|count| changes.get(count.checked_sub(1)?));
+    // A property of Kafka's client may be a password.
+    let Some(change) = change.filter(|change| !change.contains("kafka.properties")) else {
+        return failure;
+    };
+    let file = format!("{SETTINGS_FILE}: ");
+    let what = failure.message.strip_prefix(&file);
+    let said = Failure::input(format!("{change}: {}", what.unwrap_or(&failure.message)));
+    match failure.hint {
+        Some(hint) => said.hint(hint),
+        None => said,
+    }
+}
+
+/// A setting's name as it is meant.
+fn whole_name(key: &str) -> &str {
+    match key.trim() {
+        // The period belongs to the model, and is looked for at the learner.
+        "learner.every" => "model.every",
+        key => key,
+    }
+}
+
 /// `section.name=value` in place of what a file says. A value that is no TOML is a text.
 fn change(table: &mut toml::Table, text: &str) -> Result<(), String> {
     let (key, value) = text
         .split_once('=')
         .ok_or_else(|| "this gives no value".to_owned())?;
-    // The period belongs to the model, and is looked for at the learner.
-    let key = match key.trim() {
-        "learner.every" => "model.every",
-        key => key,
-    };
+    let key = whole_name(key);
     let value = value.trim();
     let parsed = format!("value = {value}").parse::<toml::Table>();
     let value = parsed
@@ -570,6 +607,16 @@ mod tests {
             ("model.min_labels=-1", "-1 is not a whole number"),
             ("modle.every=6h", "did you mean 'model'?"),
             ("model.every=1 fortnight", "not a length of time"),
+            (
+                "model.every=1 fortnight",
+                "hint: its default is every = \"1h\"",
+            ),
+            ("learner.device=gpu", "hint: its default is device = "),
+            (
+                "learner.gate.min_rows=0",
+                "error: learner.gate.min_rows=0: learner: learner setting `gate.min_rows`",
+            ),
+            ("model.every=1ns", "error: model.every=1ns: model.every is"),
             ("model.every", "gives no value"),
             ("model.every.x=3", "no section"),
         ] {

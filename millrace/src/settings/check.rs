@@ -43,6 +43,11 @@ impl Settings {
             learner.history_rows >= 1,
             "is below 1",
         )?;
+        require(
+            "learner.afresh_at_growth",
+            !learner.afresh_at_growth.is_nan(),
+            "is not a number: 1 or less never starts afresh",
+        )?;
         let averaged = learner.training.averaged_updates;
         require(
             "learner.training.averaged_updates",
@@ -213,6 +218,21 @@ mod tests {
                 "averaged_updates",
             ),
             ("[learner.gate]\ncanary = [50, 10]", "gate.canary"),
+            ("[learner.gate]\nmin_rows = 0", "gate.min_rows"),
+            ("[learner.gate]\nwatched_rows = 0", "gate.watched_rows"),
+            (
+                "[learner.gate]\nunusual_periods = 0",
+                "gate.unusual_periods",
+            ),
+            (
+                "[learner]\nafresh_at_growth = nan",
+                "learner.afresh_at_growth is not a number",
+            ),
+            ("[learner.training]\nbins = 100000", "100000 is above 1024"),
+            (
+                "[learner.training]\ninitial_frauds = 0\ninitial_negatives = 0",
+                "a model starts from nothing",
+            ),
             ("[score_log]\nlocation = \"\"", "score_log.location"),
             (
                 "[score_log]\nlocation = \"s3:/b/l\"",
