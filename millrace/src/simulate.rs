@@ -114,10 +114,10 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
 /// Says which option has the setting that is wrong.
 fn of_option(args: &SimulateArgs, failure: Failure) -> Failure {
     let is_of = |setting: &str| failure.message.starts_with(&format!("{setting}: "));
-    let compared = args.compare.iter().flat_map(|all| all.split(','));
+    let mut compared = args.compare.iter().flat_map(|all| settings_of(all));
     let option = if args.set.iter().any(|setting| is_of(setting)) {
         "--set"
-    } else if compared.map(str::trim).any(is_of) {
+    } else if compared.any(is_of) {
         "--compare"
     } else {
         return failure;
@@ -136,13 +136,34 @@ fn plans(args: &SimulateArgs) -> Vec<(String, Vec<String>)> {
     };
     let mut plans = vec![(name, args.set.clone())];
     for compared in &args.compare {
-        let more = compared.split(',').map(|setting| setting.trim().to_owned());
+        let more = settings_of(compared).into_iter().map(str::to_owned);
         plans.push((
             compared.clone(),
             args.set.iter().cloned().chain(more).collect(),
         ));
     }
     plans
+}
+
+/// The settings of one `--compare`: commas inside of brackets and quotes are of a value.
+fn settings_of(text: &str) -> Vec<&str> {
+    let (mut settings, mut start, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
+    for (at, letter) in text.char_indices() {
+        match (quote, letter) {
+            (Some(open), _) if open == letter => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(letter),
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth = depth.saturating_sub(1),
+            (None, ',') if depth == 0 => {
+                settings.push(text[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    settings.push(text[start..].trim());
+    settings
 }
 
 /// A finished run.
@@ -215,7 +236,8 @@ fn run(
         registry,
         Arc::clone(&scorer),
     )?;
-    let mut tally = Tally::new(from_us);
+    let alert_threshold = workspace.settings.learner.gate.alert_threshold;
+    let mut tally = Tally::new(from_us, alert_threshold);
     let mut teller = Teller::new(&feeds)?;
     let every = micros(plan.settings.every);
     let mut duplicates = 0;
@@ -261,6 +283,12 @@ fn run(
     scores.finish()?;
     let events = live.progress.events();
     let summary = tally.summary(name, settings, started.elapsed().as_secs_f64(), events);
+    if let Some(reason) = tally.why_nothing() {
+        // The log of a simulation has errors alone; the summary, on the other channel, stays what it is.
+        eprintln!(
+            "warning: {name}: {events} events were replayed, and nothing is measured: {reason}"
+        );
+    }
     let contributions = match scorer.serving() {
         Some(serving) => tally.contributions(&serving.model, &plan.input_names())?,
         None => Vec::new(),
@@ -483,4 +511,24 @@ fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
     folder
         .and_then(|()| fs::write(path, bytes))
         .map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_inside_of_values_are_theirs() {
+        for (text, expected) in [
+            ("a.b=1", vec!["a.b=1"]),
+            (
+                "a.hidden=[8,4], a.members=1",
+                vec!["a.hidden=[8,4]", "a.members=1"],
+            ),
+            ("a={x=[1,2],y=3},b=2", vec!["a={x=[1,2],y=3}", "b=2"]),
+            ("a=\"[,\",b='],'", vec!["a=\"[,\"", "b='],'"]),
+        ] {
+            assert_eq!(settings_of(text), expected, "{text}");
+        }
+    }
 }

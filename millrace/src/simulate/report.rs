@@ -1,5 +1,6 @@
 //! report.html: one page without any other file, for a browser.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use crate::times::rfc3339;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 280;
+const DAY_US: i64 = 86_400_000_000;
 
 /// Colours of the runs, told apart in either kind of colour blindness (Okabe, Ito 2008).
 const COLOURS: [RGBColor; 7] = [
@@ -56,7 +58,10 @@ pub(super) fn page(runs: &[Run]) -> String {
     section(
         &mut html,
         "Alerts",
-        "Share of each day's events, in percent, that score at least one half.",
+        &format!(
+            "Share of each day's events, in percent, that score at least {}.",
+            thresholds(runs)
+        ),
         &by_day(&days, &|day| Some(100.0 * day.alerts), None),
     );
     section(
@@ -64,6 +69,25 @@ pub(super) fn page(runs: &[Run]) -> String {
         "Drift of scores",
         "Mean score of each day; in grey the share of frauds, which is known only later. In percent.",
         &drift(&days),
+    );
+    section(
+        &mut html,
+        "Updates that took traffic",
+        "Versions of each day that passed their tests.",
+        &updates_by_day(runs, &|line| line.accepted),
+    );
+    section(
+        &mut html,
+        "Updates that were refused",
+        "Periods of each day whose labels were put aside, or whose version was rejected or rolled back.",
+        &updates_by_day(runs, &is_refused),
+    );
+    section(
+        &mut html,
+        "Drift of inputs",
+        "The largest population stability index of each day's alarms: of inputs of scored events that moved farther \
+         than was usual. 0 on days without an alarm.",
+        &input_drift(runs, &days),
     );
     for run in runs {
         let _ = writeln!(html, "<h2>Updates: {}</h2>", escape(&run.summary.name));
@@ -73,6 +97,66 @@ pub(super) fn page(runs: &[Run]) -> String {
     }
     html.push_str("</body></html>\n");
     html
+}
+
+/// From which probability on events are alerts: of each run, where they differ.
+fn thresholds(runs: &[Run]) -> String {
+    let mut said: Vec<String> = runs
+        .iter()
+        .map(|run| run.tally.alert_threshold.to_string())
+        .collect();
+    said.dedup();
+    said.join(", ")
+}
+
+/// Whether something of a period was refused, and not merely awaited.
+fn is_refused(line: &UpdateLine) -> bool {
+    let is_told = line.reason.is_some() && (line.rejected || line.version.is_none());
+    (is_told && !line.waits) || line.rolled_back.is_some()
+}
+
+/// How many updates of each day are such, a line a run.
+fn updates_by_day(runs: &[Run], is_such: &dyn Fn(&UpdateLine) -> bool) -> String {
+    let line = |run: &Run| -> Vec<(f64, f64)> {
+        let mut days: BTreeMap<i64, u32> = BTreeMap::new();
+        for update in &run.tally.updates {
+            // A period belongs to the day in which it began to end.
+            let day = (update.time_us - 1).div_euclid(DAY_US);
+            *days.entry(day).or_default() += u32::from(is_such(update));
+        }
+        let point = |(day, count): (i64, u32)| (day as f64, f64::from(count));
+        days.into_iter().map(point).collect()
+    };
+    let lines = runs.iter().enumerate();
+    plot(
+        lines.map(|(at, run)| (colour(at), line(run))).collect(),
+        None,
+    )
+}
+
+/// The largest index of each day's alarms, a line a run.
+fn input_drift(runs: &[Run], days: &[Vec<Day>]) -> String {
+    let line = |run: &Run, days: &[Day]| -> Vec<(f64, f64)> {
+        let mut largest: BTreeMap<i64, f64> = days
+            .iter()
+            .map(|day| (day.day_us.div_euclid(DAY_US), 0.0))
+            .collect();
+        for alarm in &run.tally.alarms {
+            let index = largest
+                .entry((alarm.until_us - 1).div_euclid(DAY_US))
+                .or_default();
+            *index = index.max(alarm.stability);
+        }
+        let point = |(day, index): (i64, f64)| (day as f64, index);
+        largest.into_iter().map(point).collect()
+    };
+    let lines = runs.iter().zip(days).enumerate();
+    plot(
+        lines
+            .map(|(at, (run, days))| (colour(at), line(run, days)))
+            .collect(),
+        None,
+    )
 }
 
 fn section(html: &mut String, title: &str, note: &str, plot: &str) {
@@ -148,11 +232,17 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
     );
     let refused: Vec<&UpdateLine> = updates
         .iter()
-        .filter(|line| {
-            let is_told = line.reason.is_some() && (line.rejected || line.version.is_none());
-            is_told || line.rolled_back.is_some() || line.duplicate_labels > 0
-        })
+        .filter(|line| is_refused(line) || line.duplicate_labels > 0)
         .collect();
+    let waiting: Vec<&UpdateLine> = updates.iter().filter(|line| line.waits).collect();
+    if let Some(last) = waiting.last() {
+        let _ = writeln!(
+            html,
+            "<p>{} periods until {} had too few labels for a first model.</p>",
+            waiting.len(),
+            rfc3339(last.time_us)
+        );
+    }
     if refused.is_empty() {
         html.push_str("<p>None was refused.</p>\n");
         return;

@@ -20,12 +20,16 @@ const CONTRIBUTION_ROWS: usize = 20_000;
 /// A run so far.
 pub(super) struct Tally {
     from_us: i64,
+    /// Probability from which on an event is an alert.
+    pub(super) alert_threshold: f64,
     last_read: u64,
     times: Vec<i64>,
     scores: Vec<f32>,
     labels: Vec<f32>,
     /// Labelled events that came before there was a model, or before the time from which on is measured.
     pub(super) unscored: u64,
+    /// Those of them that came before that time, and the event time of the newest.
+    before_from: (u64, i64),
     /// The newest examples' inputs and labels.
     newest: Vec<Example>,
     pub(super) updates: Vec<UpdateLine>,
@@ -60,8 +64,11 @@ pub(super) struct UpdateLine {
     pub(super) shift: Option<f64>,
     /// Whether it took the traffic.
     pub(super) accepted: bool,
-    /// Whether its test found it worse.
+    /// Whether its test found it worse, or training broke and there is no version.
     pub(super) rejected: bool,
+    /// Whether there are too few labels for a first model.
+    #[serde(skip)]
+    pub(super) waits: bool,
     /// Why it did not.
     pub(super) reason: Option<String>,
     /// What it was tested on, and against what.
@@ -114,7 +121,7 @@ pub(super) struct Day {
     pub(super) average_precision: Option<f64>,
     pub(super) mean_score: f64,
     pub(super) fraud_rate: f64,
-    /// Share of the events that score at least one half.
+    /// Share of the events that are alerts.
     pub(super) alerts: f64,
 }
 
@@ -129,14 +136,16 @@ pub(super) struct Contribution {
 }
 
 impl Tally {
-    pub(super) fn new(from_us: i64) -> Self {
+    pub(super) fn new(from_us: i64, alert_threshold: f64) -> Self {
         Self {
             from_us,
+            alert_threshold,
             last_read: 0,
             times: Vec::new(),
             scores: Vec::new(),
             labels: Vec::new(),
             unscored: 0,
+            before_from: (0, i64::MIN),
             newest: Vec::new(),
             updates: Vec::new(),
             alarms: Vec::new(),
@@ -153,7 +162,13 @@ impl Tally {
                     self.scores.push(score);
                     self.labels.push(f32::from(u8::from(example.fraud)));
                 }
-                _ => self.unscored += 1,
+                _ => {
+                    self.unscored += 1;
+                    if example.event_time_us < self.from_us {
+                        let (events, newest_us) = self.before_from;
+                        self.before_from = (events + 1, newest_us.max(example.event_time_us));
+                    }
+                }
             }
             self.newest.push(example);
             true
@@ -163,6 +178,27 @@ impl Tally {
             self.newest.drain(..surplus);
         }
         Ok(())
+    }
+
+    /// Why nothing is measured, if nothing is.
+    pub(super) fn why_nothing(&self) -> Option<String> {
+        if !self.labels.is_empty() {
+            return None;
+        }
+        let labelled = self.unscored;
+        Some(match self.before_from {
+            _ if labelled == 0 => {
+                "no label has the id of an event that came before it: do the two files name the same events, and in \
+                 the same way?"
+                    .to_owned()
+            }
+            (0, _) => format!("{labelled} labelled events came, all of them before the first model"),
+            (before, newest_us) => format!(
+                "of {labelled} labelled events {before} came before --from, the newest at {}, and the others before \
+                 the first model",
+                rfc3339(newest_us)
+            ),
+        })
     }
 
     /// Notes a period of the learner.
@@ -215,6 +251,7 @@ impl Tally {
             shift: None,
             accepted: false,
             rejected: false,
+            waits: false,
             reason: None,
             tested: None,
             prequential_average_precision: period.prequential.average_precision,
@@ -226,11 +263,15 @@ impl Tally {
             seconds: period.seconds,
         };
         match &period.learned {
-            Learned::Waiting => line.reason = Some("too few labels for a first model".to_owned()),
+            Learned::Waiting => {
+                (line.waits, line.reason) = (true, Some("too few labels for a first model".into()));
+            }
             Learned::PutAside(reason) => {
                 line.reason = Some(format!("labels were put aside: {reason}"))
             }
-            Learned::Broken(reason) => line.reason = Some(reason.clone()),
+            Learned::Broken(reason) => {
+                (line.rejected, line.reason) = (true, Some(reason.clone()));
+            }
             Learned::Version(new) => {
                 let manifest = &new.manifest;
                 line.version = Some(manifest.version);
@@ -298,6 +339,7 @@ impl Tally {
             scores.push(*score);
             labels.push(*label);
         }
+        let is_alert = |score: f32| f64::from(score) >= self.alert_threshold;
         let day = |(day, (scores, labels)): (i64, (Vec<f32>, Vec<f32>))| {
             let rows = labels.len() as f64;
             let mean = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>() / rows;
@@ -306,7 +348,7 @@ impl Tally {
                 average_precision: average_precision(&scores, &labels, &vec![1.0; labels.len()]),
                 mean_score: mean(&scores),
                 fraud_rate: mean(&labels),
-                alerts: scores.iter().filter(|score| **score >= 0.5).count() as f64 / rows,
+                alerts: scores.iter().filter(|score| is_alert(**score)).count() as f64 / rows,
             }
         };
         days.into_iter().map(day).collect()
@@ -367,4 +409,27 @@ const GROUPS: usize = 20;
 fn log_odds(probability: f32) -> f32 {
     let p = f64::from(probability).clamp(1e-9, 1.0 - 1e-9);
     (p / (1.0 - p)).ln() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_begin_at_the_threshold_and_nothing_measured_has_a_reason() {
+        let mut tally = Tally::new(5, 0.25);
+        let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
+        assert!(said(&tally).starts_with("no label has the id"));
+        tally.unscored = 3;
+        assert!(said(&tally).starts_with("3 labelled events came, all of them before the first"));
+        tally.before_from = (2, 0);
+        let expected =
+            "of 3 labelled events 2 came before --from, the newest at 1970-01-01T00:00:00Z";
+        assert!(said(&tally).starts_with(expected));
+        tally.times = vec![6; 4];
+        tally.scores = vec![0.1, 0.2, 0.25, 0.4];
+        tally.labels = vec![0.0, 0.0, 0.0, 1.0];
+        assert_eq!(tally.why_nothing(), None);
+        assert_eq!(tally.days()[0].alerts, 0.5);
+    }
 }
