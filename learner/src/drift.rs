@@ -15,7 +15,8 @@ const CELLS: usize = 10;
 /// Added to every cell: one that was never seen must not make the index infinite.
 const SMOOTHING: f64 = 0.5;
 
-/// How rows fall into the cells of each input: below all edges, between them, above, missing.
+/// How rows fall into the cells of each input: below all edges, between them, above, missing. A last column is of
+/// their scores, where those are counted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histograms {
     counts: Vec<Vec<u64>>,
@@ -26,7 +27,7 @@ impl Histograms {
     /// No rows yet, of an encoder's inputs.
     pub fn new(encoder: &Encoder) -> Self {
         Self {
-            counts: vec![vec![0; CELLS + 3]; encoder.width()],
+            counts: vec![vec![0; CELLS + 3]; encoder.width() + 1],
             rows: 0,
         }
     }
@@ -41,12 +42,21 @@ impl Histograms {
         }
     }
 
+    /// Counts the scores of rows: probabilities.
+    pub fn add_scores(&mut self, scores: &[f32]) {
+        if let Some(counts) = self.counts.last_mut() {
+            scores
+                .iter()
+                .for_each(|score| counts[score_cell(*score)] += 1);
+        }
+    }
+
     /// Rows that were counted.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// The population stability index of each input against a reference.
+    /// The population stability index of each input against a reference, and behind them that of the scores.
     pub fn stability(&self, reference: &Histograms) -> Vec<f64> {
         let pairs = self.counts.iter().zip(&reference.counts);
         pairs
@@ -68,6 +78,15 @@ fn cell(encoder: &Encoder, input: usize, value: f32) -> usize {
             }
         }
     }
+}
+
+/// The cell of a probability: two for each power of ten, from one in 100,000 on.
+fn score_cell(score: f32) -> usize {
+    if score.is_nan() {
+        return CELLS + 2;
+    }
+    let place = (CELLS + 1) as f64 + 2.0 * f64::from(score.max(1e-9)).log10();
+    place.clamp(0.0, (CELLS + 1) as f64) as usize
 }
 
 /// The population stability index of two histograms with the same cells.
@@ -193,6 +212,22 @@ mod tests {
         let expected = divergence(&p, &q) + divergence(&q, &p);
         assert!((stability(&ours, &theirs) - expected).abs() < 1e-12);
         assert_eq!(stability(&ours, &ours), 0.0);
+    }
+
+    #[test]
+    fn scores_are_a_column_of_their_own() {
+        let cells = [0.0, 1e-6, 2e-5, 0.05, 0.2, 0.5, 1.0, f32::NAN].map(score_cell);
+        assert_eq!(cells, [0, 0, 1, 8, 9, 10, 11, 12]);
+        let encoder = encoder();
+        let with = |score: f32| {
+            let mut histograms = counted(&encoder, &rows(400, 5, false, 1.0));
+            histograms.add_scores(&[score; 400]);
+            histograms
+        };
+        let same = with(0.01).stability(&with(0.01));
+        assert_eq!(same, [0.0; 4]);
+        let moved = with(0.2).stability(&with(0.01));
+        assert!(moved[..3].iter().all(|index| *index == 0.0) && moved[3] > 1.0);
     }
 
     #[test]

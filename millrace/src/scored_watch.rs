@@ -13,6 +13,9 @@ const REFERENCE_ROWS: u64 = 20_000;
 /// Periods in a row after which what moved is usual: nobody reads the same alarm every hour.
 const NEW_NORMAL: usize = 6;
 
+/// How alarms and metrics call the scores, beside the inputs.
+const SCORE: &str = "score";
+
 /// What was scored lately.
 pub struct ScoredWatch {
     every_us: i64,
@@ -30,7 +33,7 @@ struct State {
     unusual_periods: usize,
 }
 
-/// An input that moved.
+/// An input that moved, or the scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alarm {
     /// End of the period in which it was seen, µs of event time.
@@ -44,9 +47,10 @@ pub struct Alarm {
 }
 
 impl ScoredWatch {
-    /// Watches the inputs of these names in periods of so many microseconds.
+    /// Watches the inputs of these names, and the scores, in periods of so many microseconds.
     #[must_use]
-    pub fn new(names: Vec<String>, every_us: i64) -> Self {
+    pub fn new(mut names: Vec<String>, every_us: i64) -> Self {
+        names.push(SCORE.to_owned());
         Self {
             every_us,
             names,
@@ -54,9 +58,15 @@ impl ScoredWatch {
         }
     }
 
-    /// Looks at rows that were scored by a model, row-major, the newest of which is of a time (µs). What moved in the
-    /// period that ended, if one did.
-    pub fn see(&mut self, model: &Model, rows: &[f32], newest_us: i64) -> Vec<Alarm> {
+    /// Looks at rows that were scored by a model, row-major, and their scores; the newest is of a time (µs). What moved
+    /// in the period that ended, if one did.
+    pub fn see(
+        &mut self,
+        model: &Model,
+        rows: &[f32],
+        scores: &[f32],
+        newest_us: i64,
+    ) -> Vec<Alarm> {
         let period = newest_us.div_euclid(self.every_us);
         // The bins of the first model: those of a later one would begin to learn what is usual again.
         let state = self
@@ -97,8 +107,10 @@ impl ScoredWatch {
         }
         if state.reference.rows() < REFERENCE_ROWS {
             state.reference.add(&state.encoder, rows);
+            state.reference.add_scores(scores);
         }
         state.current.add(&state.encoder, rows);
+        state.current.add_scores(scores);
         alarms
     }
 }
@@ -109,7 +121,7 @@ impl State {
             encoder: encoder.clone(),
             reference: Histograms::new(encoder),
             current: Histograms::new(encoder),
-            watch: DriftWatch::new(encoder.width()),
+            watch: DriftWatch::new(encoder.width() + 1),
             period: None,
             unusual_periods: 0,
         }

@@ -82,7 +82,11 @@ impl ModelStage {
         let (Some(serving), Some(newest)) = (self.scorer.serving(), newest) else {
             return;
         };
-        for alarm in self.watch.see(&serving.model, &scores.matrix, newest) {
+        let probabilities = scores.probabilities.as_deref().unwrap_or_default();
+        let alarms = self
+            .watch
+            .see(&serving.model, &scores.matrix, probabilities, newest);
+        for alarm in alarms {
             warn!(
                 input = alarm.input,
                 stability_index = alarm.stability,
