@@ -23,9 +23,8 @@ use std::time::{Duration, Instant};
 
 use millrace_feature_store::Store;
 use millrace_learner::{
-    Aliases, Checkpoint, Choice, Device, Entry, Event, Examples, LearnerError, LearnerSettings,
-    Manifest, Model, Prequential, Registry, State, Update, average_precision, replay_sample,
-    update,
+    Aliases, Checkpoint, Choice, Device, Entry, Examples, LearnerError, LearnerSettings, Manifest,
+    Model, Prequential, Registry, State, Update, average_precision, replay_sample, update,
 };
 
 use crate::failure::{Failure, Kind, Outcome};
@@ -39,6 +38,7 @@ use crate::workspace::{ModelPlan, Workspace};
 mod checks;
 mod doubts;
 mod history;
+mod past;
 mod period;
 mod trial;
 
@@ -47,6 +47,7 @@ mod tests;
 
 use checks::Checks;
 use history::History;
+use past::Past;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use trial::{Trial, came_to};
 
@@ -165,41 +166,28 @@ impl Learning {
             return Ok(());
         };
         let champion = self.load(champion)?;
-        let mut shadow = None;
-        let mut dealt_with = champion.manifest.label_position;
-        for entry in self.registry.journal_entries()? {
-            match entry.event {
-                Event::Version { version, state, .. } => {
-                    let ended = shadow == Some(version) && state != State::Shadow;
-                    match state {
-                        State::Shadow => shadow = Some(version),
-                        _ if ended => shadow = None,
-                        _ => {}
-                    }
-                }
-                Event::LabelsRefused { first, last } => {
-                    self.history.put_aside(first..=last);
-                    dealt_with = dealt_with.max(last);
-                }
-                Event::LabelsReleased { first, last } => self.history.take_back(&(first..=last)),
-                Event::Removed { .. } => {}
-            }
+        let past = Past::of(&self.registry.journal_entries()?);
+        for range in &past.aside {
+            self.history.put_aside(range.clone());
         }
-        let known = self.registry.versions()?;
-        if let Some(version) = shadow.filter(|version| known.contains(version)) {
-            let held = self.load(version)?;
-            dealt_with = dealt_with.max(held.manifest.label_position);
-            self.shadow = Some(Trial::new(held));
+        let mut known = self.registry.list()?;
+        // What a process published, and did not live to note, has learned nothing that others may not.
+        known.retain(|manifest| past.versions.contains(&manifest.version));
+        let learned = known.iter().map(|manifest| manifest.label_position);
+        self.dealt_with = learned
+            .chain([champion.manifest.label_position, past.refused_until])
+            .max()
+            .unwrap_or(0);
+        let until = known.iter().map(|manifest| manifest.trained_until_us);
+        self.done_until_us = until.chain([champion.manifest.trained_until_us]).max();
+        if let Some(version) = past.shadow_of(&self.seen, &known) {
+            self.shadow = Some(Trial::new(self.load(version)?));
         }
         if let Some((version, percent)) = self.seen.challenger.filter(|(_, share)| *share > 0) {
-            let held = self.load(version)?;
-            dealt_with = dealt_with.max(held.manifest.label_position);
-            self.canary = Some((Trial::new(held), self.step_of(percent)));
+            self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));
         }
-        self.dealt_with = dealt_with;
         self.anchor = Some(Trial::new(champion.clone()));
         self.champion = Some(champion);
-        self.done_until_us = self.newest().map(|held| held.manifest.trained_until_us);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use millrace_feature_store::{Commit, MemoryStore};
 
 use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
+use crate::traffic::{promote, roll_back};
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -246,4 +247,36 @@ fn a_canary_waits_for_labels_that_a_process_has_not_seen() {
     let tested = verdict(&period, canary);
     assert_eq!(tested.verdict, Verdict::Canary(50));
     assert_eq!(tested.comparison.unwrap().rows, 240);
+}
+
+#[test]
+fn what_a_person_took_back_does_not_return_with_the_next_process() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (bad, hour) = until_canary(&mut machine, &mut process);
+    drop(process);
+    let kept = registry(machine.folder.path());
+    let good = kept.champion().unwrap().unwrap();
+    promote(&kept, bad).unwrap();
+
+    let mut process = machine.start();
+    machine.hour(hour, 300, process.tag());
+    let period = process.learn(hour);
+    let child = learned(&period).clone();
+    assert_eq!(child.parent, Some(bad));
+    drop(process);
+    roll_back(&kept, None).unwrap();
+    assert_eq!(kept.champion().unwrap(), Some(good));
+
+    for hour in hour + 1..hour + 4 {
+        let mut process = machine.start();
+        machine.hour(hour, 300, process.tag());
+        let period = process.learn(hour);
+        let is_gone = |tested: &Tested| ![bad, child.version].contains(&tested.version);
+        assert!(period.tested.iter().all(is_gone), "{:?}", period.tested);
+        // It goes on with the labels that have come since, from what serves.
+        assert_eq!(period.labels, 300);
+        let parent = learned(&period).parent.unwrap();
+        assert!(![bad, child.version].contains(&parent), "{parent}");
+    }
 }

@@ -1,0 +1,191 @@
+//! What the registry's log says of what was under way: a process that starts goes on from there.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use millrace_learner::{Aliases, Entry, Event, Manifest, State};
+
+use crate::traffic::is_by_a_person;
+
+/// How things stand at the log's end.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// Every version of which something was noted.
+    pub(super) versions: BTreeSet<u64>,
+    /// Labels that are put aside.
+    pub(super) aside: Vec<RangeInclusive<u64>>,
+    /// The last label that ever was.
+    pub(super) refused_until: u64,
+    /// The newest version under test, as long as nobody chose another.
+    shadow: Option<u64>,
+    canary: Option<u64>,
+    /// Versions that were rolled back and did not have traffic again.
+    rolled_back: BTreeSet<u64>,
+}
+
+impl Past {
+    /// Reads a log, oldest entries first.
+    pub(super) fn of(journal: &[Entry]) -> Self {
+        let mut past = Self::default();
+        for entry in journal {
+            match &entry.event {
+                Event::Version { version, state, .. } => {
+                    past.came_to(*version, *state, is_by_a_person(entry));
+                }
+                Event::LabelsRefused { first, last } => {
+                    past.aside.push(*first..=*last);
+                    past.refused_until = past.refused_until.max(*last);
+                }
+                Event::LabelsReleased { first, last } => {
+                    past.aside.retain(|range| *range != (*first..=*last));
+                }
+                Event::Removed { .. } => {}
+            }
+        }
+        past
+    }
+
+    fn came_to(&mut self, version: u64, state: State, by_a_person: bool) {
+        self.versions.insert(version);
+        // What was under way came from what is not wanted, but for a canary that was given another share.
+        let is_share = matches!(state, State::Canary { .. }) && self.canary == Some(version);
+        if by_a_person && !is_share {
+            self.shadow = None;
+        }
+        match state {
+            State::Shadow => self.shadow = Some(version),
+            _ if self.shadow == Some(version) => self.shadow = None,
+            _ => {}
+        }
+        match state {
+            State::Canary { .. } => self.canary = Some(version),
+            State::Champion => self.canary = None,
+            _ if self.canary == Some(version) => self.canary = None,
+            _ => {}
+        }
+        match state {
+            State::RolledBack => {
+                self.rolled_back.insert(version);
+            }
+            State::Canary { .. } | State::Champion => {
+                self.rolled_back.remove(&version);
+            }
+            _ => {}
+        }
+    }
+
+    /// The version that is to be tested on, of those that are kept: it was not chosen against, and comes from none that
+    /// was rolled back.
+    pub(super) fn shadow_of(&self, chosen: &Aliases, known: &[Manifest]) -> Option<u64> {
+        let manifest_of = |version: u64| known.iter().find(|it| it.version == version);
+        let shadow = self.shadow.filter(|it| manifest_of(*it).is_some())?;
+        let parent_of = |version: &u64| {
+            let parent = manifest_of(*version)?.parent;
+            parent.filter(|parent| parent < version)
+        };
+        // Whatever came before a version that has traffic, that one is wanted.
+        let is_chosen = |version: &u64| {
+            let canary = chosen.challenger.map(|(version, _)| version);
+            [chosen.champion, canary].contains(&Some(*version))
+        };
+        let mut line =
+            std::iter::successors(Some(shadow), parent_of).take_while(|it| !is_chosen(it));
+        (!line.any(|version| self.rolled_back.contains(&version))).then_some(shadow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const OURS: Option<&str> = None;
+    const THEIRS: Option<&str> = Some("chosen by a person");
+
+    fn journal(notes: &[(u64, State, Option<&str>)]) -> Vec<Entry> {
+        let entry = |(version, state, reason): &(u64, State, Option<&str>)| Entry {
+            at_us: 0,
+            event: Event::Version {
+                version: *version,
+                state: *state,
+                comparison: None,
+            },
+            reason: reason.map(str::to_owned),
+        };
+        notes.iter().map(entry).collect()
+    }
+
+    const MANIFEST: &str = r#"{"version":1,"parent":null,"created":"","inputs":[],"inputs_hash":"","label_position":0,
+        "trained_until_us":0,"rows":0,"replayed":0,"fitted_rows":0,"seed":0,"code_version":"","before":null,
+        "after":{"rows":0,"frauds":0,"mean_prediction":0.0,"log_loss":0.0,"average_precision":null,"roc_auc":null},
+        "prequential":null,"device":"cpu"}"#;
+
+    /// Each version comes from the one before it.
+    fn line(versions: u64) -> Vec<Manifest> {
+        let first: Manifest = serde_json::from_str(MANIFEST).unwrap();
+        let manifest = |version: u64| Manifest {
+            version,
+            parent: Some(version - 1).filter(|parent| *parent > 0),
+            ..first.clone()
+        };
+        (1..=versions).map(manifest).collect()
+    }
+
+    fn check(champion: u64, notes: &[(u64, State, Option<&str>)], expected: Option<u64>) {
+        let chosen = Aliases {
+            champion: Some(champion),
+            challenger: None,
+        };
+        let past = Past::of(&journal(notes));
+        assert_eq!(past.shadow_of(&chosen, &line(9)), expected, "{notes:?}");
+    }
+
+    #[test]
+    fn a_version_under_test_is_taken_up_unless_somebody_chose_another_way() {
+        use State::{Canary, Champion, Rejected, Replaced, RolledBack, Shadow};
+        let first = (1, Champion, OURS);
+        check(1, &[first], None);
+        check(1, &[first, (2, Shadow, OURS)], Some(2));
+        check(1, &[first, (2, Shadow, OURS), (2, Rejected, OURS)], None);
+        let newer = [(2, Replaced, OURS), (3, Shadow, OURS)];
+        check(1, &[[first, (2, Shadow, OURS)], newer].concat(), Some(3));
+        // The loop's own step is no choice against the version that comes from it.
+        let step = [(2, Canary { percent: 10 }, OURS), (3, Shadow, OURS)];
+        let served = [(1, Replaced, OURS), (2, Champion, OURS)];
+        check(
+            2,
+            &[[first, (2, Shadow, OURS)], step, served].concat(),
+            Some(3),
+        );
+        // A person's is, but for another share.
+        let share = [
+            (2, Canary { percent: 20 }, THEIRS),
+            (2, Canary { percent: 30 }, THEIRS),
+        ];
+        check(
+            1,
+            &[[first, (2, Shadow, OURS)], step, share].concat(),
+            Some(3),
+        );
+        let back = [(2, RolledBack, THEIRS), (1, Champion, THEIRS)];
+        check(
+            1,
+            &[[first, (2, Shadow, OURS)], step, served, back].concat(),
+            None,
+        );
+        // What was published at that moment, of a version that was taken back.
+        let late = [(4, Shadow, OURS), (4, Shadow, OURS)];
+        check(
+            1,
+            &[[first, (2, Shadow, OURS)], step, served, back, late].concat(),
+            None,
+        );
+        // One that is chosen all the same is wanted, and so is what comes from it.
+        let again = [(1, Replaced, THEIRS), (3, Champion, THEIRS)];
+        check(
+            3,
+            &[[first, (2, Shadow, OURS)], step, served, back, again, late].concat(),
+            Some(4),
+        );
+    }
+}
