@@ -224,6 +224,22 @@ impl Learning {
         }
     }
 
+    /// Deals with the next period that ended before `clock_us`. One that has too few labels for a first model is followed
+    /// by the next, which has its labels too; the last of them is told.
+    ///
+    /// # Errors
+    /// As [`Learning::next_period`].
+    pub fn once(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
+        let mut waiting = None;
+        while let Some(period) = self.next_period(clock_us)? {
+            if !matches!(period.learned, Learned::Waiting) {
+                return Ok(Some(period));
+            }
+            waiting = Some(period);
+        }
+        Ok(waiting)
+    }
+
     fn deal_with_next(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
         self.read_examples()?;
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {

@@ -109,7 +109,7 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     running.stop()
 }
 
-/// `millrace learn --once`: one period, if one has ended.
+/// `millrace learn --once`: one period, if one has ended; before a first model, as many as it takes.
 ///
 /// # Errors
 /// A store or registry that cannot be read, a device that is not there.
@@ -121,7 +121,7 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let mlflow = exporter(&workspace, &registry)?;
     let traces = Traces::open(&workspace.settings.traces)?;
     let learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
-    let learned = learning.traced(traces.clone()).next_period(now_us());
+    let learned = learning.traced(traces.clone()).once(now_us());
     traces.shut_down();
     match learned? {
         None => println!("no period with new labels has ended: nothing to learn"),

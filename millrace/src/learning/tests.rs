@@ -280,3 +280,28 @@ fn what_a_person_took_back_does_not_return_with_the_next_process() {
         assert!(![bad, child.version].contains(&parent), "{parent}");
     }
 }
+
+#[test]
+fn a_process_for_one_period_gathers_the_labels_of_a_first_model() {
+    let mut machine = Machine::new();
+    let tag = machine.start().tag();
+    let once = |machine: &Machine| machine.start().learning.once(i64::MAX / 2).unwrap();
+    assert!(once(&machine).is_none());
+    for hour in 0..3 {
+        machine.hour(hour, 80, tag);
+        let period = once(&machine).unwrap();
+        assert_eq!(period.labels as u64, machine.labels);
+        assert_eq!(period.end_us, (hour + 1) * HOUR);
+        // Two hours have 160 labels, of the 200 that it takes.
+        assert_eq!(matches!(period.learned, Learned::Version(_)), hour == 2);
+    }
+    // From then on, each has one period.
+    for hour in 3..5 {
+        machine.hour(hour, 80, tag);
+    }
+    for hour in 3..5 {
+        let period = once(&machine).unwrap();
+        assert_eq!((period.labels, period.end_us), (80, (hour + 1) * HOUR));
+    }
+    assert!(once(&machine).is_none());
+}
