@@ -1,10 +1,12 @@
 //! Labels join what was scored: a scored event waits, under its id, for its label; the pair is an example.
 //!
-//! A label is learned once. A second delivery of it changes nothing; a later one that says the opposite
-//! corrects its example in place, for replays to come. A label that comes before its event waits for it.
+//! A label is learned once. A second delivery of it changes nothing. A later one that says the opposite takes its
+//! example away and adds one with the right label at the end of the sequence, so that whoever reads on learns that, once;
+//! a row beside it tells whose place it took. A label that comes before its event waits for it.
 //!
-//! Rows: `Scored` holds `[0][id]` → [`ScoredRecord`] and `[1][id]` → [`WaitingLabel`], `Examples` holds
-//! `[sequence number: u64 BE]` → [`Example`]. Each value starts with its time, by which it expires.
+//! Rows: `Scored` holds `[0][id]` → [`ScoredRecord`], `[1][id]` → [`WaitingLabel`] and `[3][sequence number: u64 BE]` →
+//! the number of the example that a correction replaces; `Examples` holds `[sequence number: u64 BE]` → [`Example`]. Each
+//! value starts with its time, by which it expires.
 
 use std::collections::HashMap;
 
@@ -176,8 +178,8 @@ impl JoinStep<'_> {
             }
             Some(label) => {
                 self.counts.corrected += 1;
-                record.label = Some(Label { fraud, ..label });
-                self.correct(label.example, fraud)?;
+                let example = self.correct(label.example, fraud, known_us)?;
+                record.label = Some(Label { fraud, example });
             }
             None => {
                 self.counts.joined += 1;
@@ -292,23 +294,35 @@ impl JoinStep<'_> {
         fraud: bool,
         known_us: i64,
     ) -> Result<u64, StoreError> {
-        let number = self.position.next_example;
-        self.position.next_example += 1;
-        self.position.known_us = self.position.known_us.max(known_us);
-        let example = Example {
-            known_us: self.position.known_us,
+        self.append(Example {
+            known_us,
             event_time_us: record.event_time_us,
             inputs: record.inputs.clone(),
             inputs_tag: record.inputs_tag,
             fraud,
             probability: record.probability,
             version: record.version,
-        };
-        self.put_example(number, &example)?;
+        })
+    }
+
+    /// Adds an example at the end of the sequence. Its number.
+    fn append(&mut self, example: Example) -> Result<u64, StoreError> {
+        let number = self.position.next_example;
+        self.position.next_example += 1;
+        self.position.known_us = self.position.known_us.max(example.known_us);
+        let known_us = self.position.known_us;
+        self.put_example(
+            number,
+            &Example {
+                known_us,
+                ..example
+            },
+        )?;
         Ok(number)
     }
 
-    fn correct(&mut self, number: u64, fraud: bool) -> Result<(), StoreError> {
+    /// Replaces an example by one with the opposite label. Its number.
+    fn correct(&mut self, number: u64, fraud: bool, known_us: i64) -> Result<u64, StoreError> {
         let key = number.to_be_bytes();
         let pending = self.commit.puts.iter().rev();
         let pending = pending
@@ -320,11 +334,20 @@ impl JoinStep<'_> {
             Some(example) => Some(example),
             None => read(self.store, Table::Examples, &key)?,
         };
-        match example {
-            Some(example) => self.put_example(number, &Example { fraud, ..example }),
+        let Some(example) = example else {
             // It has expired.
-            None => Ok(()),
-        }
+            return Ok(number);
+        };
+        self.drop_example(number);
+        let corrected = self.append(Example {
+            fraud,
+            known_us,
+            ..example
+        })?;
+        let replaced = timed(self.position.known_us, &number)?;
+        self.commit
+            .put(Table::Scored, correction_key(corrected), replaced);
+        Ok(corrected)
     }
 
     fn put_example(&mut self, number: u64, example: &Example) -> Result<(), StoreError> {
@@ -401,15 +424,55 @@ pub fn examples_after(
     failed.map_or(Ok(()), Err)
 }
 
+/// Shows the examples of corrected labels with a sequence number above `after`, up to `until`, in order: the number, and
+/// that of the example whose place it took.
+///
+/// # Errors
+/// A store that cannot be read, or a row that does not decode.
+pub fn corrections_between(
+    store: &dyn Store,
+    after: u64,
+    until: u64,
+    visit: &mut dyn FnMut(u64, u64),
+) -> Result<(), StoreError> {
+    let (from, end) = (
+        correction_key(after.saturating_add(1)),
+        correction_key(until.saturating_add(1)),
+    );
+    let mut failed = None;
+    store.scan(Table::Scored, &from, &end, false, &mut |key, value| {
+        let number = <[u8; 8]>::try_from(&key[1..]).map(u64::from_be_bytes);
+        match (number, parse(value)) {
+            (Ok(number), Ok(replaced)) => {
+                visit(number, replaced);
+                return std::ops::ControlFlow::Continue(());
+            }
+            (_, Err(error)) => failed = Some(error),
+            (Err(_), _) => {
+                let reason = "a correction's key is not 9 bytes".to_owned();
+                failed = Some(StoreError::Record(reason));
+            }
+        }
+        std::ops::ControlFlow::Break(())
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
 /// The keys of all scored events, from the first on, to that of what follows them.
 pub(crate) const SCORED_START: &[u8] = &[SCORED];
 pub(crate) const SCORED_END: &[u8] = &[WAITING];
 
 const SCORED: u8 = 0;
 const WAITING: u8 = 1;
+/// 2 is that of the rows that an audit compares.
+const CORRECTED: u8 = 3;
 
 fn key(kind: u8, id: &[u8]) -> Vec<u8> {
     [&[kind], id].concat()
+}
+
+fn correction_key(number: u64) -> Vec<u8> {
+    key(CORRECTED, &number.to_be_bytes())
 }
 
 fn timed<T: Serialize>(time_us: i64, record: &T) -> Result<Vec<u8>, StoreError> {
@@ -539,17 +602,71 @@ mod tests {
     }
 
     #[test]
-    fn a_correction_changes_its_example() {
-        let (examples, counts) = run(&[
-            Scored("a", 1),
-            Known("a", false, 5),
-            Known("a", true, 6),
-            Done,
-            Known("a", false, 7),
-            Done,
-        ]);
-        assert_eq!(examples, [(1, false, 5)]);
-        assert_eq!(counts.corrected, 2);
+    fn a_correction_takes_the_place_of_its_example() {
+        for commits in [false, true] {
+            let maybe = || if commits { Done } else { Known("y", false, 1) };
+            let (examples, counts) = run(&[
+                Scored("a", 1),
+                Scored("b", 2),
+                Known("a", false, 5),
+                Known("b", false, 5),
+                maybe(),
+                Known("a", true, 6),
+                Known("a", true, 6),
+                Done,
+            ]);
+            // It is read by whoever has read the first one.
+            assert_eq!(examples, [(2, false, 5), (3, true, 6)]);
+            assert_eq!(counts.corrected, 1);
+            let (examples, counts) = run(&[
+                Scored("a", 1),
+                Known("a", false, 5),
+                maybe(),
+                Known("a", true, 6),
+                maybe(),
+                Known("a", false, 4),
+                Done,
+                LabelGone("a"),
+                Known("a", true, 9),
+                Done,
+            ]);
+            assert_eq!(examples, [(4, true, 9)]);
+            assert_eq!(counts.corrected, 2);
+        }
+    }
+
+    #[test]
+    fn a_correction_tells_whose_place_it_took() {
+        let store = MemoryStore::new();
+        let mut join = LabelJoin::open(&store).unwrap();
+        for labels in [
+            &[("a", false), ("b", false)][..],
+            &[("a", true)],
+            &[("b", true), ("a", false)],
+        ] {
+            let mut step = join.begin(&store);
+            for (id, fraud) in labels {
+                if join.next_example() == 1 {
+                    let record = ScoredRecord::new(1, &[1.0], 7);
+                    step.scored(id.as_bytes(), record).unwrap();
+                }
+                step.label(id.as_bytes(), *fraud, 5).unwrap();
+            }
+            let mut commit = Commit::default();
+            step.finish(&mut join, &mut commit).unwrap();
+            store.commit(commit).unwrap();
+        }
+        let between = |after, until| {
+            let mut found = Vec::new();
+            corrections_between(&store, after, until, &mut |number, replaced| {
+                found.push((number, replaced));
+            })
+            .unwrap();
+            found
+        };
+        assert_eq!(between(0, u64::MAX), [(3, 1), (4, 2), (5, 3)]);
+        assert_eq!(between(3, 4), [(4, 2)]);
+        assert!(between(5, 9).is_empty());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use millrace_learner::{
 };
 
 use crate::failure::{Failure, Kind, Outcome};
-use crate::labels::examples_after;
+use crate::labels::{corrections_between, examples_after};
 use crate::scorer::Scorer;
 use crate::settings::{LearnerSection, micros};
 use crate::times::{now_us, rfc3339};
@@ -265,6 +265,10 @@ impl Learning {
             frauds: rows
                 .iter()
                 .filter(|row| self.history.is_fraud(**row))
+                .count(),
+            corrected: rows
+                .iter()
+                .filter(|row| self.history.is_correction(**row))
                 .count(),
             learned: Learned::Waiting,
             tested: Vec::new(),
@@ -623,6 +627,12 @@ impl Learning {
             history.push(number, example);
             true
         })?;
+        // Each was committed with its example.
+        let until = history.last_read;
+        if until > after {
+            let mut correct = |number, replaced| history.correct(number, replaced);
+            corrections_between(self.store.as_ref(), after, until, &mut correct)?;
+        }
         // What was not learned yet must stay, however much that is.
         let most = self.workspace.settings.learner.history_rows;
         self.history.trim(most, self.dealt_with);

@@ -1,6 +1,6 @@
 //! The newest examples in memory, in the order of their numbers, and which of them are put aside.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use millrace_learner::Examples;
@@ -20,6 +20,10 @@ pub(super) struct History {
     inputs: VecDeque<f32>,
     /// Numbers of labels that must not be learned, in ascending ranges.
     aside: Vec<RangeInclusive<u64>>,
+    /// Numbers of examples whose label was wrong, each of which another has taken the place of …
+    replaced: BTreeSet<u64>,
+    /// … and the numbers of those.
+    corrections: BTreeSet<u64>,
 }
 
 impl History {
@@ -33,6 +37,8 @@ impl History {
             frauds: VecDeque::new(),
             inputs: VecDeque::new(),
             aside: Vec::new(),
+            replaced: BTreeSet::new(),
+            corrections: BTreeSet::new(),
         }
     }
 
@@ -48,6 +54,12 @@ impl History {
         self.inputs.extend(example.inputs);
     }
 
+    /// Notes that an example has taken the place of another, whose label was wrong: from then on no sample holds that.
+    pub(super) fn correct(&mut self, number: u64, replaced: u64) {
+        self.corrections.insert(number);
+        self.replaced.insert(replaced);
+    }
+
     /// Forgets the oldest of the learned examples where there are more than `most` in all.
     pub(super) fn trim(&mut self, most: usize, learned: u64) {
         let learned = self.numbers.partition_point(|number| *number <= learned);
@@ -58,6 +70,8 @@ impl History {
         self.inputs.drain(..surplus * self.width);
         if let Some(first) = self.numbers.front() {
             self.aside.retain(|range| range.end() >= first);
+            self.replaced = self.replaced.split_off(first);
+            self.corrections = self.corrections.split_off(first);
         }
     }
 
@@ -98,10 +112,17 @@ impl History {
         self.known_us[row]
     }
 
+    /// Whether a row's label says the opposite of one that was known before.
+    pub(super) fn is_correction(&self, row: usize) -> bool {
+        self.corrections.contains(&self.numbers[row])
+    }
+
     /// When the first example after a number became known.
     pub(super) fn first_known_after(&self, number: u64) -> Option<i64> {
-        let row = self.numbers.partition_point(|other| *other <= number);
-        self.known_us.get(row).copied()
+        let from = self.numbers.partition_point(|other| *other <= number);
+        let is_there = |row: &usize| !self.replaced.contains(&self.numbers[*row]);
+        let row = (from..self.numbers.len()).find(is_there)?;
+        Some(self.known_us[row])
     }
 
     /// When the newest label became known.
@@ -116,14 +137,15 @@ impl History {
         self.believed(from..to.max(from)).collect()
     }
 
-    /// The rows of a range that are not put aside.
+    /// The rows of a range that are not put aside, and that no correction has taken the place of.
     pub(super) fn believed(
         &self,
         rows: std::ops::Range<usize>,
     ) -> impl Iterator<Item = usize> + '_ {
         rows.filter(|row| {
             let number = self.numbers[*row];
-            !self.aside.iter().any(|range| range.contains(&number))
+            !self.replaced.contains(&number)
+                && !self.aside.iter().any(|range| range.contains(&number))
         })
     }
 
@@ -198,6 +220,26 @@ mod tests {
         history.trim(4, 10);
         assert_eq!(history.first_known_after(0), Some(70));
         assert_eq!(history.inputs.len(), 8);
+    }
+
+    #[test]
+    fn a_corrected_label_is_in_samples_once() {
+        let mut history = history(6);
+        history.put_aside(2..=2);
+        for replaced in [2, 4] {
+            let number = history.last_read + 1;
+            history.push(number, example(70, 7));
+            history.correct(number, replaced);
+        }
+        assert_eq!(history.between(0, 1_000), [0, 2, 4, 5, 6, 7]);
+        assert_eq!(history.between(3, 71), [4, 5, 6, 7]);
+        assert_eq!(history.first_known_after(3), Some(50));
+        let is_correction = |row: &usize| history.is_correction(*row);
+        let rows: Vec<usize> = (0..8).filter(is_correction).collect();
+        assert_eq!(rows, [6, 7]);
+        history.trim(3, 8);
+        assert_eq!(history.between(0, 1_000), [0, 1, 2]);
+        assert!(history.replaced.is_empty() && history.corrections.len() == 2);
     }
 
     #[test]

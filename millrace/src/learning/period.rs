@@ -17,6 +17,8 @@ pub struct Period {
     pub labels: usize,
     /// Frauds among them.
     pub frauds: usize,
+    /// Labels among them that say the opposite of one that was known before.
+    pub corrected: usize,
     /// What became of the labels.
     pub learned: Learned,
     /// What became of the versions before, which the labels tested.
@@ -163,6 +165,7 @@ impl Period {
     pub(super) fn note_on(&self, work: &Entered) {
         work.note("millrace.period.labels", self.labels as i64);
         work.note("millrace.period.frauds", self.frauds as i64);
+        work.note("millrace.period.corrected", self.corrected as i64);
         let outcome = match &self.learned {
             Learned::Waiting => "waiting",
             Learned::PutAside(_) => "labels_refused",

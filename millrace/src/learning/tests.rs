@@ -88,17 +88,34 @@ impl Machine {
             let number = self.labels + at;
             let id = number.to_be_bytes();
             let amount = (number * 37 % 100) as f32;
-            let is_fraud = amount > 90.0 && !number.is_multiple_of(3) || number.is_multiple_of(97);
             let time = hour * HOUR + at as i64;
             step.scored(&id, ScoredRecord::new(time, &[amount], tag))
                 .unwrap();
-            step.label(&id, is_fraud, time).unwrap();
+            step.label(&id, is_fraud(number), time).unwrap();
         }
         let mut commit = Commit::default();
         step.finish(&mut self.join, &mut commit).unwrap();
         self.store.commit(commit).unwrap();
         self.labels += labels;
     }
+
+    /// In an hour it is said of some events that their label was wrong.
+    fn correct(&mut self, hour: i64, numbers: &[u64]) {
+        let mut step = self.join.begin(self.store.as_ref());
+        for number in numbers {
+            let time = (hour + 1) * HOUR - 1;
+            step.label(&number.to_be_bytes(), !is_fraud(*number), time)
+                .unwrap();
+        }
+        let mut commit = Commit::default();
+        step.finish(&mut self.join, &mut commit).unwrap();
+        self.store.commit(commit).unwrap();
+    }
+}
+
+fn is_fraud(number: u64) -> bool {
+    let amount = number * 37 % 100;
+    amount > 90 && !number.is_multiple_of(3) || number.is_multiple_of(97)
 }
 
 fn registry(folder: &Path) -> Registry {
@@ -304,4 +321,36 @@ fn a_process_for_one_period_gathers_the_labels_of_a_first_model() {
         assert_eq!((period.labels, period.end_us), (80, (hour + 1) * HOUR));
     }
     assert!(once(&machine).is_none());
+}
+
+#[test]
+fn a_corrected_label_is_learned_in_the_period_in_which_it_became_known() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    machine.hour(0, 300, process.tag());
+    process.learn(0);
+    machine.hour(1, 300, process.tag());
+    // Two of labels that were learned, and one of a label of the same hour.
+    machine.correct(1, &[11, 12, 400]);
+    let period = process.learn(1);
+    assert_eq!((period.labels, period.corrected), (302, 3));
+    let right = |number: &u64| match number {
+        11 | 12 | 400 => !is_fraud(*number),
+        _ => is_fraud(*number),
+    };
+    let of_period = (300..600).chain([11, 12]).filter(right).count();
+    assert_eq!(period.frauds, of_period);
+    assert_eq!(learned(&period).rows, 302);
+
+    machine.hour(2, 300, process.tag());
+    let period = process.learn(2);
+    assert_eq!((period.labels, period.corrected), (300, 0));
+    // Replays have each event once.
+    let history = &process.learning.history;
+    let believed: Vec<usize> = history.believed(0..history.len()).collect();
+    let frauds = believed.iter().filter(|row| history.is_fraud(**row));
+    assert_eq!(believed.len(), 900);
+    assert_eq!(frauds.count(), (0..900).filter(right).count());
+    drop(process);
+    assert_eq!(machine.start().learning.history.len(), 900);
 }

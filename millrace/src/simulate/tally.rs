@@ -1,13 +1,13 @@
 //! What is known of a simulated run: every scored event with its label, the updates, and what of it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use millrace_feature_store::Store;
 use millrace_learner::{Model, average_precision, calibration_error, log_loss, roc_auc};
 use serde::Serialize;
 
 use crate::failure::Outcome;
-use crate::labels::{Example, examples_after};
+use crate::labels::{Example, corrections_between, examples_after};
 use crate::learning::{Learned, Period, Verdict};
 use crate::scored_watch::Alarm;
 use crate::times::rfc3339;
@@ -23,6 +23,10 @@ pub(super) struct Tally {
     /// Probability from which on an event is an alert.
     pub(super) alert_threshold: f64,
     last_read: u64,
+    /// Number of the example that each row was read from, ascending.
+    numbers: Vec<u64>,
+    /// Of examples with a corrected label, the number of the first one of their event.
+    first: HashMap<u64, u64>,
     times: Vec<i64>,
     scores: Vec<f32>,
     labels: Vec<f32>,
@@ -52,6 +56,8 @@ pub(super) struct UpdateLine {
     /// Labels of the period, and frauds among them.
     pub(super) labels: usize,
     pub(super) frauds: usize,
+    /// Labels of the period that say the opposite of one that was known before.
+    pub(super) corrected: usize,
     /// Rows that were learned.
     pub(super) examples: u64,
     pub(super) replayed: u64,
@@ -141,6 +147,8 @@ impl Tally {
             from_us,
             alert_threshold,
             last_read: 0,
+            numbers: Vec::new(),
+            first: HashMap::new(),
             times: Vec::new(),
             scores: Vec::new(),
             labels: Vec::new(),
@@ -152,12 +160,32 @@ impl Tally {
         }
     }
 
-    /// Reads the examples that were joined since.
+    /// Reads the examples that were joined since. An event whose label was corrected counts once.
     pub(super) fn read(&mut self, store: &dyn Store) -> Outcome<()> {
-        examples_after(store, self.last_read, &mut |number, example| {
+        let before = self.last_read;
+        corrections_between(store, before, u64::MAX, &mut |number, replaced| {
+            let first = self.first.get(&replaced).copied().unwrap_or(replaced);
+            self.first.insert(number, first);
+        })?;
+        examples_after(store, before, &mut |number, example| {
             self.last_read = number;
+            match self.first.get(&number).copied() {
+                Some(first) if first <= before => {
+                    if let Ok(row) = self.numbers.binary_search(&first) {
+                        self.labels[row] = f32::from(u8::from(example.fraud));
+                    }
+                    self.newest.push(example);
+                    return true;
+                }
+                // The first one was gone before it was read.
+                Some(_) => {
+                    self.first.remove(&number);
+                }
+                None => {}
+            }
             match example.probability {
                 Some(score) if example.event_time_us >= self.from_us => {
+                    self.numbers.push(number);
                     self.times.push(example.event_time_us);
                     self.scores.push(score);
                     self.labels.push(f32::from(u8::from(example.fraud)));
@@ -243,6 +271,7 @@ impl Tally {
             afresh: false,
             labels: period.labels,
             frauds: period.frauds,
+            corrected: period.corrected,
             examples: 0,
             replayed: 0,
             label_offset: 0,
