@@ -170,6 +170,7 @@ impl Learning {
         for range in &past.aside {
             self.history.put_aside(range.clone());
         }
+        self.unusual.clone_from(&past.unusual);
         let mut known = self.registry.list()?;
         // What a process published, and did not live to note, has learned nothing that others may not.
         known.retain(|manifest| past.versions.contains(&manifest.version));

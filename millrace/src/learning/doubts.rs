@@ -43,8 +43,11 @@ impl Learning {
             }
             Disbelief::Inputs(_) => {
                 self.unusual.push(first..=last);
+                let gate = &self.settings().gate;
+                // Other processes may have put the first of them aside.
+                let is_long = self.unusual.len() >= gate.unusual_periods.max(1);
                 let checks = self.checks.as_ref();
-                Ok(checks.is_some_and(|checks| checks.is_new_normal(&self.settings().gate)))
+                Ok(is_long || checks.is_some_and(|checks| checks.is_new_normal(gate)))
             }
         }
     }

@@ -16,6 +16,8 @@ pub(super) struct Past {
     pub(super) aside: Vec<RangeInclusive<u64>>,
     /// The last label that ever was.
     pub(super) refused_until: u64,
+    /// Labels of the newest periods in a row that were put aside for their inputs.
+    pub(super) unusual: Vec<RangeInclusive<u64>>,
     /// The newest version under test, as long as nobody chose another.
     shadow: Option<u64>,
     canary: Option<u64>,
@@ -30,14 +32,24 @@ impl Past {
         for entry in journal {
             match &entry.event {
                 Event::Version { version, state, .. } => {
-                    past.came_to(*version, *state, is_by_a_person(entry));
+                    let by_a_person = is_by_a_person(entry);
+                    past.came_to(*version, *state, by_a_person);
+                    // A version comes of labels that were believed.
+                    if !by_a_person {
+                        past.unusual.clear();
+                    }
                 }
                 Event::LabelsRefused { first, last } => {
                     past.aside.push(*first..=*last);
                     past.refused_until = past.refused_until.max(*last);
+                    match is_for_inputs(entry) {
+                        true => past.unusual.push(*first..=*last),
+                        false => past.unusual.clear(),
+                    }
                 }
                 Event::LabelsReleased { first, last } => {
                     past.aside.retain(|range| *range != (*first..=*last));
+                    past.unusual.clear();
                 }
                 Event::Removed { .. } => {}
             }
@@ -92,6 +104,12 @@ impl Past {
             std::iter::successors(Some(shadow), parent_of).take_while(|it| !is_chosen(it));
         (!line.any(|version| self.rolled_back.contains(&version))).then_some(shadow)
     }
+}
+
+/// Whether labels were put aside for their inputs, by the reason that `Checks` gives.
+fn is_for_inputs(refused: &Entry) -> bool {
+    let reason = refused.reason.as_ref();
+    reason.is_some_and(|reason| reason.starts_with("input '"))
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ struct Machine {
     join: LabelJoin,
     /// Labels that have come.
     labels: u64,
+    /// What is added to all amounts from now on.
+    shift: f32,
 }
 
 impl Machine {
@@ -68,6 +70,7 @@ impl Machine {
             folder,
             store,
             labels: 0,
+            shift: 0.0,
         }
     }
 
@@ -87,7 +90,7 @@ impl Machine {
         for at in 0..labels {
             let number = self.labels + at;
             let id = number.to_be_bytes();
-            let amount = (number * 37 % 100) as f32;
+            let amount = (number * 37 % 100) as f32 + self.shift;
             let time = hour * HOUR + at as i64;
             step.scored(&id, ScoredRecord::new(time, &[amount], tag))
                 .unwrap();
@@ -353,4 +356,35 @@ fn a_corrected_label_is_learned_in_the_period_in_which_it_became_known() {
     assert_eq!(frauds.count(), (0..900).filter(right).count());
     drop(process);
     assert_eq!(machine.start().learning.history.len(), 900);
+}
+
+#[test]
+fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    // As many periods as it takes to know what is usual.
+    for hour in 0..52 {
+        machine.hour(hour, 100, process.tag());
+        process.learn(hour);
+    }
+    drop(process);
+    machine.shift = 150.0;
+    let put_aside = |period: &Period| match &period.learned {
+        Learned::PutAside(reason) => reason.starts_with("input 'amount' moved"),
+        _ => false,
+    };
+    for hour in 52..57 {
+        let mut process = machine.start();
+        machine.hour(hour, 100, process.tag());
+        let period = process.learn(hour);
+        assert!(put_aside(&period), "{:?}", period.learned);
+    }
+    let mut process = machine.start();
+    machine.hour(57, 100, process.tag());
+    assert_eq!(learned(&process.learn(57)).rows, 600);
+    drop(process);
+    // It is usual from then on, in other processes too.
+    let mut process = machine.start();
+    machine.hour(58, 100, process.tag());
+    assert_eq!(learned(&process.learn(58)).rows, 100);
 }
