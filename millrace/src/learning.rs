@@ -16,7 +16,7 @@
 //! So a version takes traffic a period after it was made, once it was tested on labels that it has not seen. What
 //! served is compared with a version of some days before, and taken back where many small steps have done harm.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ mod doubts;
 mod history;
 mod past;
 mod period;
+mod recall;
 mod trial;
 
 #[cfg(test)]
@@ -144,10 +145,11 @@ impl Learning {
             prequential: VecDeque::new(),
             traces: Traces::default(),
         };
-        learning.resume()?;
+        let tested = learning.resume()?;
         // Later than that: what is chosen from now on differs from what was seen.
         learning.scorer.follow(&learning.registry)?;
         learning.read_examples()?;
+        learning.recall_tests(&tested)?;
         learning.learn_what_is_usual();
         Ok(learning)
     }
@@ -159,11 +161,11 @@ impl Learning {
         self
     }
 
-    /// Reads from the registry where an earlier process stood.
-    fn resume(&mut self) -> Outcome<()> {
+    /// Reads from the registry where an earlier process stood. The versions that were tested and had no traffic.
+    fn resume(&mut self) -> Outcome<BTreeSet<u64>> {
         self.seen = self.registry.aliases()?;
         let Some(champion) = self.seen.champion else {
-            return Ok(());
+            return Ok(BTreeSet::new());
         };
         let champion = self.load(champion)?;
         let past = Past::of(&self.registry.journal_entries()?);
@@ -189,7 +191,8 @@ impl Learning {
         }
         self.anchor = Some(Trial::new(champion.clone()));
         self.champion = Some(champion);
-        Ok(())
+        let tested = known.iter().map(|manifest| manifest.version);
+        Ok(tested.filter(|it| past.tested.contains(it)).collect())
     }
 
     fn learn_what_is_usual(&mut self) {

@@ -137,6 +137,13 @@ impl History {
         self.believed(from..to.max(from)).collect()
     }
 
+    /// Rows after a number, up to another, without those that are put aside.
+    pub(super) fn numbered(&self, after: u64, until: u64) -> Vec<usize> {
+        let from = self.numbers.partition_point(|number| *number <= after);
+        let to = self.numbers.partition_point(|number| *number <= until);
+        self.believed(from..to.max(from)).collect()
+    }
+
     /// The rows of a range that are not put aside, and that no correction has taken the place of.
     pub(super) fn believed(
         &self,

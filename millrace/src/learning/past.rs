@@ -21,6 +21,8 @@ pub(super) struct Past {
     /// The newest version under test, as long as nobody chose another.
     shadow: Option<u64>,
     canary: Option<u64>,
+    /// Versions that were tested, had no traffic, and did no harm.
+    pub(super) tested: BTreeSet<u64>,
     /// Versions that were rolled back and did not have traffic again.
     rolled_back: BTreeSet<u64>,
 }
@@ -74,6 +76,15 @@ impl Past {
             State::Champion => self.canary = None,
             _ if self.canary == Some(version) => self.canary = None,
             _ => {}
+        }
+        match state {
+            State::Shadow => {
+                self.tested.insert(version);
+            }
+            State::Replaced => {}
+            _ => {
+                self.tested.remove(&version);
+            }
         }
         match state {
             State::RolledBack => {

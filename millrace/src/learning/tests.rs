@@ -217,8 +217,8 @@ fn a_canary_goes_on_in_the_next_process() {
     assert_eq!(period.labels, 300);
     let tested = verdict(&period, canary);
     assert_eq!(tested.verdict, Verdict::Canary(50));
-    // It is tested on labels that have come since, each once.
-    assert_eq!(tested.comparison.unwrap().rows, 300);
+    // It is tested on all labels that it has not learned, those of the process before too, each once.
+    assert_eq!(tested.comparison.unwrap().rows, 600);
     assert_eq!(process.canary(&machine), Some((canary, 50)));
     // And the next version goes on from the one that was tested when the process ended.
     let next = learned(&period);
@@ -248,25 +248,49 @@ fn a_canary_goes_on_in_the_next_process() {
 }
 
 #[test]
-fn a_canary_waits_for_labels_that_a_process_has_not_seen() {
+fn a_canary_goes_a_step_a_period_however_few_labels_a_process_has_seen() {
     let mut machine = Machine::new();
     let mut process = machine.start();
     let (canary, hour) = until_canary(&mut machine, &mut process);
     drop(process);
-    let mut process = machine.start();
-    machine.hour(hour, 120, process.tag());
-    let period = process.learn(hour);
-    let tested = verdict(&period, canary);
-    assert_eq!(
-        (tested.verdict.clone(), tested.comparison.is_none()),
-        (Verdict::Waiting, true)
-    );
-    assert_eq!(process.canary(&machine), Some((canary, 10)));
-    machine.hour(hour + 1, 120, process.tag());
-    let period = process.learn(hour + 1);
-    let tested = verdict(&period, canary);
-    assert_eq!(tested.verdict, Verdict::Canary(50));
-    assert_eq!(tested.comparison.unwrap().rows, 240);
+    for (hour, verdict_of, rows) in [
+        (hour, Verdict::Canary(50), 300 + 120),
+        (hour + 1, Verdict::Promoted, 300 + 240),
+    ] {
+        let mut process = machine.start();
+        machine.hour(hour, 120, process.tag());
+        let period = process.learn(hour);
+        let tested = verdict(&period, canary);
+        assert_eq!(tested.verdict, verdict_of);
+        assert_eq!(tested.comparison.unwrap().rows, rows);
+    }
+}
+
+#[test]
+fn labels_of_several_periods_test_a_version_though_each_has_a_process_of_its_own() {
+    let outcome = |one_process: bool| {
+        let mut machine = Machine::new();
+        let mut process = machine.start();
+        machine.hour(0, 300, process.tag());
+        process.learn(0);
+        let mut tested = Vec::new();
+        for hour in 1..9 {
+            if !one_process {
+                process = machine.start();
+            }
+            machine.hour(hour, 80, process.tag());
+            let period = process.learn(hour);
+            tested.extend(period.tested.iter().map(|tested| {
+                let rows = tested.comparison.map(|comparison| comparison.rows);
+                (hour, tested.version, rows, tested.verdict.clone())
+            }));
+        }
+        tested
+    };
+    let tested = outcome(false);
+    // Three periods have 240 labels, of the 200 that it takes.
+    assert_eq!(tested[2], (4, 4, Some(240), Verdict::Canary(10)));
+    assert_eq!(tested, outcome(true));
 }
 
 #[test]
