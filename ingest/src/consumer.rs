@@ -274,9 +274,7 @@ impl Ingest {
     /// The messages that are in our partitions and were not handed out, by what is known of the partitions' ends
     /// (about a second old). A partition that nobody reads yet counts as one message: its end is not known.
     pub fn lag(&self) -> i64 {
-        let lanes = self.lanes.iter();
-        let ours: i64 = lanes.map(|(source, lane)| self.lag_of(*source, lane)).sum();
-        ours + self.unshared().len() as i64
+        self.lags().iter().map(|(_, lag)| lag).sum()
     }
 
     /// Partitions that topics have got since the group shared them out: nobody reads them until it does so again.
@@ -297,6 +295,11 @@ impl Ingest {
         for (source, lane) in &self.lanes {
             if let Some((_, lag)) = lags.get_mut(source.stream) {
                 *lag += self.lag_of(*source, lane);
+            }
+        }
+        for (new, _) in self.unshared() {
+            if let Some((_, lag)) = lags.iter_mut().find(|(topic, _)| *topic == new) {
+                *lag += 1;
             }
         }
         lags
