@@ -559,7 +559,12 @@ fn mistakes_in_csv_are_told_with_their_row() {
         &["events.csv: 2 columns have the name 'n'", "another name"],
     );
     // Those that are left out may have any.
-    assert!(read(&csv(&format!("id,elsewhere,event_time,elsewhere\na,1,{time},2\n"))).is_ok());
+    assert!(
+        read(&csv(&format!(
+            "id,elsewhere,event_time,elsewhere\na,1,{time},2\n"
+        )))
+        .is_ok()
+    );
     says(
         &csv(&format!("id,event_time\na,{time},1\n")),
         &["line 2", "expected 2 got"],
