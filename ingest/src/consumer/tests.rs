@@ -631,13 +631,19 @@ fn a_topic_that_is_gone_does_not_hold_the_others_back() {
     let mut again = Seen::default();
     poll_until(&mut ingest, &mut again, |seen, _| seen.rows.len() == 3);
     assert_eq!(again.ids(), ["b0", "b1", "b2"]);
-    let lost = Lost {
-        topic: "tx".into(),
+    let lost = |topic: &str| Lost {
+        topic: topic.into(),
         partition: 0,
         from: 3,
         to: 0,
     };
-    assert_eq!(again.lost, [lost]);
+    assert_eq!(again.lost, [lost("tx")]);
+
+    let there = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    cluster.mock.topic_error("labels", there).unwrap();
+    poll_until(&mut ingest, &mut again, |seen, _| seen.rows.len() == 6);
+    assert_eq!(again.ids()[3..], ["a0", "a1", "a2"]);
+    assert_eq!(again.lost, [lost("tx"), lost("labels")]);
 }
 
 #[test]
