@@ -161,7 +161,9 @@ impl pulp::WithSimd for Scoring<'_> {
             .chain(first.iter().map(FirstLayer::outputs))
             .max()
             .unwrap_or(0);
-        let mut values = vec![0.0; TOGETHER * widest];
+        // As much as passes the layers together, and no more: a request has few rows.
+        let pairs = TOGETHER.min(self.odds.len() * first.len());
+        let mut values = vec![0.0; pairs * widest];
         let mut next = values.clone();
         let rows = self
             .odds
