@@ -290,71 +290,22 @@ impl JsonDecoder {
                 continue;
             }
             let texts = values.as_string::<i32>();
-            columns.push(match self.spec.schema.field(column).data_type() {
-                DataType::Date32 => self.read_days(column, texts, faults),
-                DataType::Binary => self.read_bytes(column, texts, faults),
+            let field = self.spec.schema.field(column);
+            let is_event_time = column == self.spec.time_column;
+            columns.push(match field.data_type() {
+                DataType::Date32 => parsed::<_, Date32Array>(field.name(), texts, faults, |text| {
+                    day_of(text).map_err(|reason| unparsable(text, reason))
+                }),
+                DataType::Binary => parsed::<_, BinaryArray>(field.name(), texts, faults, |text| {
+                    bytes_of(text).map_err(|reason| unparsable(text, reason))
+                }),
                 exact if is_exact(exact) => self.read_numbers(column, texts, faults),
-                _ => self.read_timestamps(column, texts, faults),
+                _ => parsed::<_, TimestampMicrosecondArray>(field.name(), texts, faults, |text| {
+                    read_timestamp(text, is_event_time)
+                }),
             });
         }
         columns
-    }
-
-    fn read_days(
-        &self,
-        column: usize,
-        texts: &StringArray,
-        faults: &mut BTreeMap<usize, Fault>,
-    ) -> ArrayRef {
-        let name = self.spec.schema.field(column).name();
-        let days = texts.iter().enumerate().map(|(row, text)| {
-            let text = text?;
-            day_of(text)
-                .map_err(|reason| {
-                    let fault = || (Reason::Unparsable, format!("{name}: `{text}` {reason}"));
-                    faults.entry(row).or_insert_with(fault);
-                })
-                .ok()
-        });
-        Arc::new(days.collect::<Date32Array>())
-    }
-
-    fn read_bytes(
-        &self,
-        column: usize,
-        texts: &StringArray,
-        faults: &mut BTreeMap<usize, Fault>,
-    ) -> ArrayRef {
-        let name = self.spec.schema.field(column).name();
-        let bytes = texts.iter().enumerate().map(|(row, text)| {
-            let text = text?;
-            bytes_of(text)
-                .map_err(|reason| {
-                    let fault = || (Reason::Unparsable, format!("{name}: `{text}` {reason}"));
-                    faults.entry(row).or_insert_with(fault);
-                })
-                .ok()
-        });
-        Arc::new(bytes.collect::<BinaryArray>())
-    }
-
-    fn read_timestamps(
-        &self,
-        column: usize,
-        texts: &StringArray,
-        faults: &mut BTreeMap<usize, Fault>,
-    ) -> ArrayRef {
-        let is_event_time = column == self.spec.time_column;
-        let name = self.spec.schema.field(column).name();
-        let parsed = texts.iter().enumerate().map(|(row, text)| {
-            read_timestamp(text?, is_event_time)
-                .map_err(|(reason, detail)| {
-                    let fault = (reason, format!("{name}: {detail}"));
-                    faults.entry(row).or_insert(fault);
-                })
-                .ok()
-        });
-        Arc::new(parsed.collect::<TimestampMicrosecondArray>())
     }
 
     fn read_numbers(
@@ -423,6 +374,31 @@ impl JsonDecoder {
             }
         }
     }
+}
+
+/// Parses a column's texts. What is refused is null in the column, and a fault that begins with the column's name.
+fn parsed<T, A>(
+    name: &str,
+    texts: &StringArray,
+    faults: &mut BTreeMap<usize, Fault>,
+    parse: impl Fn(&str) -> Result<T, Fault>,
+) -> ArrayRef
+where
+    A: Array + FromIterator<Option<T>> + 'static,
+{
+    let values = texts.iter().enumerate().map(|(row, text)| {
+        parse(text?)
+            .map_err(|(reason, detail)| {
+                let fault = || (reason, format!("{name}: {detail}"));
+                faults.entry(row).or_insert_with(fault);
+            })
+            .ok()
+    });
+    Arc::new(values.collect::<A>())
+}
+
+fn unparsable(text: &str, reason: impl fmt::Display) -> Fault {
+    (Reason::Unparsable, format!("`{text}` {reason}"))
 }
 
 /// Feeds whole messages to a decoder that stands at a boundary, and takes the rows. On an error the decoder's
