@@ -1,22 +1,31 @@
 //! Against librdkafka's mock cluster, which keeps at most 5 MiB a partition and forms a group in about 3 seconds.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
-use rdkafka::statistics::{Partition, Topic};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use rdkafka::{ClientConfig, ClientContext, Statistics};
 
-use super::*;
+use super::Ingest;
 use crate::ahead::ReadAhead;
 use crate::dead_letters::header;
 use crate::deletion::Deletion;
+use crate::error::IngestError;
+use crate::settings::IngestSettings;
+use crate::step::{Lost, StartOffsets, Step};
+use crate::stream::StreamSpec;
+
+mod membership;
+mod positions;
 
 const NOW_US: i64 = 1_700_000_000_000_000;
 
@@ -281,21 +290,6 @@ fn who_stays_hears_the_brokers_and_takes_nothing() {
 }
 
 #[test]
-fn positions_are_kept_if_valid_and_else_begin_at_the_oldest_message() {
-    let marks = (10, 20);
-    for (wanted, expected) in [
-        (None, 10),
-        (Some(10), 10),
-        (Some(15), 15),
-        (Some(20), 20),
-        (Some(9), 10),
-        (Some(21), 10),
-    ] {
-        assert_eq!(valid_position(wanted, marks), expected, "{wanted:?}");
-    }
-}
-
-#[test]
 fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
     let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
     cluster.produce("tx", 0, events("a", 3_000));
@@ -346,31 +340,6 @@ fn all_partitions_of_all_topics_are_read_once_and_to_their_ends() {
     ingest
         .commit(&[("labels".into(), 0, 1), ("other".into(), 0, 1)])
         .unwrap();
-}
-
-#[test]
-fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
-    let cluster = Cluster::new(&[("tx", 2)]);
-    let mut ingest = cluster.start(&["tx"], nowhere());
-    poll_until(&mut ingest, &mut Seen::default(), |_, caught_up| caught_up);
-    assert_eq!((ingest.lag(), ingest.unshared()), (0, vec![]));
-
-    // As the statistics say it when the topic's metadata do: a mock's topic does not grow.
-    let partitions = (0..4).map(|partition| (partition, Partition::default()));
-    let topic = Topic {
-        partitions: partitions.collect(),
-        ..Topic::default()
-    };
-    let statistics = Statistics {
-        topics: HashMap::from([("tx".to_owned(), topic)]),
-        ..Statistics::default()
-    };
-    ingest.consumer.context().stats(statistics);
-    assert_eq!(
-        ingest.unshared(),
-        [("tx".to_owned(), 2), ("tx".to_owned(), 3)]
-    );
-    assert_eq!((ingest.lag(), ingest.heard()), (2, None));
 }
 
 #[test]
@@ -494,254 +463,6 @@ fn positions_wait_while_the_dead_letter_topic_takes_nothing() {
     assert_eq!(refused, 2);
     assert_eq!(seen.ids(), ["good"]);
     assert_eq!(seen.position("tx", 0), 2);
-}
-
-#[test]
-fn a_position_that_kafka_never_had_is_reported_and_reading_begins_anew() {
-    let cluster = Cluster::new(&[("tx", 1)]);
-    cluster.produce("tx", 0, events("a", 3));
-    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(1_000)));
-    let mut seen = Seen::default();
-    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
-    let lost = Lost {
-        topic: "tx".into(),
-        partition: 0,
-        from: 1_000,
-        to: 0,
-    };
-    assert_eq!(seen.lost, [lost]);
-    assert_eq!(seen.ids(), ["a0", "a1", "a2"]);
-    assert_eq!(seen.position("tx", 0), 3);
-}
-
-#[test]
-fn messages_that_retention_took_while_nobody_read_are_reported() {
-    let cluster = Cluster::new(&[("tx", 1)]);
-    let padding = "x".repeat(10_000);
-    let fill = |from: i64| {
-        let events = (from..from + 1_000).map(|i| event(&format!("{i}-{padding}"), i));
-        cluster.produce("tx", 0, events);
-    };
-    fill(0);
-    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(0)));
-    let mut seen = Seen::default();
-    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
-    assert_eq!(seen.lost.len(), 1);
-    let lost = &seen.lost[0];
-    assert_eq!(lost.from, 0);
-    assert!(lost.to > 100, "{lost:?}");
-    assert_eq!(seen.rows[0].2, lost.to);
-    assert_eq!(seen.rows.len() as i64, 1_000 - lost.to);
-    assert_eq!(seen.position("tx", 0), 1_000);
-}
-
-#[test]
-fn messages_that_retention_takes_while_they_are_read_are_reported() {
-    let cluster = Cluster::new(&[("tx", 1)]);
-    cluster.produce("tx", 0, events("a", 5));
-    // The client fetches next to nothing ahead.
-    let properties = [
-        ("queued.min.messages", "1"),
-        ("queued.max.messages.kbytes", "1"),
-        ("fetch.message.max.bytes", "1000"),
-        ("fetch.queue.backoff.ms", "5"),
-    ];
-    let settings = IngestSettings {
-        properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
-        ..cluster.settings()
-    };
-    let mut ingest = Ingest::start(settings, vec![stream("tx")], nowhere()).unwrap();
-    let mut seen = Seen::default();
-    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
-
-    // Twice what the mock cluster keeps.
-    let padding = "x".repeat(100_000);
-    let events = (5..105).map(|i| event(&format!("{i}-{padding}"), i));
-    cluster.produce("tx", 0, events);
-    poll_until(&mut ingest, &mut seen, |seen, caught_up| {
-        caught_up && seen.position("tx", 0) == 105
-    });
-    assert!(!seen.lost.is_empty());
-    let mut accounted: Vec<i64> = seen.rows.iter().map(|(_, _, offset, _)| *offset).collect();
-    accounted.extend(seen.lost.iter().flat_map(|lost| lost.from..lost.to));
-    accounted.sort_unstable();
-    assert_eq!(accounted, (0..105).collect::<Vec<i64>>());
-}
-
-/// The message before the position decides, however far the topic has grown.
-#[test]
-fn a_topic_that_was_made_anew_is_read_from_its_beginning_even_where_it_has_grown_past_the_position()
-{
-    let cluster = Cluster::new(&[("tx", 1)]);
-    cluster.produce("tx", 0, events("a", 5));
-    let read = |witness: Option<Witness>| {
-        let ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(3)));
-        let mut ingest = ingest.recognizing(Arc::new(move |_, _| witness));
-        let mut seen = Seen::default();
-        poll_until(&mut ingest, &mut seen, |seen, caught_up| {
-            caught_up && seen.rows.last().is_some_and(|row| row.2 == 4)
-        });
-        seen
-    };
-    let mut all = cluster.start(&["tx"], nowhere());
-    let mut timestamp = None;
-    while timestamp.is_none() {
-        let step = all
-            .poll(NOW_US, Duration::from_millis(100), usize::MAX)
-            .unwrap();
-        let batch = step.batches.first();
-        timestamp = batch.and_then(|batch| batch.kafka_ts.get(1).copied());
-    }
-    drop(all);
-    let witness = |offset, later| {
-        let kafka_ts = timestamp.unwrap() + later;
-        Some(Witness { offset, kafka_ts })
-    };
-    // The one that was read, one that says nothing as it comes later, and none.
-    for witness in [witness(1, 0), witness(3, 9), None] {
-        let seen = read(witness);
-        assert_eq!(seen.ids(), ["a3", "a4"]);
-        assert_eq!(seen.lost, []);
-    }
-    let seen = read(witness(1, 9));
-    assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4"]);
-    let [lost] = seen.lost.as_slice() else {
-        panic!("{:?}", seen.lost);
-    };
-    assert_eq!((lost.from, lost.to), (3, 0));
-}
-
-/// As of a topic that was made anew with fewer partitions, and where a leader is away.
-#[test]
-fn a_topic_that_is_gone_does_not_hold_the_others_back() {
-    let cluster = Cluster::new(&[("labels", 1), ("tx", 1)]);
-    cluster.produce("labels", 0, events("a", 3));
-    cluster.produce("tx", 0, events("b", 3));
-    let mut ingest = cluster.start(&["labels", "tx"], nowhere());
-    let mut seen = Seen::default();
-    poll_until(&mut ingest, &mut seen, |seen, caught_up| {
-        caught_up && seen.rows.len() == 6
-    });
-
-    // A partition without a leader would say it too, but librdkafka's mock crashes where one is fetched from.
-    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-    cluster.mock.topic_error("labels", gone).unwrap();
-    ingest.distrust("labels");
-    ingest.distrust("tx");
-    let mut again = Seen::default();
-    poll_until(&mut ingest, &mut again, |seen, _| seen.rows.len() == 3);
-    assert_eq!(again.ids(), ["b0", "b1", "b2"]);
-    let lost = |topic: &str| Lost {
-        topic: topic.into(),
-        partition: 0,
-        from: 3,
-        to: 0,
-    };
-    assert_eq!(again.lost, [lost("tx")]);
-
-    let there = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-    cluster.mock.topic_error("labels", there).unwrap();
-    poll_until(&mut ingest, &mut again, |seen, _| seen.rows.len() == 6);
-    assert_eq!(again.ids()[3..], ["a0", "a1", "a2"]);
-    assert_eq!(again.lost, [lost("tx"), lost("labels")]);
-}
-
-#[test]
-fn an_out_of_range_answer_is_checked_before_anything_is_called_lost() {
-    let cluster = Cluster::new(&[("tx", 1), ("labels", 1)]);
-    cluster.produce("tx", 0, events("a", 5));
-    let mut ingest = cluster.start(&["tx", "labels"], nowhere());
-    let mut seen = Seen::default();
-    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
-    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE; 2];
-    cluster.mock.request_errors(RDKafkaApiKey::Fetch, &refusals);
-    std::thread::sleep(Duration::from_millis(500));
-    cluster.produce("tx", 0, [event("b", 100)]);
-    poll_until(&mut ingest, &mut seen, |seen, caught_up| {
-        caught_up && seen.rows.len() == 6
-    });
-    assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4", "b"]);
-    assert_eq!(seen.lost, []);
-}
-
-#[test]
-fn two_members_share_the_partitions_and_no_event_is_missed() {
-    let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
-    for partition in 0..2 {
-        cluster.produce("tx", partition, events(&format!("tx{partition}-"), 100));
-        cluster.produce("labels", partition, events(&format!("l{partition}-"), 100));
-    }
-    // The store that both members write to, as one machine's workers would not: here it stands for the hand-over.
-    let store: Arc<Mutex<HashMap<(String, i32), i64>>> = Arc::default();
-    let offsets = || -> StartOffsets {
-        let store = Arc::clone(&store);
-        Arc::new(move |topic, partition| {
-            let store = store.lock().unwrap();
-            store.get(&(topic.to_string(), partition)).copied()
-        })
-    };
-    let mut members = vec![cluster.start(&["tx", "labels"], offsets())];
-    let mut seen = [Seen::default(), Seen::default()];
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let mut round = 0;
-    loop {
-        assert!(Instant::now() < deadline);
-        let mut caught_up = true;
-        for (member, seen) in members.iter_mut().zip(&mut seen) {
-            let step = member
-                .poll(NOW_US, Duration::from_millis(20), usize::MAX)
-                .unwrap();
-            for (topic, partition, next) in &step.positions {
-                let mut store = store.lock().unwrap();
-                store.insert((topic.clone(), *partition), *next);
-            }
-            caught_up &= step.caught_up;
-            seen.add(step);
-        }
-        if members.len() == 1 && caught_up {
-            members.push(cluster.start(&["tx", "labels"], offsets()));
-        } else if members.len() == 2
-            && caught_up
-            && members.iter().all(|m| m.assignment().len() == 2)
-        {
-            if round == 0 {
-                for partition in 0..2 {
-                    cluster.produce("tx", partition, [event(&format!("late{partition}"), 500)]);
-                }
-            }
-            round += 1;
-            if round > 20 {
-                break;
-            }
-        }
-    }
-    // A group that is slow to answer may share out twice.
-    assert!(seen[0].revoked.len() >= 4);
-    assert_eq!(seen[0].assigned.len(), seen[0].revoked.len() + 2);
-    // `range`: the same partition number of both topics, so that one key's streams stay together.
-    for member in &members {
-        let partitions: BTreeSet<i32> = member.assignment().into_iter().map(|(_, p)| p).collect();
-        assert_eq!(partitions.len(), 1);
-    }
-    // What is one's own is foreign to the other.
-    for (one, other) in [(0, 1), (1, 0)] {
-        let mut own = members[one].assignment();
-        own.sort();
-        assert_eq!(members[other].foreign(), own);
-    }
-    let member = &mut members[0];
-    member.tell_foreign(Instant::now() + SHARED);
-    assert_eq!(member.told_foreign, member.foreign());
-    let mut all: Vec<_> = seen
-        .iter()
-        .flat_map(|s| s.ids())
-        .map(str::to_string)
-        .collect();
-    all.sort();
-    let mut unique = all.clone();
-    unique.dedup();
-    assert_eq!(all.len(), 402);
-    assert_eq!(unique.len(), 402);
 }
 
 #[test]

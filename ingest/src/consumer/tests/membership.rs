@@ -1,0 +1,117 @@
+//! Partitions that are others', and those that nobody reads yet.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::statistics::{Partition, Topic};
+use rdkafka::{ClientContext, Statistics};
+
+use super::*;
+use crate::consumer::membership::SHARED;
+
+#[test]
+fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
+    let cluster = Cluster::new(&[("tx", 2)]);
+    let mut ingest = cluster.start(&["tx"], nowhere());
+    poll_until(&mut ingest, &mut Seen::default(), |_, caught_up| caught_up);
+    assert_eq!((ingest.lag(), ingest.unshared()), (0, vec![]));
+
+    // As the statistics say it when the topic's metadata do: a mock's topic does not grow.
+    let partitions = (0..4).map(|partition| (partition, Partition::default()));
+    let topic = Topic {
+        partitions: partitions.collect(),
+        ..Topic::default()
+    };
+    let statistics = Statistics {
+        topics: HashMap::from([("tx".to_owned(), topic)]),
+        ..Statistics::default()
+    };
+    ingest.consumer.context().stats(statistics);
+    ingest.note_unshared();
+    assert_eq!(
+        ingest.unshared(),
+        [("tx".to_owned(), 2), ("tx".to_owned(), 3)]
+    );
+    assert_eq!((ingest.lag(), ingest.heard()), (2, None));
+}
+
+#[test]
+fn two_members_share_the_partitions_and_no_event_is_missed() {
+    let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
+    for partition in 0..2 {
+        cluster.produce("tx", partition, events(&format!("tx{partition}-"), 100));
+        cluster.produce("labels", partition, events(&format!("l{partition}-"), 100));
+    }
+    // The store that both members write to, as one machine's workers would not: here it stands for the hand-over.
+    let store: Arc<Mutex<HashMap<(String, i32), i64>>> = Arc::default();
+    let offsets = || -> StartOffsets {
+        let store = Arc::clone(&store);
+        Arc::new(move |topic, partition| {
+            let store = store.lock().unwrap();
+            store.get(&(topic.to_string(), partition)).copied()
+        })
+    };
+    let mut members = vec![cluster.start(&["tx", "labels"], offsets())];
+    let mut seen = [Seen::default(), Seen::default()];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut round = 0;
+    loop {
+        assert!(Instant::now() < deadline);
+        let mut caught_up = true;
+        for (member, seen) in members.iter_mut().zip(&mut seen) {
+            let step = member
+                .poll(NOW_US, Duration::from_millis(20), usize::MAX)
+                .unwrap();
+            for (topic, partition, next) in &step.positions {
+                let mut store = store.lock().unwrap();
+                store.insert((topic.clone(), *partition), *next);
+            }
+            caught_up &= step.caught_up;
+            seen.add(step);
+        }
+        if members.len() == 1 && caught_up {
+            members.push(cluster.start(&["tx", "labels"], offsets()));
+        } else if members.len() == 2
+            && caught_up
+            && members.iter().all(|m| m.assignment().len() == 2)
+        {
+            if round == 0 {
+                for partition in 0..2 {
+                    cluster.produce("tx", partition, [event(&format!("late{partition}"), 500)]);
+                }
+            }
+            round += 1;
+            if round > 20 {
+                break;
+            }
+        }
+    }
+    // A group that is slow to answer may share out twice.
+    assert!(seen[0].revoked.len() >= 4);
+    assert_eq!(seen[0].assigned.len(), seen[0].revoked.len() + 2);
+    // `range`: the same partition number of both topics, so that one key's streams stay together.
+    for member in &members {
+        let partitions: BTreeSet<i32> = member.assignment().into_iter().map(|(_, p)| p).collect();
+        assert_eq!(partitions.len(), 1);
+    }
+    // What is one's own is foreign to the other.
+    for (one, other) in [(0, 1), (1, 0)] {
+        let mut own = members[one].assignment();
+        own.sort();
+        assert_eq!(members[other].foreign(), own);
+    }
+    let member = &mut members[0];
+    member.tell_foreign(Instant::now() + SHARED);
+    assert_eq!(member.sharing.told_foreign, member.foreign());
+    let mut all: Vec<_> = seen
+        .iter()
+        .flat_map(|s| s.ids())
+        .map(str::to_string)
+        .collect();
+    all.sort();
+    let mut unique = all.clone();
+    unique.dedup();
+    assert_eq!(all.len(), 402);
+    assert_eq!(unique.len(), 402);
+}
