@@ -7,11 +7,8 @@
 //! they are added one by one, in the order of time, stretch by stretch. All else goes through the accumulators.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
     ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type,
@@ -22,7 +19,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use crate::events::Stretches;
 use crate::history::Item;
 use crate::tile::Nodes;
-use crate::view::{Measure, Operand};
+use crate::view::Operand;
 
 /// How to fold one aggregate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -268,14 +265,14 @@ impl Kernel {
     }
 
     /// The aggregate's value; none where it is null.
-    fn whole(self, partial: Partial) -> Option<i64> {
+    pub(crate) fn whole(self, partial: Partial) -> Option<i64> {
         match self.fold {
             Fold::Count => Some(partial.count),
             _ => (partial.count > 0).then_some(partial.whole),
         }
     }
 
-    fn floating(self, partial: Partial) -> Option<f64> {
+    pub(crate) fn floating(self, partial: Partial) -> Option<f64> {
         let value = match self.fold {
             Fold::Average => partial.floating / partial.count as f64,
             _ => partial.floating,
@@ -393,99 +390,14 @@ impl Chosen<'_> {
     }
 }
 
-/// The values of a slot, row by row, before they become an array.
-pub(crate) enum SlotColumn {
-    Whole(Vec<i64>, Vec<bool>),
-    Floating(Vec<f64>, Vec<bool>),
-    Any(Vec<ScalarValue>),
-}
-
-impl SlotColumn {
-    /// `rows` nulls.
-    pub(crate) fn new(measure: &Measure, rows: usize) -> Self {
-        match measure.kernel.map(Kernel::data_type) {
-            Some(DataType::Int64) => Self::Whole(vec![0; rows], vec![false; rows]),
-            Some(_) => Self::Floating(vec![0.0; rows], vec![false; rows]),
-            None => Self::Any(vec![ScalarValue::Null; rows]),
-        }
-    }
-
-    pub(crate) fn set_folded(&mut self, row: usize, kernel: Kernel, partial: Partial) {
-        match self {
-            Self::Whole(values, valid) => {
-                let value = kernel.whole(partial);
-                (values[row], valid[row]) = (value.unwrap_or_default(), value.is_some());
-            }
-            Self::Floating(values, valid) => {
-                let value = kernel.floating(partial);
-                (values[row], valid[row]) = (value.unwrap_or_default(), value.is_some());
-            }
-            Self::Any(values) => {
-                let value = kernel.floating(partial);
-                values[row] = ScalarValue::Float64(value);
-            }
-        }
-    }
-
-    pub(crate) fn set(&mut self, row: usize, value: ScalarValue) {
-        if let Self::Any(values) = self {
-            values[row] = value;
-        }
-    }
-
-    /// Sets these rows to the values of another column of the same slot.
-    pub(crate) fn put(&mut self, rows: &[usize], other: Self) {
-        match (self, other) {
-            (Self::Whole(values, valid), Self::Whole(others, other_valid)) => {
-                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
-                    (values[*row], valid[*row]) = (value, is_valid);
-                }
-            }
-            (Self::Floating(values, valid), Self::Floating(others, other_valid)) => {
-                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
-                    (values[*row], valid[*row]) = (value, is_valid);
-                }
-            }
-            (Self::Any(values), Self::Any(others)) => {
-                for (row, value) in rows.iter().zip(others) {
-                    values[*row] = value;
-                }
-            }
-            // One slot, one kind of column.
-            _ => {}
-        }
-    }
-
-    pub(crate) fn finish(self) -> Result<ArrayRef, DataFusionError> {
-        let nulls = |valid: Vec<bool>| {
-            let any_null = valid.contains(&false);
-            any_null.then(|| NullBuffer::from(valid))
-        };
-        Ok(match self {
-            Self::Whole(values, valid) => Arc::new(Int64Array::new(values.into(), nulls(valid))),
-            Self::Floating(values, valid) => {
-                Arc::new(Float64Array::new(values.into(), nulls(valid)))
-            }
-            Self::Any(mut values) => {
-                // An aggregate that failed has left a null without a type.
-                let is_untyped = |value: &ScalarValue| matches!(value, ScalarValue::Null);
-                if let Some(typed) = values.iter().find(|value| !is_untyped(value)) {
-                    let null = ScalarValue::try_new_null(&typed.data_type())?;
-                    let untyped = values.iter_mut().filter(|value| is_untyped(value));
-                    untyped.for_each(|value| value.clone_from(&null));
-                }
-                return ScalarValue::iter_to_array(values);
-            }
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
     use super::*;
     use crate::state::MemoryState;
-    use crate::view::{FeatureView, Origin};
+    use crate::view::{FeatureView, Measure, Origin};
     use crate::{Project, SqlFile};
     use arrow::array::{
         BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringArray,

@@ -40,6 +40,7 @@ mod resolution;
 mod resolution_tests;
 mod rows;
 mod slips;
+mod slot_column;
 mod state;
 mod stream;
 mod syntax;

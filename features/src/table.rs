@@ -16,9 +16,9 @@ use datafusion::common::DataFusionError;
 
 use crate::FeatureError;
 use crate::history::History;
-use crate::kernel::SlotColumn;
 use crate::packed;
 use crate::rows::one_by_one_where_it_fails;
+use crate::slot_column::SlotColumn;
 use crate::view::{FeatureView, Origin};
 
 /// Rows that are answered before their values become columns: bounds the memory of values.

@@ -1,0 +1,98 @@
+//! The values of an aggregate over a frame, answer by answer, until they are a column.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::DataType;
+use datafusion::common::{DataFusionError, ScalarValue};
+
+use crate::kernel::{Kernel, Partial};
+use crate::view::Measure;
+
+/// The values of a slot, row by row, before they become an array.
+pub(crate) enum SlotColumn {
+    Whole(Vec<i64>, Vec<bool>),
+    Floating(Vec<f64>, Vec<bool>),
+    Any(Vec<ScalarValue>),
+}
+
+impl SlotColumn {
+    /// `rows` nulls.
+    pub(crate) fn new(measure: &Measure, rows: usize) -> Self {
+        match measure.kernel.map(Kernel::data_type) {
+            Some(DataType::Int64) => Self::Whole(vec![0; rows], vec![false; rows]),
+            Some(_) => Self::Floating(vec![0.0; rows], vec![false; rows]),
+            None => Self::Any(vec![ScalarValue::Null; rows]),
+        }
+    }
+
+    pub(crate) fn set_folded(&mut self, row: usize, kernel: Kernel, partial: Partial) {
+        match self {
+            Self::Whole(values, valid) => {
+                let value = kernel.whole(partial);
+                (values[row], valid[row]) = (value.unwrap_or_default(), value.is_some());
+            }
+            Self::Floating(values, valid) => {
+                let value = kernel.floating(partial);
+                (values[row], valid[row]) = (value.unwrap_or_default(), value.is_some());
+            }
+            Self::Any(values) => {
+                let value = kernel.floating(partial);
+                values[row] = ScalarValue::Float64(value);
+            }
+        }
+    }
+
+    pub(crate) fn set(&mut self, row: usize, value: ScalarValue) {
+        if let Self::Any(values) = self {
+            values[row] = value;
+        }
+    }
+
+    /// Sets these rows to the values of another column of the same slot.
+    pub(crate) fn put(&mut self, rows: &[usize], other: Self) {
+        match (self, other) {
+            (Self::Whole(values, valid), Self::Whole(others, other_valid)) => {
+                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
+                    (values[*row], valid[*row]) = (value, is_valid);
+                }
+            }
+            (Self::Floating(values, valid), Self::Floating(others, other_valid)) => {
+                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
+                    (values[*row], valid[*row]) = (value, is_valid);
+                }
+            }
+            (Self::Any(values), Self::Any(others)) => {
+                for (row, value) in rows.iter().zip(others) {
+                    values[*row] = value;
+                }
+            }
+            // One slot, one kind of column.
+            _ => {}
+        }
+    }
+
+    pub(crate) fn finish(self) -> Result<ArrayRef, DataFusionError> {
+        let nulls = |valid: Vec<bool>| {
+            let any_null = valid.contains(&false);
+            any_null.then(|| NullBuffer::from(valid))
+        };
+        Ok(match self {
+            Self::Whole(values, valid) => Arc::new(Int64Array::new(values.into(), nulls(valid))),
+            Self::Floating(values, valid) => {
+                Arc::new(Float64Array::new(values.into(), nulls(valid)))
+            }
+            Self::Any(mut values) => {
+                // An aggregate that failed has left a null without a type.
+                let is_untyped = |value: &ScalarValue| matches!(value, ScalarValue::Null);
+                if let Some(typed) = values.iter().find(|value| !is_untyped(value)) {
+                    let null = ScalarValue::try_new_null(&typed.data_type())?;
+                    let untyped = values.iter_mut().filter(|value| is_untyped(value));
+                    untyped.for_each(|value| value.clone_from(&null));
+                }
+                return ScalarValue::iter_to_array(values);
+            }
+        })
+    }
+}
