@@ -84,6 +84,27 @@ impl Wrong {
         self.view(&view, expected);
     }
 
+    /// Of an item that is named, as [`item`](Self::item).
+    fn value(&self, item: &str, expected: &str) {
+        self.item(&format!("{item} AS x"), expected);
+    }
+
+    /// Of what stands behind WHERE in line 2 of a view.
+    fn condition(&self, condition: &str, expected: &str) {
+        let view = format!(
+            "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n\nFROM tx WHERE {condition}\nWINDOW d1 AS $W"
+        );
+        self.view(&view, expected);
+    }
+
+    /// Of a window in line 2 of a view, behind one that is named `d1`; `used` is the one that its item is over.
+    fn window(&self, used: &str, window: &str, expected: &str) {
+        let view = format!(
+            "CREATE VIEW v AS SELECT card_id, count(*) OVER {used} AS n FROM tx WINDOW d1 AS $W,\n{window}"
+        );
+        self.view(&view, expected);
+    }
+
     /// Of inputs beside [`VIEW`].
     fn inputs(&self, inputs: &str, expected: &str) {
         self.note(inputs, &render(plan(VIEW, inputs)), expected);

@@ -31,20 +31,15 @@ fn what_is_said_of_a_call_has_an_effect() {
         "count(*) OVER (d1 PARTITION BY card_id ORDER BY event_time) AS n",
         "2:1 a window's name stands after OVER without brackets",
     );
-    let window = |window: &str, expected: &str| {
-        let view = format!(
-            "CREATE VIEW v AS SELECT card_id, count(*) OVER x AS n FROM tx WINDOW w AS $W,\n{window}"
-        );
-        wrong.view(&view, expected);
-    };
+    let window = |window: &str, expected: &str| wrong.window("x", window, expected);
     window(
-        "x AS w",
-        "2:6 window 'x' builds on window 'w' | write it whole: x AS (PARTITION BY",
+        "x AS d1",
+        "2:6 window 'x' builds on window 'd1' | write it whole: x AS (PARTITION BY",
     );
-    window("x AS (w)", "2:7 window 'x' builds on window 'w'");
+    window("x AS (d1)", "2:7 window 'x' builds on window 'd1'");
     window(
-        "x AS (w PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 3 PRECEDING AND CURRENT ROW)",
-        "2:7 window 'x' builds on window 'w'",
+        "x AS (d1 PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 3 PRECEDING AND CURRENT ROW)",
+        "2:7 window 'x' builds on window 'd1'",
     );
 }
 
@@ -52,12 +47,7 @@ fn what_is_said_of_a_call_has_an_effect() {
 #[test]
 fn a_window_that_nothing_is_over_is_judged_too() {
     let wrong = Wrong::default();
-    let window = |window: &str, expected: &str| {
-        let view = format!(
-            "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n FROM tx WINDOW d1 AS $W,\n{window}"
-        );
-        wrong.view(&view, expected);
-    };
+    let window = |window: &str, expected: &str| wrong.window("d1", window, expected);
     window("b AS $W", "ok");
     window("b AS (PARTITION BY card_id ORDER BY event_time)", "ok");
     window(
@@ -198,7 +188,7 @@ fn modifiers_without_effect_are_refused() {
 #[test]
 fn a_filter_and_a_case_take_conditions() {
     let wrong = Wrong::default();
-    let item = |item: &str, expected: &str| wrong.item(&format!("{item} AS x"), expected);
+    let item = |item: &str, expected: &str| wrong.value(item, expected);
     for condition in [
         "approved",
         "NOT approved",

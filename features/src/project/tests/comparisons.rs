@@ -6,12 +6,8 @@ use super::Wrong;
 #[test]
 fn a_text_is_not_compared_with_a_number() {
     let wrong = Wrong::default();
-    let condition = |condition: &str, expected: &str| {
-        let view = "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n";
-        let view = format!("{view}\nFROM tx WHERE {condition}\nWINDOW d1 AS $W");
-        wrong.view(&view, expected);
-    };
-    let item = |item: &str, expected: &str| wrong.item(&format!("{item} AS x"), expected);
+    let condition = |condition: &str, expected: &str| wrong.condition(condition, expected);
+    let item = |item: &str, expected: &str| wrong.value(item, expected);
     condition(
         "terminal_id > 5",
         "2:15 'terminal_id' is text, and > would read it as a number, which fails where it is none | '5' in quotes is a \
@@ -125,11 +121,7 @@ fn a_text_is_not_compared_with_a_number() {
 #[test]
 fn a_text_is_not_compared_with_a_time() {
     let wrong = Wrong::default();
-    let condition = |condition: &str, expected: &str| {
-        let view = "CREATE VIEW v AS SELECT card_id, count(*) OVER d1 AS n";
-        let view = format!("{view}\nFROM tx WHERE {condition}\nWINDOW d1 AS $W");
-        wrong.view(&view, expected);
-    };
+    let condition = |condition: &str, expected: &str| wrong.condition(condition, expected);
     condition(
         "terminal_id > event_time",
         "2:15 'terminal_id' is text, and > would read it as a time, which fails where it is none | CAST(… AS VARCHAR) \

@@ -228,7 +228,7 @@ fn mistakes_of_a_first_view_are_said_in_words() {
 fn what_a_planner_says_of_itself_is_said_of_the_view() {
     let wrong = Wrong::default();
     let check = |view: &str, expected: &str| wrong.view(view, expected);
-    let item = |item: &str, expected: &str| wrong.item(&format!("{item} AS x"), expected);
+    let item = |item: &str, expected: &str| wrong.value(item, expected);
     item(
         "last_value(n) FILTER (WHERE approved) OVER d1",
         "2:15 last_value() takes no FILTER | last_value(CASE WHEN … THEN x END) IGNORE NULLS OVER …",
