@@ -27,9 +27,9 @@ use ahash::RandomState;
 
 use crate::Table;
 
-/// What a reader made of an entity's rows, kept beside them.
+/// What a reader made of an entity's rows, kept beside them until they change.
 #[derive(Clone)]
-pub struct Made {
+pub struct Memo {
     /// The reader's own.
     pub value: Arc<dyn Any + Send + Sync>,
     /// How many bytes it takes. It may grow.
@@ -140,7 +140,7 @@ pub(crate) struct Rows {
     bytes: Vec<u8>,
     /// Whether somebody has read them as they are.
     was_read: AtomicBool,
-    made: OnceLock<Made>,
+    made: OnceLock<Memo>,
 }
 
 impl Caches {
@@ -548,7 +548,7 @@ impl Rows {
 
     /// What `make` makes of them, once: after they were [read](Self::note_read) as they are. Rows that change between any
     /// two reads are not worth it.
-    pub(crate) fn made(&self, make: &mut dyn FnMut(&Self) -> Option<Made>) -> Option<Made> {
+    pub(crate) fn made(&self, make: &mut dyn FnMut(&Self) -> Option<Memo>) -> Option<Memo> {
         if let Some(made) = self.made.get() {
             return Some(made.clone());
         }

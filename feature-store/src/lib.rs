@@ -34,7 +34,7 @@ mod tiled;
 
 pub use codec::{RECORD_VERSION, decode, encode};
 pub use commit::{Commit, Offset, Table};
-pub use entity_cache::Made;
+pub use entity_cache::Memo;
 pub use error::StoreError;
 pub use horizons::Horizons;
 pub use identity::{STORE_FORMAT, StoreIdentity};

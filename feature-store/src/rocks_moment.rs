@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use rocksdb::{DB, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
 
-use crate::entity_cache::{EntityCache, Found, Made, ROWS_AHEAD, Rows};
+use crate::entity_cache::{EntityCache, Found, Memo, ROWS_AHEAD, Rows};
 use crate::rocks_store::{engine, entity_of_range, seek_last_before};
 use crate::{RocksStore, Scan, StoreError, Table, keys};
 
@@ -191,8 +191,8 @@ impl Scan for Moment<'_> {
         table: Table,
         from: &[u8],
         to_exclusive: &[u8],
-        make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
-    ) -> Result<Option<Made>, StoreError> {
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Memo>,
+    ) -> Result<Option<Memo>, StoreError> {
         let prefix = keys::prefix_len(from).filter(|_| table.is_by_entity());
         let parts = prefix.and_then(|length| from.split_at_checked(length));
         let (Some((entity, since)), Some(cache)) = (parts, self.store.caches().of(table)) else {

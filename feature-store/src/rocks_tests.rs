@@ -15,7 +15,7 @@ use rocksdb::WaitForCompactOptions;
 
 use crate::conformance::{conformance, rows};
 use crate::{
-    Commit, Made, MemoryStore, Offset, RocksStore, Scan, Store, StoreError, StoreIdentity,
+    Commit, Memo, MemoryStore, Offset, RocksStore, Scan, Store, StoreError, StoreIdentity,
     StoreSettings, Table, entity_range, event_key, event_range, time_bytes,
 };
 
@@ -373,12 +373,12 @@ fn moments_say_what_the_store_said() {
                     assert_eq!(rows, expected, "step {step}");
                     let made = moment.made(Table::Events, &since, &end, &mut |rows| {
                         let rows = rows.map(|(end, value)| (end.to_vec(), value.to_vec()));
-                        Some(Made {
+                        Some(Memo {
                             value: Arc::new(rows.collect::<Vec<_>>()),
                             bytes: Arc::new(AtomicUsize::new(100)),
                         })
                     });
-                    let Some(Made { value: made, .. }) = made.unwrap() else {
+                    let Some(Memo { value: made, .. }) = made.unwrap() else {
                         continue;
                     };
                     made_times += 1;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::commit::{OFFSET_END, OFFSET_PREFIX};
-use crate::entity_cache::Made;
+use crate::entity_cache::Memo;
 use crate::{Commit, Horizons, Offset, StoreError, Table, codec};
 
 /// Ordered reads.
@@ -39,8 +39,8 @@ pub trait Scan {
         _table: Table,
         _from: &[u8],
         _to_exclusive: &[u8],
-        _make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Made>,
-    ) -> Result<Option<Made>, StoreError> {
+        _make: &mut dyn FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> Option<Memo>,
+    ) -> Result<Option<Memo>, StoreError> {
         Ok(None)
     }
 }

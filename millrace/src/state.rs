@@ -154,11 +154,11 @@ impl<S: Scan + ?Sized> Committed<'_, S> {
     ) -> Result<Option<Made>, StateError> {
         let mut make = |rows: &mut dyn Iterator<Item = (&[u8], &[u8])>| {
             let Made { value, bytes } = make(rows)?;
-            Some(millrace_feature_store::Made { value, bytes })
+            Some(millrace_feature_store::Memo { value, bytes })
         };
         let made = self.0.made(table, from, to, &mut make);
         let made = made.map_err(|e| StateError(with_causes(&e)))?;
-        Ok(made.map(|millrace_feature_store::Made { value, bytes }| Made { value, bytes }))
+        Ok(made.map(|millrace_feature_store::Memo { value, bytes }| Made { value, bytes }))
     }
 
     fn rows(
