@@ -420,7 +420,7 @@ mod tests {
     use arrow::datatypes::Int64Type;
 
     use super::*;
-    use crate::state::MemoryState;
+    use crate::state::{MemoryState, StateRow, StateWriter};
     use crate::view::Origin;
     use crate::{Project, SqlFile};
 
@@ -493,6 +493,48 @@ mod tests {
             let values = answer.column_by_name(name).unwrap();
             let values: Vec<_> = values.as_primitive::<Int64Type>().iter().collect();
             assert_eq!(values, [Some(expected); 2], "{name}");
+        }
+    }
+
+    /// The rows that a view puts, in their order.
+    #[derive(Default)]
+    struct Put(Vec<StateRow>);
+
+    impl StateWriter for Put {
+        fn put(&mut self, row: StateRow) {
+            self.0.push(row);
+        }
+    }
+
+    #[test]
+    fn zero_is_one_id_whatever_its_sign() {
+        let sources =
+            "CREATE EXTERNAL TABLE t (id DOUBLE NOT NULL, k VARCHAR NOT NULL, at TIMESTAMP NOT NULL)
+            STORED AS KAFKA LOCATION 't' WITH ORDER (at) OPTIONS ('key' 'id', 'id' 'id')";
+        let sql = "CREATE VIEW v AS SELECT k, count(*) OVER w AS c FROM t
+            WINDOW w AS (PARTITION BY k ORDER BY at RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+        let project = Project::plan(&file("sources.sql", sources), &[file("v.sql", sql)], None);
+        let view = project.unwrap().views.remove(0);
+        let events: Vec<ArrayRef> = vec![
+            Arc::new(Float64Array::from(vec![0.0, -0.0, 1.0])),
+            Arc::new(StringArray::from(vec!["a", "a", "a"])),
+            Arc::new(TimestampMicrosecondArray::from(vec![1, 1, 1])),
+        ];
+        let events = RecordBatch::try_new(Arc::clone(&view.stream.schema), events).unwrap();
+        let origin = Origin {
+            partitions: &[0; 3],
+            offsets: &[0, 1, 2],
+        };
+        let mut put = Put::default();
+        view.state_rows(&events, origin, &mut put).unwrap();
+        let [first, again, other] = put.0.as_slice() else {
+            panic!("{:?}", put.0);
+        };
+        assert_eq!(first.unique, again.unique);
+        assert_ne!(first.unique, other.unique);
+        // Either sign of a tombstone's key deletes it.
+        for id in view.stream.deleted_ids(&["-0.0", "0"]).unwrap() {
+            assert_eq!(id.unique, first.unique);
         }
     }
 

@@ -26,7 +26,8 @@ pub fn pack_rows(columns: &[ArrayRef]) -> Vec<Vec<u8>> {
     pack(columns, columns.first().map_or(0, |column| column.len()))
 }
 
-/// As [`pack_rows`], for entities: what SQL says is equal has the same bytes, so −0.0 is 0.0, and of NaN there is one.
+/// As [`pack_rows`], for entities and ids: what SQL says is equal has the same bytes, so −0.0 is 0.0, and of NaN there is
+/// one.
 #[must_use]
 pub fn pack_keys(columns: &[ArrayRef]) -> Vec<Vec<u8>> {
     if !columns

@@ -169,7 +169,7 @@ impl FeatureView {
     fn uniques(&self, counted: &RecordBatch, rows: &[u64], origin: Origin<'_>) -> Vec<[u8; 16]> {
         match self.stream.id {
             Some(id) => {
-                let ids = packed::pack(&[Arc::clone(counted.column(id))], counted.num_rows());
+                let ids = packed::pack_keys(&[Arc::clone(counted.column(id))]);
                 ids.iter().map(|id| unique_of_id(id)).collect()
             }
             None => rows

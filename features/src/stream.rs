@@ -35,7 +35,7 @@ pub struct Stream {
 /// An id by which an event was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeletedId {
-    /// As [`pack_rows`](crate::pack_rows) gives the column of the ids.
+    /// As [`pack_keys`](crate::pack_keys) gives the column of the ids.
     pub packed: Vec<u8>,
     /// As in [`StateRow::unique`](crate::StateRow::unique).
     pub unique: [u8; 16],
@@ -123,7 +123,7 @@ impl Stream {
             unique: unique_of_id(&packed),
             packed,
         };
-        Ok(packed::pack_rows(&[ids]).into_iter().map(named).collect())
+        Ok(packed::pack_keys(&[ids]).into_iter().map(named).collect())
     }
 
     fn check_types(&self, columns: &[ColumnDef]) -> Checked<()> {

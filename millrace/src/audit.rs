@@ -15,7 +15,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table as TextTable};
 use millrace_feature_store::{RocksStore, Scan, Table};
-use millrace_features::pack_rows;
+use millrace_features::pack_keys;
 use serde::Serialize;
 
 use crate::backfill::{event_files, fill};
@@ -218,7 +218,7 @@ impl Audit {
         let times = events
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
-        let ids = pack_rows(&[events.column(plan.event_id).clone()]);
+        let ids = pack_keys(&[events.column(plan.event_id).clone()]);
         let tag = plan.inputs_tag();
         for (row, id) in ids.iter().enumerate() {
             self.events += 1;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
-use millrace_features::{StateReader, Tile, pack_rows};
+use millrace_features::{StateReader, Tile, pack_keys};
 use millrace_learner::{Aliases, Manifest, Model, Registry};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -233,7 +233,7 @@ impl Scorer {
     /// where it has none, and a larger share keeps all of a smaller one.
     fn in_canary(&self, events: &RecordBatch, percent: u8) -> Vec<usize> {
         let key = self.plan.inputs.stream.key.unwrap_or(self.plan.event_id);
-        let keys = pack_rows(&[Arc::clone(events.column(key))]);
+        let keys = pack_keys(&[Arc::clone(events.column(key))]);
         let is_in = |key: &[u8]| xxh3_64(key) % 100 < u64::from(percent);
         let rows = keys.iter().enumerate();
         rows.filter(|(_, key)| is_in(key))

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondTyp
 use millrace_feature_store::{
     Commit, RocksStore, Store, Table, decode, encode, time_bytes, time_from_bytes,
 };
-use millrace_features::{pack_rows, unpack_rows};
+use millrace_features::{pack_keys, pack_rows, unpack_rows};
 use serde::{Deserialize, Serialize};
 
 use super::differences::EventAt;
@@ -146,7 +146,7 @@ impl LoggedBatch {
     /// # Errors
     /// A store that fails.
     pub(super) fn index(&self, again: &RocksStore, may_be_same: bool) -> Outcome<Indexed> {
-        let ids = pack_rows(std::slice::from_ref(&self.ids));
+        let ids = pack_keys(std::slice::from_ref(&self.ids));
         let inputs = self.inputs.as_ref();
         let inputs = inputs.map(|inputs| packed_columns(inputs.columns()));
         let mut indexed = Indexed::default();

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, RocksStore, Scan, Store, Table};
-use millrace_features::pack_rows;
+use millrace_features::{pack_keys, pack_rows};
 use serde::Serialize;
 
 use super::differences::{EventAt, FirstDifferences, value};
@@ -254,7 +254,7 @@ impl LogAudit {
         inputs: &RecordBatch,
     ) -> Outcome<()> {
         let id_column = events.column(plan.event_id);
-        let ids = pack_rows(std::slice::from_ref(id_column));
+        let ids = pack_keys(std::slice::from_ref(id_column));
         let times = events
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
-use millrace_features::{DeletedId, Stream, Tile, pack_rows};
+use millrace_features::{DeletedId, Stream, Tile, pack_keys};
 use millrace_ingest::StreamBatch;
 use tracing::warn;
 
@@ -51,7 +51,7 @@ impl ModelStage {
         drop(under_way);
         metrics::histogram!("millrace_scoring_seconds")
             .record(started.elapsed().as_secs_f64() / events.num_rows().max(1) as f64);
-        let ids = pack_rows(&[Arc::clone(events.column(plan.event_id))]);
+        let ids = pack_keys(&[Arc::clone(events.column(plan.event_id))]);
         let times = events
             .column(plan.inputs.stream.time)
             .as_primitive::<TimestampMicrosecondType>();
@@ -104,7 +104,7 @@ pub(super) fn join_labels(
     labels: &RecordBatch,
     join: &mut JoinStep<'_>,
 ) -> Outcome<()> {
-    let ids = pack_rows(&[Arc::clone(labels.column(plan.label_id))]);
+    let ids = pack_keys(&[Arc::clone(labels.column(plan.label_id))]);
     let frauds = frauds(labels.column(plan.label_column))?;
     let times = labels
         .column(plan.labels.time)
@@ -128,7 +128,7 @@ pub(super) fn forget(
     let Some(id) = stream.id.filter(|_| !deleted.is_empty()) else {
         return Ok(());
     };
-    let ids = pack_rows(&[Arc::clone(batch.batch.column(id))]);
+    let ids = pack_keys(&[Arc::clone(batch.batch.column(id))]);
     let last: HashMap<Vec<u8>, (i32, i64)> =
         ids.into_iter().zip(batch.origin.iter().copied()).collect();
     for ((deleted, _), deletion) in deleted.iter().zip(&batch.deletions) {
