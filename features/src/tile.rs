@@ -14,6 +14,7 @@
 //! [`FeatureView::dense`]: crate::FeatureView::dense
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
@@ -273,6 +274,9 @@ impl TileCodec {
     }
 
     /// The nodes of values that are [current](Self::is_current).
+    ///
+    /// # Errors
+    /// What does not decode.
     pub(crate) fn decode(&self, values: &[impl AsRef<[u8]>]) -> Result<Nodes, String> {
         if values.is_empty() {
             // Without a row there would be no column.
@@ -292,9 +296,11 @@ impl TileCodec {
             events.push(u64::from_le_bytes(std::array::from_fn(|i| header[4 + i])));
             rows.push(parser.parse(row));
         }
-        let fields = self
-            .converter
-            .convert_rows(rows)
+        // Arrow's row format says with a panic that bytes are none of its own. Damage on the disk is found before, by the
+        // store's checksums, so a checksum of each node would only say again what those say.
+        let convert = AssertUnwindSafe(|| self.converter.convert_rows(rows));
+        let fields = catch_unwind(convert)
+            .map_err(|_| "the sums of a tile or a total do not decode".to_owned())?
             .map_err(|e| e.to_string())?;
         Ok(Nodes { events, fields })
     }
@@ -387,6 +393,42 @@ mod tests {
                 node.of.state(0, 0..3).unwrap()
             );
         }
+    }
+
+    /// Whatever the bytes are: an error, or other values, and no panic.
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let list = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+        let types = vec![DataType::Int64, DataType::Utf8, list];
+        let codec = TileCodec::new("count, max, distinct", types).unwrap();
+        let names = [ScalarValue::from("ab"), ScalarValue::from("a longer name")];
+        let state = [
+            ScalarValue::from(3_i64),
+            ScalarValue::from("Z"),
+            ScalarValue::List(ScalarValue::new_list_nullable(&names, &DataType::Utf8)),
+        ];
+        let node = Node::from(Nodes::one(3, &state).unwrap());
+        let bytes = codec.encode(&node).unwrap();
+        assert!(codec.decode(&[&bytes]).is_ok());
+        for length in 0..bytes.len() {
+            assert!(
+                codec.decode(&[&bytes[..length]]).is_err(),
+                "cut at {length}"
+            );
+        }
+        for place in HEADER..bytes.len() {
+            for bits in [0x01, 0x40, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[place] ^= bits;
+                let _ = codec.decode(&[damaged]);
+            }
+        }
+        // No text is such a byte.
+        let letter = bytes.iter().rposition(|byte| *byte == b'Z').unwrap();
+        let mut damaged = bytes;
+        damaged[letter] = 0xff;
+        let error = codec.decode(&[damaged]).unwrap_err();
+        assert!(error.contains("do not decode"), "{error}");
     }
 
     const PINNED: &str = "9b31783f0300000000000000018000000000000003017fffffffffffffff020261620000000000ff\
