@@ -286,14 +286,17 @@ pub(super) fn missing_column(
     }
 }
 
-/// The name that is most like `wrong`, if one is close; case counts for nothing.
+/// The name that is most like `wrong`, if one is close; case counts for nothing. Of one or two letters, another one is
+/// half of the name.
 pub(crate) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let wrong = wrong.to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &wrong);
     let ranked = names.map(|name| (distance(name), name));
-    let (_, near) = ranked
-        .filter(|(distance, _)| *distance <= wrong.len().div_ceil(4))
-        .min()?;
+    let most = match wrong.chars().count() {
+        0..=2 => 0,
+        letters => letters.div_ceil(4),
+    };
+    let (_, near) = ranked.filter(|(distance, _)| *distance <= most).min()?;
     Some(near.to_owned())
 }
 
@@ -669,10 +672,12 @@ mod tests {
 
     #[test]
     fn near_names_are_found_and_far_ones_are_not() {
-        let names = ["amount", "Card_ID", "terminal"];
+        let names = ["amount", "Card_ID", "terminal", "id", "x"];
         let near = |wrong: &str| nearest(wrong, names.into_iter());
         assert_eq!(near("amuont").as_deref(), Some("amount"));
         assert_eq!(near("card_id").as_deref(), Some("Card_ID"));
         assert_eq!(near("event_time"), None);
+        assert_eq!(near("ID").as_deref(), Some("id"));
+        assert_eq!((near("ip"), near("n")), (None, None));
     }
 }
