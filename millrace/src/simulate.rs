@@ -80,7 +80,15 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
         None => i64::MIN,
     };
     let plans = plans(args);
-    // A mistake in the last run's settings must not show after the first has run.
+    let folders: Vec<PathBuf> = match plans.len() {
+        1 => vec![args.output.clone()],
+        runs => (1..=runs)
+            .map(|run| args.output.join(format!("run-{run}")))
+            .collect(),
+    };
+    // A mistake in the last run's settings or folder must not show after the first has run.
+    check_output(&args.output)?;
+    folders.iter().try_for_each(|folder| check_output(folder))?;
     for (_, settings) in &plans {
         let workspace = Workspace::open_with(project, settings);
         workspace
@@ -88,14 +96,9 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
             .model()?;
     }
     let mut runs = Vec::new();
-    for (index, (name, settings)) in plans.iter().enumerate() {
-        let folder = match plans.len() {
-            1 => args.output.clone(),
-            _ => args.output.join(format!("run-{}", index + 1)),
-        };
+    for ((name, settings), folder) in plans.iter().zip(&folders) {
         let workspace = Workspace::open_with(project, settings)?;
-        check_output(&folder)?;
-        runs.push(run(workspace, args, &folder, from_us, name, settings)?);
+        runs.push(run(workspace, args, folder, from_us, name, settings)?);
     }
     let page = args.output.join("report.html");
     write(&page, report::page(&runs).as_bytes())?;
@@ -460,7 +463,6 @@ fn absolute(path: &Path) -> Outcome<PathBuf> {
     std::path::absolute(path).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))
 }
 
-/// Removes a folder that an earlier run has left.
 /// What a simulation writes, and the next one in the same folder replaces.
 const WRITTEN: [&str; 7] = [
     ".store",
@@ -484,9 +486,13 @@ fn check_output(folder: &Path) -> Outcome<()> {
             )));
         }
     };
-    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let is_other = |name: &String| !WRITTEN.contains(&name.as_str()) && !name.starts_with("run-");
-    match names.find(is_other) {
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names: Vec<String> = names.collect();
+    let is_other = |name: &&String| !WRITTEN.contains(&name.as_str()) && !name.starts_with("run-");
+    // A registry's folder has the same name, and no simulation leaves it alone.
+    let is_alone = |_: &&String| names == ["models"];
+    let other = names.iter().find(is_other);
+    match other.or_else(|| names.first().filter(is_alone)) {
         None => Ok(()),
         Some(name) => Err(Failure::input(format!(
             "--output {}: the folder holds '{name}', which is of no simulation",
@@ -496,6 +502,7 @@ fn check_output(folder: &Path) -> Outcome<()> {
     }
 }
 
+/// Removes a folder that an earlier run has left.
 fn clear(folder: &Path) -> Outcome<()> {
     match fs::remove_dir_all(folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::failed(format!(
@@ -515,7 +522,27 @@ fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_of_no_simulation_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out");
+        let said = || match check_output(&output) {
+            Ok(()) => String::new(),
+            Err(failure) => failure.message,
+        };
+        assert_eq!(said(), "");
+        fs::create_dir_all(output.join("models")).unwrap();
+        assert!(said().contains("the folder holds 'models'"), "{}", said());
+        for of_simulation in ["scores.parquet.partial", "updates.jsonl", "run-2"] {
+            fs::write(output.join(of_simulation), "").unwrap();
+            assert_eq!(said(), "", "{of_simulation}");
+        }
+        fs::write(output.join("other"), "").unwrap();
+        assert!(said().contains("the folder holds 'other'"), "{}", said());
+    }
 
     #[test]
     fn commas_inside_of_values_are_theirs() {
