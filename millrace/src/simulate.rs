@@ -296,11 +296,13 @@ fn run(
         Some(serving) => tally.contributions(&serving.model, &plan.input_names())?,
         None => Vec::new(),
     };
-    let lines = tally.updates.iter().map(|line| {
-        serde_json::to_string(line).map_err(|e| Failure::failed(format!("as JSON: {e}")))
-    });
-    let text = lines.collect::<Outcome<Vec<String>>>()?.join("\n") + "\n";
-    write(&folder.join("updates.jsonl"), text.as_bytes())?;
+    let mut lines = String::new();
+    for line in &tally.updates {
+        let line = serde_json::to_string(line);
+        lines.push_str(&line.map_err(|e| Failure::failed(format!("as JSON: {e}")))?);
+        lines.push('\n');
+    }
+    write(&folder.join("updates.jsonl"), lines.as_bytes())?;
     drop((pipeline, learning, live, store));
     clear(&scratch)?;
     Ok(Run {

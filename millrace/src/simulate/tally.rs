@@ -34,8 +34,8 @@ pub(super) struct Tally {
     pub(super) unscored: u64,
     /// Those of them that came before that time, and the event time of the newest.
     before_from: (u64, i64),
-    /// The newest examples' inputs and labels.
-    newest: Vec<Example>,
+    /// The newest examples, by their numbers or, where a label was corrected, by that of the first one.
+    newest: Vec<(u64, Example)>,
     pub(super) updates: Vec<UpdateLine>,
     /// Inputs of scored events that moved.
     pub(super) alarms: Vec<Alarm>,
@@ -160,7 +160,7 @@ impl Tally {
         }
     }
 
-    /// Reads the examples that were joined since. An event whose label was corrected counts once.
+    /// Reads the examples that were joined since. An event whose label was corrected counts once, with the right one.
     pub(super) fn read(&mut self, store: &dyn Store) -> Outcome<()> {
         let before = self.last_read;
         corrections_between(store, before, u64::MAX, &mut |number, replaced| {
@@ -174,7 +174,12 @@ impl Tally {
                     if let Ok(row) = self.numbers.binary_search(&first) {
                         self.labels[row] = f32::from(u8::from(example.fraud));
                     }
-                    self.newest.push(example);
+                    let newest = self
+                        .newest
+                        .binary_search_by_key(&first, |(known, _)| *known);
+                    if let Ok(row) = newest {
+                        self.newest[row].1 = example;
+                    }
                     return true;
                 }
                 // The first one was gone before it was read.
@@ -198,7 +203,7 @@ impl Tally {
                     }
                 }
             }
-            self.newest.push(example);
+            self.newest.push((number, example));
             true
         })?;
         let surplus = self.newest.len().saturating_sub(CONTRIBUTION_ROWS);
@@ -396,9 +401,8 @@ impl Tally {
     ) -> Outcome<Vec<Contribution>> {
         let from = self.newest.len().saturating_sub(CONTRIBUTION_ROWS);
         let width = names.len();
-        let usable = self.newest[from..]
-            .iter()
-            .filter(|example| example.inputs.len() == width);
+        let newest = self.newest[from..].iter().map(|(_, example)| example);
+        let usable = newest.filter(|example| example.inputs.len() == width);
         let (mut rows, mut labels) = (Vec::new(), Vec::new());
         for example in usable {
             rows.extend_from_slice(&example.inputs);
@@ -442,7 +446,42 @@ fn log_odds(probability: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use millrace_feature_store::{Commit, MemoryStore};
+
     use super::*;
+    use crate::labels::{LabelJoin, ScoredRecord};
+
+    #[test]
+    fn an_event_whose_label_was_corrected_counts_once() {
+        let store = MemoryStore::new();
+        let mut join = LabelJoin::open(&store).unwrap();
+        let mut tally = Tally::new(i64::MIN, 0.25);
+        let mut period = |labels: &[(&str, bool)]| {
+            let mut step = join.begin(&store);
+            for id in ["a", "b"] {
+                let record = ScoredRecord::new(1, &[1.0], 7).answered(Some(0.5), 1);
+                step.scored(id.as_bytes(), record).unwrap();
+            }
+            for (id, fraud) in labels {
+                step.label(id.as_bytes(), *fraud, 2).unwrap();
+            }
+            let mut commit = Commit::default();
+            step.finish(&mut join, &mut commit).unwrap();
+            store.commit(commit).unwrap();
+            tally.read(&store).unwrap();
+            let newest = tally.newest.iter().map(|(_, example)| example.fraud);
+            (tally.labels.clone(), newest.collect::<Vec<_>>())
+        };
+        let known = period(&[("a", false), ("b", true)]);
+        assert_eq!(known, (vec![0.0, 1.0], vec![false, true]));
+        assert_eq!(period(&[("a", true)]), (vec![1.0, 1.0], vec![true, true]));
+        // Of one that was corrected twice, the last label.
+        assert_eq!(
+            period(&[("a", false), ("b", false), ("a", true)]),
+            (vec![1.0, 0.0], vec![true, false])
+        );
+    }
 
     #[test]
     fn alerts_begin_at_the_threshold_and_nothing_measured_has_a_reason() {
