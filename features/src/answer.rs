@@ -41,8 +41,9 @@ impl FeatureView {
     /// null has no events: its counts are 0 and its other aggregates null.
     ///
     /// # Errors
-    /// [`FeatureError::State`] when the store fails, [`FeatureError::Damaged`] when a row does not have the
-    /// view's layout, [`FeatureError::Evaluate`] when an expression fails on an answer.
+    /// [`FeatureError::State`] when the store fails, or does not [go on](StateReader::go_on);
+    /// [`FeatureError::Damaged`] when a row does not have the view's layout, [`FeatureError::Evaluate`] when an
+    /// expression fails on an answer.
     pub fn answer(
         &self,
         state: &dyn StateReader,
@@ -105,6 +106,7 @@ impl FeatureView {
         let mut asked = Vec::new();
         let mut covered = vec![Vec::new(); self.frames.len()];
         for (key, rows) in groups {
+            state.go_on()?;
             asked.clear();
             asked.extend(rows.iter().map(|row| as_of[*row]));
             let mut history = read_plan::load(self, state, key, &asked)?;
@@ -416,11 +418,14 @@ pub(crate) fn batch(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::cell::Cell;
+    use std::ops::Range;
+
     use arrow::array::{AsArray, Float32Array, Float64Array, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
 
     use super::*;
-    use crate::state::{MemoryState, StateRow, StateWriter};
+    use crate::state::{BestRead, MemoryState, StateError, StateRow, StateWriter};
     use crate::view::Origin;
     use crate::{Project, SqlFile};
 
@@ -461,6 +466,77 @@ mod tests {
         let names = answer.column_by_name("names").unwrap();
         let names: Vec<_> = names.as_string::<i32>().iter().collect();
         assert_eq!(names, [Some("a a"), None, Some("a")]);
+    }
+
+    /// A state that goes on for so many entities.
+    struct Ending {
+        state: MemoryState,
+        left: Cell<usize>,
+    }
+
+    impl StateReader for Ending {
+        fn scan(
+            &self,
+            view: u32,
+            entity: &[u8],
+            times: Range<i64>,
+            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+        ) -> Result<(), StateError> {
+            self.state.scan(view, entity, times, visit)
+        }
+
+        fn scan_back(
+            &self,
+            view: u32,
+            entity: &[u8],
+            before: i64,
+            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+        ) -> Result<(), StateError> {
+            self.state.scan_back(view, entity, before, visit)
+        }
+
+        fn tiles(
+            &self,
+            view: u32,
+            entity: &[u8],
+            level: u8,
+            starts: Range<i64>,
+            visit: &mut dyn FnMut(i64, &[u8]),
+        ) -> Result<(), StateError> {
+            self.state.tiles(view, entity, level, starts, visit)
+        }
+
+        fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError> {
+            self.state.best_read(view, entity, from)
+        }
+
+        fn go_on(&self) -> Result<(), StateError> {
+            let left = self.left.get().checked_sub(1);
+            let left = left.ok_or_else(|| StateError("nobody waits".to_owned()))?;
+            self.left.set(left);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_wanted_any_more_ends_with_an_entity() {
+        let sources = "CREATE EXTERNAL TABLE t (k VARCHAR NOT NULL, at TIMESTAMP NOT NULL)
+            STORED AS KAFKA LOCATION 't' WITH ORDER (at)";
+        let sql = "CREATE VIEW v AS SELECT k, count(*) OVER w AS c FROM t
+            WINDOW w AS (PARTITION BY k ORDER BY at RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+        let project = Project::plan(&file("sources.sql", sources), &[file("v.sql", sql)], None);
+        let view = project.unwrap().views.remove(0);
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "a"]));
+        let answered = |entities| {
+            let state = Ending {
+                state: MemoryState::default(),
+                left: Cell::new(entities),
+            };
+            view.answer(&state, &[Arc::clone(&keys)], &[5; 3])
+        };
+        assert_eq!(answered(2).unwrap().num_rows(), 3);
+        let ended = answered(1).unwrap_err();
+        assert!(matches!(ended, FeatureError::State(_)), "{ended}");
     }
 
     #[test]

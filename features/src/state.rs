@@ -133,6 +133,14 @@ pub trait StateReader {
     /// [`StateError`] when the store fails.
     fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError>;
 
+    /// Asked before each entity of an answer: whether to go on with it.
+    ///
+    /// # Errors
+    /// [`StateError`] where the answer is not wanted any more. It ends with that.
+    fn go_on(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+
     /// Itself, where several threads may read it at a time: answers to many rows are then made on all cores.
     fn shared(&self) -> Option<&(dyn StateReader + Sync)> {
         None

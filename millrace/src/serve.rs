@@ -31,7 +31,6 @@ mod scoring;
 pub(crate) mod tests;
 pub mod tls;
 mod traced;
-mod wanted;
 mod workers;
 
 use std::future::Future;

@@ -15,8 +15,10 @@ use millrace_features::{
 
 use crate::deletes::Entry;
 use crate::failure::with_causes;
+use crate::serve::admission::is_in_vain;
 
-/// The store's events, as committed: of the store itself, each read of its own moment; or of one moment of it.
+/// The store's events, as committed: of the store itself, each read of its own moment; or of one moment of it. What is
+/// made of them for a request ends where nobody waits for its answer any more.
 pub struct Committed<'a, S: Scan + ?Sized = dyn Scan + 'a>(pub &'a S);
 
 impl<S: Scan + ?Sized> StateReader for Committed<'_, S> {
@@ -100,6 +102,13 @@ impl<S: Scan + ?Sized> StateReader for Committed<'_, S> {
             false
         })?;
         Ok(BestRead::Tiles(top))
+    }
+
+    fn go_on(&self) -> Result<(), StateError> {
+        match is_in_vain() {
+            true => Err(StateError("nobody waits for the answer".to_owned())),
+            false => Ok(()),
+        }
     }
 }
 

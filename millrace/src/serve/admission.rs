@@ -30,6 +30,7 @@ pub(super) use gate::{Gate, Place};
 pub(super) use layer::AdmissionLayer;
 pub(super) use message::Message;
 pub(super) use refused::Refused;
+pub(crate) use work::is_in_vain;
 pub(super) use work::{Held, Work};
 
 /// `[server.limits]`: how much is worked on and waits before requests are refused.

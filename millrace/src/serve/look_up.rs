@@ -14,7 +14,6 @@ use super::catalog::{Selected, Selection};
 use super::columns::read_time;
 use super::keys::{key_column, length};
 use super::refusal::Refusal;
-use super::wanted::Wanted;
 use crate::files::nearest;
 use crate::gone::looks_back_us;
 use crate::live::{Live, Miss, StreamProgress};
@@ -59,8 +58,7 @@ pub(super) fn look_up(
         .map(|selected| live.progress.stream(&selected.view.stream.name))
         .collect();
     let moment = live.store.moment();
-    let committed = Committed(moment.as_ref());
-    let state = Wanted::new(&committed);
+    let state = Committed(moment.as_ref());
     let views = selection.views.iter().zip(reflected);
     views
         .map(|(selected, reflected)| {
@@ -149,6 +147,7 @@ impl Asked<'_> {
             if *is_present {
                 return Ok(EntityStatus::Present);
             }
+            state.go_on()?;
             // From the oldest on: of an entity with few events, what is read so stays in memory.
             let (id, before) = (self.selected.view.id, i64::MIN..self.as_of_us);
             let mut is_known = false;

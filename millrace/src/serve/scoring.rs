@@ -24,7 +24,6 @@ use super::columns::timestamp;
 use super::keys::{length, value_column};
 use super::look_up::{check_step, check_time};
 use super::refusal::{Refusal, Violation, check_bytes, check_count};
-use super::wanted::Wanted;
 use super::{answered, caller};
 use crate::failure::{Outcome, with_causes};
 use crate::files::nearest;
@@ -82,8 +81,7 @@ impl Scoring {
         };
         self.check_times(scorer, &events, &place)?;
         let moment = self.live.store.moment();
-        let state = Committed(moment.as_ref());
-        let scores = scorer.score(&Wanted::new(&state), &events)?;
+        let scores = scorer.score(&Committed(moment.as_ref()), &events)?;
         let mut answer = answer(&scorer.plan, &events, &scores)?;
         let mut input_names = Vec::new();
         if request.include_inputs() {

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::{Full, StreamBody};
+use millrace_feature_store::MemoryStore;
+use millrace_features::StateReader as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -28,6 +30,7 @@ use super::refused::Refused;
 use super::*;
 use crate::serve::access::Caller;
 use crate::serve::elsewhere;
+use crate::state::Committed;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -548,8 +551,7 @@ impl Service<Request<Body>> for Elsewhere {
         let work = move || {
             service.begun.send(()).unwrap();
             service.end.lock().unwrap().recv().unwrap();
-            let work = Work::under_way().unwrap();
-            service.in_vain.send(work.is_in_vain()).unwrap();
+            service.in_vain.send(is_in_vain()).unwrap();
             Ok(())
         };
         Box::pin(async {
@@ -589,6 +591,19 @@ async fn work_that_outlives_its_request_keeps_the_place() {
             sleep(MS).await;
         }
     }
+}
+
+#[tokio::test]
+async fn no_answer_goes_on_for_a_request_that_has_ended() {
+    let gate = Gate::new(settings(""));
+    let place = gate.place(Class::LookUp, &client("a"), None).await;
+    let held = Held::new(place.unwrap());
+    let goes_on = || Committed(&MemoryStore::default()).go_on().is_ok();
+    let at_first = held.during(async { goes_on() }).await;
+    let later = held.during(async { Work::carried(goes_on) }).await;
+    drop(held);
+    // What is done for no request has nobody who could go away.
+    assert_eq!((at_first, later(), goes_on()), (true, false, true));
 }
 
 #[tokio::test(start_paused = true)]

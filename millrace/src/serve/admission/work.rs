@@ -28,13 +28,8 @@ struct Placed {
 
 impl Work {
     /// What is done here is a part of it; none where there is no place for that.
-    pub(in crate::serve) fn under_way() -> Option<Self> {
+    fn under_way() -> Option<Self> {
         UNDER_WAY.try_with(Self::clone).ok()
-    }
-
-    /// Whether nobody waits for it any more.
-    pub(in crate::serve) fn is_in_vain(&self) -> bool {
-        self.0.is_in_vain.load(Ordering::Relaxed)
     }
 
     /// What is under way here is so on another thread, for as long as `part` takes there.
@@ -45,6 +40,12 @@ impl Work {
             None => part(),
         }
     }
+}
+
+/// Whether what is done here is work that nobody waits for any more.
+pub(crate) fn is_in_vain() -> bool {
+    let is_so = UNDER_WAY.try_with(|Work(placed)| placed.is_in_vain.load(Ordering::Relaxed));
+    is_so.unwrap_or(false)
 }
 
 /// A request's own hold on its place. Dropping it says that nobody waits for the work any more.
