@@ -11,10 +11,12 @@
 mod answer;
 mod arrival;
 mod gate;
+mod items;
 mod layer;
 mod line;
 mod message;
 mod refused;
+mod service;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -24,12 +26,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::settings::duration;
+use items::Items;
 
 pub(super) use arrival::parse_timeout;
 pub(super) use gate::{Gate, Place};
 pub(super) use layer::AdmissionLayer;
 pub(super) use message::Message;
 pub(super) use refused::Refused;
+pub(super) use service::Job;
 pub(crate) use work::is_in_vain;
 pub(super) use work::{Held, Work};
 
@@ -84,10 +88,12 @@ impl LimitSettings {
     }
 }
 
-/// Kinds of requests whose work takes about as long. Each has a service time of its own.
+/// Kinds of work. Each takes a time of its own for a request and for each of its entities or events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     LookUp,
+    /// Names and keys are read, and nothing is looked up: what begins a stream of parts, for instance.
+    Resolve,
     Score,
     Write,
     Manage,
@@ -106,22 +112,30 @@ enum Treatment {
     /// handler that works on a stream's messages asks [`Gate::place`] for each.
     Open,
     /// Takes a place when its message is there, until its answer is. A stream's handler takes one for each part too.
-    Placed(Class),
+    Placed(Class, Items),
 }
 
 /// The first of these that a path begins with decides.
-const METHODS: [(&str, Treatment); 8] = {
-    use Class::{LookUp, Manage, Score, Write};
+const METHODS: [(&str, Treatment); 9] = {
+    use Class::{LookUp, Manage, Resolve, Score, Write};
+    use Items::{Entities, Events, Keys, None};
     use Treatment::{Free, Open, Placed};
     [
+        (
+            "/millrace.v1.FeatureService/GetFeatures",
+            Placed(LookUp, Keys),
+        ),
         ("/grpc.health.v1.Health/", Free),
         ("/grpc.reflection.", Open),
-        ("/millrace.v1.FeatureService/", Placed(LookUp)),
-        ("/millrace.v1.ScoringService/", Placed(Score)),
-        ("/millrace.v1.ModelService/", Placed(Manage)),
-        ("/feast.serving.ServingService/", Placed(LookUp)),
-        ("/GrpcFeatureServer/GetOnlineFeatures", Placed(LookUp)),
-        ("/GrpcFeatureServer/", Placed(Write)),
+        ("/millrace.v1.FeatureService/", Placed(Resolve, Keys)),
+        ("/millrace.v1.ScoringService/", Placed(Score, Events)),
+        ("/millrace.v1.ModelService/", Placed(Manage, None)),
+        ("/feast.serving.ServingService/", Placed(LookUp, Entities)),
+        (
+            "/GrpcFeatureServer/GetOnlineFeatures",
+            Placed(LookUp, Entities),
+        ),
+        ("/GrpcFeatureServer/", Placed(Write, None)),
     ]
 };
 
@@ -133,6 +147,6 @@ fn treatment(path: &str) -> Treatment {
         Some((_, Treatment::Free)) => Treatment::Free,
         _ if method.ends_with("Stream") || method.starts_with("Watch") => Treatment::Open,
         Some((_, treatment)) => *treatment,
-        None => Treatment::Placed(Class::Other),
+        None => Treatment::Placed(Class::Other, Items::None),
     }
 }

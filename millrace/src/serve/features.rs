@@ -16,9 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
-use super::admission::{Class, Gate, Held, Place};
+use super::admission::{Class, Gate, Held, Job, Place};
 use super::catalog::{Catalog, Selection, features};
 use super::columns::{message, timestamp};
+use super::keys::most_values;
 use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_bytes, check_count};
 use super::{answered, caller, counted, elsewhere};
@@ -174,17 +175,18 @@ impl Features {
         rows: std::ops::Range<usize>,
         caller: &Caller,
     ) -> Result<GetFeaturesResponse, Refusal> {
-        let held = Held::new(self.place(caller).await?);
+        let held = Held::new(self.place(rows.len(), caller).await?);
         let (service, resolved) = (self.clone(), Arc::clone(resolved));
         let part = move || service.part(&resolved, rows);
         held.during(elsewhere(part)).await
     }
 
-    /// A place for the next part. A stream that has begun is not refused, but goes on later: its caller would have to
-    /// begin again.
-    async fn place(&self, caller: &Caller) -> Result<Place, Refusal> {
+    /// A place for the next part, of so many entities. A stream that has begun is not refused, but goes on later: its
+    /// caller would have to begin again.
+    async fn place(&self, items: usize, caller: &Caller) -> Result<Place, Refusal> {
+        let class = Class::LookUp;
         loop {
-            let refused = match self.gate.place(Class::LookUp, caller, None).await {
+            let refused = match self.gate.place(Job { class, items }, caller, None).await {
                 Ok(place) => return Ok(place),
                 Err(refused) => refused,
             };
@@ -304,7 +306,7 @@ impl FeatureService for Features {
 /// How many answers of views a request asks for, roughly.
 fn size(request: &GetFeaturesRequest) -> usize {
     let columns = request.keys.values();
-    let rows = columns.map(|column| column.strings.len().max(column.int64s.len()).max(1));
+    let rows = columns.map(|column| most_values(column).max(1));
     rows.max().unwrap_or(1) * request.features.len().max(1)
 }
 

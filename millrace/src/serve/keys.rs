@@ -33,6 +33,12 @@ fn lists(column: &Column) -> [(&'static str, usize); 7] {
     ]
 }
 
+/// The length of a column's longest list.
+pub(super) fn most_values(column: &Column) -> usize {
+    let lengths = lists(column).map(|(_, length)| length);
+    lengths.into_iter().max().unwrap_or_default()
+}
+
 /// Number of values of a column that is at `path` in its request.
 ///
 /// # Errors

@@ -18,10 +18,10 @@ use millrace_proto::v1::{Column, Reason, Score, ScoreRequest, ScoreResponse};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::{Caller, OpenCall};
-use super::admission::{Class, Gate, Held};
+use super::admission::{Class, Gate, Held, Job};
 use super::blame::told;
 use super::columns::timestamp;
-use super::keys::{length, value_column};
+use super::keys::{length, most_values, value_column};
 use super::look_up::{check_step, check_time};
 use super::refusal::{Refusal, Violation, check_bytes, check_count};
 use super::{answered, caller};
@@ -173,7 +173,11 @@ impl ScoringService for Scoring {
                     None => client,
                 };
                 // An open stream takes no place among the requests that are worked on: each of its messages does.
-                let place = service.gate.place(Class::Score, &client, None).await;
+                let job = Job {
+                    class: Class::Score,
+                    items: events(&request),
+                };
+                let place = service.gate.place(job, &client, None).await;
                 let held = Held::new(place.map_err(Status::from)?);
                 let size = size(&request);
                 let answer = move || service.score_request(&request, &client);
@@ -214,11 +218,16 @@ fn check_scopes(scorer: &Scorer, request: &ScoreRequest, caller: &Caller) -> Res
     )))
 }
 
+/// How many events a request has.
+fn events(request: &ScoreRequest) -> usize {
+    let columns = request.columns.values().map(most_values);
+    columns.max().unwrap_or(0).max(request.event_json.len())
+}
+
 /// How many answers of views a request asks for, roughly: an event's inputs join several.
 fn size(request: &ScoreRequest) -> usize {
     const VIEWS: usize = 4;
-    let columns = request.columns.values().map(|column| column.strings.len());
-    VIEWS * columns.max().unwrap_or(0).max(request.event_json.len())
+    VIEWS * events(request)
 }
 
 /// What is done with more events than a call takes.

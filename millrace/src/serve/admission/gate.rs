@@ -9,9 +9,11 @@ use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 
 use super::arrival::Arrival;
-use super::line::{Admission, Ticket, Turn, count};
+use super::items::Items;
+use super::line::{Admission, Ticket, Turn};
 use super::message::{Bounds, Message, PREFIX};
 use super::refused::Refused;
+use super::service::Job;
 use super::work::Held;
 use super::{Class, LimitSettings, Treatment};
 use crate::serve::MAX_MESSAGE_BYTES;
@@ -66,19 +68,19 @@ impl Gate {
             return Ok((None, request));
         }
         let open = self.open(client)?;
-        let (class, request, kept) = match *treatment {
+        let (job, request, kept) = match *treatment {
             Treatment::Free | Treatment::Open => {
                 let place = None;
                 return Ok((Some(Pass { place, open }), request));
             }
             // Nobody reads the body of a method that there is not, and it may be a stream.
-            Treatment::Placed(Class::Other) => (Class::Other, request, None),
-            Treatment::Placed(class) => {
-                let (request, kept) = self.whole(client, request, *deadline).await?;
-                (class, request, kept)
+            Treatment::Placed(class @ Class::Other, _) => (Job { class, items: 0 }, request, None),
+            Treatment::Placed(class, items) => {
+                let (request, items, kept) = self.whole(client, request, items, *deadline).await?;
+                (Job { class, items }, request, kept)
             }
         };
-        let place = Some(Held::new(self.place(class, client, *deadline).await?));
+        let place = Some(Held::new(self.place(job, client, *deadline).await?));
         // From here on places bound the bytes.
         drop(kept);
         Ok((Some(Pass { place, open }), request))
@@ -92,13 +94,14 @@ impl Gate {
         })
     }
 
-    /// The request with its message, all of it.
+    /// The request with its message, all of it, and how many entities or events it is for.
     async fn whole(
         &self,
         client: &Arc<Caller>,
         request: Request<Body>,
+        items: Items,
         deadline: Option<Instant>,
-    ) -> Result<(Request<Body>, Option<Kept>), Refused> {
+    ) -> Result<(Request<Body>, usize, Option<Kept>), Refused> {
         let (parts, body) = request.into_parts();
         let bounds = Bounds {
             bytes: MAX_MESSAGE_BYTES + PREFIX,
@@ -106,8 +109,9 @@ impl Gate {
             deadline,
         };
         let message = Message::read(self, client, body, bounds).await?;
+        let items = items.count(message.behind_prefix());
         let (body, kept) = message.into_body();
-        Ok((Request::from_parts(parts, body), kept))
+        Ok((Request::from_parts(parts, body), items, kept))
     }
 
     /// Reads a body that is not gRPC's, of at most so many bytes.
@@ -128,19 +132,19 @@ impl Gate {
     /// Takes a place, at once or after a wait. Dropping the future leaves the line.
     pub(in crate::serve) async fn place(
         &self,
-        class: Class,
+        job: Job,
         client: &Caller,
         deadline: Option<Instant>,
     ) -> Result<Place, Refused> {
         let now = Instant::now();
-        let ticket = match self.turn(class, client, deadline, now)? {
-            Turn::Now => return Ok(Place::taken(self, class, now)),
+        let ticket = match self.turn(job, client, deadline, now)? {
+            Turn::Now => return Ok(Place::taken(self, job, now)),
             Turn::Later(ticket) => ticket,
         };
         let mut in_line = InLine {
             gate: self,
             client,
-            class,
+            job,
             ticket,
             is_over: false,
         };
@@ -151,7 +155,7 @@ impl Gate {
         match timeout_at(until, &mut in_line.ticket.called).await {
             Ok(Ok(turn)) => {
                 in_line.is_over = true;
-                turn.map(|()| Place::taken(self, class, Instant::now()))
+                turn.map(|()| Place::taken(self, job, Instant::now()))
             }
             _ if deadline.is_some_and(|deadline| deadline <= latest) => Err(Refused::Expired),
             _ => Err(self.waited(max_wait)),
@@ -160,14 +164,14 @@ impl Gate {
 
     fn turn(
         &self,
-        class: Class,
+        job: Job,
         client: &Caller,
         deadline: Option<Instant>,
         now: Instant,
     ) -> Result<Turn, Refused> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
         let mut admission = self.lock();
-        let turn = admission.arrive(client.name(), class, left, self.time(now))?;
+        let turn = admission.arrive(client.name(), job, left, self.time(now))?;
         self.show(&admission);
         Ok(turn)
     }
@@ -196,8 +200,8 @@ impl Gate {
 
     /// Tells the metrics how many are where.
     fn show(&self, admission: &Admission) {
-        self.0.in_place.set(count(&admission.in_place) as f64);
-        self.0.waiting.set(count(&admission.waiting) as f64);
+        self.0.in_place.set(admission.in_place.all() as f64);
+        self.0.waiting.set(admission.waiting.all() as f64);
     }
 }
 
@@ -205,7 +209,7 @@ impl Gate {
 struct InLine<'a> {
     gate: &'a Gate,
     client: &'a Caller,
-    class: Class,
+    job: Job,
     ticket: Ticket,
     /// It was called, and has heard so.
     is_over: bool,
@@ -220,7 +224,7 @@ impl Drop for InLine<'_> {
         let mut admission = self.gate.lock();
         let was_called = !admission.give_up(self.client.name(), &self.ticket);
         if was_called && matches!(self.ticket.called.try_recv(), Ok(Ok(()))) {
-            admission.decline(self.class, time);
+            admission.decline(self.job, time);
         }
         self.gate.show(&admission);
     }
@@ -230,14 +234,14 @@ impl Drop for InLine<'_> {
 #[derive(Debug)]
 pub(in crate::serve) struct Place {
     gate: Gate,
-    class: Class,
+    job: Job,
     began: Instant,
 }
 
 impl Place {
-    fn taken(gate: &Gate, class: Class, began: Instant) -> Self {
+    fn taken(gate: &Gate, job: Job, began: Instant) -> Self {
         let gate = gate.clone();
-        Self { gate, class, began }
+        Self { gate, job, began }
     }
 }
 
@@ -246,7 +250,7 @@ impl Drop for Place {
         let now = Instant::now();
         let time = self.gate.time(now);
         let mut admission = self.gate.lock();
-        admission.end(self.class, now.duration_since(self.began), time);
+        admission.end(self.job, now.duration_since(self.began), time);
         self.gate.show(&admission);
     }
 }

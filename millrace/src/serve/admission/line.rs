@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::LimitSettings;
 use super::refused::Refused;
-use super::{CLASSES, Class, LimitSettings};
+use super::service::{Counts, Job, ServiceTimes};
 
 /// What a request that is let in does first.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(super) struct Ticket {
 #[derive(Debug)]
 struct Waiter {
     number: u64,
-    class: Class,
+    job: Job,
     deadline: Option<Duration>,
     call: oneshot::Sender<Result<(), Refused>>,
 }
@@ -54,9 +55,9 @@ pub(super) struct Client {
 pub(super) struct Admission {
     places: usize,
     pub(super) settings: LimitSettings,
-    pub(super) in_place: [usize; CLASSES],
-    pub(super) waiting: [usize; CLASSES],
-    pub(super) service: [ServiceTime; CLASSES],
+    pub(super) in_place: Counts,
+    pub(super) waiting: Counts,
+    pub(super) service: ServiceTimes,
     /// A client that has nothing open has no entry, so that there are no more than requests.
     pub(super) clients: HashMap<String, Client>,
     /// The clients that have requests in line, the one whose turn is next first.
@@ -74,9 +75,9 @@ impl Admission {
         Self {
             places: settings.places(),
             settings,
-            in_place: [0; CLASSES],
-            waiting: [0; CLASSES],
-            service: [ServiceTime::default(); CLASSES],
+            in_place: Counts::default(),
+            waiting: Counts::default(),
+            service: ServiceTimes::default(),
             clients: HashMap::new(),
             turns: VecDeque::new(),
             tickets: 0,
@@ -169,7 +170,7 @@ impl Admission {
     pub(super) fn arrive(
         &mut self,
         client: &str,
-        class: Class,
+        job: Job,
         left: Option<Duration>,
         now: Duration,
     ) -> Result<Turn, Refused> {
@@ -180,16 +181,16 @@ impl Admission {
             let own = self.clients.get(client).map_or(0, |known| known.kept);
             self.check_kept(own, 0)?;
         }
-        if count(&self.in_place) + count(&self.waiting) < self.places {
-            self.in_place[class as usize] += 1;
+        if self.in_place.all() + self.waiting.all() < self.places {
+            self.in_place.add(job);
             return Ok(Turn::Now);
         }
-        self.check_line(client, class, left, now)?;
+        self.check_line(client, job, left, now)?;
         let deadline = left.map(|left| now.saturating_add(left));
-        Ok(Turn::Later(self.queue_up(client, class, deadline)))
+        Ok(Turn::Later(self.queue_up(client, job, deadline)))
     }
 
-    fn queue_up(&mut self, client: &str, class: Class, deadline: Option<Duration>) -> Ticket {
+    fn queue_up(&mut self, client: &str, job: Job, deadline: Option<Duration>) -> Ticket {
         let (call, called) = oneshot::channel();
         let number = self.tickets;
         self.tickets += 1;
@@ -199,18 +200,18 @@ impl Admission {
         }
         line.push_back(Waiter {
             number,
-            class,
+            job,
             deadline,
             call,
         });
-        self.waiting[class as usize] += 1;
+        self.waiting.add(job);
         Ticket { number, called }
     }
 
     fn check_line(
         &self,
         client: &str,
-        class: Class,
+        job: Job,
         left: Option<Duration>,
         now: Duration,
     ) -> Result<(), Refused> {
@@ -218,8 +219,8 @@ impl Admission {
             queue, max_wait, ..
         } = self.settings;
         let (wait, retry) = (self.wait_of(client), self.retry());
-        let service = self.service[class as usize].usual(now);
-        if count(&self.waiting) >= queue {
+        let service = self.service.usual(job, now);
+        if self.waiting.all() >= queue {
             return Err(Refused::Queue { queue, retry });
         }
         if wait > max_wait {
@@ -253,19 +254,19 @@ impl Admission {
         if known.line.is_empty() {
             self.turns.retain(|name| name != client);
         }
-        self.waiting[waiter.class as usize] -= 1;
+        self.waiting.remove(waiter.job);
         true
     }
 
     /// A request that was in place for `held` leaves it: it is the next one's.
-    pub(super) fn end(&mut self, class: Class, held: Duration, now: Duration) {
-        self.service[class as usize].note(held, now);
-        self.decline(class, now);
+    pub(super) fn end(&mut self, job: Job, held: Duration, now: Duration) {
+        self.service.note(job, held, now);
+        self.decline(job, now);
     }
 
     /// A place is given back by a request that was called, and had gone.
-    pub(super) fn decline(&mut self, class: Class, now: Duration) {
-        self.in_place[class as usize] -= 1;
+    pub(super) fn decline(&mut self, job: Job, now: Duration) {
+        self.in_place.remove(job);
         self.call(now);
     }
 
@@ -274,20 +275,20 @@ impl Admission {
     /// A request that has less time left than its work usually takes is given up: its client would be gone before the
     /// answer, and the next in line would be late as well.
     fn call(&mut self, now: Duration) {
-        while count(&self.in_place) < self.places {
+        while self.in_place.all() < self.places {
             let Some((waiter, kept)) = self.next_in_line() else {
                 return;
             };
-            let class = waiter.class;
+            let job = waiter.job;
             let left = waiter.deadline.map(|end| end.saturating_sub(now));
-            let service = self.service[class as usize].usual(now);
+            let service = self.service.usual(job, now);
             let turn = match left {
                 Some(left) if left.is_zero() || left < service => Err(Refused::Expired),
                 _ => self.check_kept(kept, 0),
             };
             let has_place = turn.is_ok();
             if waiter.call.send(turn).is_ok() && has_place {
-                self.in_place[class as usize] += 1;
+                self.in_place.add(job);
             }
         }
     }
@@ -301,7 +302,7 @@ impl Admission {
         if !known.line.is_empty() {
             self.turns.push_back(name);
         }
-        self.waiting[waiter.class as usize] -= 1;
+        self.waiting.remove(waiter.job);
         Some((waiter, kept))
     }
 
@@ -311,7 +312,7 @@ impl Admission {
         let own = self.clients.get(client).map_or(0, |known| known.line.len());
         let lines = self.turns.iter().filter_map(|name| self.clients.get(name));
         let ahead: usize = lines.map(|known| known.line.len().min(own + 1)).sum();
-        self.wait_behind(ahead as f64 / count(&self.waiting).max(1) as f64)
+        self.wait_behind(ahead as f64 / self.waiting.all().max(1) as f64)
     }
 
     /// How long a request would wait behind all that wait now.
@@ -322,81 +323,21 @@ impl Admission {
     /// How long a request would wait behind a share of the line: until the first place is free, and then for the line
     /// to move up.
     ///
-    /// With one class of requests this is (waiting + 1) × service time / places. By class, a few long requests do not
+    /// With one kind of requests this is (waiting + 1) × service time / places. By kind, a few long requests do not
     /// count for more than the places they hold.
     fn wait_behind(&self, share: f64) -> Duration {
-        let sum = |counts: &[usize; CLASSES], of: fn(f64) -> f64| -> f64 {
-            let each = counts.iter().zip(&self.service);
-            each.map(|(n, time)| *n as f64 * of(time.expected())).sum()
-        };
-        let answers_a_second = sum(&self.in_place, f64::recip);
+        let answers_a_second = self.service.sum(&self.in_place, f64::recip);
         let first = if answers_a_second > 0.0 {
             answers_a_second.recip()
         } else {
             0.0
         };
-        let line = share * sum(&self.waiting, |seconds| seconds) / self.places as f64;
+        let line = share * self.service.sum(&self.waiting, |seconds| seconds) / self.places as f64;
         Duration::try_from_secs_f64(first + line).unwrap_or(Duration::MAX)
     }
 
     /// When whoever waits now will have been let in.
     pub(super) fn retry(&self) -> Duration {
         self.wait().clamp(Self::RETRY.0, Self::RETRY.1)
-    }
-}
-
-pub(super) fn count(by_class: &[usize; CLASSES]) -> usize {
-    by_class.iter().sum()
-}
-
-/// How long requests of a class hold a place: an exponentially weighted mean.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ServiceTime {
-    pub(super) mean_seconds: f64,
-    /// How many were measured, up to [`MEMORY`](Self::MEMORY).
-    measured: u32,
-    last: Duration,
-}
-
-impl ServiceTime {
-    /// The newest counts for one in so many. Some thousand requests a second renew the mean in a few hundredths.
-    const MEMORY: u32 = 64;
-    /// From so many on, one request counts at most as [`OUTLIER`](Self::OUTLIER) means: that the disk stalled once
-    /// must not have a thousand requests refused.
-    pub(super) const SETTLED: u32 = 8;
-    const OUTLIER: f64 = 4.0;
-    /// What is assumed before any was measured.
-    const FIRST_SECONDS: f64 = 1e-3;
-    /// Keeps rates finite.
-    const LEAST_SECONDS: f64 = 1e-6;
-    /// A mean that nothing confirmed for so long refuses nobody. Else a class that is always refused because it was
-    /// slow would never show that it is fast again.
-    const TRUSTED: Duration = Duration::from_secs(1);
-
-    pub(super) fn note(&mut self, held: Duration, now: Duration) {
-        let mut seconds = held.as_secs_f64();
-        if self.measured >= Self::SETTLED {
-            seconds = seconds.min(Self::OUTLIER * self.mean_seconds);
-        }
-        self.measured = (self.measured + 1).min(Self::MEMORY);
-        self.mean_seconds += (seconds - self.mean_seconds) / f64::from(self.measured);
-        self.mean_seconds = self.mean_seconds.max(Self::LEAST_SECONDS);
-        self.last = now;
-    }
-
-    /// For estimates of the wait, in seconds.
-    pub(super) fn expected(&self) -> f64 {
-        match self.measured {
-            0 => Self::FIRST_SECONDS,
-            _ => self.mean_seconds,
-        }
-    }
-
-    /// For what may refuse a request of this class; zero when it is not known.
-    pub(super) fn usual(&self, now: Duration) -> Duration {
-        if self.measured == 0 || now.saturating_sub(self.last) > Self::TRUSTED {
-            return Duration::ZERO;
-        }
-        Duration::try_from_secs_f64(self.mean_seconds).unwrap_or(Duration::MAX)
     }
 }

@@ -137,6 +137,11 @@ impl Message {
         usize::try_from(u32::from_be_bytes(length)).ok()
     }
 
+    /// The bytes of the first message, where the body is gRPC's.
+    pub(super) fn behind_prefix(&self) -> &[u8] {
+        self.bytes().get(PREFIX..).unwrap_or_default()
+    }
+
     /// The bytes, and what counts them until it is dropped.
     pub(in crate::serve) fn into_parts(self) -> (Bytes, Option<Kept>) {
         let bytes = match self.more.is_empty() {

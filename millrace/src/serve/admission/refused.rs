@@ -34,7 +34,7 @@ pub(in crate::serve) enum Refused {
     },
     #[error(
         "the deadline is in {left:.1?}, and the answer would take about {wait:.1?} of waiting and {service:.1?} of \
-         work: ask again in {retry:.1?}, or allow more time"
+         work: ask again in {retry:.1?}, allow more time, or ask for less at once"
     )]
     Deadline {
         left: Duration,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod line;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,6 +16,8 @@ use http_body::{Body as _, Frame};
 use http_body_util::{Full, StreamBody};
 use millrace_feature_store::MemoryStore;
 use millrace_features::StateReader as _;
+use millrace_proto::v1::ScoreRequest;
+use prost_reflect::prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -25,8 +29,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::arrival::{Arrival, parse_timeout};
-use super::line::{Admission, ServiceTime, Ticket, Turn, count};
-use super::refused::Refused;
 use super::*;
 use crate::serve::access::Caller;
 use crate::serve::elsewhere;
@@ -36,260 +38,44 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const SERVICE: Duration = Duration::from_millis(10);
 const SCORE: &str = "/millrace.v1.ScoringService/Score";
+/// The score of an event.
+const ONE: Job = Job {
+    class: Class::Score,
+    items: 1,
+};
 
 fn settings(text: &str) -> LimitSettings {
     toml::from_str(text).unwrap()
 }
 
-/// Two places of 10 ms, with so many scores in them and in line, all of one client.
-fn admission(in_place: usize, waiting: usize) -> Admission {
-    let mut admission = measured();
-    admission.in_place[Class::Score as usize] = 2;
-    for _ in 0..waiting {
-        admission.settings.queue = waiting + 1;
-        admission.settings.max_wait = Duration::MAX;
-        let turn = admission.arrive("a", Class::Score, None, SECOND).unwrap();
-        assert!(matches!(turn, Turn::Later(_)));
-    }
-    admission.settings = limits();
-    admission.in_place[Class::Score as usize] = in_place;
-    admission
-}
-
-fn limits() -> LimitSettings {
-    settings("concurrency = 2\nqueue = 20\nclient_concurrency = 6")
-}
-
-/// Two places of 10 ms, and nobody there.
-fn measured() -> Admission {
-    let mut admission = Admission::new(limits());
-    for _ in 0..ServiceTime::SETTLED {
-        admission.service[Class::Score as usize].note(SERVICE, SECOND);
-    }
-    admission
-}
-
-#[test]
-fn what_becomes_of_a_request() {
-    let (queue, ms) = (20, |n| n * MS);
-    let (now, later) = (Ok(true), Ok(false));
-    // With both places taken and n in line, the wait is (n + 1) × 5 ms; the work takes 10 ms more.
-    let over = |wait| {
-        Err(Refused::Wait {
-            wait: ms(wait),
-            max_wait: ms(100),
-            retry: ms(wait),
-        })
-    };
-    let full = |retry| {
-        Err(Refused::Queue {
-            queue,
-            retry: ms(retry),
-        })
-    };
-    let late = |left, wait, retry| {
-        Err(Refused::Deadline {
-            left: ms(left),
-            wait: ms(wait),
-            service: SERVICE,
-            retry: ms(retry),
-        })
-    };
-    for (in_place, waiting, left, expected) in [
-        (0, 0, None, now.clone()),
-        (1, 0, None, now.clone()),
-        // A free place is given in spite of estimates, but not to the dead.
-        (1, 0, Some(1), now.clone()),
-        (1, 0, Some(0), Err(Refused::Expired)),
-        (2, 0, None, later.clone()),
-        // The free place is that of the first in line: none passes by.
-        (1, 1, None, later.clone()),
-        (2, 19, None, later.clone()),
-        (2, 20, None, full(105)),
-        (2, 20, Some(1), full(105)),
-        (2, 0, Some(15), later.clone()),
-        (2, 0, Some(14), late(14, 5, 10)),
-        (2, 7, Some(50), later.clone()),
-        (2, 8, Some(50), late(50, 45, 45)),
-        (2, 7, Some(0), Err(Refused::Expired)),
-    ] {
-        let mut admission = admission(in_place, waiting);
-        let decided = admission.arrive("a", Class::Score, left.map(ms), SECOND);
-        let decided = decided.map(|turn| matches!(turn, Turn::Now));
-        assert_eq!(
-            decided, expected,
-            "{in_place} in place, {waiting} in line, {left:?} ms left"
-        );
-        let counted = count(&admission.in_place) + count(&admission.waiting);
-        assert_eq!(counted, in_place + waiting + usize::from(decided.is_ok()));
-    }
-    let mut patient = admission(2, 20);
-    patient.settings.queue = 1_000;
-    let refused = patient.arrive("a", Class::Score, None, SECOND);
-    assert_eq!(refused.map(|_| true), over(105));
-}
-
-#[test]
-fn what_becomes_of_a_turn() {
-    for (left, held, expected) in [
-        (None, SERVICE, Ok(())),
-        (Some(30 * MS), 20 * MS, Ok(())),
-        (Some(30 * MS), 21 * MS, Err(Refused::Expired)),
-        // How long the work took long ago says little; that nobody waits any more says enough.
-        (Some(2 * SECOND), 2 * SECOND - MS, Ok(())),
-        (Some(2 * SECOND), 2 * SECOND, Err(Refused::Expired)),
-    ] {
-        let mut admission = admission(2, 0);
-        let mut ticket = later(admission.arrive("a", Class::Score, left, SECOND));
-        // It says nothing of how long the work takes.
-        admission.decline(Class::Score, SECOND + held);
-        assert_eq!(ticket.called.try_recv().unwrap(), expected, "{left:?}");
-        let moved = usize::from(expected.is_ok());
-        assert_eq!(
-            (count(&admission.in_place), count(&admission.waiting)),
-            (1 + moved, 0)
-        );
-    }
-}
-
-fn later(turn: Result<Turn, Refused>) -> Ticket {
-    match turn {
-        Ok(Turn::Later(ticket)) => ticket,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn clients_take_turns() {
-    let mut admission = measured();
-    admission.settings.max_wait = SECOND;
-    admission.in_place[Class::Score as usize] = 2;
-    let mut arrive = |client: &str| {
-        let ticket = later(admission.arrive(client, Class::Score, None, SECOND));
-        (client.to_owned(), ticket)
-    };
-    let mut line: Vec<_> = ["a", "a", "a", "a", "b", "b", "c"].map(&mut arrive).into();
-    // The first of its own waits for two others at most, and not for all that are in line.
-    let (all, own) = (admission.wait(), admission.wait_of("d"));
-    assert_eq!((all, own), (40 * MS, 20 * MS));
-    // Who leaves the line is passed by.
-    let (client, left) = line.remove(5);
-    assert!(admission.give_up(&client, &left));
-    assert!(!admission.give_up(&client, &left));
-    let mut order = Vec::new();
-    while !line.is_empty() {
-        admission.end(Class::Score, SERVICE, SECOND);
-        let called = |(_, ticket): &mut (String, Ticket)| ticket.called.try_recv().is_ok();
-        let place = line.iter_mut().position(called).unwrap();
-        order.push(line.remove(place).0);
-    }
-    assert_eq!(order, ["a", "b", "c", "a", "a", "a"]);
-}
-
-#[test]
-fn bytes_that_are_kept_have_a_bound() {
-    let mut admission = Admission::new(settings("concurrency = 2\nbuffer_bytes = 400"));
-    admission.keep("a", 100).unwrap();
-    let refused = admission.keep("a", 1).unwrap_err();
-    assert!(refused.to_string().contains("101 bytes"), "{refused}");
-    for client in ["b", "c"] {
-        admission.keep(client, 100).unwrap();
-    }
-    admission.keep("d", 60).unwrap();
-    assert!(admission.keep("e", 50).is_err());
-    // An answer is counted in any case. Then its client waits, and who has nothing does not.
-    admission.keep_answer("d", 50);
-    let is_let_in = |admission: &mut Admission, client: &str| {
-        let turn = admission.arrive(client, Class::LookUp, None, SECOND);
-        turn.is_ok()
-    };
-    assert!(!is_let_in(&mut admission, "d"));
-    assert!(is_let_in(&mut admission, "e"));
-    for (client, bytes) in [("a", 100), ("b", 100), ("c", 100), ("d", 110)] {
-        admission.drop_kept(client, bytes);
-    }
-    assert!(is_let_in(&mut admission, "d"));
-    assert_eq!((admission.kept, admission.clients.len()), (0, 0));
-}
-
-#[test]
-fn long_requests_count_for_their_places_alone() {
-    let mut admission = admission(1, 3);
-    for _ in 0..100 {
-        admission.service[Class::Write as usize].note(60 * SECOND, SECOND);
-    }
-    admission.in_place[Class::Write as usize] = 1;
-    // The other place is free in 10 ms, and three times 10 ms stand in line for two.
-    let wait = admission.wait();
-    assert!(wait > 24 * MS && wait < 26 * MS, "{wait:?}");
-}
-
-#[test]
-fn service_times_follow_what_lasts_and_not_what_happens_once() {
-    let mut time = ServiceTime::default();
-    assert_eq!(time.usual(SECOND), Duration::ZERO);
-    let mut after = |count, held| {
-        (0..count).for_each(|_| time.note(held, SECOND));
-        (time.mean_seconds * 1e3).round()
-    };
-    assert_eq!(after(100, SERVICE), 10.0);
-    assert_eq!(after(2, 5 * SECOND), 11.0);
-    assert_eq!(after(300, 100 * MS), 99.0);
-    assert_eq!(after(300, MS), 2.0);
-    assert_eq!(after(1_000, Duration::ZERO), 0.0);
-    assert!(time.expected() > 0.0);
-}
-
-#[test]
-fn clients_are_counted_while_they_have_requests() {
-    let mut admission = admission(0, 0);
-    for _ in 0..6 {
-        admission.enter("a").unwrap();
-    }
-    let refused = admission.enter("a").unwrap_err();
-    assert!(
-        refused
-            .to_string()
-            .contains("client 'a' has 6 requests open"),
-        "{refused}"
-    );
-    admission.enter("b").unwrap();
-    admission.leave("a");
-    admission.enter("a").unwrap();
-    for client in ["a", "a", "a", "a", "a", "a", "b"] {
-        admission.leave(client);
-    }
-    assert!(admission.clients.is_empty());
-}
-
 #[test]
 fn methods_are_told_apart() {
     use Treatment::{Free, Open, Placed};
+    let score = Placed(Class::Score, Items::Events);
+    let feast = Placed(Class::LookUp, Items::Entities);
     for (path, expected) in [
-        (SCORE, Placed(Class::Score)),
+        (SCORE, score),
         ("/millrace.v1.ScoringService/ScoreStream", Open),
         ("/millrace.v1.ModelService/WatchModels", Open),
         (
             "/millrace.v1.FeatureService/GetFeatures",
-            Placed(Class::LookUp),
+            Placed(Class::LookUp, Items::Keys),
         ),
         (
-            "/feast.serving.ServingService/GetOnlineFeatures",
-            Placed(Class::LookUp),
+            "/millrace.v1.FeatureService/StreamFeatures",
+            Placed(Class::Resolve, Items::Keys),
         ),
-        (
-            "/GrpcFeatureServer/GetOnlineFeatures",
-            Placed(Class::LookUp),
-        ),
-        ("/GrpcFeatureServer/Push", Placed(Class::Write)),
+        ("/feast.serving.ServingService/GetOnlineFeatures", feast),
+        ("/GrpcFeatureServer/GetOnlineFeatures", feast),
+        ("/GrpcFeatureServer/Push", Placed(Class::Write, Items::None)),
         ("/grpc.health.v1.Health/Check", Free),
         ("/grpc.health.v1.Health/Watch", Free),
         (
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             Open,
         ),
-        ("/unknown/Method", Placed(Class::Other)),
-        ("", Placed(Class::Other)),
+        ("/unknown/Method", Placed(Class::Other, Items::None)),
+        ("", Placed(Class::Other, Items::None)),
     ] {
         assert_eq!(treatment(path), expected, "{path}");
     }
@@ -384,11 +170,7 @@ async fn read(body: &mut Body) {
 fn counts(gate: &Gate) -> (usize, usize, usize) {
     let admission = gate.lock();
     let clients = admission.clients.values().map(|client| client.open).sum();
-    (
-        count(&admission.in_place),
-        count(&admission.waiting),
-        clients,
-    )
+    (admission.in_place.all(), admission.waiting.all(), clients)
 }
 
 /// A burst of requests: of each its status, and when it had it.
@@ -493,7 +275,7 @@ async fn a_place_is_held_while_there_is_work() {
     // The answer is there and not read: its place is another's.
     let unread = call(request(SCORE, "a", "1S")).await.unwrap();
     assert_eq!(counts(&gate), (0, 0, 1));
-    let place = gate.place(Class::Score, &client("b"), None).await.unwrap();
+    let place = gate.place(ONE, &client("b"), None).await.unwrap();
     // Health is answered, and a stream opened, without a place.
     let health = call(request("/grpc.health.v1.Health/Check", "a", "no time"));
     assert_eq!(status(health).await.code(), Code::Ok);
@@ -596,7 +378,7 @@ async fn work_that_outlives_its_request_keeps_the_place() {
 #[tokio::test]
 async fn no_answer_goes_on_for_a_request_that_has_ended() {
     let gate = Gate::new(settings(""));
-    let place = gate.place(Class::LookUp, &client("a"), None).await;
+    let place = gate.place(ONE, &client("a"), None).await;
     let held = Held::new(place.unwrap());
     let goes_on = || Committed(&MemoryStore::default()).go_on().is_ok();
     let at_first = held.during(async { goes_on() }).await;
@@ -702,11 +484,43 @@ async fn an_answer_ends_with_its_status() {
     }
 }
 
+/// The message says of how many events it is, and so what its deadline must leave.
+#[tokio::test(start_paused = true)]
+async fn a_large_request_is_refused_where_a_small_one_has_the_time() {
+    let (gate, call) = served("concurrency = 1\nmax_wait = '1s'");
+    for (items, services) in [(1, 1), (1_000, 100)] {
+        let job = Job { items, ..ONE };
+        let held = services * SERVICE;
+        gate.lock().service.note(job, held, Duration::ZERO);
+    }
+    let place = gate.place(ONE, &client("b"), None).await.unwrap();
+    let of = |events: usize| {
+        let message = ScoreRequest {
+            event_json: vec!["{}".to_owned(); events],
+            ..ScoreRequest::default()
+        };
+        let mut body = vec![0];
+        body.extend((message.encoded_len() as u32).to_be_bytes());
+        message.encode(&mut body).unwrap();
+        let (parts, _) = request(SCORE, "a", "500m").into_parts();
+        let body = Body::new(Full::new(Bytes::from(body)));
+        status(call(Request::from_parts(parts, body)))
+    };
+    let until_later = async {
+        sleep(SERVICE).await;
+        drop(place);
+    };
+    let (small, middling, large, ()) = tokio::join!(of(1), of(300), of(1_000), until_later);
+    assert_eq!((small.code(), middling.code()), (Code::Ok, Code::Ok));
+    assert_eq!(large.code(), Code::ResourceExhausted);
+    assert!(large.message().contains("1.0s of work"), "{large}");
+}
+
 /// What waits for a place is counted, where it is more than a little.
 #[tokio::test(start_paused = true)]
 async fn the_bytes_of_requests_in_line_are_counted() {
     let (gate, call) = served("concurrency = 1\nbuffer_bytes = 1000000");
-    let place = gate.place(Class::Score, &client("b"), None).await.unwrap();
+    let place = gate.place(ONE, &client("b"), None).await.unwrap();
     let mut calls: Vec<Answering> = (0..3)
         .map(|_| {
             let (parts, _) = request(SCORE, "a", "1S").into_parts();
