@@ -20,6 +20,7 @@ mod catalog;
 mod columns;
 mod feast;
 mod features;
+mod handles;
 mod json;
 mod keys;
 mod look_up;

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use arrow::datatypes::FieldRef;
 use metrics::Histogram;
 use millrace_features::{FeatureView, Project};
-use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::access::Caller;
+use super::handles::Handles;
 use super::look_up::check_view;
 use super::refusal::{Refusal, Violation};
 use crate::files::nearest;
 use crate::live::{Filled, Live, Progress};
 use crate::workspace::Workspace;
 
-/// Handles that are kept at a time: those that were used last. Whoever holds another one prepares again.
-pub(super) const MOST_HANDLES: u64 = 10_000;
+/// Handles that there is room for. Whoever has another one prepares again.
+pub(super) const MOST_HANDLES: usize = 10_000;
 
 /// The field of a request that has the names.
 const FIELD: &str = "features";
@@ -66,7 +66,7 @@ pub(super) struct Catalog {
     progress: Arc<Progress>,
     versions: HashMap<String, String>,
     named: ByNames<Selection>,
-    prepared: Cache<u64, Arc<Selection>>,
+    prepared: Handles,
 }
 
 /// What a request asks for.
@@ -104,14 +104,12 @@ impl Catalog {
     pub(super) fn new(live: &Live) -> Self {
         let views = live.workspace.project.views.iter();
         let versions = views.map(|view| (view.name.clone(), version(view)));
-        // Not by how often they are used, as moka does by itself: a new one would be thrown out before it can be.
-        let prepared = Cache::builder().eviction_policy(EvictionPolicy::lru());
         Self {
             versions: versions.collect(),
             workspace: Arc::clone(&live.workspace),
             progress: Arc::clone(&live.progress),
             named: ByNames::new(),
-            prepared: prepared.max_capacity(MOST_HANDLES).build(),
+            prepared: Handles::new(MOST_HANDLES),
         }
     }
 
@@ -236,10 +234,11 @@ impl Catalog {
         })
     }
 
-    /// Keeps a selection under its handle: equal selections of equal views have equal handles, on any server.
-    pub(super) fn prepare(&self, selection: Selection) -> (u64, Arc<Selection>) {
+    /// Keeps a selection of a caller under its handle: equal selections of equal views have equal handles, on any
+    /// server.
+    pub(super) fn prepare(&self, selection: Selection, caller: &Caller) -> (u64, Arc<Selection>) {
         let handle = self.handle(&selection);
-        let kept = self.prepared.get_with(handle, || Arc::new(selection));
+        let kept = self.prepared.keep(caller.name(), handle, selection);
         (handle, kept)
     }
 
@@ -258,7 +257,7 @@ impl Catalog {
 
     /// What was prepared under a handle.
     pub(super) fn prepared(&self, handle: u64) -> Option<Arc<Selection>> {
-        self.prepared.get(&handle)
+        self.prepared.get(handle)
     }
 }
 

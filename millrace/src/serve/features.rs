@@ -204,7 +204,7 @@ impl Features {
     ) -> Result<PrepareResponse, Refusal> {
         let selection = self.catalog.resolve(&request.features, caller)?;
         check_views(caller, &selection)?;
-        let (handle, selection) = self.catalog.prepare(selection);
+        let (handle, selection) = self.catalog.prepare(selection, caller);
         let views = selection.views.iter();
         Ok(PrepareResponse {
             handle,
@@ -320,7 +320,7 @@ fn may_be_large(answer: &GetFeaturesResponse, rows: usize) -> bool {
 
 fn unknown_handle(handle: u64) -> Refusal {
     Refusal::NotNow(format!(
-        "handle {handle} is not known here: this server has started since, or prepared many others; call Prepare again"
+        "handle {handle} is not known here: this server has started since, or many others were prepared; call Prepare again"
     ))
 }
 

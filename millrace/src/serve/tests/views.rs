@@ -79,10 +79,10 @@ fn the_handles_that_were_used_last_are_kept() {
             names.push(left.swap_remove(place));
         }
         let selection = catalog.resolve(&names, &caller).unwrap();
-        catalog.prepare(selection).0
+        catalog.prepare(selection, &caller).0
     };
     let (used, idle) = (prepare(0), prepare(1));
-    for number in 2..MOST_HANDLES as usize + 200 {
+    for number in 2..MOST_HANDLES + 200 {
         prepare(number);
         assert!(catalog.prepared(used).is_some(), "{number}");
     }
