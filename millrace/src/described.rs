@@ -315,13 +315,13 @@ const METRICS: &[Metric] = &[
         "millrace_input_stability_index",
         Kind::Gauge,
         "input",
-        "Population stability index of an input of the model over the last period, against the first events.",
+        "Population stability index of an input of the model over the last period, against the first events. Under the name score it is that of the scores.",
     ),
     (
         "millrace_drift_alarms_total",
         Kind::Counter,
         "input",
-        "Periods in which an input moved more than is usual.",
+        "Periods in which an input, or under the name score the scores, moved more than is usual.",
     ),
     (
         "millrace_registry_reachable",
