@@ -16,6 +16,45 @@ pub struct Entry {
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What it came of, for programs. None where an older release wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+/// What a decision came of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A person chose it.
+    Person,
+    /// The learning loop made a version, or its tests said so.
+    Learner,
+    /// Labels contradict what is known of frauds.
+    Labels,
+    /// The inputs of labelled events are not what they were.
+    Inputs,
+}
+
+impl Entry {
+    /// Whether a person chose it.
+    pub fn is_by_a_person(&self) -> bool {
+        self.is_of(Cause::Person, |reason| {
+            reason.ends_with("chosen by a person")
+        })
+    }
+
+    /// Whether it was for the inputs of labelled events, which are not what they were.
+    pub fn is_for_inputs(&self) -> bool {
+        self.is_of(Cause::Inputs, |reason| reason.starts_with("input '"))
+    }
+
+    /// Entries of older releases tell it by the words of their reason alone.
+    fn is_of(&self, cause: Cause, by_words: impl Fn(&str) -> bool) -> bool {
+        match self.cause {
+            Some(known) => known == cause,
+            None => self.reason.as_deref().is_some_and(by_words),
+        }
+    }
 }
 
 /// What can happen.
@@ -84,5 +123,49 @@ impl std::fmt::Display for State {
             Self::Rejected => f.write_str("rejected"),
             Self::RolledBack => f.write_str("rolled back"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn entry(line: &str) -> Entry {
+        serde_json::from_str(line).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_pinned() {
+        let line = r#"{"at_us":6,"event":"labels_refused","first":3,"last":8,"reason":"input 'a' moved","cause":"inputs"}"#;
+        let refused = entry(line);
+        assert_eq!(refused.cause, Some(Cause::Inputs));
+        assert_eq!(refused.event, Event::LabelsRefused { first: 3, last: 8 });
+        assert_eq!(serde_json::to_string(&refused).unwrap(), line);
+    }
+
+    /// As release 0.1.0 wrote them.
+    #[test]
+    fn entries_without_a_cause_are_told_apart_by_their_words() {
+        let of = |event: &str, reason: &str| {
+            entry(&format!("{{\"at_us\":6,{event},\"reason\":\"{reason}\"}}"))
+        };
+        let version = "\"event\":\"version\",\"version\":2,\"state\":\"champion\"";
+        let refused = "\"event\":\"labels_refused\",\"first\":3,\"last\":8";
+        assert!(of(version, "version 3 was chosen by a person").is_by_a_person());
+        assert!(!of(version, "a newer version took its place").is_by_a_person());
+        assert!(of(refused, "input 'amount' moved: far").is_for_inputs());
+        assert!(!of(refused, "397 of 400 labels are frauds").is_for_inputs());
+    }
+
+    #[test]
+    fn a_cause_counts_for_more_than_words() {
+        let line = r#"{"at_us":6,"event":"version","version":2,"state":"champion","reason":"chosen by a person"}"#;
+        let mut chosen = entry(line);
+        chosen.cause = Some(Cause::Learner);
+        assert!(!chosen.is_by_a_person());
+        chosen.reason = None;
+        chosen.cause = Some(Cause::Person);
+        assert!(chosen.is_by_a_person() && !chosen.is_for_inputs());
     }
 }

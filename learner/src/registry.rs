@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::LearnerError;
-use crate::journal::{Entry, Event, State};
+use crate::journal::{Cause, Entry, Event, State};
 use crate::manifest::Manifest;
 
 pub use log::{Aliases, Choice, Decided};
@@ -375,6 +375,7 @@ impl Registry {
                         versions: gone.clone(),
                     },
                     reason: None,
+                    cause: Some(Cause::Learner),
                 }],
             }))
         })?;

@@ -2,7 +2,9 @@
 //!
 //! A choice is written to the registry; processes that serve follow it (`Scorer::follow`, `Learning::follow`).
 
-use millrace_learner::{Aliases, Choice, Decided, Entry, Event, LearnerError, Registry, State};
+use millrace_learner::{
+    Aliases, Cause, Choice, Decided, Entry, Event, LearnerError, Registry, State,
+};
 
 use crate::failure::{Failure, Outcome, damaged_version};
 use crate::times::now_us;
@@ -230,7 +232,7 @@ fn check_share(aliases: &Aliases, version: u64) -> Result<(), Failure> {
 fn displaced(aliases: &Aliases, version: u64) -> Option<Entry> {
     let (other, _) = share(aliases).filter(|(other, _)| *other != version)?;
     Some(Entry {
-        reason: Some(format!("version {version} was {BY_A_PERSON}")),
+        reason: Some(format!("version {version} was chosen by a person")),
         ..note(other, State::Replaced)
     })
 }
@@ -261,15 +263,7 @@ fn note(version: u64, state: State) -> Entry {
             state,
             comparison: None,
         },
-        reason: Some(BY_A_PERSON.to_owned()),
+        reason: Some("chosen by a person".to_owned()),
+        cause: Some(Cause::Person),
     }
-}
-
-/// How the reason of each note of a person's choice ends.
-const BY_A_PERSON: &str = "chosen by a person";
-
-/// Whether a note is of a person's choice.
-pub(crate) fn is_by_a_person(entry: &Entry) -> bool {
-    let reason = entry.reason.as_ref();
-    reason.is_some_and(|reason| reason.ends_with(BY_A_PERSON))
 }

@@ -102,6 +102,7 @@ fn note(version: u64, state: State, reason: &str) -> Entry {
             comparison: None,
         },
         reason: Some(reason.to_owned()),
+        cause: None,
     }
 }
 

@@ -280,6 +280,7 @@ fn the_table_of_models_says_what_is_not_known_yet() {
         at_us: 0,
         event,
         reason: None,
+        cause: None,
     };
     registry.note(&entry).unwrap();
     let versions = crate::serve::versions(&registry).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Labels are joined by id, so that one delivered twice is learned once; that is not checked here.
 
-use millrace_learner::{DriftWatch, Encoder, Examples, GateSettings, Histograms, roc_auc};
+use millrace_learner::{Cause, DriftWatch, Encoder, Examples, GateSettings, Histograms, roc_auc};
 
 use super::history::History;
 
@@ -38,6 +38,13 @@ impl Disbelief {
     pub(super) fn reason(&self) -> &str {
         match self {
             Self::Labels(reason) | Self::Inputs(reason) => reason,
+        }
+    }
+
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Labels(_) => Cause::Labels,
+            Self::Inputs(_) => Cause::Inputs,
         }
     }
 }

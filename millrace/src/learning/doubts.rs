@@ -1,6 +1,6 @@
 //! Labels that are not believed: put aside, and taken back where more of them say the same.
 
-use millrace_learner::{Entry, Event, Examples};
+use millrace_learner::{Cause, Entry, Event, Examples};
 
 use super::Learning;
 use super::checks::Disbelief;
@@ -32,6 +32,7 @@ impl Learning {
             at_us,
             event: Event::LabelsRefused { first, last },
             reason: Some(disbelief.reason().to_owned()),
+            cause: Some(disbelief.cause()),
         }])?;
         metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
         self.history.put_aside(first..=last);
@@ -68,6 +69,7 @@ impl Learning {
                 at_us,
                 event: Event::LabelsReleased { first, last },
                 reason: Some(reason),
+                cause: Some(Cause::Learner),
             }])?;
             self.history.take_back(&range);
         }

@@ -5,8 +5,6 @@ use std::ops::RangeInclusive;
 
 use millrace_learner::{Aliases, Entry, Event, Manifest, State};
 
-use crate::traffic::is_by_a_person;
-
 /// How things stand at the log's end.
 #[derive(Debug, Default)]
 pub(super) struct Past {
@@ -34,7 +32,7 @@ impl Past {
         for entry in journal {
             match &entry.event {
                 Event::Version { version, state, .. } => {
-                    let by_a_person = is_by_a_person(entry);
+                    let by_a_person = entry.is_by_a_person();
                     past.came_to(*version, *state, by_a_person);
                     // A version comes of labels that were believed.
                     if !by_a_person {
@@ -44,7 +42,7 @@ impl Past {
                 Event::LabelsRefused { first, last } => {
                     past.aside.push(*first..=*last);
                     past.refused_until = past.refused_until.max(*last);
-                    match is_for_inputs(entry) {
+                    match entry.is_for_inputs() {
                         true => past.unusual.push(*first..=*last),
                         false => past.unusual.clear(),
                     }
@@ -117,29 +115,27 @@ impl Past {
     }
 }
 
-/// Whether labels were put aside for their inputs, by the reason that `Checks` gives.
-fn is_for_inputs(refused: &Entry) -> bool {
-    let reason = refused.reason.as_ref();
-    reason.is_some_and(|reason| reason.starts_with("input '"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use millrace_learner::Cause;
+
     use super::*;
 
-    const OURS: Option<&str> = None;
-    const THEIRS: Option<&str> = Some("chosen by a person");
+    const OURS: Cause = Cause::Learner;
+    const THEIRS: Cause = Cause::Person;
 
-    fn journal(notes: &[(u64, State, Option<&str>)]) -> Vec<Entry> {
-        let entry = |(version, state, reason): &(u64, State, Option<&str>)| Entry {
+    /// A log, as this release or an older one writes it.
+    fn journal(notes: &[(u64, State, Cause)], is_older: bool) -> Vec<Entry> {
+        let entry = |(version, state, cause): &(u64, State, Cause)| Entry {
             at_us: 0,
             event: Event::Version {
                 version: *version,
                 state: *state,
                 comparison: None,
             },
-            reason: reason.map(str::to_owned),
+            reason: (is_older && *cause == THEIRS).then(|| "chosen by a person".to_owned()),
+            cause: (!is_older).then_some(*cause),
         };
         notes.iter().map(entry).collect()
     }
@@ -160,13 +156,15 @@ mod tests {
         (1..=versions).map(manifest).collect()
     }
 
-    fn check(champion: u64, notes: &[(u64, State, Option<&str>)], expected: Option<u64>) {
+    fn check(champion: u64, notes: &[(u64, State, Cause)], expected: Option<u64>) {
         let chosen = Aliases {
             champion: Some(champion),
             challenger: None,
         };
-        let past = Past::of(&journal(notes));
-        assert_eq!(past.shadow_of(&chosen, &line(9)), expected, "{notes:?}");
+        for is_older in [false, true] {
+            let past = Past::of(&journal(notes, is_older));
+            assert_eq!(past.shadow_of(&chosen, &line(9)), expected, "{notes:?}");
+        }
     }
 
     #[test]

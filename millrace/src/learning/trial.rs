@@ -1,6 +1,8 @@
 //! How a version comes to take the traffic: shadow, canary, champion; or rejected, or rolled back.
 
-use millrace_learner::{Aliases, Choice, Comparison, Entry, Event, Examples, Harm, Paired, State};
+use millrace_learner::{
+    Aliases, Cause, Choice, Comparison, Entry, Event, Examples, Harm, Paired, State,
+};
 
 use super::period::{Tested, Verdict};
 use super::{Held, LOOKS, Learning};
@@ -311,5 +313,6 @@ pub(super) fn came_to(
             comparison: comparison.map(Box::new),
         },
         reason,
+        cause: Some(Cause::Learner),
     }
 }

@@ -298,6 +298,7 @@ impl Models {
                 comparison: None,
             },
             reason: Some("a test".to_owned()),
+            cause: None,
         };
         let choose = |_: &Decided| {
             Ok::<_, LearnerError>(Some(Choice {
