@@ -70,6 +70,9 @@ pub enum Event {
         /// The comparison that brought it there, if one did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         comparison: Option<Box<Comparison>>,
+        /// Where it comes from, if this is the first that is said of it. None where an older release wrote it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        made: Option<Box<Made>>,
     },
     /// Labels were put aside, and are not learned.
     LabelsRefused {
@@ -90,6 +93,17 @@ pub enum Event {
         /// The last label's.
         last: u64,
     },
+}
+
+/// What a version was made of: what its manifest says too, for those who read the log alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The version that it was warm-started from; none for a model that started afresh.
+    pub parent: Option<u64>,
+    /// Sequence number of the last label that it has learned.
+    pub label_position: u64,
+    /// End of the period whose labels it has learned, µs of event time since 1970.
+    pub trained_until_us: i64,
 }
 
 /// The life of a version.
@@ -142,6 +156,22 @@ mod tests {
         assert_eq!(refused.cause, Some(Cause::Inputs));
         assert_eq!(refused.event, Event::LabelsRefused { first: 3, last: 8 });
         assert_eq!(serde_json::to_string(&refused).unwrap(), line);
+    }
+
+    #[test]
+    fn what_a_version_was_made_of_is_pinned() {
+        let line = r#"{"at_us":6,"event":"version","version":2,"state":"shadow","made":{"parent":1,"label_position":17,"trained_until_us":6},"cause":"learner"}"#;
+        let shadow = entry(line);
+        let made = Made {
+            parent: Some(1),
+            label_position: 17,
+            trained_until_us: 6,
+        };
+        match &shadow.event {
+            Event::Version { made: found, .. } => assert_eq!(found.as_deref(), Some(&made)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(serde_json::to_string(&shadow).unwrap(), line);
     }
 
     /// As release 0.1.0 wrote them.

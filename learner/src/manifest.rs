@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{InputsDiffer, LearnerError};
+use crate::journal::Made;
 use crate::metrics::Metrics;
 
 /// The description of one model version.
@@ -72,6 +73,15 @@ pub struct Prequential {
 }
 
 impl Manifest {
+    /// What the registry's log says of a version that was made.
+    pub fn made(&self) -> Made {
+        Made {
+            parent: self.parent,
+            label_position: self.label_position,
+            trained_until_us: self.trained_until_us,
+        }
+    }
+
     /// Whether the model's inputs are the project's: the same names in the same order with the same
     /// meaning.
     ///

@@ -16,7 +16,7 @@
 //! So a version takes traffic a period after it was made, once it was tested on labels that it has not seen. What
 //! served is compared with a version of some days before, and taken back where many small steps have done harm.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ mod history;
 mod past;
 mod period;
 mod recall;
+mod resume;
 mod trial;
 
 #[cfg(test)]
@@ -48,9 +49,8 @@ mod tests;
 
 use checks::Checks;
 use history::History;
-use past::Past;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
-use trial::{Trial, came_to};
+use trial::{Trial, came_to, just_made};
 
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
 const PREQUENTIAL_ROWS: usize = 20_000;
@@ -159,40 +159,6 @@ impl Learning {
     pub fn traced(mut self, traces: Traces) -> Self {
         self.traces = traces;
         self
-    }
-
-    /// Reads from the registry where an earlier process stood. The versions that were tested and had no traffic.
-    fn resume(&mut self) -> Outcome<BTreeSet<u64>> {
-        self.seen = self.registry.aliases()?;
-        let Some(champion) = self.seen.champion else {
-            return Ok(BTreeSet::new());
-        };
-        let champion = self.load(champion)?;
-        let past = Past::of(&self.registry.journal_entries()?);
-        for range in &past.aside {
-            self.history.put_aside(range.clone());
-        }
-        self.unusual.clone_from(&past.unusual);
-        let mut known = self.registry.list()?;
-        // What a process published, and did not live to note, has learned nothing that others may not.
-        known.retain(|manifest| past.versions.contains(&manifest.version));
-        let learned = known.iter().map(|manifest| manifest.label_position);
-        self.dealt_with = learned
-            .chain([champion.manifest.label_position, past.refused_until])
-            .max()
-            .unwrap_or(0);
-        let until = known.iter().map(|manifest| manifest.trained_until_us);
-        self.done_until_us = until.chain([champion.manifest.trained_until_us]).max();
-        if let Some(version) = past.shadow_of(&self.seen, &known) {
-            self.shadow = Some(Trial::new(self.load(version)?));
-        }
-        if let Some((version, percent)) = self.seen.challenger.filter(|(_, share)| *share > 0) {
-            self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));
-        }
-        self.anchor = Some(Trial::new(champion.clone()));
-        self.champion = Some(champion);
-        let tested = known.iter().map(|manifest| manifest.version);
-        Ok(tested.filter(|it| past.tested.contains(it)).collect())
     }
 
     fn learn_what_is_usual(&mut self) {
@@ -492,58 +458,6 @@ impl Learning {
         shadow.or(canary).or(self.champion.as_ref())
     }
 
-    /// Follows what a person has chosen: a champion or a challenger that is not this loop's own.
-    ///
-    /// # Errors
-    /// A registry that cannot be read.
-    pub fn follow(&mut self) -> Outcome<()> {
-        let now = self.registry.aliases()?;
-        if now == self.seen {
-            return Ok(());
-        }
-        let (chosen, challenger) = (now.champion, now.challenger);
-        let ours = self.champion.as_ref().map(|held| held.manifest.version);
-        let canary = self
-            .canary
-            .as_ref()
-            .map(|(trial, _)| trial.held.manifest.version);
-        let theirs = challenger.map(|(version, _)| version);
-        if chosen == ours && theirs == canary {
-            // A share that a person has changed.
-            self.scorer.follow(&self.registry)?;
-            self.seen = now;
-            return Ok(());
-        }
-        // What was under way came from what is not wanted.
-        self.shadow = None;
-        self.canary = None;
-        if let Some(version) = chosen.filter(|version| Some(*version) != ours) {
-            let held = self.load(version)?;
-            self.anchor = Some(Trial::new(held.clone()));
-            self.champion = Some(held);
-            self.learn_what_is_usual();
-        }
-        if let Some((version, percent)) = challenger.filter(|(_, percent)| *percent > 0) {
-            self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));
-        }
-        self.scorer.follow(&self.registry)?;
-        self.seen = now;
-        Ok(())
-    }
-
-    /// The step of the canary at which a share of the traffic is.
-    fn step_of(&self, percent: u8) -> usize {
-        let steps = &self.settings().gate.canary;
-        steps
-            .partition_point(|step| *step <= percent)
-            .saturating_sub(1)
-    }
-
-    fn load(&self, version: u64) -> Outcome<Held> {
-        let (manifest, checkpoint) = self.registry.load(version)?;
-        Ok(Held::new(manifest, checkpoint))
-    }
-
     /// Whether there are so many more labels than at a model's start that it should start afresh: its bins were cut
     /// from few, and its first passes saw few.
     fn has_outgrown(&self, manifest: &Manifest, known: usize) -> bool {
@@ -567,7 +481,7 @@ impl Learning {
             .publish(manifest.clone(), &updated.checkpoint)?;
         let held = Held::new(manifest.clone(), updated.checkpoint);
         if self.champion.is_none() {
-            self.promote(held, period.end_us, None)?;
+            self.promote(held, period.end_us, None, Some(manifest.made()))?;
             self.learn_what_is_usual();
         } else {
             let mut trial = Trial::new(held);
@@ -589,7 +503,8 @@ impl Learning {
                     trial.paired = before.paired;
                 }
             }
-            notes.push(came_to(manifest.version, State::Shadow, None, None, at_us));
+            let shadow = came_to(manifest.version, State::Shadow, None, None, at_us);
+            notes.push(just_made(shadow, manifest.made()));
             self.note(notes)?;
             self.shadow = Some(trial);
         }

@@ -177,6 +177,7 @@ impl Exporter {
             version,
             state,
             comparison,
+            ..
         } = &note.event
         else {
             return Ok(());

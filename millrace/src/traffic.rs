@@ -262,6 +262,7 @@ fn note(version: u64, state: State) -> Entry {
             version,
             state,
             comparison: None,
+            made: None,
         },
         reason: Some("chosen by a person".to_owned()),
         cause: Some(Cause::Person),

@@ -100,6 +100,7 @@ fn note(version: u64, state: State, reason: &str) -> Entry {
             version,
             state,
             comparison: None,
+            made: None,
         },
         reason: Some(reason.to_owned()),
         cause: None,

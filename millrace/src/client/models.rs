@@ -285,6 +285,8 @@ fn entry_json(entry: &Entry) -> Json {
         object.remove("at_us");
         object.remove("event");
         object.remove("version");
+        // The manifest stands beside it.
+        object.remove("made");
         object.insert("at".to_owned(), json!(rfc3339(entry.at_us)));
     }
     json

@@ -275,6 +275,7 @@ fn the_table_of_models_says_what_is_not_known_yet() {
         version,
         state,
         comparison: None,
+        made: None,
     };
     let entry = millrace_learner::Entry {
         at_us: 0,

@@ -1,15 +1,19 @@
 //! What the registry's log says of what was under way: a process that starts goes on from there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use millrace_learner::{Aliases, Entry, Event, Manifest, State};
+use millrace_learner::{Aliases, Entry, Event, Made, Manifest, State};
 
 /// How things stand at the log's end.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     /// Every version of which something was noted.
-    pub(super) versions: BTreeSet<u64>,
+    versions: BTreeSet<u64>,
+    /// What they were made of, as far as that is known.
+    pub(super) made: BTreeMap<u64, Made>,
+    /// Versions that were removed.
+    removed: BTreeSet<u64>,
     /// Labels that are put aside.
     pub(super) aside: Vec<RangeInclusive<u64>>,
     /// The last label that ever was.
@@ -31,7 +35,15 @@ impl Past {
         let mut past = Self::default();
         for entry in journal {
             match &entry.event {
-                Event::Version { version, state, .. } => {
+                Event::Version {
+                    version,
+                    state,
+                    made,
+                    ..
+                } => {
+                    if let Some(made) = made {
+                        past.made.insert(*version, **made);
+                    }
                     let by_a_person = entry.is_by_a_person();
                     past.came_to(*version, *state, by_a_person);
                     // A version comes of labels that were believed.
@@ -51,10 +63,25 @@ impl Past {
                     past.aside.retain(|range| *range != (*first..=*last));
                     past.unusual.clear();
                 }
-                Event::Removed { .. } => {}
+                Event::Removed { versions } => past.removed.extend(versions),
             }
         }
+        past.tested.retain(|it| !past.removed.contains(it));
         past
+    }
+
+    /// Whether the log does not say what some version after another was made of: an older release has noted it.
+    pub(super) fn lacks_what_came_after(&self, version: u64) -> bool {
+        let mut later = self.versions.range(version + 1..);
+        later.any(|it| !self.made.contains_key(it) && !self.removed.contains(it))
+    }
+
+    /// Takes from a manifest what the log does not say of its version.
+    pub(super) fn know(&mut self, manifest: &Manifest) {
+        if self.versions.contains(&manifest.version) {
+            let made = self.made.entry(manifest.version);
+            made.or_insert_with(|| manifest.made());
+        }
     }
 
     fn came_to(&mut self, version: u64, state: State, by_a_person: bool) {
@@ -97,11 +124,11 @@ impl Past {
 
     /// The version that is to be tested on, of those that are kept: it was not chosen against, and comes from none that
     /// was rolled back.
-    pub(super) fn shadow_of(&self, chosen: &Aliases, known: &[Manifest]) -> Option<u64> {
-        let manifest_of = |version: u64| known.iter().find(|it| it.version == version);
-        let shadow = self.shadow.filter(|it| manifest_of(*it).is_some())?;
+    pub(super) fn shadow_of(&self, chosen: &Aliases) -> Option<u64> {
+        let is_kept = |it: &u64| self.made.contains_key(it) && !self.removed.contains(it);
+        let shadow = self.shadow.filter(is_kept)?;
         let parent_of = |version: &u64| {
-            let parent = manifest_of(*version)?.parent;
+            let parent = self.made.get(version)?.parent;
             parent.filter(|parent| parent < version)
         };
         // Whatever came before a version that has traffic, that one is wanted.
@@ -125,7 +152,7 @@ mod tests {
     const OURS: Cause = Cause::Learner;
     const THEIRS: Cause = Cause::Person;
 
-    /// A log, as this release or an older one writes it.
+    /// A log, as this release or an older one writes it. Each version comes from the one before it.
     fn journal(notes: &[(u64, State, Cause)], is_older: bool) -> Vec<Entry> {
         let entry = |(version, state, cause): &(u64, State, Cause)| Entry {
             at_us: 0,
@@ -133,6 +160,7 @@ mod tests {
                 version: *version,
                 state: *state,
                 comparison: None,
+                made: (!is_older).then(|| Box::new(manifest(*version).made())),
             },
             reason: (is_older && *cause == THEIRS).then(|| "chosen by a person".to_owned()),
             cause: (!is_older).then_some(*cause),
@@ -145,15 +173,23 @@ mod tests {
         "after":{"rows":0,"frauds":0,"mean_prediction":0.0,"log_loss":0.0,"average_precision":null,"roc_auc":null},
         "prequential":null,"device":"cpu"}"#;
 
-    /// Each version comes from the one before it.
-    fn line(versions: u64) -> Vec<Manifest> {
-        let first: Manifest = serde_json::from_str(MANIFEST).unwrap();
-        let manifest = |version: u64| Manifest {
+    fn manifest(version: u64) -> Manifest {
+        Manifest {
             version,
             parent: Some(version - 1).filter(|parent| *parent > 0),
-            ..first.clone()
-        };
-        (1..=versions).map(manifest).collect()
+            label_position: 10 * version,
+            ..serde_json::from_str(MANIFEST).unwrap()
+        }
+    }
+
+    /// The log of this release says all; to that of an older one, manifests are read.
+    fn past(notes: &[(u64, State, Cause)], is_older: bool) -> Past {
+        let mut past = Past::of(&journal(notes, is_older));
+        assert_eq!(past.lacks_what_came_after(0), is_older);
+        if is_older {
+            (1..=9).for_each(|version| past.know(&manifest(version)));
+        }
+        past
     }
 
     fn check(champion: u64, notes: &[(u64, State, Cause)], expected: Option<u64>) {
@@ -162,9 +198,40 @@ mod tests {
             challenger: None,
         };
         for is_older in [false, true] {
-            let past = Past::of(&journal(notes, is_older));
-            assert_eq!(past.shadow_of(&chosen, &line(9)), expected, "{notes:?}");
+            let past = past(notes, is_older);
+            assert_eq!(past.shadow_of(&chosen), expected, "{notes:?}");
         }
+    }
+
+    #[test]
+    fn a_version_that_was_removed_is_tested_no_further_and_what_it_learned_is_known() {
+        let notes = [
+            (1, State::Champion, OURS),
+            (2, State::Shadow, OURS),
+            (2, State::Replaced, OURS),
+            (3, State::Shadow, OURS),
+        ];
+        let chosen = Aliases {
+            champion: Some(1),
+            challenger: None,
+        };
+        let mut journal = journal(&notes, false);
+        let whole = Past::of(&journal);
+        assert_eq!(whole.shadow_of(&chosen), Some(3));
+        assert_eq!(whole.tested, BTreeSet::from([2, 3]));
+        journal.push(Entry {
+            at_us: 0,
+            event: Event::Removed {
+                versions: vec![2, 3],
+            },
+            reason: None,
+            cause: Some(OURS),
+        });
+        let past = Past::of(&journal);
+        assert_eq!(past.shadow_of(&chosen), None);
+        assert!(past.tested.is_empty() && !past.lacks_what_came_after(1));
+        let learned = past.made.values().map(|made| made.label_position);
+        assert_eq!(learned.max(), Some(30));
     }
 
     #[test]

@@ -41,7 +41,9 @@ impl Learning {
         let mut line = Vec::new();
         let mut next = held.manifest.parent;
         while let Some(version) = next.filter(|version| replaced.contains(version)) {
-            let older = self.load(version)?;
+            let Some(older) = self.load_if_whole(version)? else {
+                break;
+            };
             let position = older.manifest.label_position;
             if self.history.numbered(position, newest).len() >= self.settings().gate.min_rows {
                 break;

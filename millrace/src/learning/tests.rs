@@ -412,3 +412,31 @@ fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
     machine.hour(58, 100, process.tag());
     assert_eq!(learned(&process.learn(58)).rows, 100);
 }
+
+#[test]
+fn a_process_that_starts_knows_by_the_log_what_was_learned() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (canary, hour) = until_canary(&mut machine, &mut process);
+    drop(process);
+    let kept = registry(machine.folder.path());
+    let champion = kept.champion().unwrap().unwrap();
+    // Nothing but what answers can be read.
+    let others = kept.versions().unwrap().into_iter();
+    let others: Vec<u64> = others
+        .filter(|it| ![champion, canary].contains(it))
+        .collect();
+    assert!(!others.is_empty());
+    for version in others {
+        let manifest = format!("models/v{version:06}/manifest.json");
+        std::fs::write(machine.folder.path().join(manifest), "{").unwrap();
+    }
+
+    let mut process = machine.start();
+    assert!(process.learning.shadow.is_none());
+    assert!(process.learning.next_period(i64::MAX).unwrap().is_none());
+    machine.hour(hour, 300, process.tag());
+    let period = process.learn(hour);
+    assert_eq!(period.labels, 300);
+    assert_eq!(learned(&period).parent, Some(canary));
+}

@@ -1,7 +1,7 @@
 //! How a version comes to take the traffic: shadow, canary, champion; or rejected, or rolled back.
 
 use millrace_learner::{
-    Aliases, Cause, Choice, Comparison, Entry, Event, Examples, Harm, Paired, State,
+    Aliases, Cause, Choice, Comparison, Entry, Event, Examples, Harm, Made, Paired, State,
 };
 
 use super::period::{Tested, Verdict};
@@ -140,7 +140,7 @@ impl Learning {
         at_us: i64,
     ) -> Outcome<Verdict> {
         let Some(percent) = self.settings().gate.canary.get(step).copied() else {
-            self.promote(trial.held, at_us, comparison)?;
+            self.promote(trial.held, at_us, comparison, None)?;
             return Ok(Verdict::Promoted);
         };
         let held = &trial.held;
@@ -188,23 +188,23 @@ impl Learning {
         Ok(())
     }
 
-    /// The version is on disk before it takes traffic, and the alias is moved before the scorer.
+    /// The version is on disk before it takes traffic, and the alias is moved before the scorer. The first one was made
+    /// just now.
     pub(super) fn promote(
         &mut self,
         held: Held,
         at_us: i64,
         comparison: Option<Comparison>,
+        made: Option<Made>,
     ) -> Outcome<()> {
         let version = held.manifest.version;
         let before = self.champion.as_ref().map(|before| before.manifest.version);
         let replaced = before.map(|it| came_to(it, State::Replaced, None, None, at_us));
-        let notes = replaced.into_iter().chain([came_to(
-            version,
-            State::Champion,
-            comparison,
-            None,
-            at_us,
-        )]);
+        let mut champion = came_to(version, State::Champion, comparison, None, at_us);
+        if let Some(made) = made {
+            champion = just_made(champion, made);
+        }
+        let notes = replaced.into_iter().chain([champion]);
         let aliases = Aliases {
             champion: Some(version),
             challenger: None,
@@ -311,8 +311,17 @@ pub(super) fn came_to(
             version,
             state,
             comparison: comparison.map(Box::new),
+            made: None,
         },
         reason,
         cause: Some(Cause::Learner),
     }
+}
+
+/// The same note, of a version that was made just now.
+pub(super) fn just_made(mut note: Entry, of: Made) -> Entry {
+    if let Event::Version { made, .. } = &mut note.event {
+        *made = Some(Box::new(of));
+    }
+    note
 }

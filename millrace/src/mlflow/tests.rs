@@ -296,6 +296,7 @@ impl Models {
                 version: *version,
                 state: *state,
                 comparison: None,
+                made: None,
             },
             reason: Some("a test".to_owned()),
             cause: None,
