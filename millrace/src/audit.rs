@@ -7,14 +7,14 @@
 //!
 //! The log of scores, where there is one, is compared with the same inputs (`audit/score_log.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table as TextTable};
-use millrace_feature_store::{RocksStore, Scan, Table};
+use millrace_feature_store::{Commit, RocksStore, Scan, Store, Table, time_bytes};
 use millrace_features::pack_keys;
 use serde::Serialize;
 
@@ -53,9 +53,9 @@ pub struct AuditArgs {
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 pub struct Audit {
-    /// Events in the files.
+    /// Events in the files, each as often as it is there.
     pub events: u64,
-    /// Of them, those whose inputs were compared.
+    /// Of them, those whose inputs were compared, each once.
     pub compared: u64,
     /// Those with an input that differs.
     pub mismatched: u64,
@@ -96,6 +96,9 @@ pub struct Difference {
     /// What the events say.
     pub recomputed: Option<f32>,
 }
+
+/// Keys in the audit's store of the scored events that an event of the files was found for: this, and the id.
+const SEEN: &[u8] = &[4];
 
 /// Compares, and prints what was found.
 ///
@@ -220,19 +223,30 @@ impl Audit {
             .as_primitive::<TimestampMicrosecondType>();
         let ids = pack_keys(&[events.column(plan.event_id).clone()]);
         let tag = plan.inputs_tag();
+        let mut commit = Commit::default();
+        let mut of_batch = HashSet::new();
         for (row, id) in ids.iter().enumerate() {
             self.events += 1;
-            match scored_record(scored, id)? {
-                Some(record) if record.event_time_us != times.value(row) => self.missing += 1,
-                None => self.missing += 1,
-                Some(record) if record.inputs_tag != tag => self.other_inputs += 1,
-                Some(record) => {
-                    let recomputed = &matrix[row * width..(row + 1) * width];
-                    self.compare(&text(events, plan, row)?, &record, recomputed);
-                }
+            let record = scored_record(scored, id)?;
+            let time_us = times.value(row);
+            let Some(record) = record.filter(|record| record.event_time_us == time_us) else {
+                self.missing += 1;
+                continue;
+            };
+            // An event that the files have twice was scored once.
+            let key = [SEEN, id].concat();
+            if !of_batch.insert(id) || again.get(Table::Scored, &key)?.is_some() {
+                continue;
             }
+            commit.put(Table::Scored, key, time_bytes(time_us));
+            if record.inputs_tag != tag {
+                self.other_inputs += 1;
+                continue;
+            }
+            let recomputed = &matrix[row * width..(row + 1) * width];
+            self.compare(&text(events, plan, row)?, &record, recomputed);
         }
-        Ok(())
+        Ok(again.commit(commit)?)
     }
 
     fn compare(&mut self, id: &str, record: &ScoredRecord, recomputed: &[f32]) {

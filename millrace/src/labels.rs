@@ -464,7 +464,7 @@ pub(crate) const SCORED_END: &[u8] = &[WAITING];
 
 const SCORED: u8 = 0;
 const WAITING: u8 = 1;
-/// 2 is that of the rows that an audit compares.
+/// 2 is that of the rows that an audit compares, and 4 of the events that it has seen.
 const CORRECTED: u8 = 3;
 
 fn key(kind: u8, id: &[u8]) -> Vec<u8> {

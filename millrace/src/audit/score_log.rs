@@ -4,7 +4,7 @@
 //! with the log; each event of the files then takes its row out. What a row says of itself is checked when it is read:
 //! its score (`verdicts.rs`), and the decision that followed from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -260,12 +260,17 @@ impl LogAudit {
             .as_primitive::<TimestampMicrosecondType>();
         let recomputed = Recomputed::new(plan, events, inputs);
         let mut commit = Commit::default();
+        let mut of_batch = HashSet::new();
         for (row, id) in ids.iter().enumerate() {
             let event = EventAt {
                 ids: id_column,
                 row,
                 time_us: times.value(row),
             };
+            if !of_batch.insert((id, event.time_us)) {
+                // What the batch has found out of it is not in the store yet.
+                continue;
+            }
             let key = key(id, event.time_us);
             let Some(mut logged) = get(again, &key)? else {
                 self.missing += 1;

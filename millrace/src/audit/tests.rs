@@ -64,16 +64,20 @@ impl Scored {
         writer.close().unwrap();
     }
 
+    /// The files of events, as they are given to the audit.
+    fn events(&self) -> [String; 2] {
+        [
+            format!("transactions={}", self.path("tx.parquet").display()),
+            format!("labels={}", self.path("labels.jsonl").display()),
+        ]
+    }
+
     /// What the audit finds in the log once a file of it was changed.
     fn audit(&self, change: impl FnOnce(&Path)) -> LogAudit {
         let file = files(self.folder.path()).into_iter().min().unwrap();
         let before = std::fs::read(&file).unwrap();
         change(&file);
-        let events = [
-            format!("transactions={}", self.path("tx.parquet").display()),
-            format!("labels={}", self.path("labels.jsonl").display()),
-        ];
-        let found = compare(&self.workspace(), &events, Some("log")).unwrap();
+        let found = compare(&self.workspace(), &self.events(), Some("log")).unwrap();
         assert_eq!(found.mismatched + found.missing + found.extra, 0);
         std::fs::write(&file, before).unwrap();
         found.log.unwrap()
@@ -285,6 +289,22 @@ fn events_that_are_missing_too_much_or_twice_are_named() {
     assert_eq!(first["id"], "new-one");
     assert_eq!(first["event_time"], "2018-04-01T17:00:00Z");
     assert!(log.views.values().all(|view| view.extra == 1));
+}
+
+#[test]
+fn an_event_that_the_files_have_twice_stands_for_no_other() {
+    let scored = Scored::new();
+    rewrite(&scored.path("tx.parquet"), |rows| {
+        let (most, again) = (rows.slice(0, PAYMENTS - 1), rows.slice(5, 1));
+        concat_batches(&rows.schema(), &[most, again]).unwrap()
+    });
+    let found = compare(&scored.workspace(), &scored.events(), Some("log")).unwrap();
+    let all = PAYMENTS as u64;
+    assert_eq!((found.events, found.compared), (all, all - 1));
+    assert_eq!((found.mismatched, found.missing, found.extra), (0, 0, 1));
+    let log = found.log.unwrap();
+    assert_eq!((log.compared, log.extra), (all - 1, 1));
+    assert_eq!(log.differences(), 1, "{}", log.text());
 }
 
 #[test]
