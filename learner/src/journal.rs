@@ -104,6 +104,18 @@ pub struct Made {
     pub label_position: u64,
     /// End of the period whose labels it has learned, µs of event time since 1970.
     pub trained_until_us: i64,
+    /// What that which serves was compared with then; none for a registry's first version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Watched>,
+}
+
+/// A version that what has served since is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// Which.
+    pub version: u64,
+    /// Sequence number of the last label before those that the two are compared on.
+    pub after: u64,
 }
 
 /// The life of a version.
@@ -160,12 +172,16 @@ mod tests {
 
     #[test]
     fn what_a_version_was_made_of_is_pinned() {
-        let line = r#"{"at_us":6,"event":"version","version":2,"state":"shadow","made":{"parent":1,"label_position":17,"trained_until_us":6},"cause":"learner"}"#;
+        let line = r#"{"at_us":6,"event":"version","version":2,"state":"shadow","made":{"parent":1,"label_position":17,"trained_until_us":6,"watched":{"version":1,"after":9}},"cause":"learner"}"#;
         let shadow = entry(line);
         let made = Made {
             parent: Some(1),
             label_position: 17,
             trained_until_us: 6,
+            watched: Some(Watched {
+                version: 1,
+                after: 9,
+            }),
         };
         match &shadow.event {
             Event::Version { made: found, .. } => assert_eq!(found.as_deref(), Some(&made)),

@@ -73,12 +73,13 @@ pub struct Prequential {
 }
 
 impl Manifest {
-    /// What the registry's log says of a version that was made.
+    /// What the registry's log says of a version that was made, but for what is watched meanwhile.
     pub fn made(&self) -> Made {
         Made {
             parent: self.parent,
             label_position: self.label_position,
             trained_until_us: self.trained_until_us,
+            watched: None,
         }
     }
 

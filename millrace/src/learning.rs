@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 
 use millrace_feature_store::Store;
 use millrace_learner::{
-    Aliases, Checkpoint, Choice, Device, Entry, Examples, LearnerError, LearnerSettings, Manifest,
-    Model, Prequential, Registry, State, Update, average_precision, replay_sample, update,
+    Aliases, Checkpoint, Choice, Device, Entry, Examples, LearnerError, LearnerSettings, Made,
+    Manifest, Model, Prequential, Registry, State, Update, average_precision, replay_sample,
+    update,
 };
 
 use crate::failure::{Failure, Kind, Outcome};
@@ -35,6 +36,7 @@ use crate::times::{now_us, rfc3339};
 use crate::traces::{Traces, step};
 use crate::workspace::{ModelPlan, Workspace};
 
+mod anchor;
 mod checks;
 mod doubts;
 mod history;
@@ -42,11 +44,13 @@ mod past;
 mod period;
 mod recall;
 mod resume;
+mod served;
 mod trial;
 
 #[cfg(test)]
 mod tests;
 
+use anchor::Anchor;
 use checks::Checks;
 use history::History;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
@@ -57,9 +61,6 @@ const PREQUENTIAL_ROWS: usize = 20_000;
 
 /// How many times as many labels a model that was refused, though it had started afresh, needs for another try.
 const AGAIN_AT_GROWTH: f64 = 1.25;
-
-/// In how many parts what served is looked at, on the way to a full comparison.
-const LOOKS: usize = 4;
 
 /// The loop's state between updates.
 pub struct Learning {
@@ -77,7 +78,7 @@ pub struct Learning {
     /// A version that answers for some entities, and at which step of `learner.gate.canary` it is.
     canary: Option<(Trial, usize)>,
     /// A version of some days ago, and how it would have done since.
-    anchor: Option<Trial>,
+    anchor: Option<Anchor>,
     checks: Option<Checks>,
     /// Periods in a row whose labels were put aside for their inputs.
     unusual: Vec<RangeInclusive<u64>>,
@@ -145,11 +146,12 @@ impl Learning {
             prequential: VecDeque::new(),
             traces: Traces::default(),
         };
-        let tested = learning.resume()?;
+        let past = learning.resume()?;
         // Later than that: what is chosen from now on differs from what was seen.
         learning.scorer.follow(&learning.registry)?;
         learning.read_examples()?;
-        learning.recall_tests(&tested)?;
+        learning.recall_tests(&past.tested)?;
+        learning.recall_anchor(&past.served)?;
         learning.learn_what_is_usual();
         Ok(learning)
     }
@@ -323,7 +325,10 @@ impl Learning {
         period
             .tested
             .extend(self.test_shadow(&fresh, &served, period.end_us)?);
-        period.rolled_back = self.compare_with_anchor(&fresh, &served, period.end_us)?;
+        let until = rows
+            .last()
+            .map_or(self.dealt_with, |row| self.history.number(*row));
+        period.rolled_back = self.compare_with_anchor(&fresh, &served, until, period.end_us)?;
         self.learn(period, rows)
     }
 
@@ -359,9 +364,10 @@ impl Learning {
     /// Removes old versions, but for those that this loop may go back to or go on from.
     fn retain(&self, at_us: i64) -> Outcome<()> {
         let canary = self.canary.as_ref().map(|(trial, _)| trial);
-        let trials = [self.shadow.as_ref(), canary, self.anchor.as_ref()];
-        let trials = trials.into_iter().flatten().map(|trial| &trial.held);
+        let trials = [self.shadow.as_ref(), canary].into_iter().flatten();
         let needed: Vec<u64> = trials
+            .map(|trial| &trial.held)
+            .chain(self.anchor.as_ref().map(|anchor| &anchor.held))
             .chain(&self.champion)
             .map(|held| held.manifest.version)
             .collect();
@@ -504,7 +510,11 @@ impl Learning {
                 }
             }
             let shadow = came_to(manifest.version, State::Shadow, None, None, at_us);
-            notes.push(just_made(shadow, manifest.made()));
+            let made = Made {
+                watched: self.anchor.as_ref().map(Anchor::watched),
+                ..manifest.made()
+            };
+            notes.push(just_made(shadow, made));
             self.note(notes)?;
             self.shadow = Some(trial);
         }

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 
 use millrace_learner::{Aliases, Entry, Event, Made, Manifest, State};
 
+use super::served::Served;
+
 /// How things stand at the log's end.
 #[derive(Debug, Default)]
 pub(super) struct Past {
@@ -27,6 +29,8 @@ pub(super) struct Past {
     pub(super) tested: BTreeSet<u64>,
     /// Versions that were rolled back and did not have traffic again.
     rolled_back: BTreeSet<u64>,
+    /// What served since the anchor.
+    pub(super) served: Served,
 }
 
 impl Past {
@@ -41,11 +45,13 @@ impl Past {
                     made,
                     ..
                 } => {
-                    if let Some(made) = made {
-                        past.made.insert(*version, **made);
-                    }
                     let by_a_person = entry.is_by_a_person();
                     past.came_to(*version, *state, by_a_person);
+                    past.served.came_to(*version, *state, by_a_person);
+                    if let Some(made) = made {
+                        past.made.insert(*version, **made);
+                        past.served.made(made);
+                    }
                     // A version comes of labels that were believed.
                     if !by_a_person {
                         past.unusual.clear();

@@ -1,13 +1,18 @@
-//! What versions under test were tested on before a process started. The log keeps what came of a test and not the
-//! scores; the labels are in the store, and are scored again.
+//! What versions under test were tested on before a process started, and what served was compared with. The log keeps
+//! what came of a test and not the scores; the labels are in the store, and are scored again.
 
 use std::collections::BTreeSet;
 
 use millrace_learner::Paired;
 
+use super::anchor::Anchor;
+use super::served::Served;
 use super::trial::Trial;
 use super::{Held, Learning};
 use crate::failure::Outcome;
+
+/// Versions that served since the anchor, and are loaded to score again, at most.
+const RECALLED: usize = 32;
 
 impl Learning {
     /// Scores again what versions under test had been tested on. `replaced` are versions that a newer one took the place
@@ -70,6 +75,50 @@ impl Learning {
         let served = champion.model.logits(labels.inputs())?;
         let logits = held.model.logits(labels.inputs())?;
         paired.extend(&served, &logits, labels.labels());
+        Ok(())
+    }
+
+    /// Scores again what was compared with the anchor. Where the log does not say what that was, what serves is watched
+    /// from here on.
+    pub(super) fn recall_anchor(&mut self, served: &Served) -> Outcome<()> {
+        let Some(champion) = self.champion.clone() else {
+            return Ok(());
+        };
+        let version = champion.manifest.version;
+        let Some(watched) = served.anchor_of(version) else {
+            self.anchor = Some(Anchor::new(champion, self.dealt_with));
+            return Ok(());
+        };
+        let held = match watched.version == version {
+            true => Some(champion.clone()),
+            false => self.load_if_whole(watched.version)?,
+        };
+        let Some(held) = held else {
+            self.anchor = Some(Anchor::new(champion, self.dealt_with));
+            return Ok(());
+        };
+        let mut serving = held.clone();
+        let mut anchor = Anchor::new(held, watched.after);
+        anchor.promoted = served.promoted().to_vec();
+        let spans = served.spans();
+        // Where there were many, or one is gone, the one before it stands for it: it has not learned the labels either.
+        let step = spans.len().div_ceil(RECALLED).max(1);
+        let mut from = watched.after;
+        for (index, (until, version)) in spans.into_iter().enumerate() {
+            if index.is_multiple_of(step) && version != serving.manifest.version {
+                serving = self.load_if_whole(version)?.unwrap_or(serving);
+            }
+            let rows = self.history.numbered(from, until).into_iter();
+            let labels = self.history.examples(rows.map(|row| (row, 1.0)))?;
+            from = from.max(until);
+            if labels.is_empty() {
+                continue;
+            }
+            let before = anchor.held.model.logits(labels.inputs())?;
+            let logits = serving.model.logits(labels.inputs())?;
+            anchor.paired.extend(&before, &logits, labels.labels());
+        }
+        self.anchor = Some(anchor);
         Ok(())
     }
 }

@@ -1,20 +1,19 @@
 //! How the loop goes on from what others have done: an earlier process, and a person meanwhile.
 
-use std::collections::BTreeSet;
-
 use millrace_learner::LearnerError;
 
+use super::anchor::Anchor;
 use super::past::Past;
 use super::trial::Trial;
 use super::{Held, Learning};
 use crate::failure::Outcome;
 
 impl Learning {
-    /// Reads from the registry where an earlier process stood. The versions that were tested and had no traffic.
-    pub(super) fn resume(&mut self) -> Outcome<BTreeSet<u64>> {
+    /// Reads from the registry where an earlier process stood.
+    pub(super) fn resume(&mut self) -> Outcome<Past> {
         self.seen = self.registry.aliases()?;
         let Some(champion) = self.seen.champion else {
-            return Ok(BTreeSet::new());
+            return Ok(Past::default());
         };
         let champion = self.load(champion)?;
         let mut past = Past::of(&self.registry.journal_entries()?);
@@ -42,9 +41,8 @@ impl Learning {
         if let Some((version, percent)) = self.seen.challenger.filter(|(_, share)| *share > 0) {
             self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));
         }
-        self.anchor = Some(Trial::new(champion.clone()));
         self.champion = Some(champion);
-        Ok(past.tested)
+        Ok(past)
     }
 
     /// Follows what a person has chosen: a champion or a challenger that is not this loop's own.
@@ -74,7 +72,7 @@ impl Learning {
         self.canary = None;
         if let Some(version) = chosen.filter(|version| Some(*version) != ours) {
             let held = self.load(version)?;
-            self.anchor = Some(Trial::new(held.clone()));
+            self.anchor = Some(Anchor::new(held.clone(), self.dealt_with));
             self.champion = Some(held);
             self.learn_what_is_usual();
         }
@@ -99,10 +97,13 @@ impl Learning {
         Ok(Held::new(manifest, checkpoint))
     }
 
-    /// A version that the loop can do without: none where it is gone, or is damaged.
+    /// A version that the loop can do without: none where it is gone, is damaged, or has other inputs than the project.
     pub(super) fn load_if_whole(&self, version: u64) -> Outcome<Option<Held>> {
         match self.registry.load(version) {
-            Ok((manifest, checkpoint)) => Ok(Some(Held::new(manifest, checkpoint))),
+            Ok((manifest, checkpoint)) => Ok(match self.plan().check_inputs(&manifest) {
+                Ok(()) => Some(Held::new(manifest, checkpoint)),
+                Err(_) => None,
+            }),
             Err(LearnerError::NoSuchVersion { .. }) => Ok(None),
             Err(error @ LearnerError::Damaged { .. }) => {
                 tracing::warn!(%error, "version {version} cannot be loaded: learning goes on without it");

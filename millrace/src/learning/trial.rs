@@ -4,8 +4,9 @@ use millrace_learner::{
     Aliases, Cause, Choice, Comparison, Entry, Event, Examples, Harm, Made, Paired, State,
 };
 
+use super::anchor::Anchor;
 use super::period::{Tested, Verdict};
-use super::{Held, LOOKS, Learning};
+use super::{Held, Learning};
 use crate::failure::{Failure, Outcome};
 use crate::traces::step;
 
@@ -215,85 +216,15 @@ impl Learning {
         self.retain(at_us)?;
         metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
         metrics::gauge!("millrace_model_version").set(version as f64);
-        if self.anchor.is_none() {
-            self.anchor = Some(Trial::new(held.clone()));
+        match &mut self.anchor {
+            Some(anchor) => anchor.promoted.push(version),
+            None => {
+                let after = held.manifest.label_position;
+                self.anchor = Some(Anchor::new(held.clone(), after));
+            }
         }
         self.champion = Some(held);
         Ok(())
-    }
-
-    /// Compares what served with the anchor; takes the traffic back to it where that did harm.
-    pub(super) fn compare_with_anchor(
-        &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<Option<(u64, u64, String)>> {
-        let gate = self.settings().gate.clone();
-        let seed = self.settings().seed ^ at_us as u64;
-        let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
-            return Ok(None);
-        };
-        let logits = anchor.held.model.logits(fresh.inputs())?;
-        let before = anchor.paired.rows();
-        anchor.paired.extend(&logits, served, fresh.labels());
-        let rows = anchor.paired.rows();
-        let look = (gate.watched_rows / LOOKS).max(1);
-        if before / look == rows / look {
-            return Ok(None);
-        }
-        // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
-        let confidence = 1.0 - (1.0 - gate.confidence) / LOOKS as f64;
-        let comparison = anchor.paired.compare(&gate, confidence, seed);
-        let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
-            if rows >= gate.watched_rows {
-                self.anchor = Some(Trial::new(champion.clone()));
-            }
-            return Ok(None);
-        };
-        let (bad, good) = (champion.manifest.version, anchor.held.clone());
-        let reason = format!(
-            "what served since version {} did harm: {harm}",
-            good.manifest.version
-        );
-        let version = good.manifest.version;
-        if version == bad {
-            return Ok(None);
-        }
-        // Not `promote`: the version before is rolled back and not replaced.
-        let mut notes = vec![came_to(
-            bad,
-            State::RolledBack,
-            Some(comparison),
-            Some(reason.clone()),
-            at_us,
-        )];
-        if let Some((canary, _)) = self.canary.take() {
-            let because = format!("it comes from version {bad}, which was taken back");
-            let version = canary.held.manifest.version;
-            notes.push(came_to(
-                version,
-                State::RolledBack,
-                None,
-                Some(because),
-                at_us,
-            ));
-        }
-        notes.extend(self.reject_shadow(bad, at_us));
-        notes.push(came_to(version, State::Champion, None, None, at_us));
-        let aliases = Aliases {
-            champion: Some(version),
-            challenger: None,
-        };
-        self.decide(aliases, notes)?;
-        self.scorer.end_canary();
-        self.scorer
-            .swap(good.manifest.clone(), good.model.clone())?;
-        metrics::counter!("millrace_rollbacks_total").increment(1);
-        metrics::gauge!("millrace_model_version").set(version as f64);
-        self.anchor = Some(Trial::new(good.clone()));
-        self.champion = Some(good);
-        Ok(Some((bad, version, reason)))
     }
 }
 

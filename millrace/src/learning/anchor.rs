@@ -1,0 +1,119 @@
+//! Whether many small steps have done harm: what served is compared with a version of some days before, the anchor, and
+//! taken back.
+
+use millrace_learner::{Aliases, Examples, Paired, State, Watched};
+
+use super::trial::came_to;
+use super::{Held, Learning};
+use crate::failure::Outcome;
+
+/// In how many parts what served is looked at, on the way to a full comparison.
+const LOOKS: usize = 4;
+
+/// A version of some days ago, and how it would have done since.
+pub(super) struct Anchor {
+    pub(super) held: Held,
+    /// Number of the last label before those that it is compared on.
+    pub(super) after: u64,
+    pub(super) paired: Paired,
+    /// Versions that came to have the traffic since, the oldest first.
+    pub(super) promoted: Vec<u64>,
+}
+
+impl Anchor {
+    /// What serves is compared with a version from the labels after a number on.
+    pub(super) fn new(held: Held, after: u64) -> Self {
+        Self {
+            held,
+            after,
+            paired: Paired::default(),
+            promoted: Vec::new(),
+        }
+    }
+
+    /// What the log says of it.
+    pub(super) fn watched(&self) -> Watched {
+        Watched {
+            version: self.held.manifest.version,
+            after: self.after,
+        }
+    }
+}
+
+impl Learning {
+    /// Compares what served with the anchor on fresh labels, the last of which has a number; takes the traffic back to it
+    /// where that did harm.
+    pub(super) fn compare_with_anchor(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        until: u64,
+        at_us: i64,
+    ) -> Outcome<Option<(u64, u64, String)>> {
+        let gate = self.settings().gate.clone();
+        let seed = self.settings().seed ^ at_us as u64;
+        let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
+            return Ok(None);
+        };
+        let logits = anchor.held.model.logits(fresh.inputs())?;
+        let before = anchor.paired.rows();
+        anchor.paired.extend(&logits, served, fresh.labels());
+        let rows = anchor.paired.rows();
+        let look = (gate.watched_rows / LOOKS).max(1);
+        if before / look == rows / look {
+            return Ok(None);
+        }
+        // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
+        let confidence = 1.0 - (1.0 - gate.confidence) / LOOKS as f64;
+        let comparison = anchor.paired.compare(&gate, confidence, seed);
+        let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
+            if rows >= gate.watched_rows {
+                self.anchor = Some(Anchor::new(champion.clone(), until));
+            }
+            return Ok(None);
+        };
+        let (bad, good) = (champion.manifest.version, anchor.held.clone());
+        let reason = format!(
+            "what served since version {} did harm: {harm}",
+            good.manifest.version
+        );
+        let version = good.manifest.version;
+        if version == bad {
+            return Ok(None);
+        }
+        // Not `promote`: the version before is rolled back and not replaced.
+        let mut notes = vec![came_to(
+            bad,
+            State::RolledBack,
+            Some(comparison),
+            Some(reason.clone()),
+            at_us,
+        )];
+        if let Some((canary, _)) = self.canary.take() {
+            let because = format!("it comes from version {bad}, which was taken back");
+            let version = canary.held.manifest.version;
+            notes.push(came_to(
+                version,
+                State::RolledBack,
+                None,
+                Some(because),
+                at_us,
+            ));
+        }
+        notes.extend(self.reject_shadow(bad, at_us));
+        notes.push(came_to(version, State::Champion, None, None, at_us));
+        let aliases = Aliases {
+            champion: Some(version),
+            challenger: None,
+        };
+        self.decide(aliases, notes)?;
+        self.scorer.end_canary();
+        self.scorer
+            .swap(good.manifest.clone(), good.model.clone())?;
+        metrics::counter!("millrace_rollbacks_total").increment(1);
+        metrics::gauge!("millrace_model_version").set(version as f64);
+        self.anchor = Some(Anchor::new(good.clone(), until));
+        self.champion = Some(good);
+        Ok(Some((bad, version, reason)))
+    }
+}
