@@ -14,7 +14,8 @@
 //! ```
 //!
 //! So a version takes traffic a period after it was made, once it was tested on labels that it has not seen. What
-//! served is compared with a version of some days before, and taken back where many small steps have done harm.
+//! served is compared with a version of some days before, and where many small steps have done harm, the traffic goes back
+//! to the newest version before it (`learning/anchor.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;

@@ -41,8 +41,8 @@ impl Anchor {
 }
 
 impl Learning {
-    /// Compares what served with the anchor on fresh labels, the last of which has a number; takes the traffic back to it
-    /// where that did harm.
+    /// Compares what served with the anchor on fresh labels, the last of which has a number; takes the traffic back to the
+    /// newest version that is as good as the anchor where that did harm.
     pub(super) fn compare_with_anchor(
         &mut self,
         fresh: &Examples,
@@ -72,15 +72,15 @@ impl Learning {
             }
             return Ok(None);
         };
-        let (bad, good) = (champion.manifest.version, anchor.held.clone());
+        let bad = champion.manifest.version;
         let reason = format!(
             "what served since version {} did harm: {harm}",
-            good.manifest.version
+            anchor.held.manifest.version
         );
-        let version = good.manifest.version;
-        if version == bad {
+        let Some(good) = self.newest_good(bad, until, seed)? else {
             return Ok(None);
-        }
+        };
+        let version = good.manifest.version;
         // Not `promote`: the version before is rolled back and not replaced.
         let mut notes = vec![came_to(
             bad,
@@ -115,5 +115,46 @@ impl Learning {
         self.anchor = Some(Anchor::new(good.clone(), until));
         self.champion = Some(good);
         Ok(Some((bad, version, reason)))
+    }
+
+    /// The newest version before a bad one that served since the anchor and is as good as that; else the anchor itself,
+    /// if it is another one.
+    ///
+    /// Harm that came stays in what is learned on from there. So the versions are halved: of a hundred, seven are
+    /// loaded.
+    fn newest_good(&self, bad: u64, until: u64, seed: u64) -> Outcome<Option<Held>> {
+        let Some(anchor) = &self.anchor else {
+            return Ok(None);
+        };
+        let mut good = anchor.held.clone();
+        let mut unknown = anchor.promoted.clone();
+        unknown.retain(|version| *version != bad);
+        while !unknown.is_empty() {
+            let middle = unknown.len() / 2;
+            let Some(held) = self.load_if_whole(unknown[middle])? else {
+                unknown.remove(middle);
+                continue;
+            };
+            if self.is_as_good(&held, &anchor.held, until, seed)? {
+                good = held;
+                unknown.drain(..=middle);
+            } else {
+                unknown.truncate(middle);
+            }
+        }
+        Ok(Some(good).filter(|good| good.manifest.version != bad))
+    }
+
+    /// Whether a version does no harm, more likely than not, on the newest labels that neither it nor the anchor has
+    /// learned. Where they are few, a test that must be sure of harm would find none in any version.
+    fn is_as_good(&self, held: &Held, anchor: &Held, until: u64, seed: u64) -> Outcome<bool> {
+        let gate = &self.settings().gate;
+        let mut paired = Paired::default();
+        self.pair(&mut paired, anchor, held, until)?;
+        if paired.rows() < gate.min_rows {
+            return Ok(false);
+        }
+        let comparison = paired.compare(gate, 0.5, seed);
+        Ok(paired.harm(&comparison, gate).is_none())
     }
 }

@@ -30,13 +30,16 @@ impl Learning {
     }
 
     fn recall(&self, trial: &mut Trial, replaced: &BTreeSet<u64>) -> Outcome<()> {
+        let Some(champion) = &self.champion else {
+            return Ok(());
+        };
         let (held, paired) = (&trial.held, &mut trial.paired);
         let mut line = self.line_of(held, replaced)?;
         while let Some(older) = line.pop() {
             let newer = line.last().unwrap_or(held);
-            self.pair(paired, &older, newer.manifest.label_position)?;
+            self.pair(paired, champion, &older, newer.manifest.label_position)?;
         }
-        self.pair(paired, held, self.dealt_with)
+        self.pair(paired, champion, held, self.dealt_with)
     }
 
     /// The versions before one in the same test, newest first: each took the place of its parent. With labels enough for a
@@ -59,11 +62,15 @@ impl Learning {
         Ok(line)
     }
 
-    /// Adds the labels up to a number that neither a version nor the champion has learned, the newest of them.
-    fn pair(&self, paired: &mut Paired, held: &Held, until: u64) -> Outcome<()> {
-        let Some(champion) = &self.champion else {
-            return Ok(());
-        };
+    /// Adds the labels up to a number that neither a version nor the one that it is compared with has learned, the newest
+    /// of them.
+    pub(super) fn pair(
+        &self,
+        paired: &mut Paired,
+        champion: &Held,
+        held: &Held,
+        until: u64,
+    ) -> Outcome<()> {
         let learned = [held, champion].map(|held| held.manifest.label_position);
         let rows = self.history.numbered(learned[0].max(learned[1]), until);
         let surplus = rows.len().saturating_sub(self.settings().gate.watched_rows);

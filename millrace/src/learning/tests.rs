@@ -10,6 +10,8 @@ use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
 use crate::traffic::{promote, roll_back};
 
+mod rollbacks;
+
 const HOUR: i64 = 3_600_000_000;
 
 const SETTINGS: &str = r#"
@@ -443,38 +445,4 @@ fn a_process_that_starts_knows_by_the_log_what_was_learned() {
     let period = process.learn(hour);
     assert_eq!(period.labels, 300);
     assert_eq!(learned(&period).parent, Some(canary));
-}
-
-#[test]
-fn what_served_is_watched_on_though_each_period_has_a_process_of_its_own() {
-    let outcome = |one_process: bool| {
-        let mut machine = Machine::with(&format!("{SETTINGS}watched_rows = 800\n"));
-        let mut process = machine.start();
-        let mut states = Vec::new();
-        for hour in 0..12 {
-            if !one_process {
-                process = machine.start();
-            }
-            machine.hour(hour, 300, process.tag());
-            process.learn(hour);
-            let anchor = process.learning.anchor.as_ref().unwrap();
-            let watched = (anchor.held.manifest.version, anchor.after);
-            states.push((hour, watched, anchor.paired.rows(), anchor.promoted.clone()));
-        }
-        states
-    };
-    let states = outcome(true);
-    // It moves on with 900 labels, of the 800 that it takes.
-    let moves = |(_, (_, after), rows, _): &(i64, (u64, u64), usize, Vec<u64>)| (*after, *rows);
-    let first: Vec<(u64, usize)> = states.iter().map(moves).take(5).collect();
-    assert_eq!(
-        first,
-        [(300, 0), (300, 300), (300, 600), (1_200, 0), (1_200, 300)]
-    );
-    assert!(
-        states
-            .iter()
-            .any(|(_, _, _, promoted)| !promoted.is_empty())
-    );
-    assert_eq!(outcome(false), states);
 }
