@@ -307,7 +307,8 @@ impl Learning {
 
     fn test_then_learn(&mut self, period: &mut Period, mut rows: Vec<usize>) -> Outcome<()> {
         let mut fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
-        if let Some(disbelief) = self.disbelief(&fresh)? {
+        let mut served = self.score_by_champion(&fresh)?;
+        if let Some(disbelief) = self.disbelief(&fresh, &served) {
             let is_new_normal = self.put_aside(&rows, &disbelief, period.end_us)?;
             if !is_new_normal {
                 period.learned = Learned::PutAside(disbelief.reason().to_owned());
@@ -315,10 +316,11 @@ impl Learning {
             }
             rows = self.release(period.end_us)?;
             fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+            served = self.score_by_champion(&fresh)?;
         } else {
             self.unusual.clear();
         }
-        let served = self.score_by_champion(&fresh)?;
+        self.remember_scores(&served, &fresh);
         period.prequential = self.prequential();
         period
             .tested
@@ -334,16 +336,18 @@ impl Learning {
     }
 
     /// The champion's log odds of fresh labels, which it has not seen; they are the scores of the served model too.
-    fn score_by_champion(&mut self, fresh: &Examples) -> Outcome<Vec<f32>> {
-        let Some(champion) = &self.champion else {
-            return Ok(Vec::new());
-        };
-        let served = champion.model.logits(fresh.inputs())?;
+    fn score_by_champion(&self, fresh: &Examples) -> Outcome<Vec<f32>> {
+        match &self.champion {
+            Some(champion) => Ok(champion.model.logits(fresh.inputs())?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn remember_scores(&mut self, served: &[f32], fresh: &Examples) {
         let labels = fresh.labels().iter().map(|label| *label > 0.5);
         self.prequential.extend(served.iter().copied().zip(labels));
         let surplus = self.prequential.len().saturating_sub(PREQUENTIAL_ROWS);
         self.prequential.drain(..surplus);
-        Ok(served)
     }
 
     fn prequential(&self) -> Prequential {

@@ -7,14 +7,15 @@ use super::checks::Disbelief;
 use crate::failure::Outcome;
 
 impl Learning {
-    pub(super) fn disbelief(&mut self, fresh: &Examples) -> Outcome<Option<Disbelief>> {
+    /// Why fresh labels must not be learned, if there is a reason. `served` are the champion's log odds of them.
+    pub(super) fn disbelief(&mut self, fresh: &Examples, served: &[f32]) -> Option<Disbelief> {
         let names = self.plan().input_names();
         let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
-            return Ok(None);
+            return None;
         };
-        let scores = champion.model.score(fresh.inputs())?;
+        let scores: Vec<f32> = served.iter().map(|logit| probability(*logit)).collect();
         let gate = &self.workspace.settings.learner.gate;
-        Ok(checks.disbelief(champion.checkpoint.encoder(), &names, fresh, &scores, gate))
+        checks.disbelief(champion.checkpoint.encoder(), &names, fresh, &scores, gate)
     }
 
     /// Puts labels aside; true where they are to be released at once, with those before them.
@@ -75,5 +76,26 @@ impl Learning {
         }
         self.learn_what_is_usual();
         Ok(self.history.between(before, at_us))
+    }
+}
+
+/// The probability of log odds.
+fn probability(logit: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_odds_become_probabilities() {
+        for expected in [1e-6, 0.004, 0.5, 0.9, 0.999_f32] {
+            let logit = (f64::from(expected) / (1.0 - f64::from(expected))).ln() as f32;
+            assert!((probability(logit) - expected).abs() <= 1e-6 * expected);
+        }
+        let ends = [f32::NEG_INFINITY, f32::INFINITY].map(probability);
+        assert_eq!(ends, [0.0, 1.0]);
+        assert!(probability(f32::NAN).is_nan());
     }
 }
