@@ -25,6 +25,8 @@ pub enum Kind {
     Away,
     /// 1: somebody else has moved the traffic meanwhile. What was under way is to be begun anew.
     Overtaken,
+    /// 1: another process learns from the same labels, into the same registry. What it has done is to be read.
+    Rival,
     /// 130: the user has stopped it. The message says what was done.
     Stopped,
 }
@@ -111,6 +113,16 @@ impl Failure {
         }
     }
 
+    /// Another process learns from the same labels.
+    pub fn rival(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Rival,
+            message: message.into(),
+            hint: None,
+            mistakes: Vec::new(),
+        }
+    }
+
     /// The user has stopped it, and this was done.
     pub fn stopped(done: impl Into<String>) -> Self {
         Self {
@@ -151,7 +163,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed | Kind::Away | Kind::Overtaken => 1,
+            Kind::Failed | Kind::Away | Kind::Overtaken | Kind::Rival => 1,
             Kind::Input => 2,
             Kind::Stopped => EXIT_CODE,
         }

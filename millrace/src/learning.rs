@@ -24,12 +24,11 @@ use std::time::{Duration, Instant};
 
 use millrace_feature_store::Store;
 use millrace_learner::{
-    Aliases, Checkpoint, Choice, Device, Entry, Examples, LearnerError, LearnerSettings, Made,
-    Manifest, Model, Prequential, Registry, State, Update, average_precision, replay_sample,
-    update,
+    Aliases, Checkpoint, Device, Examples, LearnerError, LearnerSettings, Made, Manifest, Model,
+    Prequential, Registry, State, Update, average_precision, replay_sample, update,
 };
 
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Kind, Outcome};
 use crate::labels::{corrections_between, examples_after};
 use crate::scorer::Scorer;
 use crate::settings::{LearnerSection, micros};
@@ -45,6 +44,7 @@ mod past;
 mod period;
 mod recall;
 mod resume;
+mod rivals;
 mod served;
 mod trial;
 
@@ -73,6 +73,10 @@ pub struct Learning {
     history: History,
     /// Who has the traffic, as far as this loop knows.
     seen: Aliases,
+    /// How many of the registry's notes it knows, or has made.
+    read: usize,
+    /// End of the period that it was about last, µs of event time.
+    under_way: Option<i64>,
     champion: Option<Held>,
     /// The newest version, while it is tested beside the champion.
     shadow: Option<Trial>,
@@ -134,6 +138,8 @@ impl Learning {
             scorer,
             device,
             seen: Aliases::default(),
+            read: 0,
+            under_way: None,
             champion: None,
             shadow: None,
             canary: None,
@@ -185,7 +191,8 @@ impl Learning {
     /// traffic meanwhile, that is followed, and the period is left to the next call.
     ///
     /// # Errors
-    /// A store or a registry that fails. A refused candidate is no error.
+    /// A store or a registry that fails. A refused candidate is no error. Of kind rival, another process that has learned
+    /// meanwhile: a loop that is opened anew goes on from what it has done.
     pub fn next_period(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
         match self.deal_with_next(clock_us) {
             Err(failure) if failure.kind == Kind::Overtaken => {
@@ -231,6 +238,8 @@ impl Learning {
 
     fn learn_period(&mut self, end_us: i64) -> Outcome<Period> {
         let started = Instant::now();
+        self.under_way = Some(end_us);
+        self.check_rivals()?;
         let rows = self.history.between(self.dealt_with, end_us);
         let mut period = Period {
             end_us,
@@ -487,6 +496,8 @@ impl Learning {
         updated: Update,
         afresh: bool,
     ) -> Outcome<()> {
+        // Others learned while this one did: a version that is not noted is of no use.
+        self.check_rivals()?;
         manifest.version = self
             .registry
             .publish(manifest.clone(), &updated.checkpoint)?;
@@ -541,17 +552,6 @@ impl Learning {
         let sample = replay_sample(&labels, settings, seed).into_iter();
         self.history
             .examples(sample.map(|(row, weight)| (row as usize, weight)))
-    }
-
-    /// Keeps notes that move no traffic.
-    fn note(&self, notes: Vec<Entry>) -> Outcome<()> {
-        self.registry.decide(|decided| {
-            Ok::<_, Failure>(Some(Choice {
-                aliases: decided.aliases,
-                notes: notes.clone(),
-            }))
-        })?;
-        Ok(())
     }
 
     fn read_examples(&mut self) -> Outcome<()> {

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::described;
 use crate::evolve::{self, Reading, Transition};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Kind, Outcome};
 use crate::fill::Filler;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
@@ -39,7 +39,7 @@ use crate::score_topic::{ScoreSink, ScoreTopic, check_topic};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
 use crate::streams::{start_offsets, stream_spec, stream_specs};
-use crate::times::now_us;
+use crate::times::{now_us, rfc3339};
 use crate::traces::Traces;
 use crate::witnesses::witnesses;
 use crate::workspace::Workspace;
@@ -112,7 +112,7 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
 /// `millrace learn --once`: one period, if one has ended; before a first model, as many as it takes.
 ///
 /// # Errors
-/// A store or registry that cannot be read, a device that is not there.
+/// A store or registry that cannot be read, a device that is not there; another process that is learning the period.
 pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let plan = workspace.model()?.clone();
     let store: Arc<dyn Store> = Arc::new(workspace.open_store_to_read()?);
@@ -121,11 +121,21 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     let mlflow = exporter(&workspace, &registry)?;
     let traces = Traces::open(&workspace.settings.traces)?;
     let learning = Learning::open(Arc::new(workspace), store, registry, scorer)?;
-    let learned = learning.traced(traces.clone()).once(now_us());
+    let mut learning = learning.traced(traces.clone());
+    let learned = learning.once(now_us());
     traces.shut_down();
-    match learned? {
-        None => println!("no period with new labels has ended: nothing to learn"),
-        Some(period) => println!("{period}"),
+    match learned {
+        Err(failure) if failure.kind == Kind::Rival => match learning.done_by_another()? {
+            Some(end_us) => println!(
+                "another process has dealt with the period until {} meanwhile: nothing to learn",
+                rfc3339(end_us)
+            ),
+            None => return Err(failure),
+        },
+        learned => match learned? {
+            None => println!("no period with new labels has ended: nothing to learn"),
+            Some(period) => println!("{period}"),
+        },
     }
     // What it cannot send now is sent by the next process that learns.
     if let Some(Err(error)) = mlflow.map(|mut mlflow| mlflow.catch_up()) {
@@ -483,6 +493,10 @@ impl Running {
                         reach.note::<()>(&Err(failure));
                         pause(stop, AWAY);
                     }
+                    // It is opened anew, and goes on from what the other has done.
+                    Err(failure) if failure.kind == Kind::Rival => {
+                        warn!(%failure, "the labels are learned by another process too");
+                    }
                     other => other?,
                 }
             }
@@ -706,6 +720,10 @@ fn learn_until_stop(
         if followed.elapsed() > FOLLOW {
             // What a person has chosen meanwhile. A registry that is away is asked again; what was learned stays.
             let followed_now = learning.follow();
+            let is_rival = |failure: &Failure| failure.kind == Kind::Rival;
+            if followed_now.as_ref().is_err_and(is_rival) {
+                return followed_now;
+            }
             if !reach.note(&followed_now) && !followed_now.as_ref().is_err_and(is_away) {
                 return followed_now;
             }

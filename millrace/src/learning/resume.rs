@@ -12,11 +12,13 @@ impl Learning {
     /// Reads from the registry where an earlier process stood.
     pub(super) fn resume(&mut self) -> Outcome<Past> {
         self.seen = self.registry.aliases()?;
+        let journal = self.registry.journal_entries()?;
+        self.read = journal.len();
         let Some(champion) = self.seen.champion else {
             return Ok(Past::default());
         };
         let champion = self.load(champion)?;
-        let mut past = Past::of(&self.registry.journal_entries()?);
+        let mut past = Past::of(&journal);
         for range in &past.aside {
             self.history.put_aside(range.clone());
         }
@@ -48,12 +50,13 @@ impl Learning {
     /// Follows what a person has chosen: a champion or a challenger that is not this loop's own.
     ///
     /// # Errors
-    /// A registry that cannot be read.
+    /// A registry that cannot be read. Of kind rival, where it was another process that learns.
     pub fn follow(&mut self) -> Outcome<()> {
         let now = self.registry.aliases()?;
         if now == self.seen {
             return Ok(());
         }
+        self.check_rivals()?;
         let (chosen, challenger) = (now.champion, now.challenger);
         let ours = self.champion.as_ref().map(|held| held.manifest.version);
         let canary = self

@@ -10,6 +10,7 @@ use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
 use crate::traffic::{promote, roll_back};
 
+mod rivals;
 mod rollbacks;
 
 const HOUR: i64 = 3_600_000_000;

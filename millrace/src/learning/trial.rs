@@ -1,13 +1,13 @@
 //! How a version comes to take the traffic: shadow, canary, champion; or rejected, or rolled back.
 
 use millrace_learner::{
-    Aliases, Cause, Choice, Comparison, Entry, Event, Examples, Harm, Made, Paired, State,
+    Aliases, Cause, Comparison, Entry, Event, Examples, Harm, Made, Paired, State,
 };
 
 use super::anchor::Anchor;
 use super::period::{Tested, Verdict};
 use super::{Held, Learning};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::traces::step;
 
 /// A version that is compared with what serves.
@@ -172,21 +172,6 @@ impl Learning {
             Some(because),
             at_us,
         ))
-    }
-
-    /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all.
-    pub(super) fn decide(&mut self, aliases: Aliases, notes: Vec<Entry>) -> Outcome<()> {
-        let seen = self.seen;
-        self.registry
-            .decide(|decided| match decided.aliases == seen {
-                true => Ok(Some(Choice {
-                    aliases,
-                    notes: notes.clone(),
-                })),
-                false => Err(Failure::overtaken("the traffic was moved by somebody else")),
-            })?;
-        self.seen = aliases;
-        Ok(())
     }
 
     /// The version is on disk before it takes traffic, and the alias is moved before the scorer. The first one was made

@@ -235,7 +235,9 @@ fn known(registry: &Registry, field: &str, version: u64) -> Result<Manifest, Ref
 fn refused(failure: Failure) -> Refusal {
     match (failure.kind, failure.hint) {
         (Kind::Failed, _) => Refusal::Internal(failure.message),
-        (Kind::Away | Kind::Overtaken | Kind::Stopped, _) => Refusal::Unavailable(failure.message),
+        (Kind::Away | Kind::Overtaken | Kind::Rival | Kind::Stopped, _) => {
+            Refusal::Unavailable(failure.message)
+        }
         (Kind::Input, None) => Refusal::NotNow(failure.message),
         (Kind::Input, Some(hint)) => Refusal::NotNow(format!("{}: {hint}", failure.message)),
     }
