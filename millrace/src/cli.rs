@@ -277,15 +277,18 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         Command::Models(command) => {
             let workspace = Workspace::open(project)?;
             let registry = workspace.registry()?;
+            let plan = workspace.model.as_ref();
             match command {
                 ModelsCommand::List { json, limit } => {
                     client::models_list(&registry, json, limit, || client::why_no_model(&workspace))
                 }
                 ModelsCommand::Show { version } => client::models_show(&registry, version),
-                ModelsCommand::Promote { version } => client::models_promote(&registry, version),
-                ModelsCommand::Rollback { to } => client::models_rollback(&registry, to),
+                ModelsCommand::Promote { version } => {
+                    client::models_promote(&registry, plan, version)
+                }
+                ModelsCommand::Rollback { to } => client::models_rollback(&registry, plan, to),
                 ModelsCommand::Traffic { version, percent } => {
-                    client::models_traffic(&registry, version, percent)
+                    client::models_traffic(&registry, plan, version, percent)
                 }
                 ModelsCommand::Export { version, output } => {
                     client::models_export(&registry, version, &output)

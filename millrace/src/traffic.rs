@@ -8,13 +8,14 @@ use millrace_learner::{
 
 use crate::failure::{Failure, Outcome, damaged_version};
 use crate::times::now_us;
+use crate::workspace::ModelPlan;
 
-/// Gives a version all of the traffic, and says what was done.
+/// Gives a version all of the traffic, and says what was done. `plan` has the inputs that it is to have.
 ///
 /// # Errors
-/// A version that is not there or cannot be loaded, a registry that cannot be written.
-pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
-    check_whole(registry, version)?;
+/// A version that is not there, cannot be loaded or has other inputs; a registry that cannot be written.
+pub fn promote(registry: &Registry, plan: Option<&ModelPlan>, version: u64) -> Outcome<String> {
+    check_fit(registry, plan, version)?;
     let mut said = String::new();
     decide(registry, |decided| {
         let before = decided.aliases.champion;
@@ -43,8 +44,12 @@ pub fn promote(registry: &Registry, version: u64) -> Outcome<String> {
 /// Gives the traffic back to a version that had it before: the one asked for, or the last.
 ///
 /// # Errors
-/// No such version, or one that cannot be loaded; a registry that cannot be written.
-pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
+/// No such version, one that cannot be loaded or has other inputs; a registry that cannot be written.
+pub fn roll_back(
+    registry: &Registry,
+    plan: Option<&ModelPlan>,
+    to: Option<u64>,
+) -> Outcome<String> {
     let known = registry.versions()?;
     let mut said = String::new();
     let mut whole = None;
@@ -65,7 +70,7 @@ pub fn roll_back(registry: &Registry, to: Option<u64>) -> Outcome<String> {
         let Some(version) = unseen else {
             return Ok(said);
         };
-        check_whole(registry, version)?;
+        check_fit(registry, plan, version)?;
         whole = Some(version);
     }
 }
@@ -100,10 +105,16 @@ fn back(decided: &Decided, to: Option<u64>, known: &[u64]) -> Outcome<(u64, u64)
     Ok((bad, good))
 }
 
-/// Refuses a version that cannot be loaded whole: it would have the traffic by the registry, and nobody could serve it.
-fn check_whole(registry: &Registry, version: u64) -> Outcome<()> {
+/// Refuses a version that cannot be loaded whole, or has other inputs than the project: it would have the traffic by the
+/// registry, and nobody could serve it.
+fn check_fit(registry: &Registry, plan: Option<&ModelPlan>, version: u64) -> Outcome<()> {
     match registry.load(version) {
-        Ok(_) => Ok(()),
+        Ok((manifest, _)) => match plan {
+            Some(plan) => plan
+                .check_inputs(&manifest)
+                .map_err(|failure| failure.hint(which_fit(registry, plan))),
+            None => Ok(()),
+        },
         Err(LearnerError::Damaged { file, reason }) if damaged_version(&file) == Some(version) => {
             Err(Failure::input(format!(
                 "version {version} cannot serve: {}: {reason}",
@@ -118,12 +129,42 @@ fn check_whole(registry: &Registry, version: u64) -> Outcome<()> {
     }
 }
 
+/// The versions that have the project's inputs, in words.
+fn which_fit(registry: &Registry, plan: &ModelPlan) -> String {
+    let known = registry.list().unwrap_or_default();
+    let fit: Vec<u64> = known
+        .iter()
+        .filter(|manifest| plan.check_inputs(manifest).is_ok())
+        .map(|manifest| manifest.version)
+        .collect();
+    let kept = "nothing was changed: its inputs are not those of inputs.sql";
+    let newest: Vec<String> = fit.iter().rev().take(NAMED).map(u64::to_string).collect();
+    let newest = newest.join(", ");
+    match fit.len() {
+        0 => format!(
+            "{kept}, and no version fits; the first one is made once enough labels have come for events that were scored \
+             with those"
+        ),
+        1 => format!("{kept}; version {newest} fits"),
+        few if few <= NAMED => format!("{kept}; versions {newest} fit"),
+        many => format!("{kept}; {many} versions fit, the newest of them {newest}"),
+    }
+}
+
+/// Versions that a message names, at most.
+const NAMED: usize = 5;
+
 /// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
 ///
 /// # Errors
-/// A version that is not there, cannot be loaded, or serves already, or that has no share to take back; a share that is
-/// none; a registry that cannot be written.
-pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<String> {
+/// A version that is not there, cannot be loaded, has other inputs, or serves already, or that has no share to take back;
+/// a share that is none; a registry that cannot be written.
+pub fn set_share(
+    registry: &Registry,
+    plan: Option<&ModelPlan>,
+    version: u64,
+    percent: u8,
+) -> Outcome<String> {
     if percent >= 100 {
         return Err(
             Failure::input(format!("{percent} of 100 entities is no share")).hint(format!(
@@ -132,12 +173,12 @@ pub fn set_share(registry: &Registry, version: u64, percent: u8) -> Outcome<Stri
         );
     }
     match percent {
-        // What is damaged can be taken out of the traffic.
+        // What is damaged, or does not fit, can be taken out of the traffic.
         0 => registry
             .manifest(version)
             .map(|_| ())
             .map_err(|e| no_such(registry, e))?,
-        _ => check_whole(registry, version)?,
+        _ => check_fit(registry, plan, version)?,
     }
     decide(registry, |decided| {
         if decided.aliases.champion == Some(version) {

@@ -18,7 +18,7 @@ use crate::serve::{Version, versions};
 use crate::settings::ModelSettings;
 use crate::times::rfc3339;
 use crate::traffic::{no_such, promote, roll_back, set_share};
-use crate::workspace::Workspace;
+use crate::workspace::{ModelPlan, Workspace};
 
 /// Prints the versions in a registry: as a table for people, newest first, at most `limit` of them or
 /// 20; or as a JSON array, oldest first, of all or the newest `limit`. A folder that is not there is a
@@ -104,25 +104,31 @@ pub fn models_show(registry: &Place, version: u64) -> Outcome<()> {
 /// Gives a version all of the traffic.
 ///
 /// # Errors
-/// A version that is not there, a registry that cannot be written.
-pub fn models_promote(registry: &Place, version: u64) -> Outcome<()> {
-    say(&promote(&open(registry)?, version)?)
+/// A version that is not there or has other inputs than `plan`, a registry that cannot be written.
+pub fn models_promote(registry: &Place, plan: Option<&ModelPlan>, version: u64) -> Outcome<()> {
+    say(&promote(&open(registry)?, plan, version)?)
 }
 
 /// Gives the traffic back to a version that had it before: the one asked for, or the last.
 ///
 /// # Errors
-/// No such version, a registry that cannot be written.
-pub fn models_rollback(registry: &Place, to: Option<u64>) -> Outcome<()> {
-    say(&roll_back(&open(registry)?, to)?)
+/// No such version, one of other inputs than `plan`, a registry that cannot be written.
+pub fn models_rollback(registry: &Place, plan: Option<&ModelPlan>, to: Option<u64>) -> Outcome<()> {
+    say(&roll_back(&open(registry)?, plan, to)?)
 }
 
 /// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
 ///
 /// # Errors
-/// A version that is not there or serves already, a share that is none, a registry that cannot be written.
-pub fn models_traffic(registry: &Place, version: u64, percent: u8) -> Outcome<()> {
-    say(&set_share(&open(registry)?, version, percent)?)
+/// A version that is not there, serves already or has other inputs than `plan`; a share that is none; a registry that
+/// cannot be written.
+pub fn models_traffic(
+    registry: &Place,
+    plan: Option<&ModelPlan>,
+    version: u64,
+    percent: u8,
+) -> Outcome<()> {
+    say(&set_share(&open(registry)?, plan, version, percent)?)
 }
 
 /// Writes a version, or else the champion, as an ONNX graph.

@@ -342,27 +342,27 @@ fn the_table_of_models_says_what_is_not_known_yet() {
 
     // What a person decides, and what cannot be decided.
     let path = &Place::Folder(folder.path().to_owned());
-    models::models_traffic(path, 2, 20).unwrap();
+    models::models_traffic(path, None, 2, 20).unwrap();
     assert_eq!(registry.challenger().unwrap(), Some((2, 20)));
-    models::models_promote(path, 2).unwrap();
+    models::models_promote(path, None, 2).unwrap();
     assert_eq!(
         (registry.champion().unwrap(), registry.challenger().unwrap()),
         (Some(2), None)
     );
-    models::models_rollback(path, None).unwrap();
+    models::models_rollback(path, None, None).unwrap();
     assert_eq!(registry.champion().unwrap(), Some(3));
     assert_eq!(
         registry.state(2).unwrap().unwrap().0,
         millrace_learner::State::RolledBack
     );
-    models::models_rollback(path, Some(1)).unwrap();
+    models::models_rollback(path, None, Some(1)).unwrap();
     assert_eq!(registry.champion().unwrap(), Some(1));
     let said = |result: crate::failure::Outcome<()>| result.unwrap_err().to_string();
-    assert!(said(models::models_promote(path, 9)).contains("versions 1 to 3 are kept"));
+    assert!(said(models::models_promote(path, None, 9)).contains("versions 1 to 3 are kept"));
     assert!(said(models::models_show(path, 9)).contains("versions 1 to 3 are kept"));
-    assert!(said(models::models_traffic(path, 1, 5)).contains("is the champion"));
-    assert!(said(models::models_traffic(path, 2, 100)).contains("models promote 2"));
-    assert!(said(models::models_rollback(path, None)).contains("--to VERSION"));
+    assert!(said(models::models_traffic(path, None, 1, 5)).contains("is the champion"));
+    assert!(said(models::models_traffic(path, None, 2, 100)).contains("models promote 2"));
+    assert!(said(models::models_rollback(path, None, None)).contains("--to VERSION"));
     let file = folder.path().join("model.onnx");
     assert!(said(models::models_export(path, Some(9), &file)).contains("versions 1 to 3 are kept"));
 
@@ -375,9 +375,9 @@ fn the_table_of_models_says_what_is_not_known_yet() {
     };
     let weights = cut("v000002");
     for refused in [
-        models::models_promote(path, 2),
-        models::models_traffic(path, 2, 20),
-        models::models_rollback(path, Some(2)),
+        models::models_promote(path, None, 2),
+        models::models_traffic(path, None, 2, 20),
+        models::models_rollback(path, None, Some(2)),
     ] {
         let said = said(refused);
         assert!(
@@ -395,13 +395,58 @@ fn the_table_of_models_says_what_is_not_known_yet() {
         "{exported}"
     );
     assert!(!file.exists());
-    models::models_rollback(path, Some(3)).unwrap();
+    models::models_rollback(path, None, Some(3)).unwrap();
     assert_eq!(registry.champion().unwrap(), Some(3));
 
     let nowhere = &Place::Folder("/nowhere/models".into());
-    assert!(said(models::models_promote(nowhere, 1)).contains("no model yet"));
+    assert!(said(models::models_promote(nowhere, None, 1)).contains("no model yet"));
     models_list(nowhere, true, None, String::new).unwrap();
     assert!(!Path::new("/nowhere/models").exists());
+}
+
+#[test]
+fn a_version_of_other_inputs_gets_no_traffic() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path());
+    let path = &Place::Folder(folder.path().to_owned());
+    let live = live();
+    let plan = live.workspace.model.as_ref();
+    let refused = |outcome: Outcome<()>| {
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.kind, Kind::Input, "{failure}");
+        assert!(
+            failure
+                .message
+                .contains("has other inputs than the project"),
+            "{failure}"
+        );
+        failure.hint.unwrap()
+    };
+    let hint = refused(models::models_promote(path, plan, 2));
+    assert!(hint.contains("no version fits"), "{hint}");
+    let (manifest, checkpoint) = crate::serve::tests::model(&live);
+    let publish = || registry.publish(manifest.clone(), &checkpoint).unwrap();
+    assert_eq!(publish(), 4);
+    for outcome in [
+        models::models_promote(path, plan, 2),
+        models::models_traffic(path, plan, 2, 20),
+        models::models_rollback(path, plan, Some(2)),
+    ] {
+        let hint = refused(outcome);
+        assert!(hint.ends_with("; version 4 fits"), "{hint}");
+    }
+    assert_eq!(registry.champion().unwrap(), Some(3));
+    models::models_promote(path, plan, 4).unwrap();
+    assert_eq!(registry.champion().unwrap(), Some(4));
+    assert_eq!(publish(), 5);
+    let hint = refused(models::models_promote(path, plan, 1));
+    assert!(hint.ends_with("; versions 5, 4 fit"), "{hint}");
+    (6..=9).for_each(|version| assert_eq!(publish(), version));
+    let hint = refused(models::models_promote(path, plan, 1));
+    assert!(
+        hint.ends_with("; 6 versions fit, the newest of them 9, 8, 7, 6, 5"),
+        "{hint}"
+    );
 }
 
 #[test]

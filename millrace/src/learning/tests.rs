@@ -308,7 +308,7 @@ fn what_a_person_took_back_does_not_return_with_the_next_process() {
     drop(process);
     let kept = registry(machine.folder.path());
     let good = kept.champion().unwrap().unwrap();
-    promote(&kept, bad).unwrap();
+    promote(&kept, None, bad).unwrap();
 
     let mut process = machine.start();
     machine.hour(hour, 300, process.tag());
@@ -316,7 +316,7 @@ fn what_a_person_took_back_does_not_return_with_the_next_process() {
     let child = learned(&period).clone();
     assert_eq!(child.parent, Some(bad));
     drop(process);
-    roll_back(&kept, None).unwrap();
+    roll_back(&kept, None, None).unwrap();
     assert_eq!(kept.champion().unwrap(), Some(good));
 
     for hour in hour + 1..hour + 4 {

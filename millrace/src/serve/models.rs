@@ -17,6 +17,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::live::Live;
 use crate::times::parse_time;
 use crate::traffic::{no_such, promote, roll_back, set_share};
+use crate::workspace::ModelPlan;
 
 /// A version of the model, with what became known about it later.
 #[derive(Debug)]
@@ -101,6 +102,11 @@ impl Models {
         self.live.registry.as_deref().ok_or(Refusal::NoModel)
     }
 
+    /// What a version that gets traffic must be of.
+    fn plan(&self) -> Option<&ModelPlan> {
+        self.live.scorer.as_ref().map(|scorer| &scorer.plan)
+    }
+
     fn list(&self) -> Result<ListModelsResponse, Refusal> {
         let models = versions(self.registry()?)?.iter().map(model).collect();
         Ok(ListModelsResponse { models })
@@ -181,7 +187,7 @@ impl ModelService for Models {
         let service = self.clone();
         let answer = move || {
             let asked = Some(("version", version));
-            service.choose(asked, |registry| promote(registry, version))
+            service.choose(asked, |registry| promote(registry, service.plan(), version))
         };
         answered("Promote", LARGE, answer).await
     }
@@ -194,7 +200,7 @@ impl ModelService for Models {
         let service = self.clone();
         let answer = move || {
             let asked = to.map(|to| ("to", to));
-            service.choose(asked, |registry| roll_back(registry, to))
+            service.choose(asked, |registry| roll_back(registry, service.plan(), to))
         };
         answered("Rollback", LARGE, answer).await
     }
@@ -212,7 +218,7 @@ impl ModelService for Models {
                 Refusal::argument("percent", reason)
             })?;
             service.choose(Some(("version", version)), |registry| {
-                set_share(registry, version, share)
+                set_share(registry, service.plan(), version, share)
             })
         };
         answered("SetTraffic", LARGE, answer).await

@@ -66,7 +66,8 @@ fn one_that_was_overtaken_in_the_middle_writes_nothing() {
 fn a_person_is_no_rival() {
     let (machine, [mut process]) = processes();
     let version = learned(&process.learn(1)).version;
-    promote(&registry(machine.folder.path()), version).unwrap();
+    let plan = Some(&process.scorer.plan);
+    promote(&registry(machine.folder.path()), plan, version).unwrap();
     process.learning.follow().unwrap();
     process.learning.check_rivals().unwrap();
     process.learning.note(Vec::new()).unwrap();
