@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::encoder::{Encoder, Place};
 
 /// Cells between the outermost edges of an input, at most.
@@ -17,7 +19,7 @@ const SMOOTHING: f64 = 0.5;
 
 /// How rows fall into the cells of each input: below all edges, between them, above, missing. A last column is of
 /// their scores, where those are counted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Histograms {
     counts: Vec<Vec<u64>>,
     rows: u64,
@@ -49,6 +51,12 @@ impl Histograms {
                 .iter()
                 .for_each(|score| counts[score_cell(*score)] += 1);
         }
+    }
+
+    /// Whether these have the cells of an encoder's inputs: what was kept may be of another one, or another release.
+    pub fn is_of(&self, encoder: &Encoder) -> bool {
+        let cells = |of: &Self| -> Vec<usize> { of.counts.iter().map(Vec::len).collect() };
+        cells(self) == cells(&Self::new(encoder))
     }
 
     /// Rows that were counted.
@@ -114,7 +122,7 @@ pub struct Drift {
 }
 
 /// What is usual for each input, period by period.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DriftWatch {
     usual: Vec<VecDeque<f64>>,
 }
@@ -135,6 +143,11 @@ impl DriftWatch {
         Self {
             usual: vec![VecDeque::new(); inputs],
         }
+    }
+
+    /// Inputs that it watches.
+    pub fn inputs(&self) -> usize {
+        self.usual.len()
     }
 
     /// The inputs whose index is unusual, the farthest first.

@@ -117,10 +117,12 @@ impl Pipeline {
                 inputs_tag: scorer.plan.inputs_tag(),
                 scorer: Arc::clone(scorer),
                 topic,
-                watch: ScoredWatch::new(
+                watch: ScoredWatch::open(
+                    live.store.as_ref(),
                     scorer.plan.input_names(),
+                    scorer.plan.inputs_hash(),
                     micros(scorer.plan.settings.every),
-                ),
+                )?,
             })
         };
         let model = live.scorer.as_ref().map(stage).transpose()?;
@@ -303,6 +305,7 @@ impl Pipeline {
             }
             traces.iter_mut().for_each(EventTraces::sent);
             counts = join.finish(&mut model.join, &mut commit)?;
+            model.watch.keep(&mut commit)?;
         }
         crash_point!("acknowledged");
         let lacking = self.gaps.end(step, &project.streams);
