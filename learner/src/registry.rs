@@ -112,7 +112,7 @@ impl Registry {
         self.objects.name()
     }
 
-    /// Which versions have the traffic. Costs two small requests where nothing has changed.
+    /// Which versions have the traffic. Costs three small requests at once where nothing has changed.
     ///
     /// # Errors
     /// Those of every call that reads the log: [`LearnerError::Store`] where the store does not answer,

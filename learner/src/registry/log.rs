@@ -17,7 +17,8 @@
 //! a number that is long given: so it looks for the segment afterwards, and whatever a segment says is the truth.
 //!
 //! A file that somebody has removed would look like the log's end. So whoever opens the log, or is about to write, looks
-//! whether there are files of higher numbers.
+//! whether there are files of higher numbers. Whoever follows it asks for the entry after the next one too, and for all
+//! files from time to time.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -39,6 +40,9 @@ const FORMAT: u32 = 1;
 
 /// Entries of a segment.
 pub(super) const SEGMENT: u64 = 256;
+
+/// Looks in a row that found nothing new after which all files are listed: about a minute of a process that follows.
+const QUIET_LOOKS: u32 = 60;
 
 /// Which versions have the traffic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,6 +103,8 @@ struct Format {
 pub(super) struct Log {
     pub(super) decided: Decided,
     segment: u64,
+    /// Looks in a row that found nothing new.
+    quiet: u32,
     is_open: bool,
     /// Whether the store was seen to keep an object that is to be created again.
     is_safe: bool,
@@ -151,6 +157,7 @@ impl Log {
         Self {
             decided: Decided::default(),
             segment,
+            quiet: 0,
             is_open: false,
             is_safe: false,
         }
@@ -162,7 +169,26 @@ impl Log {
             self.open(objects)?;
             self.is_open = true;
         }
-        self.read_on(objects)
+        self.follow(objects)
+    }
+
+    /// Reads on, where there is more, and refuses a gap. Three requests at once where there is not.
+    fn follow(&mut self, objects: &Objects) -> Result<(), LearnerError> {
+        let next = self.decided.entries;
+        let segment = self.segment_path(next / self.segment);
+        let found = objects.get_all(&[segment, entry_path(next), entry_path(next + 1)])?;
+        let is_quiet = found.iter().all(Option::is_none);
+        if !is_quiet {
+            self.read_on(objects)?;
+        }
+        let is_stuck = self.decided.entries == next;
+        self.quiet = if is_stuck { self.quiet + 1 } else { 0 };
+        // Nobody writes an entry who has not read the one before it.
+        if is_stuck && (!is_quiet || self.quiet >= QUIET_LOOKS) {
+            self.quiet = 0;
+            self.check_end(objects, &objects.list(FOLDER)?.files)?;
+        }
+        Ok(())
     }
 
     fn read_on(&mut self, objects: &Objects) -> Result<(), LearnerError> {

@@ -111,6 +111,51 @@ fn a_file_that_lacks_in_the_log_is_not_its_end() {
 }
 
 #[test]
+fn who_follows_the_log_notices_that_a_file_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let objects = Objects::folder(folder.path(), false).unwrap();
+        Registry::with_segments(objects, 4 * FEW)
+    };
+    let file = |number: u64| folder.path().join(format!("log/{number:09}.json"));
+    let registry = open();
+    publish(&registry);
+    publish(&registry);
+    promote(&registry, 1, "first").unwrap();
+    let follows = open();
+    follows.aliases().unwrap();
+    for number in 1..=5 {
+        promote(&registry, 1 + number % 2, &number.to_string()).unwrap();
+    }
+    let newest = registry.aliases().unwrap();
+    let lacking = |outcome: Result<Aliases, LearnerError>| match outcome {
+        Err(LearnerError::Damaged {
+            file: named,
+            reason,
+        }) => {
+            assert_eq!(named, file(1));
+            assert!(reason.contains("goes on to entry 5"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    };
+    let first = std::fs::read(file(1)).unwrap();
+    std::fs::remove_file(file(1)).unwrap();
+    // At once, and as long as it lacks.
+    lacking(follows.aliases());
+    lacking(follows.aliases());
+    // Of a longer gap, after some time.
+    let second = std::fs::read(file(2)).unwrap();
+    std::fs::remove_file(file(2)).unwrap();
+    let mut outcomes = (0..200).map(|_| follows.aliases());
+    lacking(outcomes.find(Result::is_err).unwrap());
+    std::fs::write(file(2), second).unwrap();
+    std::fs::write(file(1), first).unwrap();
+    assert_eq!(follows.aliases().unwrap(), newest);
+    // A quiet log has no gap.
+    assert!((0..200).all(|_| follows.aliases().unwrap() == newest));
+}
+
+#[test]
 fn the_folder_of_an_older_release_opens() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Registry::open(folder.path()).unwrap();
