@@ -160,6 +160,7 @@ impl Learning {
         learning.recall_tests(&past.tested)?;
         learning.recall_anchor(&past.served)?;
         learning.learn_what_is_usual();
+        learning.recall_silence()?;
         Ok(learning)
     }
 

@@ -155,6 +155,16 @@ impl Checks {
         reason.map(Disbelief::Labels)
     }
 
+    /// Takes labels that a process before this one has believed, and the champion's probabilities of them: how often they
+    /// said fraud counts on.
+    pub(super) fn recall(&mut self, labels: &Examples, scores: &[f32], settings: &GateSettings) {
+        let expected = expected_frauds(scores, self.believed);
+        let ratio = settings.max_fraud_ratio;
+        // Whether they were to be believed was decided then.
+        let (labels, frauds) = (labels.len(), labels.frauds());
+        let _ = self.silence.hear(labels, frauds, expected, ratio);
+    }
+
     /// Whether inputs have been unusual for so long that they are usual now.
     pub(super) fn is_new_normal(&self, settings: &GateSettings) -> bool {
         self.unusual_periods >= settings.unusual_periods.max(1)

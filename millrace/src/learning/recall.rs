@@ -1,5 +1,5 @@
-//! What versions under test were tested on before a process started, and what served was compared with. The log keeps
-//! what came of a test and not the scores; the labels are in the store, and are scored again.
+//! What versions under test were tested on before a process started, what served was compared with, and how often labels
+//! said fraud. The log keeps what came of it and not the scores; the labels are in the store, and are scored again.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,13 @@ use super::served::Served;
 use super::trial::Trial;
 use super::{Held, Learning};
 use crate::failure::Outcome;
+use crate::settings::micros;
 
 /// Versions that served since the anchor, and are loaded to score again, at most.
 const RECALLED: usize = 32;
+
+/// Labels that are looked at for how often they said fraud.
+const HEARD: usize = 20_000;
 
 impl Learning {
     /// Scores again what versions under test had been tested on. `replaced` are versions that a newer one took the place
@@ -126,6 +130,24 @@ impl Learning {
             anchor.paired.extend(&before, &logits, labels.labels());
         }
         self.anchor = Some(anchor);
+        Ok(())
+    }
+
+    /// Counts again how often the newest labels said fraud, period by period.
+    pub(super) fn recall_silence(&mut self) -> Outcome<()> {
+        let rows = self.history.numbered(0, self.dealt_with);
+        let rows = &rows[rows.len().saturating_sub(HEARD)..];
+        let every = micros(self.plan().settings.every);
+        let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
+            return Ok(());
+        };
+        let gate = &self.workspace.settings.learner.gate;
+        let period = |row: &usize| self.history.known_us(*row).div_euclid(every);
+        for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
+            let labels = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+            let scores = champion.model.score(labels.inputs())?;
+            checks.recall(&labels, &scores, gate);
+        }
         Ok(())
     }
 }

@@ -54,6 +54,8 @@ struct Machine {
     labels: u64,
     /// What is added to all amounts from now on.
     shift: f32,
+    /// Whether no label says fraud from now on.
+    is_silent: bool,
 }
 
 impl Machine {
@@ -78,6 +80,7 @@ impl Machine {
             store,
             labels: 0,
             shift: 0.0,
+            is_silent: false,
         }
     }
 
@@ -101,7 +104,8 @@ impl Machine {
             let time = hour * HOUR + at as i64;
             step.scored(&id, ScoredRecord::new(time, &[amount], tag))
                 .unwrap();
-            step.label(&id, is_fraud(number), time).unwrap();
+            let fraud = is_fraud(number) && !self.is_silent;
+            step.label(&id, fraud, time).unwrap();
         }
         let mut commit = Commit::default();
         step.finish(&mut self.join, &mut commit).unwrap();
@@ -446,4 +450,27 @@ fn a_process_that_starts_knows_by_the_log_what_was_learned() {
     let period = process.learn(hour);
     assert_eq!(period.labels, 300);
     assert_eq!(learned(&period).parent, Some(canary));
+}
+
+#[test]
+fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_of_its_own() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    for hour in 0..6 {
+        machine.hour(hour, 300, process.tag());
+        process.learn(hour);
+    }
+    drop(process);
+    machine.is_silent = true;
+    let mut is_noticed = |hour: i64| {
+        let mut process = machine.start();
+        machine.hour(hour, 100, process.tag());
+        match process.learn(hour).learned {
+            Learned::PutAside(reason) => reason.contains("are frauds where"),
+            _ => false,
+        }
+    };
+    // A hundred labels have about seven frauds. None among them is chance, and among many of them it is not.
+    let noticed = (6..26_i64).find(|hour| is_noticed(*hour));
+    assert!(noticed.is_some_and(|hour| hour > 6), "{noticed:?}");
 }
