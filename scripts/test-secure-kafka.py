@@ -32,7 +32,7 @@ from confluent_kafka.admin import (
 )
 
 PROGRAM, WORK, PORT = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-OPEN, PASSWORDS, CERTIFICATES, LISTEN, METRICS = (f"127.0.0.1:{PORT + step}" for step in (0, 2, 3, 4, 5))
+OPEN, PASSWORDS, CERTIFICATES, LISTEN, METRICS, CLEAR = (f"127.0.0.1:{PORT + step}" for step in (0, 2, 3, 4, 5, 6))
 SCRAM_PASSWORD, PLAIN_PASSWORD, KEY_PASSWORD = (
     os.environ[name] for name in ("SCRAM_PASSWORD", "PLAIN_PASSWORD", "KEY_PASSWORD")
 )
@@ -305,6 +305,23 @@ def refused() -> None:
     expect(code == 2 and "4815162342" not in said, f"a number for a password: {said.strip()}")
 
 
+def in_the_clear() -> None:
+    """A password over a connection that is not encrypted, and what keeps the program from getting that far."""
+    shop = SHOP | {"security.protocol": "SASL_PLAINTEXT"}
+    produce = ("produce", "transactions", PAYMENTS / "transactions.parquet")
+    code, said = millrace(project("clear", shop, CLEAR), *produce)
+    expect(code == 0, f"a password without encryption: {said.strip()}")
+    typo = {"sasl.password": PLAIN_PASSWORD[::-1]}
+    for name, properties, why, setting in [
+        ("clear-wrong-password", shop | typo, "Authentication failed", "sasl.password"),
+        ("clear-mechanism", shop | {"sasl.mechanism": "SCRAM-SHA-512"}, "mechanisms: PLAIN", "hint: sasl.mechanism"),
+        ("clear-no-password", {}, "no Kafka broker", "or asks for a password, wants security.protocol"),
+    ]:
+        code, said = millrace(project(name, properties, CLEAR), *produce)
+        holds = code == 1 and all(text in said for text in (CLEAR, why, setting))
+        expect(holds, f"{name}: {said.strip()}")
+
+
 def nothing_leaks(folder: Path) -> None:
     """With librdkafka at its most talkative, too."""
     settings = folder / "millrace.toml"
@@ -331,6 +348,7 @@ def main() -> None:
     reads_again(folder)
     recovers(folder)
     refused()
+    in_the_clear()
     nothing_leaks(folder)
     print(f"{len(mistakes)} mistakes")
     for mistake in mistakes:

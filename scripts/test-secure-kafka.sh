@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace/target}
 program=${MILLRACE:-$target/release/millrace}
 venv=$target/test-secure-kafka
-port=${KAFKA_PORT:-15600} # and the three after it; the program's own are the two after those
+port=${KAFKA_PORT:-15600} # and the six after it, of which the fourth and the fifth are the program's own
 work=$(mktemp -d)
 trap 'scripts/kafka.sh kill "$work/kafka" || true; rm -rf "$work"' EXIT
 
@@ -41,16 +41,18 @@ certificate() {
 # The checks look on through the listener without security, as ANONYMOUS; nobody else uses it.
 at=127.0.0.1
 open=PLAINTEXT://$at:$port
-secure=PASSWORDS://$at:$((port + 2)),CERTIFICATES://$at:$((port + 3))
+secure=PASSWORDS://$at:$((port + 2)),CERTIFICATES://$at:$((port + 3)),CLEAR://$at:$((port + 6))
 scram=org.apache.kafka.common.security.scram.ScramLoginModule
 plain=org.apache.kafka.common.security.plain.PlainLoginModule
 cat >"$work/security.properties" <<PROPERTIES
 listeners=$open,CONTROLLER://$at:$((port + 1)),$secure
 advertised.listeners=$open,$secure
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PASSWORDS:SASL_SSL,CERTIFICATES:SSL
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PASSWORDS:SASL_SSL,CERTIFICATES:SSL,CLEAR:SASL_PLAINTEXT
 listener.name.passwords.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN
 listener.name.passwords.scram-sha-512.sasl.jaas.config=$scram required;
 listener.name.passwords.plain.sasl.jaas.config=$plain required user_shop="$PLAIN_PASSWORD";
+listener.name.clear.sasl.enabled.mechanisms=PLAIN
+listener.name.clear.plain.sasl.jaas.config=$plain required user_shop="$PLAIN_PASSWORD";
 listener.name.certificates.ssl.client.auth=required
 ssl.keystore.type=PEM
 ssl.keystore.location=$work/keystore.pem

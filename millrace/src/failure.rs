@@ -259,7 +259,10 @@ impl From<IngestError> for Failure {
 /// What to look at, by what librdkafka said.
 fn way_to_a_broker(detail: &str) -> &'static str {
     if detail.contains("SASL authentication") {
-        "[kafka.properties] in millrace.toml have sasl.mechanism, sasl.username and sasl.password"
+        "the brokers do not know who asks, or know another password: sasl.username and sasl.password in \
+         [kafka.properties] of millrace.toml; sasl.mechanism says how they are checked"
+    } else if detail.contains("SASL mechanism") {
+        "sasl.mechanism in [kafka.properties] of millrace.toml is one that the brokers support"
     } else if detail.contains("certificate verify failed") {
         "ssl.ca.location in [kafka.properties] of millrace.toml names the file of the authority that the brokers' \
          certificates are of"
@@ -268,7 +271,7 @@ fn way_to_a_broker(detail: &str) -> &'static str {
          for a certificate ssl.certificate.location and ssl.key.location"
     } else {
         "is Kafka up? `docker compose up -d kafka` starts one; --brokers or kafka.brokers in millrace.toml name \
-         another; one that is encrypted wants security.protocol in [kafka.properties]"
+         another; one that is encrypted, or asks for a password, wants security.protocol in [kafka.properties]"
     }
 }
 
@@ -331,4 +334,34 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_client_from_a_broker_has_a_way_out() {
+        // What librdkafka says.
+        for (detail, way) in [
+            (
+                "SASL authentication error: Authentication failed: Invalid username or password",
+                "sasl.password",
+            ),
+            (
+                "SASL SCRAM-SHA-512 mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported \
+                 mechanisms: PLAIN",
+                "sasl.mechanism in",
+            ),
+            (
+                "SSL handshake failed: certificate verify failed",
+                "ssl.ca.location",
+            ),
+            ("SSL handshake failed: Disconnected", "security.protocol"),
+            ("1/1 brokers are down", "is Kafka up?"),
+        ] {
+            let said = way_to_a_broker(detail);
+            assert!(said.contains(way), "{detail}: {said}");
+        }
+    }
 }
