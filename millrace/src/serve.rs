@@ -27,6 +27,7 @@ mod look_up;
 mod models;
 mod refusal;
 mod reloaded;
+mod routed;
 mod scoring;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -66,6 +67,7 @@ use features::Features;
 use json::JsonLayer;
 use models::Models;
 use refusal::Refusal;
+use routed::Routed;
 use scoring::Scoring;
 use tls::{Tls, accepted};
 use traced::TraceLayer;
@@ -123,7 +125,7 @@ pub struct Server {
     reporter: HealthReporter,
     /// Health and reflection.
     common: Routes,
-    routes: Arc<ArcSwap<Routes>>,
+    routes: Arc<ArcSwap<Routed>>,
 }
 
 impl Server {
@@ -135,17 +137,19 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         let next = live.progress.filling().into_keys();
         let (access, tls) = doors(&live.workspace, next)?;
-        let server = Self {
+        let gate = Gate::new(live.workspace.settings.server.limits.clone());
+        let common = with_reflection(Routes::default().add_service(health))?;
+        let traces = live.traces.clone();
+        let routes = routes(common.clone(), live, &gate)?;
+        Ok(Self {
             access: AccessLayer::new(access),
             tls: tls.map(Arc::new),
-            gate: Gate::new(live.workspace.settings.server.limits.clone()),
-            traces: live.traces.clone(),
+            gate,
+            traces,
             reporter,
-            common: with_reflection(Routes::default().add_service(health))?,
-            routes: Arc::default(),
-        };
-        server.take_over(live)?;
-        Ok(server)
+            common,
+            routes: Arc::new(ArcSwap::from_pointee(routes)),
+        })
     }
 
     /// Answers for another project from the next call on. Calls that have begun end with the one before.
@@ -249,7 +253,7 @@ fn view_names(workspace: &Workspace, more: impl IntoIterator<Item = String>) -> 
 }
 
 /// The services of a project, beside those that every server has.
-fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routes> {
+fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routed> {
     let catalog = Arc::new(Catalog::new(&live));
     let features = Features::new(live.clone(), Arc::clone(&catalog), gate.clone());
     let scoring = Scoring::new(live.clone(), gate.clone())?;
@@ -266,12 +270,11 @@ fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routes> {
     let feast_server = GrpcFeatureServerServer::new(feast)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Ok(common
-        .add_service(features)
-        .add_service(scoring)
+    let others = common
         .add_service(feast_serving)
         .add_service(feast_server)
-        .add_service(ModelServiceServer::new(Models::new(live))))
+        .add_service(ModelServiceServer::new(Models::new(live)));
+    Ok(Routed::new(features, scoring, others))
 }
 
 /// The files that describe every message that can be sent here.

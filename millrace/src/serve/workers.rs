@@ -29,6 +29,7 @@ use tower_service::Service;
 use super::access::AccessLayer;
 use super::admission::AdmissionLayer;
 use super::json::JsonLayer;
+use super::routed::{Answering, Routed};
 use super::tls::{Tls, connections};
 use super::traced::TraceLayer;
 use crate::failure::{Failure, Outcome, with_causes};
@@ -58,7 +59,7 @@ const BROKEN: usize = 1_024;
 #[derive(Clone)]
 pub(super) struct Services {
     /// The services, as they are at each call.
-    pub(super) routes: Arc<ArcSwap<Routes>>,
+    pub(super) routes: Arc<ArcSwap<Routed>>,
     pub(super) json: JsonLayer,
     pub(super) traces: TraceLayer,
     pub(super) access: AccessLayer,
@@ -213,12 +214,12 @@ async fn answer(
 
 /// The services as they are at each call.
 #[derive(Clone)]
-struct Current(Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>);
+struct Current(Cache<Arc<ArcSwap<Routed>>, Arc<Routed>>);
 
 impl Service<http::Request<Body>> for Current {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = <Routes as Service<http::Request<Body>>>::Future;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Services take what comes: what may wait does so in `admission`.
@@ -226,7 +227,7 @@ impl Service<http::Request<Body>> for Current {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Routes::clone(self.0.load()).call(request)
+        self.0.load().call(request)
     }
 }
 
