@@ -15,6 +15,7 @@ mod tests;
 mod tokens;
 
 use std::future::{Ready, ready};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,7 +27,6 @@ use http::{Extensions, HeaderMap, Request, Response};
 use serde::Deserialize;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -161,11 +161,6 @@ impl Caller {
         Self { name, scopes }
     }
 
-    /// Who calls without a token: the peer, by its address.
-    pub(super) fn unnamed(extensions: &Extensions, scopes: Vec<Scope>) -> Arc<Self> {
-        Arc::new(Self::new(peer(extensions), scopes))
-    }
-
     /// Who the access control has found to call; without one, somebody who may do nothing.
     pub(super) fn of(extensions: &http::Extensions) -> Arc<Self> {
         let known = extensions.get::<Arc<Self>>().cloned();
@@ -198,6 +193,48 @@ impl Caller {
     }
 }
 
+/// The other end of a connection: who calls through it without a token, by its IP address. Each request of the
+/// connection has it in its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer(Arc<Unnamed>);
+
+#[derive(Debug)]
+struct Unnamed {
+    /// Where there is no access control.
+    may_do_all: Arc<Caller>,
+    /// Where there is.
+    may_do_nothing: Arc<Caller>,
+}
+
+impl Peer {
+    pub(super) fn new(address: Option<SocketAddr>) -> Self {
+        let name = address.map_or_else(
+            || "unknown".to_owned(),
+            |address| address.ip().to_canonical().to_string(),
+        );
+        let caller = |scopes| Arc::new(Caller::new(name.clone(), scopes));
+        Self(Arc::new(Unnamed {
+            may_do_all: caller(vec![Scope::Admin]),
+            may_do_nothing: caller(Vec::new()),
+        }))
+    }
+
+    /// The one of a request.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        let known = extensions.get::<Self>().cloned();
+        known.unwrap_or_else(|| Self::new(None))
+    }
+
+    /// As a caller who may do nothing: for limits.
+    pub(super) fn caller(&self) -> Arc<Caller> {
+        Arc::clone(&self.0.may_do_nothing)
+    }
+
+    fn name(&self) -> &str {
+        self.0.may_do_nothing.name()
+    }
+}
+
 /// A call that goes on after it was let in, with its token: that is looked at again, for it may have been taken back or
 /// have expired since. Calls of methods that [`goes_on`] knows have one as `Arc<OpenCall>` in their extensions, where
 /// access control is on.
@@ -205,7 +242,7 @@ pub(super) struct OpenCall {
     access: Arc<Access>,
     token: String,
     path: String,
-    peer: String,
+    peer: Peer,
 }
 
 impl OpenCall {
@@ -221,7 +258,7 @@ impl OpenCall {
             access: Arc::clone(access),
             token: bearer(request.headers()).ok()?.to_owned(),
             path: path.to_owned(),
-            peer: peer(request.extensions()),
+            peer: Peer::of(request.extensions()),
         }))
     }
 
@@ -353,7 +390,8 @@ where
                 Either::Left(self.inner.call(request))
             }
             Err(denied) => {
-                note_refused(&denied, &peer(request.extensions()), request.uri().path());
+                let peer = Peer::of(request.extensions());
+                note_refused(&denied, &peer, request.uri().path());
                 Either::Right(ready(Ok(Status::from(denied).into_http())))
             }
         }
@@ -361,14 +399,14 @@ where
 }
 
 fn caller<B>(access: Option<&Access>, request: &Request<B>) -> Result<Arc<Caller>, Denied> {
-    let unnamed = |scopes| Caller::unnamed(request.extensions(), scopes);
     let Some(access) = access else {
-        return Ok(unnamed(vec![Scope::Admin]));
+        let Peer(unnamed) = Peer::of(request.extensions());
+        return Ok(Arc::clone(&unnamed.may_do_all));
     };
     let path = request.uri().path();
     let need = needed_by(path);
     if need == Need::Nothing {
-        return Ok(unnamed(Vec::new()));
+        return Ok(Peer::of(request.extensions()).caller());
     }
     access.admitted(bearer(request.headers())?, path)
 }
@@ -388,24 +426,14 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     }
 }
 
-/// The peer's IP address.
-fn peer(extensions: &Extensions) -> String {
-    let info = extensions.get::<TcpConnectInfo>();
-    let address = info.and_then(TcpConnectInfo::remote_addr);
-    address.map_or_else(
-        || "unknown".to_owned(),
-        |address| address.ip().to_canonical().to_string(),
-    )
-}
-
-fn note_refused(denied: &Denied, peer: &str, path: &str) {
+fn note_refused(denied: &Denied, peer: &Peer, path: &str) {
     let status = match denied.code() {
         Code::PermissionDenied => "permission_denied",
         _ => "unauthenticated",
     };
     metrics::counter!("millrace_refused_calls_total", "status" => status).increment(1);
     tracing::debug!(
-        peer,
+        peer = peer.name(),
         path,
         reason = %denied,
         "a call was refused"

@@ -42,7 +42,7 @@ use crate::files::nearest;
 use error::Refused;
 use response::Messages;
 
-use super::access::Caller;
+use super::access::Peer;
 use super::admission::Gate;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -191,7 +191,7 @@ impl Gateway {
         S: Service<Request<Body>, Response = Response<Body>>,
         S::Error: Into<BoxError>,
     {
-        let client = Caller::unnamed(&parts.extensions, Vec::new());
+        let client = Peer::of(&parts.extensions).caller();
         if request::is_too_large(&body, self.max_bytes) {
             request::pass_over(parts.version, body).await;
             return Err(request::too_large(self.max_bytes));

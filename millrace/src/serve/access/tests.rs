@@ -251,10 +251,8 @@ fn without_access_control_everybody_may_do_everything() {
     assert!(open("", Path::new("/nowhere")).unwrap().is_none());
     let layer = AccessLayer::new(None);
     let mut request = Request::builder().uri("/any/Thing").body(()).unwrap();
-    request.extensions_mut().insert(TcpConnectInfo {
-        local_addr: None,
-        remote_addr: Some(([192, 0, 2, 7], 999).into()),
-    });
+    let peer = Peer::new(Some(([192, 0, 2, 7], 999).into()));
+    request.extensions_mut().insert(peer);
     let response = layer
         .layer(Echo)
         .call(request)
