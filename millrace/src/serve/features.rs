@@ -35,10 +35,10 @@ const FITTING_VALUES: usize = 100_000;
 /// Parts that wait for a caller who reads slowly. More are not made before he has read on.
 const WAITING_PARTS: usize = 2;
 
-/// The service.
+/// The service. It is cloned for each call.
 #[derive(Clone)]
 pub(super) struct Features {
-    live: Live,
+    live: Arc<Live>,
     catalog: Arc<Catalog>,
     gate: Gate,
 }
@@ -55,7 +55,7 @@ struct Resolved {
 impl Features {
     pub(super) fn new(live: Live, catalog: Arc<Catalog>, gate: Gate) -> Self {
         Self {
-            live,
+            live: Arc::new(live),
             catalog,
             gate,
         }

@@ -35,10 +35,10 @@ use crate::streams::stream_specs;
 use crate::times::{now_us, rfc3339};
 use crate::workspace::ModelPlan;
 
-/// The service.
+/// The service. It is cloned for each call.
 #[derive(Clone)]
 pub(super) struct Scoring {
-    live: Live,
+    live: Arc<Live>,
     /// None where the project has no model.
     decoders: Option<Arc<Decoders>>,
     gate: Gate,
@@ -56,7 +56,7 @@ impl Scoring {
         });
         let decoders = spec.map(Decoders::new).transpose()?.map(Arc::new);
         Ok(Self {
-            live,
+            live: Arc::new(live),
             decoders,
             gate,
         })
