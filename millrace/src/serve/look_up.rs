@@ -48,28 +48,14 @@ pub(super) fn look_up(
     let mut step = traces::step("look-up");
     let entities = keys.first().map_or(0, |column| column.len());
     step.note("millrace.entities", entities as i64);
-    for selected in &selection.views {
-        check_time(live, &selected.view, "as_of", as_of_us)?;
-    }
-    // Read before the state, so that the answer reflects at least this much.
-    let reflected: Vec<StreamProgress> = selection
-        .views
-        .iter()
-        .map(|selected| live.progress.stream(&selected.view.stream.name))
-        .collect();
+    let views = selection.views.iter();
+    let asked = views.map(|selected| Asked::of(live, selected, as_of_us));
+    let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let moment = live.store.moment();
     let state = Committed(moment.as_ref());
-    let views = selection.views.iter().zip(reflected);
-    views
-        .map(|(selected, reflected)| {
-            let asked = Asked {
-                live,
-                selected,
-                as_of_us,
-                reflected,
-            };
-            asked.answer(&state, keys)
-        })
+    asked
+        .iter()
+        .map(|asked| asked.answer(&state, keys))
         .collect()
 }
 
@@ -78,11 +64,29 @@ struct Asked<'a> {
     live: &'a Live,
     selected: &'a Selected,
     as_of_us: i64,
-    /// How far its stream was before the state was read.
+    /// As of when no event of its windows has expired, µs; none where none has at all.
+    kept_since_us: Option<i64>,
+    /// How far its stream was before the state was read: the answer reflects at least this much.
     reflected: StreamProgress,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// # Errors
+    /// A time before the view's horizon, or within a step.
+    fn of(live: &'a Live, selected: &'a Selected, as_of_us: i64) -> Result<Self, Refusal> {
+        let view = &selected.view;
+        let kept_since_us = kept_since_us(live, view);
+        check_kept(kept_since_us, view, "as_of", as_of_us)?;
+        check_step(live, view, "as_of", as_of_us)?;
+        Ok(Self {
+            live,
+            selected,
+            as_of_us,
+            kept_since_us,
+            reflected: live.progress.stream(&view.stream.name),
+        })
+    }
+
     fn answer(&self, state: &dyn StateReader, keys: &[ArrayRef]) -> Result<ViewAnswer, Refusal> {
         let started = Instant::now();
         let view = &self.selected.view;
@@ -117,10 +121,21 @@ impl Asked<'_> {
             statuses,
             status: self.status(),
             complete_until_us: self.reflected.newest_us,
-            answers_since_us: answers_since_us(self.live, view),
+            answers_since_us: self.answers_since_us(),
         };
         self.selected.seconds.record(started.elapsed());
         Ok(answer)
+    }
+
+    /// The earliest time (µs) as of which the view has all events of its windows; none where nothing has expired and
+    /// nothing was missing.
+    fn answers_since_us(&self) -> Option<i64> {
+        let view = &self.selected.view;
+        let since = self.live.progress.complete_since(view.id);
+        // What a window that time does not bound lacked, it lacks for ever.
+        let reach = || view.reach_us().unwrap_or(0);
+        let complete = since.map(|since| since.saturating_add(reach()));
+        self.kept_since_us.into_iter().chain(complete).max()
     }
 
     fn status(&self) -> ViewStatus {
@@ -181,16 +196,6 @@ impl Asked<'_> {
     }
 }
 
-/// The earliest time (µs) as of which a view has all events of its windows; none where nothing has expired and nothing
-/// was missing.
-fn answers_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
-    let since = live.progress.complete_since(view.id);
-    // What a window that time does not bound lacked, it lacks for ever.
-    let reach = view.reach_us().unwrap_or(0);
-    let complete = since.map(|since| since.saturating_add(reach));
-    kept_since_us(live, view).into_iter().chain(complete).max()
-}
-
 /// The earliest time (µs) as of which no event of a view's windows has expired; none where nothing has.
 fn kept_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
     // A window that time does not bound keeps its events for ever. With a resolution it keeps them in sum.
@@ -216,14 +221,25 @@ pub(super) fn check_time(
     field: &str,
     asked_us: i64,
 ) -> Result<(), Refusal> {
-    match kept_since_us(live, view) {
+    check_kept(kept_since_us(live, view), view, field, asked_us)?;
+    check_step(live, view, field, asked_us)
+}
+
+/// Refuses a time before the earliest as of which no event has expired.
+fn check_kept(
+    kept_since_us: Option<i64>,
+    view: &FeatureView,
+    field: &str,
+    asked_us: i64,
+) -> Result<(), Refusal> {
+    match kept_since_us {
         Some(earliest_us) if asked_us < earliest_us => Err(Refusal::TooEarly {
             field: field.to_owned(),
             view: view.name.clone(),
             asked_us,
             earliest_us,
         }),
-        _ => check_step(live, view, field, asked_us),
+        _ => Ok(()),
     }
 }
 
@@ -234,8 +250,10 @@ pub(super) fn check_step(
     field: &str,
     asked_us: i64,
 ) -> Result<(), Refusal> {
-    let newest = live.progress.newest(&view.stream.name);
-    let (Some(resolution), Some(newest)) = (view.resolution(), newest) else {
+    let Some(resolution) = view.resolution() else {
+        return Ok(());
+    };
+    let Some(newest) = live.progress.newest(&view.stream.name) else {
         return Ok(());
     };
     let settled = resolution.step_start(newest.saturating_sub(resolution.late_us));
