@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
-use arrow::compute::cast;
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, Schema};
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -19,13 +18,14 @@ use crate::rows::{evaluate_or_null, is_of_values};
 use crate::slot_column::SlotColumn;
 use crate::state::StateReader;
 use crate::tile::Tile;
+use crate::values::Values;
 use crate::view::{FeatureView, Measure};
 
 /// What a view says of some entities.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// One row an entity, in the view's schema.
-    pub features: RecordBatch,
+    /// The columns of the view's schema, one value an entity.
+    pub features: Vec<Values>,
     /// Whether a window of the view covers an event of the entity.
     pub is_present: Vec<bool>,
     /// Whether a time asked for lay inside a span whose events a view with a resolution knows only in sum: the answer
@@ -66,10 +66,12 @@ impl FeatureView {
         as_of: &[i64],
         tiles: &mut dyn FnMut(Tile),
     ) -> Result<RecordBatch, FeatureError> {
-        Ok(self.look_up(state, entity, as_of, tiles)?.features)
+        let part = self.part(state, entity, as_of, tiles)?;
+        self.project(entity, part.values, as_of)
     }
 
-    /// As [`answer_and_sum_up`](Self::answer_and_sum_up), with which entities have events in the windows.
+    /// As [`answer_and_sum_up`](Self::answer_and_sum_up), with which entities have events in the windows. No arrays are
+    /// made where they can be spared.
     ///
     /// # Errors
     /// As [`answer`](Self::answer).
@@ -80,19 +82,31 @@ impl FeatureView {
         as_of: &[i64],
         tiles: &mut dyn FnMut(Tile),
     ) -> Result<Answer, FeatureError> {
-        self.check_entity_columns(entity, as_of.len())?;
-        let keys = packed::pack_keys(entity);
-        let groups = group(&keys);
-        let part = match state.shared().filter(|_| as_of.len() >= WORTH_THREADS) {
-            Some(shared) => self.answer_on_all_cores(shared, groups, as_of)?,
-            None => self.answer_groups(state, groups, as_of)?,
-        };
-        part.tiles.into_iter().for_each(tiles);
+        let part = self.part(state, entity, as_of, tiles)?;
         Ok(Answer {
-            features: self.project(entity, part.values, as_of)?,
+            features: self.values(entity, part.values, as_of)?,
             is_present: part.is_present,
             is_rounded: part.is_rounded,
         })
+    }
+
+    /// What the view's aggregates are.
+    fn part(
+        &self,
+        state: &dyn StateReader,
+        entity: &[ArrayRef],
+        as_of: &[i64],
+        tiles: &mut dyn FnMut(Tile),
+    ) -> Result<Part, FeatureError> {
+        self.check_entity_columns(entity, as_of.len())?;
+        let keys = packed::pack_keys(entity);
+        let groups = group(&keys);
+        let mut part = match state.shared().filter(|_| as_of.len() >= WORTH_THREADS) {
+            Some(shared) => self.answer_on_all_cores(shared, groups, as_of)?,
+            None => self.answer_groups(state, groups, as_of)?,
+        };
+        part.tiles.drain(..).for_each(tiles);
+        Ok(part)
     }
 
     /// Answers rows by entity.
@@ -272,6 +286,40 @@ impl FeatureView {
         Ok(())
     }
 
+    /// The view's columns of what was folded.
+    fn values(
+        &self,
+        entity: &[ArrayRef],
+        slots: Vec<SlotColumn>,
+        as_of: &[i64],
+    ) -> Result<Vec<Values>, FeatureError> {
+        let plain = self.plain.as_ref().filter(|_| !as_of.is_empty());
+        let Some(places) = plain else {
+            let batch = self.project(entity, slots, as_of)?;
+            return Ok(batch.columns().iter().cloned().map(Values::Any).collect());
+        };
+        let context = |e| FeatureError::evaluate(format!("view '{}'", self.name))(e);
+        let mut slots: Vec<Option<SlotColumn>> = slots.into_iter().map(Some).collect();
+        let mut columns: Vec<Values> = Vec::with_capacity(places.len());
+        for (place, field) in places.iter().zip(self.schema.fields()) {
+            let values = match place.checked_sub(entity.len()) {
+                None => Values::Any(Arc::clone(&entity[*place])),
+                Some(slot) => match slots.get_mut(slot).and_then(Option::take) {
+                    Some(values) => values.into_values(field.data_type()).map_err(context)?,
+                    // It is selected twice.
+                    None => {
+                        let first = places.iter().position(|other| other == place);
+                        first
+                            .and_then(|first| columns.get(first).cloned())
+                            .unwrap_or_default()
+                    }
+                },
+            };
+            columns.push(values);
+        }
+        Ok(columns)
+    }
+
     pub(crate) fn project(
         &self,
         entity: &[ArrayRef],
@@ -284,20 +332,15 @@ impl FeatureView {
         }
         let context = |e| FeatureError::evaluate(format!("view '{}'", self.name))(e);
         let types = self.row_schema.fields().iter().skip(entity.len());
-        let slots = values.into_iter().zip(types).map(|(values, field)| {
-            let values = values.finish()?;
-            // Some aggregates give texts of a kind that answers do not use.
-            match values.data_type() == field.data_type() {
-                true => Ok(values),
-                false => Ok(cast(&values, field.data_type())?),
-            }
-        });
+        let slots = values.into_iter().zip(types);
         let slots = slots
+            .map(|(values, field)| values.into_array(field.data_type()))
             .collect::<Result<Vec<_>, DataFusionError>>()
             .map_err(context)?;
         let mut columns: Vec<ArrayRef> = entity.iter().cloned().chain(slots).collect();
-        if let Some(outputs) = self.plain_outputs(&columns) {
-            return batch(&self.schema, outputs, rows).map_err(context);
+        if let Some(places) = &self.plain {
+            let outputs = places.iter().map(|place| Arc::clone(&columns[*place]));
+            return batch(&self.schema, outputs.collect(), rows).map_err(context);
         }
         columns.push(Arc::new(TimestampMicrosecondArray::from(as_of.to_vec())));
         let row = batch(&self.row_schema, columns, rows).map_err(context)?;
@@ -310,17 +353,22 @@ impl FeatureView {
             .map_err(context)?;
         batch(&self.schema, outputs, rows).map_err(context)
     }
+}
 
-    /// The view's columns, where each is one of `columns` as it is.
-    fn plain_outputs(&self, columns: &[ArrayRef]) -> Option<Vec<ArrayRef>> {
-        let plain = |(output, field): (&Arc<dyn PhysicalExpr>, &Arc<Field>)| {
-            let column = output.downcast_ref::<Column>()?;
-            let column = columns.get(column.index())?;
-            (column.data_type() == field.data_type()).then(|| Arc::clone(column))
-        };
-        let outputs = self.outputs.iter().zip(self.schema.fields());
-        outputs.map(plain).collect()
-    }
+/// Where each of a view's columns stands in a row of the entity's columns and the aggregates, if each is one of those as
+/// it is. The last column of `row` is the time asked for, which is none of them.
+pub(crate) fn plain_places(
+    outputs: &[Arc<dyn PhysicalExpr>],
+    schema: &Schema,
+    row: &Schema,
+) -> Option<Vec<usize>> {
+    let time = row.fields().len().checked_sub(1)?;
+    let place = |(output, field): (&Arc<dyn PhysicalExpr>, &Arc<Field>)| {
+        let place = output.downcast_ref::<Column>()?.index();
+        let is_same = row.fields().get(place)?.data_type() == field.data_type();
+        (is_same && place < time).then_some(place)
+    };
+    outputs.iter().zip(schema.fields()).map(place).collect()
 }
 
 /// So many rows are worth a thread on each core: each takes microseconds.

@@ -14,6 +14,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::answer::plain_places;
 use crate::distinct::Distinct;
 use crate::frame::Frame;
 use crate::kernel::Kernel;
@@ -72,6 +73,8 @@ pub struct FeatureView {
     /// Entity columns, one column a slot, the time asked for: what `outputs` are evaluated on.
     pub(crate) row_schema: SchemaRef,
     pub(crate) outputs: Vec<Arc<dyn PhysicalExpr>>,
+    /// Where the outputs stand in `row_schema`, if all are columns of it as they are, and none is the time.
+    pub(crate) plain: Option<Vec<usize>>,
 }
 
 /// Where the events of a batch stood in their topic, row by row.
@@ -248,11 +251,13 @@ impl FeatureView {
         let dense = worth.max(LEAST_DENSE);
         // A step's sums take the place of its events, which is worth it as soon as they are smaller.
         let dense_unit = resolution.map_or(dense, |_| worth.max(2));
+        let row_schema = engine_schema(row.as_arrow());
         let mut view = Self {
             name: name.to_owned(),
             id: 0,
             stream: Arc::clone(stream),
             entity,
+            plain: plain_places(&outputs.exprs, &outputs.schema, &row_schema),
             schema: outputs.schema,
             entity_outputs: outputs.entity,
             predicate,
@@ -265,7 +270,7 @@ impl FeatureView {
             dense,
             dense_unit,
             resolution,
-            row_schema: engine_schema(row.as_arrow()),
+            row_schema,
             outputs: outputs.exprs,
         };
         view.id = xxh3_64(view.layout().as_bytes()) as u32;

@@ -8,6 +8,7 @@ use arrow::datatypes::{
     DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType, UInt64Type,
 };
 use arrow::error::ArrowError;
+use millrace_features::Values;
 use millrace_proto::v1::Column;
 use prost_types::Timestamp;
 
@@ -41,6 +42,31 @@ pub(super) fn read_time(time: &Timestamp) -> Result<i64, String> {
         true => format!("its nanos are {}: they are 0 to 999,999,999", time.nanos),
         false => format!("{} s is no time in the years 1 to 9999", time.seconds),
     })
+}
+
+/// A column of an answer, as [`message`].
+pub(super) fn values_message(values: Values) -> Result<Column, ArrowError> {
+    Ok(match values {
+        Values::Whole(int64s, is_valid) => Column {
+            int64s,
+            nulls: invalid(&is_valid),
+            ..Column::default()
+        },
+        Values::Floating(doubles, is_valid) => Column {
+            doubles,
+            nulls: invalid(&is_valid),
+            ..Column::default()
+        },
+        Values::Any(column) => return message(&column),
+    })
+}
+
+/// The rows that are not valid.
+fn invalid(is_valid: &[bool]) -> Vec<u32> {
+    let rows = (0..).zip(is_valid);
+    rows.filter(|(_, is_valid)| !**is_valid)
+        .map(|(row, _)| row)
+        .collect()
 }
 
 /// A column without its name. What has no kind of its own is given as text; a column of type NULL as texts too.

@@ -289,7 +289,7 @@ fn entity_vector(given: &[Value]) -> FeatureVector {
 
 fn feature_vector(answer: &ViewAnswer, feature: usize) -> Result<FeatureVector, Refusal> {
     let column = &answer.features[feature];
-    let values = values(column)?;
+    let values = values(&column.to_array())?;
     let until = answer.complete_until_us.map(timestamp).unwrap_or_default();
     let status = |(value, entity): (&Value, &EntityStatus)| {
         let status = match entity {

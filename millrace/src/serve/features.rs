@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::access::Caller;
 use super::admission::{Class, Gate, Held, Job, Place};
 use super::catalog::{Catalog, Selection, features};
-use super::columns::{message, timestamp};
+use super::columns::{timestamp, values_message};
 use super::keys::most_values;
 use super::look_up::{ViewAnswer, asked_time, check_views, key_columns, look_up};
 use super::refusal::{Refusal, check_bytes, check_count};
@@ -325,7 +325,7 @@ fn unknown_handle(handle: u64) -> Refusal {
 }
 
 fn view_message(answer: ViewAnswer) -> Result<ViewFeatures, Refusal> {
-    let features = answer.features.iter().map(message);
+    let features = answer.features.into_iter().map(values_message);
     Ok(ViewFeatures {
         view: String::new(),
         features: features.collect::<Result<Vec<Column>, _>>()?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::ArrayRef;
-use millrace_features::{FeatureView, StateReader, pack_keys};
+use millrace_features::{FeatureView, StateReader, Values, pack_keys};
 use millrace_proto::v1::{Column, EntityStatus, ViewStatus};
 use prost_types::Timestamp;
 
@@ -24,7 +24,7 @@ use crate::traces;
 /// What one view says of some entities.
 pub(super) struct ViewAnswer {
     /// The features asked for, one value an entity.
-    pub(super) features: Vec<ArrayRef>,
+    pub(super) features: Vec<Values>,
     pub(super) statuses: Vec<EntityStatus>,
     pub(super) status: ViewStatus,
     /// Newest event time (µs) of its stream that the answer reflects.
@@ -99,7 +99,7 @@ impl<'a> Asked<'a> {
         let rows = own.first().map_or(0, |column| column.len());
         let times = vec![self.as_of_us; rows];
         let mut misses = Vec::new();
-        let answer = view.look_up(state, &own, &times, &mut |tile| {
+        let mut answer = view.look_up(state, &own, &times, &mut |tile| {
             if self
                 .reflected
                 .newest_us
@@ -115,7 +115,8 @@ impl<'a> Asked<'a> {
         self.note_misses(&own, misses);
         let statuses = self.statuses(state, &own, &answer.is_present)?;
         let columns = self.selected.columns.iter();
-        let features = columns.map(|column| ArrayRef::clone(answer.features.column(*column)));
+        // Each stands there once.
+        let features = columns.map(|column| std::mem::take(&mut answer.features[*column]));
         let answer = ViewAnswer {
             features: features.collect(),
             statuses,
