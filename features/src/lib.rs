@@ -64,7 +64,7 @@ pub use state::{BestRead, Made, MemoryState, StateError, StateReader, StateRow, 
 pub use stream::{DeletedId, Stream};
 pub use table::EventTable;
 pub use tile::{Ladder, Span, Tile, tile_width_us};
-pub use values::Values;
+pub use values::{Validity, Values};
 pub use view::{FeatureView, Origin};
 
 /// Errors of evaluating a plan: on a planned project these are bugs or damaged state, never a user's mistake.

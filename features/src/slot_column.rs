@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array};
-use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, ScalarValue};
 
 use crate::kernel::{Kernel, Partial};
+use crate::values::Validity;
 use crate::view::Measure;
 
 /// The values of a slot, row by row, before they become an array.
 pub(crate) enum SlotColumn {
-    Whole(Vec<i64>, Vec<bool>),
-    Floating(Vec<f64>, Vec<bool>),
+    Whole(Vec<i64>, Validity),
+    Floating(Vec<f64>, Validity),
     Any(Vec<ScalarValue>),
 }
 
@@ -21,8 +21,8 @@ impl SlotColumn {
     /// `rows` nulls.
     pub(crate) fn new(measure: &Measure, rows: usize) -> Self {
         match measure.kernel.map(Kernel::data_type) {
-            Some(DataType::Int64) => Self::Whole(vec![0; rows], vec![false; rows]),
-            Some(_) => Self::Floating(vec![0.0; rows], vec![false; rows]),
+            Some(DataType::Int64) => Self::Whole(vec![0; rows], Validity::none(rows)),
+            Some(_) => Self::Floating(vec![0.0; rows], Validity::none(rows)),
             None => Self::Any(vec![ScalarValue::Null; rows]),
         }
     }
@@ -31,11 +31,13 @@ impl SlotColumn {
         match self {
             Self::Whole(values, valid) => {
                 let value = kernel.whole(partial);
-                (values[row], valid[row]) = (value.unwrap_or_default(), value.is_some());
+                values[row] = value.unwrap_or_default();
+                valid.set(row, value.is_some());
             }
             Self::Floating(values, valid) => {
                 let value = kernel.floating(partial);
-                (values[row], valid[row]) = (value.unwrap_or_default(), value.is_some());
+                values[row] = value.unwrap_or_default();
+                valid.set(row, value.is_some());
             }
             Self::Any(values) => {
                 let value = kernel.floating(partial);
@@ -54,13 +56,15 @@ impl SlotColumn {
     pub(crate) fn put(&mut self, rows: &[usize], other: Self) {
         match (self, other) {
             (Self::Whole(values, valid), Self::Whole(others, other_valid)) => {
-                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
-                    (values[*row], valid[*row]) = (value, is_valid);
+                for (place, (row, value)) in rows.iter().zip(others).enumerate() {
+                    values[*row] = value;
+                    valid.set(*row, other_valid.is_valid(place));
                 }
             }
             (Self::Floating(values, valid), Self::Floating(others, other_valid)) => {
-                for ((row, value), is_valid) in rows.iter().zip(others).zip(other_valid) {
-                    (values[*row], valid[*row]) = (value, is_valid);
+                for (place, (row, value)) in rows.iter().zip(others).enumerate() {
+                    values[*row] = value;
+                    valid.set(*row, other_valid.is_valid(place));
                 }
             }
             (Self::Any(values), Self::Any(others)) => {
@@ -74,14 +78,10 @@ impl SlotColumn {
     }
 
     pub(crate) fn finish(self) -> Result<ArrayRef, DataFusionError> {
-        let nulls = |valid: Vec<bool>| {
-            let any_null = valid.contains(&false);
-            any_null.then(|| NullBuffer::from(valid))
-        };
         Ok(match self {
-            Self::Whole(values, valid) => Arc::new(Int64Array::new(values.into(), nulls(valid))),
+            Self::Whole(values, valid) => Arc::new(Int64Array::new(values.into(), valid.buffer())),
             Self::Floating(values, valid) => {
-                Arc::new(Float64Array::new(values.into(), nulls(valid)))
+                Arc::new(Float64Array::new(values.into(), valid.buffer()))
             }
             Self::Any(mut values) => {
                 // An aggregate that failed has left a null without a type.

@@ -14,10 +14,10 @@ use crate::kernel::SlotColumn;
 /// A column of an answer: one value an entity.
 #[derive(Debug, Clone)]
 pub enum Values {
-    /// Of type Int64, and whether each is a value. Those that are null are 0.
-    Whole(Vec<i64>, Vec<bool>),
+    /// Of type Int64. Those that are null are 0.
+    Whole(Vec<i64>, Validity),
     /// The same of type Float64.
-    Floating(Vec<f64>, Vec<bool>),
+    Floating(Vec<f64>, Validity),
     /// Of any type.
     Any(ArrayRef),
 }
@@ -25,7 +25,7 @@ pub enum Values {
 impl Default for Values {
     /// Of no entity.
     fn default() -> Self {
-        Self::Whole(Vec::new(), Vec::new())
+        Self::Whole(Vec::new(), Validity::none(0))
     }
 }
 
@@ -34,29 +34,79 @@ impl Values {
     #[must_use]
     pub fn to_array(&self) -> ArrayRef {
         match self {
-            Self::Whole(values, is_valid) => {
-                Arc::new(Int64Array::new(values.clone().into(), nulls(is_valid)))
+            Self::Whole(values, valid) => {
+                Arc::new(Int64Array::new(values.clone().into(), valid.buffer()))
             }
-            Self::Floating(values, is_valid) => {
-                Arc::new(Float64Array::new(values.clone().into(), nulls(is_valid)))
+            Self::Floating(values, valid) => {
+                Arc::new(Float64Array::new(values.clone().into(), valid.buffer()))
             }
             Self::Any(values) => Arc::clone(values),
         }
     }
 }
 
-fn nulls(is_valid: &[bool]) -> Option<NullBuffer> {
-    let any_null = is_valid.contains(&false);
-    any_null.then(|| NullBuffer::from(is_valid.to_vec()))
+/// Which of some values are null.
+#[derive(Debug, Clone)]
+pub struct Validity(Bits);
+
+#[derive(Debug, Clone)]
+enum Bits {
+    /// So many, with the lowest bit for the first: they need no memory of their own.
+    Few(u64, usize),
+    Many(Vec<bool>),
+}
+
+impl Validity {
+    /// So many nulls.
+    pub(crate) fn none(rows: usize) -> Self {
+        Self(match rows <= u64::BITS as usize {
+            true => Bits::Few(0, rows),
+            false => Bits::Many(vec![false; rows]),
+        })
+    }
+
+    pub(crate) fn set(&mut self, row: usize, is_valid: bool) {
+        match &mut self.0 {
+            Bits::Few(bits, _) => *bits = (*bits & !(1_u64 << row)) | (u64::from(is_valid) << row),
+            Bits::Many(all) => all[row] = is_valid,
+        }
+    }
+
+    /// Whether the value of a row is none that is null.
+    #[must_use]
+    pub fn is_valid(&self, row: usize) -> bool {
+        match &self.0 {
+            Bits::Few(bits, _) => (bits >> row) & 1 == 1,
+            Bits::Many(all) => all[row],
+        }
+    }
+
+    /// The rows that are null, in their order.
+    pub fn nulls(&self) -> impl Iterator<Item = usize> {
+        let rows = match &self.0 {
+            Bits::Few(_, rows) => *rows,
+            Bits::Many(all) => all.len(),
+        };
+        (0..rows).filter(|row| !self.is_valid(*row))
+    }
+
+    /// As Arrow has it; none where nothing is null.
+    pub(crate) fn buffer(&self) -> Option<NullBuffer> {
+        self.nulls().next()?;
+        Some(match &self.0 {
+            Bits::Few(_, rows) => (0..*rows).map(|row| self.is_valid(row)).collect(),
+            Bits::Many(all) => NullBuffer::from(all.clone()),
+        })
+    }
 }
 
 impl SlotColumn {
     /// What was folded, as values of a type.
     pub(crate) fn into_values(self, data_type: &DataType) -> Result<Values, DataFusionError> {
         match (self, data_type) {
-            (Self::Whole(values, is_valid), DataType::Int64) => Ok(Values::Whole(values, is_valid)),
-            (Self::Floating(values, is_valid), DataType::Float64) => {
-                Ok(Values::Floating(values, is_valid))
+            (Self::Whole(values, valid), DataType::Int64) => Ok(Values::Whole(values, valid)),
+            (Self::Floating(values, valid), DataType::Float64) => {
+                Ok(Values::Floating(values, valid))
             }
             (values, _) => Ok(Values::Any(values.into_array(data_type)?)),
         }
@@ -129,16 +179,34 @@ mod tests {
             let is_as_folded = !matches!(values, Values::Any(_));
             assert_eq!(is_as_folded, are_as_folded[column], "{columns}, {column}");
             match values {
-                Values::Whole(all, valid) => {
-                    let mut rows = all.iter().zip(valid);
-                    assert!(rows.all(|(value, is_valid)| *is_valid || *value == 0));
-                }
-                Values::Floating(all, valid) => {
-                    let mut rows = all.iter().zip(valid);
-                    assert!(rows.all(|(value, is_valid)| *is_valid || *value == 0.0));
-                }
+                Values::Whole(all, valid) => assert!(valid.nulls().all(|row| all[row] == 0)),
+                Values::Floating(all, valid) => assert!(valid.nulls().all(|row| all[row] == 0.0)),
                 Values::Any(_) => {}
             }
+        }
+    }
+
+    #[test]
+    fn nulls_are_known_however_many_values_there_are() {
+        for rows in [0, 1, 63, 64, 65, 200] {
+            let mut valid = Validity::none(rows);
+            assert_eq!(valid.nulls().count(), rows);
+            for row in 0..rows {
+                valid.set(row, true);
+                valid.set(row, row % 3 != 1);
+            }
+            let nulls: Vec<usize> = (0..rows).filter(|row| row % 3 == 1).collect();
+            assert_eq!(valid.nulls().collect::<Vec<_>>(), nulls);
+            let buffer = valid.buffer();
+            assert_eq!(
+                buffer.as_ref().map_or(0, NullBuffer::null_count),
+                nulls.len()
+            );
+            for row in nulls {
+                assert!(buffer.as_ref().unwrap().is_null(row) && !valid.is_valid(row));
+                valid.set(row, true);
+            }
+            assert!(valid.buffer().is_none());
         }
     }
 

@@ -47,26 +47,18 @@ pub(super) fn read_time(time: &Timestamp) -> Result<i64, String> {
 /// A column of an answer, as [`message`].
 pub(super) fn values_message(values: Values) -> Result<Column, ArrowError> {
     Ok(match values {
-        Values::Whole(int64s, is_valid) => Column {
+        Values::Whole(int64s, valid) => Column {
             int64s,
-            nulls: invalid(&is_valid),
+            nulls: valid.nulls().map(|row| row as u32).collect(),
             ..Column::default()
         },
-        Values::Floating(doubles, is_valid) => Column {
+        Values::Floating(doubles, valid) => Column {
             doubles,
-            nulls: invalid(&is_valid),
+            nulls: valid.nulls().map(|row| row as u32).collect(),
             ..Column::default()
         },
         Values::Any(column) => return message(&column),
     })
-}
-
-/// The rows that are not valid.
-fn invalid(is_valid: &[bool]) -> Vec<u32> {
-    let rows = (0..).zip(is_valid);
-    rows.filter(|(_, is_valid)| !**is_valid)
-        .map(|(row, _)| row)
-        .collect()
 }
 
 /// A column without its name. What has no kind of its own is given as text; a column of type NULL as texts too.
