@@ -1,12 +1,11 @@
 //! What can be asked for by name, and requests whose names were resolved before.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::datatypes::FieldRef;
 use metrics::Histogram;
 use millrace_features::{FeatureView, Project};
-use moka::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::access::Caller;
@@ -27,22 +26,32 @@ const FIELD: &str = "features";
 const MOST_UNKNOWN: usize = 10;
 
 /// Bytes of names that are kept with what they stand for.
-const MOST_NAME_BYTES: u64 = 16 << 20;
+const MOST_NAME_BYTES: usize = 16 << 20;
 
-/// What lists of names stand for, as far as they were asked for lately.
-pub(super) struct ByNames<T>(Cache<Vec<String>, Arc<T>>);
+/// What lists of names stand for, as far as they were asked for lately. When there are too many, it begins anew: to know
+/// which of them were used last would cost each call more than to resolve a few again.
+pub(super) struct ByNames<T> {
+    most_bytes: usize,
+    known: RwLock<Known<T>>,
+}
 
-impl<T: Send + Sync + 'static> ByNames<T> {
+struct Known<T> {
+    by_names: HashMap<Vec<String>, Arc<T>>,
+    /// Bytes of the names.
+    bytes: usize,
+}
+
+impl<T> ByNames<T> {
     pub(super) fn new() -> Self {
-        let bytes = |names: &Vec<String>, _: &Arc<T>| {
-            let texts: usize = names
-                .iter()
-                .map(|name| size_of::<String>() + name.len())
-                .sum();
-            u32::try_from(texts).unwrap_or(u32::MAX)
-        };
-        let cache = Cache::builder().max_capacity(MOST_NAME_BYTES);
-        Self(cache.weigher(bytes).build())
+        Self::of(MOST_NAME_BYTES)
+    }
+
+    fn of(most_bytes: usize) -> Self {
+        let (by_names, bytes) = (HashMap::new(), 0);
+        Self {
+            most_bytes,
+            known: RwLock::new(Known { by_names, bytes }),
+        }
     }
 
     /// What `names` stand for: resolved where it is not known. A refusal is not kept.
@@ -51,12 +60,30 @@ impl<T: Send + Sync + 'static> ByNames<T> {
         names: &[String],
         resolve: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<Arc<T>, Refusal> {
-        if let Some(known) = self.0.get(names) {
-            return Ok(known);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.by_names.get(names) {
+            return Ok(Arc::clone(known));
         }
+        drop(known);
         let resolved = Arc::new(resolve()?);
-        self.0.insert(names.to_vec(), Arc::clone(&resolved));
+        self.keep(names, Arc::clone(&resolved));
         Ok(resolved)
+    }
+
+    fn keep(&self, names: &[String], resolved: Arc<T>) {
+        let texts = names.iter().map(|name| size_of::<String>() + name.len());
+        let bytes: usize = texts.sum();
+        if bytes > self.most_bytes {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.bytes + bytes > self.most_bytes {
+            known.by_names.clear();
+            known.bytes = 0;
+        }
+        if known.by_names.insert(names.to_vec(), resolved).is_none() {
+            known.bytes += bytes;
+        }
     }
 }
 
@@ -338,4 +365,41 @@ fn being_filled(name: &str, filled: Filled) -> String {
 
 fn version(view: &FeatureView) -> String {
     format!("{:016x}", xxh3_64(view.definition().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_are_resolved_once_and_take_no_more_than_their_room() {
+        let room = 10 * (size_of::<String>() + 3);
+        let named = ByNames::of(room);
+        let mut count = 0;
+        let mut get = |name: &str| {
+            let resolve = || {
+                count += 1;
+                Ok(name.to_owned())
+            };
+            let got = named.get(&[name.to_owned()], resolve).unwrap();
+            assert_eq!(got.as_str(), name);
+            count
+        };
+        assert_eq!(
+            [get("aaa"), get("aaa"), get("bbb"), get("aaa")],
+            [1, 1, 2, 2]
+        );
+        for number in 0..100 {
+            get(&format!("{number:03}"));
+        }
+        assert_eq!((get("099"), get("aaa")), (102, 103));
+        // What is larger than all of the room is resolved each time.
+        let large = "x".repeat(room);
+        assert_eq!((get(&large), get(&large)), (104, 105));
+        let known = named.known.read().unwrap();
+        let texts = known.by_names.keys().flatten().map(String::len);
+        let bytes: usize = texts.map(|length| size_of::<String>() + length).sum();
+        assert!(bytes == known.bytes && bytes <= room && bytes > 0);
+    }
 }
