@@ -1,5 +1,6 @@
 //! `FeatureService`: what views say of entities as of a time. The look-up itself is in `look_up`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -104,11 +105,7 @@ impl Features {
         resolved: &Resolved,
         rows: std::ops::Range<usize>,
     ) -> Result<GetFeaturesResponse, Refusal> {
-        let keys: Vec<ArrayRef> = resolved
-            .keys
-            .iter()
-            .map(|column| column.slice(rows.start, rows.len()))
-            .collect();
+        let keys = resolved.keys_of(&rows);
         let answers = look_up(&self.live, &resolved.selection, &keys, resolved.as_of_us)?;
         let views = resolved.selection.views.iter().zip(answers);
         let views = views.map(|(selected, answer)| {
@@ -242,6 +239,16 @@ impl Features {
 impl Resolved {
     fn rows(&self) -> usize {
         self.keys.first().map_or(0, |column| column.len())
+    }
+
+    /// The keys of some rows.
+    fn keys_of(&self, rows: &std::ops::Range<usize>) -> Cow<'_, [ArrayRef]> {
+        if rows.len() == self.rows() {
+            return Cow::Borrowed(self.keys.as_slice());
+        }
+        let keys = self.keys.iter();
+        keys.map(|column| column.slice(rows.start, rows.len()))
+            .collect()
     }
 }
 

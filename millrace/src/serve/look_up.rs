@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::ArrayRef;
+use arrow::datatypes::FieldRef;
 use millrace_features::{FeatureView, StateReader, Values, pack_keys};
 use millrace_proto::v1::{Column, EntityStatus, ViewStatus};
 use prost_types::Timestamp;
@@ -307,12 +308,13 @@ pub(super) fn key_columns(
 ) -> Result<Vec<ArrayRef>, Refusal> {
     check_names(selection, keys)?;
     let path = |name: &str| format!("keys[{name:?}]");
+    // All of them are there.
+    let columns = selection.keys.iter();
+    let columns = columns.filter_map(|field| Some((field, keys.get(field.name())?)));
+    let columns: Vec<(&FieldRef, &Column)> = columns.collect();
     let mut rows: Option<(&str, usize)> = None;
-    for field in &selection.keys {
-        let length = length(
-            format_args!("keys[{:?}]", field.name()),
-            &keys[field.name()],
-        )?;
+    for (field, column) in &columns {
+        let length = length(format_args!("keys[{:?}]", field.name()), column)?;
         match rows {
             Some((first, expected)) if length != expected => {
                 let reason = format!("it has {length} values, and keys[{first:?}] has {expected}");
@@ -322,12 +324,11 @@ pub(super) fn key_columns(
         }
     }
     let rows = rows.map_or(0, |(_, rows)| rows);
-    selection
-        .keys
-        .iter()
-        .map(|field| {
+    columns
+        .into_iter()
+        .map(|(field, column)| {
             let path = format_args!("keys[{:?}]", field.name());
-            key_column(path, field, &keys[field.name()], rows)
+            key_column(path, field, column, rows)
         })
         .collect()
 }
