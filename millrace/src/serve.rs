@@ -33,6 +33,7 @@ mod scoring;
 pub(crate) mod tests;
 pub mod tls;
 mod traced;
+mod unary;
 mod workers;
 
 use std::future::Future;
@@ -44,9 +45,7 @@ use arc_swap::ArcSwap;
 use millrace_proto::FILE_DESCRIPTOR_SET;
 use millrace_proto::feast::feast::serving::serving_service_server::ServingServiceServer;
 use millrace_proto::feast::grpc_feature_server_server::GrpcFeatureServerServer;
-use millrace_proto::v1::feature_service_server::FeatureServiceServer;
 use millrace_proto::v1::model_service_server::ModelServiceServer;
-use millrace_proto::v1::scoring_service_server::ScoringServiceServer;
 use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -258,12 +257,6 @@ fn routes(common: Routes, live: Live, gate: &Gate) -> Outcome<Routed> {
     let features = Features::new(live.clone(), Arc::clone(&catalog), gate.clone());
     let scoring = Scoring::new(live.clone(), gate.clone())?;
     let feast = Feast::new(live.clone(), catalog);
-    let features = FeatureServiceServer::new(features)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let scoring = ScoringServiceServer::new(scoring)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let feast_serving = ServingServiceServer::new(feast.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
