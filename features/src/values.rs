@@ -9,7 +9,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::common::DataFusionError;
 
-use crate::kernel::SlotColumn;
+use crate::slot_column::SlotColumn;
 
 /// A column of an answer: one value an entity.
 #[derive(Debug, Clone)]
