@@ -17,8 +17,8 @@ const CELLS: usize = 10;
 /// Added to every cell: one that was never seen must not make the index infinite.
 const SMOOTHING: f64 = 0.5;
 
-/// How rows fall into the cells of each input: below all edges, between them, above, missing. A last column is of
-/// their scores, where those are counted.
+/// How rows fall into the cells of each input: below all edges, between them, above, missing; of a category one for each
+/// that is known, all others, missing. A last column is of their scores, where those are counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Histograms {
     counts: Vec<Vec<u64>>,
@@ -28,8 +28,12 @@ pub struct Histograms {
 impl Histograms {
     /// No rows yet, of an encoder's inputs.
     pub fn new(encoder: &Encoder) -> Self {
+        let cells = (0..encoder.width()).map(|input| cells(encoder, input));
         Self {
-            counts: vec![vec![0; CELLS + 3]; encoder.width() + 1],
+            counts: cells
+                .chain([CELLS + 3])
+                .map(|cells| vec![0; cells])
+                .collect(),
             rows: 0,
         }
     }
@@ -73,9 +77,18 @@ impl Histograms {
     }
 }
 
+/// Cells of an input; the last is of those that are missing.
+fn cells(encoder: &Encoder, input: usize) -> usize {
+    match encoder.is_categorical(input) {
+        true => encoder.bins(input) + 1,
+        false => CELLS + 3,
+    }
+}
+
 fn cell(encoder: &Encoder, input: usize, value: f32) -> usize {
     match encoder.place(input, value) {
-        Place::Missing => CELLS + 2,
+        Place::Missing => cells(encoder, input) - 1,
+        Place::Category { code } => code,
         Place::Bin { bin: 0, fraction } if fraction < 0.0 => 0,
         Place::Bin { bin, fraction } => {
             let bins = encoder.bins(input);
@@ -186,9 +199,53 @@ impl DriftWatch {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::examples::Examples;
+    use crate::examples::{Examples, InputKind};
     use crate::random::{Stream, generator};
     use rand::Rng;
+
+    /// Rows of a number and a category: each category with its share, and the rest missing.
+    fn categories(rows: usize, seed: u64, of: &[(f32, f64)]) -> Vec<f32> {
+        let mut random = generator(seed, Stream::Shuffle, 0);
+        let mut category = || {
+            let mut left = random.random::<f64>();
+            let chosen = of.iter().find(|(_, share)| {
+                left -= share;
+                left < 0.0
+            });
+            chosen.map_or(f32::NAN, |(category, _)| *category)
+        };
+        (0..rows).flat_map(|row| [row as f32, category()]).collect()
+    }
+
+    #[test]
+    fn a_category_that_moves_is_named() {
+        let usual = [(812_000.0, 0.7), (4.0, 0.2), (15_000_000.0, 0.05)];
+        let mut examples = Examples::of_kinds(vec![InputKind::Number, InputKind::Category]);
+        for row in categories(5_000, 1, &usual).chunks_exact(2) {
+            examples.push(row, false, 1.0).unwrap();
+        }
+        let encoder = Encoder::fit(&examples, 24).unwrap();
+        let reference = counted(&encoder, examples.inputs());
+        let mut watch = DriftWatch::new(2);
+        let moved = |rows: &[f32]| counted(&encoder, rows).stability(&reference)[1];
+        for period in 0..60 {
+            let stability = [0.0, moved(&categories(400, 100 + period, &usual))];
+            assert_eq!(watch.unusual(&stability), [], "period {period}");
+            watch.remember(&stability);
+        }
+        let shifts: [&[(f32, f64)]; 3] = [
+            &[(812_000.0, 0.2), (4.0, 0.7), (15_000_000.0, 0.05)],
+            // One that was never seen, whose number is next to that of another.
+            &[(812_000.0, 0.4), (4.0, 0.2), (15_000_001.0, 0.35)],
+            // Missing.
+            &[(812_000.0, 0.3), (4.0, 0.2)],
+        ];
+        for shift in shifts {
+            let drifts = watch.unusual(&[0.0, moved(&categories(400, 9, shift))]);
+            let inputs: Vec<usize> = drifts.iter().map(|drift| drift.input).collect();
+            assert_eq!(inputs, [1], "{shift:?}");
+        }
+    }
 
     /// Amounts, hours of one day part, and a flag that is always 0; `rows` of them.
     fn rows(rows: usize, seed: u64, night: bool, factor: f32) -> Vec<f32> {

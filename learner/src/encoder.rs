@@ -1,4 +1,4 @@
-//! Numbers to the codes that the network reads: piecewise-linear encoding on quantile bins, after
+//! Inputs to the codes that the network reads. Numbers: piecewise-linear encoding on quantile bins, after
 //! Gorishniy, Rubachev, Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning"
 //! (NeurIPS 2022), section 3.2.
 //!
@@ -17,45 +17,86 @@
 //! seen when the edges were chosen still differs from the edge, and one absurd amount cannot throw
 //! the network.
 //!
-//! The edges are chosen once, from a model's first examples, and then stay: the weights of every
+//! Categories, which come as numbers without an order, have one code each, as far as they are frequent (see
+//! `categories.rs`); all others share one, and "missing" has one:
+//!
+//! ```text
+//!   known     5       7       9     other   missing
+//!   x = 7  |  0   |   1   |   0   |   0   |   0
+//!   x = 8  |  0   |   0   |   0   |   1   |   0
+//!   x = NaN|  0   |   0   |   0   |   0   |   1
+//! ```
+//!
+//! Edges and known categories are chosen once, from a model's first examples, and then stay: the weights of every
 //! later version depend on them. They are saved as `encoder.json`.
+
+mod categories;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnerError;
-use crate::examples::Examples;
+use crate::examples::{Examples, InputKind};
+use categories::vocabulary;
 
 /// The farthest that a code goes below 0 or above 1.
 pub(crate) const TAIL: f64 = 8.0;
 
-/// The version of `encoder.json`.
-const FORMAT: u32 = 1;
+/// One row in so many is learned as if its category were one that was never seen: of such ones nothing would be learned
+/// where all categories are frequent, and what the network says of the first would be chance.
+const HIDE_EVERY: usize = 50;
 
-/// Frozen bin edges of every input.
+/// The version of `encoder.json` where all inputs are numbers …
+const FORMAT: u32 = 1;
+/// … and where one is a category: an older release must not take it for numbers.
+const CATEGORIES_FORMAT: u32 = 2;
+
+/// What the codes of each input mean: bin edges and known categories. Frozen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "EncoderFile", into = "EncoderFile")]
 pub struct Encoder {
-    /// One list an input: at least two finite numbers, strictly ascending.
-    edges: Vec<Vec<f32>>,
+    scales: Vec<Scale>,
     /// The first code of each input, and the number of codes at the end.
     offsets: Vec<usize>,
-    /// The median of each input; none where most rows lacked it.
-    medians: Vec<Option<f32>>,
+    /// The median of each number and the most frequent of each input's categories; none where most rows lacked it.
+    usual: Vec<Option<f32>>,
 }
 
-/// Where a value falls among the bins of its input.
+/// How an input's values become codes. "Missing" comes behind all others.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Scale {
+    /// A number's bin edges: at least two finite numbers, strictly ascending.
+    Edges(Vec<f32>),
+    /// The categories that have a code of their own: finite, strictly ascending. Behind them is the code of all others.
+    Categories(Vec<f32>),
+}
+
+impl Scale {
+    /// Codes, with that of "missing".
+    fn codes(&self) -> usize {
+        match self {
+            // T bins have T + 1 edges, and "missing" takes the place of the last.
+            Self::Edges(edges) => edges.len(),
+            Self::Categories(categories) => categories.len() + 2,
+        }
+    }
+}
+
+/// Where a value falls among the codes of its input.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Place {
     /// It is NaN.
     Missing,
     /// It lies in the bin, and the bin's code is `fraction`: 0 to 1 within the edges.
     Bin { bin: usize, fraction: f32 },
+    /// It is a category, and this one of the input's codes is 1.
+    Category { code: usize },
 }
 
 impl Encoder {
-    /// Chooses the edges from examples: at most `bins` bins an input, with equal numbers of rows as
+    /// Chooses the codes from examples. A number has at most `bins` bins, with equal numbers of rows as
     /// far as repeated values allow, and a few more that split the outer two where rows are many:
-    /// what is rare may be telling. Neither labels nor weights matter.
+    /// what is rare may be telling. A category's most frequent values have a code of their own. Neither labels nor
+    /// weights matter.
     ///
     /// # Errors
     /// [`LearnerError::NoExamples`] where there is no row or no input.
@@ -63,37 +104,45 @@ impl Encoder {
         if examples.is_empty() || examples.width() == 0 {
             return Err(LearnerError::NoExamples);
         }
-        let column = |input: usize| {
+        let column = |(input, kind): (usize, &InputKind)| {
             let values = (0..examples.len()).map(move |row| examples.row(row)[input]);
             let mut values: Vec<f32> = values.filter(|value| value.is_finite()).collect();
             values.sort_unstable_by(f32::total_cmp);
-            let mut edges = quantile_edges(&values, bins);
-            split_tails(&values, &mut edges);
             let is_usual = 2 * values.len() > examples.len();
-            (edges, is_usual.then(|| values[values.len() / 2]))
+            let (scale, usual) = match kind {
+                InputKind::Number => {
+                    let mut edges = quantile_edges(&values, bins);
+                    split_tails(&values, &mut edges);
+                    (Scale::Edges(edges), values.get(values.len() / 2).copied())
+                }
+                InputKind::Category => {
+                    let (categories, usual) = vocabulary(&values);
+                    (Scale::Categories(categories), usual)
+                }
+            };
+            (scale, usual.filter(|_| is_usual))
         };
-        let (edges, medians) = (0..examples.width()).map(column).unzip();
-        Ok(Self::from_edges(edges, medians))
+        let (scales, usual) = examples.kinds().iter().enumerate().map(column).unzip();
+        Ok(Self::of_scales(scales, usual))
     }
 
-    fn from_edges(edges: Vec<Vec<f32>>, medians: Vec<Option<f32>>) -> Self {
+    fn of_scales(scales: Vec<Scale>, usual: Vec<Option<f32>>) -> Self {
         let mut offsets = vec![0];
         let mut end = 0;
-        for edges in &edges {
-            // T bins have T + 1 edges, and "missing" takes the place of the last.
-            end += edges.len();
+        for scale in &scales {
+            end += scale.codes();
             offsets.push(end);
         }
         Self {
-            edges,
+            scales,
             offsets,
-            medians,
+            usual,
         }
     }
 
     /// Number of inputs of a row.
     pub fn width(&self) -> usize {
-        self.edges.len()
+        self.scales.len()
     }
 
     /// Number of codes of a row.
@@ -101,14 +150,20 @@ impl Encoder {
         self.offsets.last().copied().unwrap_or(0)
     }
 
-    /// The bin edges of each input, in the inputs' order.
-    pub fn edges(&self) -> &[Vec<f32>] {
-        &self.edges
+    /// Bin edges or known categories of each input, in the inputs' order.
+    pub(crate) fn scales(&self) -> &[Scale] {
+        &self.scales
     }
 
-    /// The median of an input among the examples that its edges were chosen from; NaN where most of them lacked it.
-    pub fn median(&self, input: usize) -> f32 {
-        self.medians[input].unwrap_or(f32::NAN)
+    /// Whether an input is a category.
+    pub(crate) fn is_categorical(&self, input: usize) -> bool {
+        matches!(self.scales[input], Scale::Categories(_))
+    }
+
+    /// The median of an input, or the most frequent category, among the examples that its codes were chosen from; NaN
+    /// where most of them lacked it.
+    pub fn usual(&self, input: usize) -> f32 {
+        self.usual[input].unwrap_or(f32::NAN)
     }
 
     /// Encodes one row of `width()` inputs into `encoded_width()` codes, overwriting `codes`.
@@ -122,13 +177,31 @@ impl Encoder {
                     codes[..bin].fill(1.0);
                     codes[bin] = fraction;
                 }
+                Place::Category { code } => codes[code] = 1.0,
             }
         }
     }
 
-    /// Number of bins of an input.
+    /// As [`encode`](Self::encode), for the row of this number among those that are learned: of one row in
+    /// [`HIDE_EVERY`] a category is taken for one that was never seen, of each input in other rows.
+    pub(crate) fn encode_to_learn(&self, number: usize, row: &[f32], codes: &mut [f32]) {
+        self.encode(row, codes);
+        for (input, scale) in self.scales.iter().enumerate() {
+            let Scale::Categories(categories) = scale else {
+                continue;
+            };
+            let is_hidden = (number + 7 * input).is_multiple_of(HIDE_EVERY);
+            if is_hidden && !row[input].is_nan() {
+                let codes = &mut codes[self.offsets[input]..self.offsets[input + 1]];
+                codes.fill(0.0);
+                codes[categories.len()] = 1.0;
+            }
+        }
+    }
+
+    /// Number of codes of an input besides "missing": bins, or categories with that of all others.
     pub(crate) fn bins(&self, input: usize) -> usize {
-        self.edges[input].len() - 1
+        self.scales[input].codes() - 1
     }
 
     /// The first code of an input; its "missing" code is `bins(input)` further.
@@ -141,7 +214,15 @@ impl Encoder {
         if value.is_nan() {
             return Place::Missing;
         }
-        let edges = &self.edges[input];
+        let edges = match &self.scales[input] {
+            Scale::Edges(edges) => edges,
+            Scale::Categories(categories) => {
+                let at = categories.partition_point(|category| *category < value);
+                let is_known = categories.get(at) == Some(&value);
+                let code = if is_known { at } else { categories.len() };
+                return Place::Category { code };
+            }
+        };
         let last = edges.len() - 2;
         let bin = edges[1..=last].partition_point(|edge| *edge <= value);
         let (low, high) = (f64::from(edges[bin]), f64::from(edges[bin + 1]));
@@ -239,18 +320,34 @@ fn edges_around(constant: f32) -> Vec<f32> {
 #[serde(deny_unknown_fields)]
 struct EncoderFile {
     format: u32,
+    /// Of each input; none of a category.
     edges: Vec<Vec<f32>>,
-    /// Absent in the files of earlier releases.
+    /// Of each input, and of a category the most frequent one. Absent in the files of earlier releases.
     #[serde(default)]
     medians: Vec<Option<f32>>,
+    /// Of each input the categories that have a code of their own, and null of a number. Absent where all are numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    categories: Vec<Option<Vec<f32>>>,
 }
 
 impl From<Encoder> for EncoderFile {
     fn from(encoder: Encoder) -> Self {
+        let has_categories = (0..encoder.width()).any(|input| encoder.is_categorical(input));
+        let parts = encoder.scales.into_iter().map(|scale| match scale {
+            Scale::Edges(edges) => (edges, None),
+            Scale::Categories(categories) => (Vec::new(), Some(categories)),
+        });
+        let (edges, categories) = parts.unzip();
+        let (format, categories) = match has_categories {
+            true => (CATEGORIES_FORMAT, categories),
+            // So that it is the file of every release.
+            false => (FORMAT, Vec::new()),
+        };
         Self {
-            format: FORMAT,
-            edges: encoder.edges,
-            medians: encoder.medians,
+            format,
+            edges,
+            medians: encoder.usual,
+            categories,
         }
     }
 }
@@ -259,30 +356,61 @@ impl TryFrom<EncoderFile> for Encoder {
     type Error = String;
 
     fn try_from(file: EncoderFile) -> Result<Self, String> {
-        if file.format != FORMAT {
-            return Err(format!(
-                "encoder format {} was written by another release; this one reads {FORMAT}",
-                file.format
-            ));
-        }
-        if file.edges.is_empty() {
+        let width = file.edges.len();
+        let categories = match file.format {
+            FORMAT if file.categories.is_empty() => vec![None; width],
+            FORMAT => return Err(format!("format {FORMAT} has no categories")),
+            CATEGORIES_FORMAT => file.categories,
+            other => {
+                return Err(format!(
+                    "encoder format {other} was written by another release; this one reads up to {CATEGORIES_FORMAT}"
+                ));
+            }
+        };
+        if width == 0 {
             return Err("the encoder has no inputs".to_owned());
         }
-        for (input, edges) in file.edges.iter().enumerate() {
-            let ascending = edges.windows(2).all(|pair| pair[0] < pair[1]);
-            if edges.len() < 2 || !ascending || edges.iter().any(|edge| !edge.is_finite()) {
-                return Err(format!("the bin edges of input {input} do not ascend"));
-            }
+        if categories.len() != width {
+            return Err(format!(
+                "it has the categories of {} inputs where edges are of {width}",
+                categories.len()
+            ));
         }
-        let medians = match file.medians.len() == file.edges.len() {
+        let parts = file.edges.into_iter().zip(categories).enumerate();
+        let scales = parts.map(|(input, (edges, categories))| scale(input, edges, categories));
+        let scales = scales.collect::<Result<Vec<Scale>, String>>()?;
+        let usual = match file.medians.len() == width {
             true => file.medians,
-            false => file
-                .edges
-                .iter()
-                .map(|edges| edges.get(edges.len() / 2).copied())
-                .collect(),
+            false => scales.iter().map(middle).collect(),
         };
-        Ok(Self::from_edges(file.edges, medians))
+        Ok(Self::of_scales(scales, usual))
+    }
+}
+
+/// An input of the file.
+fn scale(input: usize, edges: Vec<f32>, categories: Option<Vec<f32>>) -> Result<Scale, String> {
+    let ascends = |numbers: &[f32]| {
+        numbers.windows(2).all(|pair| pair[0] < pair[1])
+            && numbers.iter().all(|number| number.is_finite())
+    };
+    match categories {
+        None if edges.len() < 2 || !ascends(&edges) => {
+            Err(format!("the bin edges of input {input} do not ascend"))
+        }
+        None => Ok(Scale::Edges(edges)),
+        Some(_) if !edges.is_empty() => Err(format!("input {input} has edges and categories")),
+        Some(categories) if !ascends(&categories) => {
+            Err(format!("the categories of input {input} do not ascend"))
+        }
+        Some(categories) => Ok(Scale::Categories(categories)),
+    }
+}
+
+/// The median, about, where a file does not say it.
+fn middle(scale: &Scale) -> Option<f32> {
+    match scale {
+        Scale::Edges(edges) => edges.get(edges.len() / 2).copied(),
+        Scale::Categories(_) => None,
     }
 }
 
@@ -299,7 +427,14 @@ mod tests {
     }
 
     fn edges(values: &[f32], bins: usize) -> Vec<f32> {
-        Encoder::fit(&column(values), bins).unwrap().edges()[0].clone()
+        edges_of(&Encoder::fit(&column(values), bins).unwrap())
+    }
+
+    fn edges_of(encoder: &Encoder) -> Vec<f32> {
+        match &encoder.scales()[0] {
+            Scale::Edges(edges) => edges.clone(),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn codes(encoder: &Encoder, row: &[f32]) -> Vec<f32> {
@@ -378,7 +513,7 @@ mod tests {
                 continue;
             }
             let encoder = Encoder::fit(&column(&values), bins).unwrap();
-            let edges = &encoder.edges()[0];
+            let edges = &edges_of(&encoder);
             let mut sorted = values.clone();
             sorted.sort_by(f32::total_cmp);
             let quantiles = quantile_edges(&sorted, bins);
@@ -460,9 +595,17 @@ mod tests {
         let encoder = Encoder::fit(&column(&values), 7).unwrap();
         let text = serde_json::to_string(&encoder).unwrap();
         assert_eq!(serde_json::from_str::<Encoder>(&text).unwrap(), encoder);
+        // What releases without categories write and read.
+        assert!(text.starts_with(r#"{"format":1,"edges":[[0.0,"#), "{text}");
+        assert!(!text.contains("categories"), "{text}");
+        let first = serde_json::from_str::<Encoder>(r#"{"format":1,"edges":[[0,1,5]]}"#).unwrap();
+        assert_eq!(
+            (edges_of(&first), first.usual(0)),
+            (vec![0.0, 1.0, 5.0], 1.0)
+        );
 
         for (bad, message) in [
-            (r#"{"format":2,"edges":[[0,1]]}"#, "another release"),
+            (r#"{"format":3,"edges":[[0,1]]}"#, "another release"),
             (r#"{"format":1,"edges":[[1,1]]}"#, "input 0 do not ascend"),
             (
                 r#"{"format":1,"edges":[[0,1],[1]]}"#,

@@ -5,29 +5,43 @@
 
 use crate::error::LearnerError;
 
+/// What an input's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputKind {
+    /// An amount: of two values one is the larger.
+    Number,
+    /// A name for something: two values are the same or not, and have no order.
+    Category,
+}
+
 /// Labelled rows. Row `i` has the inputs `inputs[i * width .. (i + 1) * width]`, where NaN means
 /// missing, the label `labels[i]`, which is 1 for a fraud and 0 otherwise, and a weight: how many
 /// rows it stands for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Examples {
-    width: usize,
+    kinds: Vec<InputKind>,
     inputs: Vec<f32>,
     labels: Vec<f32>,
     weights: Vec<f32>,
 }
 
 impl Examples {
-    /// No rows of `width` inputs each.
+    /// No rows of `width` inputs each, all of them numbers.
     pub fn new(width: usize) -> Self {
+        Self::of_kinds(vec![InputKind::Number; width])
+    }
+
+    /// No rows of as many inputs each as there are kinds.
+    pub fn of_kinds(kinds: Vec<InputKind>) -> Self {
         Self {
-            width,
+            kinds,
             inputs: Vec::new(),
             labels: Vec::new(),
             weights: Vec::new(),
         }
     }
 
-    /// Rows from their columns. `inputs` is row-major.
+    /// Rows from their columns, all inputs numbers. `inputs` is row-major.
     ///
     /// # Errors
     /// [`LearnerError::Width`] where the lengths do not agree, [`LearnerError::Example`] for a bad
@@ -47,7 +61,7 @@ impl Examples {
             .iter()
             .try_for_each(|weight| check_weight(*weight))?;
         Ok(Self {
-            width,
+            kinds: vec![InputKind::Number; width],
             inputs,
             labels,
             weights,
@@ -60,7 +74,7 @@ impl Examples {
     /// [`LearnerError::Width`] if it has not `width` inputs, [`LearnerError::Example`] if the
     /// weight is negative or not finite.
     pub fn push(&mut self, row: &[f32], fraud: bool, weight: f32) -> Result<(), LearnerError> {
-        check_length(row.len(), self.width)?;
+        check_length(row.len(), self.width())?;
         check_weight(weight)?;
         self.inputs.extend_from_slice(row);
         self.labels.push(if fraud { 1.0 } else { 0.0 });
@@ -68,12 +82,12 @@ impl Examples {
         Ok(())
     }
 
-    /// Adds all rows of another set.
+    /// Adds all rows of another set, whose inputs are of the same kinds.
     ///
     /// # Errors
     /// [`LearnerError::Width`] if its rows have another width.
     pub fn extend(&mut self, other: &Examples) -> Result<(), LearnerError> {
-        check_length(other.width, self.width)?;
+        check_length(other.width(), self.width())?;
         self.inputs.extend_from_slice(&other.inputs);
         self.labels.extend_from_slice(&other.labels);
         self.weights.extend_from_slice(&other.weights);
@@ -82,7 +96,12 @@ impl Examples {
 
     /// Inputs of a row.
     pub fn width(&self) -> usize {
-        self.width
+        self.kinds.len()
+    }
+
+    /// What each input is, in the inputs' order. A model that starts afresh from these rows takes them so.
+    pub fn kinds(&self) -> &[InputKind] {
+        &self.kinds
     }
 
     /// Number of rows.
@@ -100,7 +119,8 @@ impl Examples {
     /// # Panics
     /// If there is no such row.
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.inputs[index * self.width..(index + 1) * self.width]
+        let width = self.width();
+        &self.inputs[index * width..(index + 1) * width]
     }
 
     /// All inputs, row-major, `len() * width()` numbers.

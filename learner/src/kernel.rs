@@ -71,8 +71,8 @@ pub(crate) struct FirstLayer {
     /// Padded.
     bias: Vec<f32>,
     /// For each bin of each input: the summed weights of the bins below it, then its own weights,
-    /// `2 * outputs` numbers. For each input, the weights of "missing" come last, after as many
-    /// zeros.
+    /// `2 * outputs` numbers. Below a category there is nothing: zeros. For each input, the weights of "missing" come
+    /// last, after as many zeros.
     table: Vec<f32>,
     /// Where each input begins in `table`, and its number of bins.
     starts: Vec<(usize, usize)>,
@@ -102,7 +102,7 @@ impl FirstLayer {
             starts.push((end, bins));
             let mut below = vec![0.0_f64; outputs];
             for code in from..=from + bins {
-                if code == from + bins {
+                if code == from + bins || encoder.is_categorical(input) {
                     below.fill(0.0);
                 }
                 let weights = &weight[code * outputs..(code + 1) * outputs];
@@ -134,6 +134,7 @@ impl FirstLayer {
         let (row, code) = match place {
             Place::Missing => (bins, 1.0),
             Place::Bin { bin, fraction } => (bin, fraction),
+            Place::Category { code } => (code, 1.0),
         };
         let at = start + row * 2 * self.outputs();
         Entry { at, code }

@@ -5,7 +5,7 @@
 //! registry are passed in, so a simulation and the live loop run the same code. Who joins labels to inputs, and when an update is due, is the
 //! `millrace` crate's to decide.
 //!
-//! The way of one update: [`Examples`] → [`Encoder`] (numbers to piecewise-linear codes) →
+//! The way of one update: [`Examples`] → [`Encoder`] (numbers and categories to codes) →
 //! [`update`] (AdamW on the CPU or on CUDA) → [`Checkpoint`] → [`Registry`] (versions on an object store) →
 //! [`Model`] (what the scorer holds; always on the CPU).
 
@@ -38,7 +38,7 @@ pub use device::Device;
 pub use drift::{Drift, DriftWatch, Histograms};
 pub use encoder::Encoder;
 pub use error::{InputsDiffer, LearnerError, Rejection};
-pub use examples::Examples;
+pub use examples::{Examples, InputKind};
 pub use gate::{Comparison, GateSettings, Harm, Interval, Paired};
 pub use journal::{Cause, Entry, Event, Made, State, Watched};
 pub use layer::Layer;

@@ -84,7 +84,7 @@ impl Model {
     }
 
     /// How far each input of one row moves the log odds: what they are, less what they would be with the input's
-    /// [median](Encoder::median) and all others unchanged. One number an input.
+    /// [usual value](Encoder::usual) and all others unchanged. One number an input.
     ///
     /// The numbers of inputs that stand for one thing (a count of an hour and of a day) do not add up to the whole:
     /// each is told alone.
@@ -101,7 +101,7 @@ impl Model {
         }
         let mut rows = row.repeat(width + 1);
         for input in 0..width {
-            rows[(input + 1) * width + input] = self.encoder.median(input);
+            rows[(input + 1) * width + input] = self.encoder.usual(input);
         }
         let logits = self.logits(&rows)?;
         let (whole, without) = logits

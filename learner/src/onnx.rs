@@ -4,7 +4,7 @@
 //! The graph says the same as [`crate::Model`] does, in the words of [`crate::Encoder`] and [`crate::Layer`]: each
 //! input is taken once for each of its codes, all codes are computed at once, and the members of the ensemble are the
 //! first dimension of every number that is a member's own. It is what serves, the mean of weights, and cannot be
-//! trained further.
+//! trained further. A category comes as its number; the graph has no strings.
 //!
 //! ```text
 //!   inputs [rows, inputs] ─ Gather ─► codes [rows, codes] ─ layers ─► logits [members, rows, 1] ─► probability [rows]
@@ -17,7 +17,7 @@ mod tests;
 use prost::Message;
 
 use crate::checkpoint::Checkpoint;
-use crate::encoder::{Encoder, TAIL};
+use crate::encoder::{Encoder, Scale, TAIL};
 use crate::layer::Layer;
 use crate::manifest::Manifest;
 use messages::{
@@ -36,10 +36,10 @@ const PROBABILITY: &str = "probability";
 
 /// A version as the bytes of an ONNX file.
 ///
-/// It takes `inputs`, f32 `[rows, inputs]` in the order of the manifest, where NaN is missing, and gives `probability`,
-/// f32 `[rows]`. The codes and the mean are computed in f64, as [`crate::Model`] does, and the layers in f32. The
-/// manifest's version, inputs (a JSON array), hash of the inputs, code version and times are the file's metadata. Equal
-/// versions give equal bytes.
+/// It takes `inputs`, f32 `[rows, inputs]` in the order of the manifest, where NaN is missing and a category is the number
+/// that stands for it in the examples, and gives `probability`, f32 `[rows]`. The codes and the mean are computed in
+/// f64, as [`crate::Model`] does, and the layers in f32. The manifest's version, inputs and which of them are categories
+/// (JSON arrays), hash of the inputs, code version and times are the file's metadata. Equal versions give equal bytes.
 pub fn to_onnx(manifest: &Manifest, checkpoint: &Checkpoint) -> Vec<u8> {
     let mut graph = Graph::default();
     let codes = encode(&mut graph, checkpoint.encoder());
@@ -69,17 +69,24 @@ pub fn to_onnx(manifest: &Manifest, checkpoint: &Checkpoint) -> Vec<u8> {
             domain: Some(String::new()),
             version: Some(OPSET),
         }],
-        metadata_props: metadata(manifest),
+        metadata_props: metadata(manifest, checkpoint.encoder()),
     };
     model.encode_to_vec()
 }
 
-fn metadata(manifest: &Manifest) -> Vec<StringStringEntryProto> {
+fn metadata(manifest: &Manifest, encoder: &Encoder) -> Vec<StringStringEntryProto> {
+    let inputs = manifest.inputs.iter().zip(encoder.scales());
+    let categories = inputs.filter(|(_, scale)| matches!(scale, Scale::Categories(_)));
+    let categories: Vec<&String> = categories.map(|(name, _)| name).collect();
     let entries = [
         ("millrace.version", manifest.version.to_string()),
         (
             "millrace.inputs",
             serde_json::json!(manifest.inputs).to_string(),
+        ),
+        (
+            "millrace.categories",
+            serde_json::json!(categories).to_string(),
         ),
         ("millrace.inputs_hash", manifest.inputs_hash.clone()),
         ("millrace.code_version", manifest.code_version.clone()),
@@ -104,27 +111,65 @@ struct Codes {
     /// The lower edge of its bin, and the distance to the upper one.
     low: Vec<f64>,
     width: Vec<f64>,
-    /// How far through the bin it goes at least and at most: 0 to 1, but for the outer sides of the outer bins.
+    /// How far through the bin it goes at least and at most: 0 to 1, but for the outer sides of the outer bins. Codes
+    /// that are of no bin go nowhere.
     least: Vec<f64>,
     most: Vec<f64>,
     /// What it is where the input is missing.
     missing: Vec<f64>,
+    categories: Categories,
+}
+
+/// What the codes of categories are computed from, besides.
+#[derive(Default)]
+struct Categories {
+    /// Inputs that are categories.
+    inputs: usize,
+    /// Of each code: which of those inputs it is of, or 0.
+    of: Vec<i64>,
+    /// Of each code: the category that it stands for, and 1 where it stands for one.
+    category: Vec<f64>,
+    is_one: Vec<f64>,
+    /// Of each code: 1 where it stands for all others.
+    is_other: Vec<f64>,
+}
+
+/// Numbers of a code that is of no bin: it is 0, and this where the input is missing.
+fn of_no_bin(missing: f64) -> [f64; 5] {
+    [0.0, 1.0, 0.0, 0.0, missing]
 }
 
 impl Codes {
     fn of(encoder: &Encoder) -> Self {
         let mut codes = Self::default();
-        for (input, edges) in encoder.edges().iter().enumerate() {
-            let bins = edges.len() - 1;
-            for (bin, pair) in edges.windows(2).enumerate() {
-                let (low, high) = (f64::from(pair[0]), f64::from(pair[1]));
-                let least = if bin == 0 { f64::NEG_INFINITY } else { 0.0 };
-                let most = if bin + 1 == bins { f64::INFINITY } else { 1.0 };
-                codes.push(input, [low, high - low, least, most, 0.0]);
+        for (input, scale) in encoder.scales().iter().enumerate() {
+            match scale {
+                Scale::Edges(edges) => codes.push_bins(input, edges),
+                Scale::Categories(categories) => codes.push_categories(input, categories),
             }
-            codes.push(input, [0.0, 1.0, 0.0, 0.0, 1.0]);
+            codes.push(input, of_no_bin(1.0));
         }
         codes
+    }
+
+    fn push_bins(&mut self, input: usize, edges: &[f32]) {
+        let bins = edges.len() - 1;
+        for (bin, pair) in edges.windows(2).enumerate() {
+            let (low, high) = (f64::from(pair[0]), f64::from(pair[1]));
+            let least = if bin == 0 { f64::NEG_INFINITY } else { 0.0 };
+            let most = if bin + 1 == bins { f64::INFINITY } else { 1.0 };
+            self.push(input, [low, high - low, least, most, 0.0]);
+        }
+    }
+
+    fn push_categories(&mut self, input: usize, known: &[f32]) {
+        let of = self.categories.inputs as i64;
+        self.categories.inputs += 1;
+        let known = known.iter().map(|category| Some(f64::from(*category)));
+        for category in known.chain([None]) {
+            self.push(input, of_no_bin(0.0));
+            self.categories.stand_for(of, category);
+        }
     }
 
     fn push(&mut self, input: usize, [low, width, least, most, missing]: [f64; 5]) {
@@ -134,6 +179,39 @@ impl Codes {
         self.least.push(least);
         self.most.push(most);
         self.missing.push(missing);
+        self.categories.push();
+    }
+}
+
+impl Categories {
+    /// A code that stands for no category.
+    fn push(&mut self) {
+        self.of.push(0);
+        for numbers in [&mut self.category, &mut self.is_one, &mut self.is_other] {
+            numbers.push(0.0);
+        }
+    }
+
+    /// The newest code stands for a category of an input, or for all others.
+    fn stand_for(&mut self, of: i64, category: Option<f64>) {
+        let last = self.of.len() - 1;
+        self.of[last] = of;
+        match category {
+            Some(category) => {
+                self.category[last] = category;
+                self.is_one[last] = 1.0;
+            }
+            None => self.is_other[last] = 1.0,
+        }
+    }
+
+    /// Which codes are of which input, `[codes, inputs]`: 1 for a category that is known.
+    fn of_inputs(&self) -> Vec<f64> {
+        let mut of_inputs = vec![0.0; self.of.len() * self.inputs];
+        for (code, (of, is_one)) in self.of.iter().zip(&self.is_one).enumerate() {
+            of_inputs[code * self.inputs + *of as usize] = *is_one;
+        }
+        of_inputs
     }
 }
 
@@ -170,9 +248,38 @@ fn encode(graph: &mut Graph, encoder: &Encoder) -> Name {
     let code = graph.op("Add", "with_above", &[&inside, &above]);
     let code = graph.op("Sub", "with_below", &[&code, &below]);
     let code = graph.op("Max", "code_from", &[&code, &lowest]);
-    let code = graph.op("Min", "code_to", &[&code, &highest]);
+    let mut code = graph.op("Min", "code_to", &[&code, &highest]);
+    if codes.categories.inputs > 0 {
+        code = with_categories(graph, &codes.categories, &values, &one, &code);
+    }
     let code = graph.op("Where", "codes_f64", &[&is_missing, &missing, &code]);
     graph.cast("codes", &code, DataType::Float)
+}
+
+/// The codes, f64 `[rows, codes]`, with those of categories. `values` are the inputs, once for each code, in f64.
+fn with_categories(
+    graph: &mut Graph,
+    categories: &Categories,
+    values: &Name,
+    one: &Name,
+    code: &Name,
+) -> Name {
+    let category = graph.doubles("category", &categories.category);
+    let is_one = graph.doubles("category.is_one", &categories.is_one);
+    let is_other = graph.doubles("category.is_other", &categories.is_other);
+    let of = graph.integers("category.of", &categories.of);
+    let shape = [categories.of.len(), categories.inputs];
+    let of_inputs = graph.matrix("category.of_inputs", &categories.of_inputs(), shape);
+    let is_equal = graph.op("Equal", "is_equal", &[values, &category]);
+    let is_equal = graph.cast("is_equal_f64", &is_equal, DataType::Double);
+    let known = graph.op("Mul", "known", &[&is_equal, &is_one]);
+    // What none of an input's categories is, is another one: 1 less the sum of their codes.
+    let is_known = graph.op("MatMul", "is_known", &[&known, &of_inputs]);
+    let is_new = graph.op("Sub", "is_new", &[one, &is_known]);
+    let others = graph.with("Gather", "others_of", &[&is_new, &of], vec![int("axis", 1)]);
+    let others = graph.op("Mul", "others", &[&others, &is_other]);
+    let code = graph.op("Add", "with_known", &[code, &known]);
+    graph.op("Add", "with_others", &[&code, &others])
 }
 
 /// The logits of all members, f32 `[members, rows, 1]`: [`Layer`]'s formula, with its own shapes.
@@ -255,6 +362,11 @@ impl Graph {
     fn doubles(&mut self, name: &str, numbers: &[f64]) -> Name {
         let bytes = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
         self.constant(name, DataType::Double, &[numbers.len()], bytes)
+    }
+
+    fn matrix(&mut self, name: &str, numbers: &[f64], shape: [usize; 2]) -> Name {
+        let bytes = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+        self.constant(name, DataType::Double, &shape, bytes)
     }
 
     fn double(&mut self, name: &str, number: f64) -> Name {

@@ -14,6 +14,8 @@ use crate::network::{Network, tensor};
 use crate::random::{Stream, generator};
 use crate::*;
 
+mod categories;
+
 /// Card payments in miniature: an amount, how it compares with the card's habit (missing for new
 /// cards), an hour, a count of earlier frauds at the terminal that is nearly always zero, and a
 /// column of noise. Fraud is a steep but noisy function of them; about 1% of rows.

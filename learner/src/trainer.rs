@@ -67,7 +67,7 @@ const EXPLODED_MARGIN: f64 = 0.1;
 
 /// Updates a model, or makes the first one if there is no `parent`.
 ///
-/// The first update chooses the encoder's edges, draws weights from the seed, and makes
+/// The first update chooses the encoder's edges and categories, draws weights from the seed, and makes
 /// `initial_passes` passes. A later one goes on from the parent's weights and AdamW state with
 /// `passes` passes; the parent's encoder and layer sizes stay, whatever the settings say now. The
 /// rows of a pass are `fresh` and `replay` together in an order that the seed and the parent's step
@@ -561,7 +561,7 @@ impl<B: AutodiffBackend> Rows<B> {
         let mut codes = vec![0.0; rows.len() * width];
         let each = codes.par_chunks_exact_mut(width).zip(rows);
         each.with_min_len(64)
-            .for_each(|(codes, row)| encoder.encode(examples.row(*row), codes));
+            .for_each(|(codes, row)| encoder.encode_to_learn(*row, examples.row(*row), codes));
         let labels = rows.iter().map(|row| examples.labels()[*row]).collect();
         let members = task.start.members();
         let shares = sizes

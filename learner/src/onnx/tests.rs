@@ -10,6 +10,7 @@ use rand::Rng;
 
 use super::messages::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 use super::to_onnx;
+use crate::encoder::Scale;
 use crate::random::{Stream, generator};
 use crate::*;
 
@@ -165,6 +166,7 @@ fn run_node(node: &NodeProto, inputs: &[&Numbers]) -> Numbers {
             let is_f32 = attribute("to").i == Some(DataType::Float as i64);
             Numbers::new(first.shape.clone(), first.values.clone(), is_f32)
         }
+        "Equal" => each(inputs, |x| f64::from(u8::from(x[0] == x[1]))),
         "IsNaN" => first.map(|x| f64::from(u8::from(x.is_nan()))),
         "Where" => each(inputs, |x| if x[0] != 0.0 { x[1] } else { x[2] }),
         "Sub" => each(inputs, |x| x[0] - x[1]),
@@ -216,12 +218,17 @@ fn run(graph: &GraphProto, rows: &[f32], width: usize) -> Vec<f32> {
     output.values.iter().map(|value| *value as f32).collect()
 }
 
-const WIDTH: usize = 4;
+const WIDTH: usize = 5;
 
-/// An amount with long tails, an input that is often missing, a flag, and one that is always the same.
-fn examples(seed: u64) -> Examples {
+/// Categories with a code of their own, one that is too rare for it, and one that is not among the examples.
+const CATEGORIES: [f32; 5] = [3.0, 90_000.0, 16_777_215.0, 77.0, 5.0];
+
+/// An amount with long tails, an input that is often missing, a flag, one that is always the same, and, where it is one,
+/// a category.
+fn examples(seed: u64, last: InputKind) -> Examples {
     let mut random = generator(seed, Stream::Shuffle, 0);
-    let mut examples = Examples::new(WIDTH);
+    let mut examples =
+        Examples::of_kinds([vec![InputKind::Number; WIDTH - 1], vec![last]].concat());
     for _ in 0..1_500 {
         let amount = (random.random::<f32>() * 9.0 - 2.0).exp();
         let ratio = if random.random_bool(0.3) {
@@ -230,22 +237,28 @@ fn examples(seed: u64) -> Examples {
             random.random_range(-3.0..3.0)
         };
         let flag = f32::from(random.random_bool(0.2));
-        let fraud = amount > 300.0 && (flag > 0.0 || ratio > 1.0);
+        let category = match random.random_range(0..500) {
+            0 => CATEGORIES[3],
+            1..100 => f32::NAN,
+            other => CATEGORIES[other as usize % 3],
+        };
+        let fraud = amount > 300.0 && (flag > 0.0 || ratio > 1.0 || category == CATEGORIES[1]);
         examples
-            .push(&[amount, ratio, flag, 7.0], fraud, 1.0)
+            .push(&[amount, ratio, flag, 7.0, category], fraud, 1.0)
             .unwrap();
     }
     examples
 }
 
-fn version(settings: &LearnerSettings) -> (Manifest, Checkpoint) {
+fn version(settings: &LearnerSettings, last: InputKind) -> (Manifest, Checkpoint) {
     let none = Examples::new(WIDTH);
     let learn = |parent: Option<&Checkpoint>, seed: u64| {
-        update(settings, Device::Cpu, parent, &examples(seed), &none, seed).unwrap()
+        let examples = examples(seed, last);
+        update(settings, Device::Cpu, parent, &examples, &none, seed).unwrap()
     };
     let first = learn(None, 1);
     let update = learn(Some(&first.checkpoint), 2);
-    let inputs: Vec<String> = ["amount", "ratio", "say \"é\"", "same"]
+    let inputs: Vec<String> = ["amount", "ratio", "say \"é\"", "same", "channel"]
         .map(String::from)
         .into();
     let manifest = Manifest {
@@ -295,14 +308,19 @@ fn rows(encoder: &Encoder) -> Vec<f32> {
         1e20,
         -1e20,
     ];
-    for edge in encoder.edges().concat() {
+    let of_scale = |scale: &Scale| match scale {
+        Scale::Edges(numbers) | Scale::Categories(numbers) => numbers.clone(),
+    };
+    for edge in encoder.scales().iter().flat_map(of_scale) {
         numbers.extend([edge, edge.next_up(), edge.next_down(), -edge, 1.5 * edge]);
     }
+    numbers.extend(CATEGORIES);
+    let usual = examples(9, InputKind::Category);
     let mut rows = Vec::new();
     for row in 0..1_200 {
         for input in 0..WIDTH {
             let odd = numbers[random.random_range(0..numbers.len())];
-            let usual = examples(9).row(row)[input];
+            let usual = usual.row(row)[input];
             rows.push(if random.random_bool(0.5) { odd } else { usual });
         }
     }
@@ -320,12 +338,13 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn the_graph_gives_the_models_probabilities() {
-    for (members, hidden) in [
-        (4, vec![16, 8]),
-        (3, vec![8]),
-        (3, vec![]),
-        (1, vec![16, 8]),
-        (1, vec![]),
+    for (members, hidden, last) in [
+        (4, vec![16, 8], InputKind::Category),
+        (4, vec![16, 8], InputKind::Number),
+        (3, vec![8], InputKind::Category),
+        (3, vec![], InputKind::Number),
+        (1, vec![16, 8], InputKind::Number),
+        (1, vec![], InputKind::Category),
     ] {
         let settings = LearnerSettings {
             members,
@@ -335,16 +354,14 @@ fn the_graph_gives_the_models_probabilities() {
             learning_rate: 0.05,
             ..LearnerSettings::default()
         };
-        let (manifest, checkpoint) = version(&settings);
+        let (manifest, checkpoint) = version(&settings, last);
         let file = ModelProto::decode(&to_onnx(&manifest, &checkpoint)[..]).unwrap();
         let rows = rows(checkpoint.encoder());
         let scores = Model::new(&checkpoint).score(&rows).unwrap();
         let difference = largest_difference(&run(&file.graph.unwrap(), &rows, WIDTH), &scores);
-        println!("{members} members, {hidden:?}: {difference:e}");
-        assert!(
-            difference < 2e-6,
-            "{members} members, {hidden:?}: {difference:e}"
-        );
+        let case = format!("{members} members, {hidden:?}, {last:?}: {difference:e}");
+        println!("{case}");
+        assert!(difference < 2e-6, "{case}");
         // The rows tell a wrong version from the right one.
         let iterate = Model::of_iterate(&checkpoint).score(&rows).unwrap();
         assert!(largest_difference(&iterate, &scores) > 1e-3);
@@ -357,10 +374,11 @@ fn the_graph_gives_the_models_probabilities() {
 
 #[test]
 fn the_file_says_what_it_is() {
-    let (manifest, checkpoint) = version(&LearnerSettings {
+    let settings = LearnerSettings {
         hidden: vec![4],
         ..LearnerSettings::default()
-    });
+    };
+    let (manifest, checkpoint) = version(&settings, InputKind::Category);
     let bytes = to_onnx(&manifest, &checkpoint);
     assert_eq!(bytes, to_onnx(&manifest, &checkpoint));
     let file = ModelProto::decode(&bytes[..]).unwrap();
@@ -376,6 +394,7 @@ fn the_file_says_what_it_is() {
         serde_json::from_str::<Vec<String>>(&said("millrace.inputs")).unwrap(),
         manifest.inputs
     );
+    assert_eq!(said("millrace.categories"), r#"["channel"]"#);
     assert_eq!(said("millrace.inputs_hash"), manifest.inputs_hash);
     assert_eq!(said("millrace.code_version"), "0.1.0");
     assert_eq!(file.opset_import[0].version, Some(17));
