@@ -15,6 +15,7 @@ use datafusion::physical_expr::utils::collect_columns;
 
 use crate::FeatureError;
 use crate::answer::batch;
+use crate::category::category_code;
 use crate::plan::{Planner, engine_schema};
 use crate::problem::{Checked, Complaint};
 use crate::rows::evaluate_or_null;
@@ -30,7 +31,7 @@ pub struct InputView {
     pub name: String,
     /// The stream whose events are scored.
     pub stream: Arc<Stream>,
-    /// The inputs, each a number or a boolean.
+    /// The inputs, each a number, a boolean, or a text (`Utf8`), which is a category.
     pub schema: SchemaRef,
     joins: Vec<ViewJoin>,
     columns: Vec<Source>,
@@ -59,6 +60,12 @@ impl InputView {
             .fields()
             .iter()
             .map(|field| field.name().as_str())
+    }
+
+    /// Of each input, in order, whether it is a text: its values are categories and have no order.
+    pub fn are_texts(&self) -> impl Iterator<Item = bool> {
+        let fields = self.schema.fields().iter();
+        fields.map(|field| field.data_type() == &DataType::Utf8)
     }
 
     /// What the inputs mean, as text: the same text, the same inputs of the same events. What else the views and
@@ -192,7 +199,9 @@ impl InputView {
         batch(&self.schema, outputs, rows).map_err(context)
     }
 
-    /// Inputs as a row-major matrix of `rows × names`, null and NaN alike as NaN.
+    /// Inputs as a row-major matrix of `rows × names`, null and NaN alike as NaN, a text as its [`category_code`].
+    ///
+    /// It is the one place where inputs become what a model sees: when an event is scored, and so in what is learned.
     ///
     /// # Errors
     /// [`FeatureError::Arguments`] when `inputs` is not of the view's schema.
@@ -208,6 +217,10 @@ impl InputView {
             }
             if let Some(values) = column.as_primitive_opt::<Int64Type>() {
                 valid(values).for_each(|row| set(row, values.value(row) as f32));
+                continue;
+            }
+            if let Some(texts) = column.as_string_opt::<i32>() {
+                valid(texts).for_each(|row| set(row, category_code(texts.value(row))));
                 continue;
             }
             let values = cast(column, &DataType::Float32)
@@ -243,7 +256,12 @@ impl InputView {
         let joins = leaves.joins(&equal)?;
         let schema = nullable(&engine_schema(projection.schema.as_arrow()));
         for (index, field) in schema.fields().iter().enumerate() {
-            check_number(field).map_err(|c| c.item(Some(index)))?;
+            check_type(field).map_err(|c| c.item(Some(index)))?;
+            if field.data_type() == &DataType::Utf8
+                && is_id(&projection.expr[index], source, &leaves)
+            {
+                return Err(id_of_event(field.name()).item(Some(index)));
+            }
         }
         let outputs = projection
             .expr
@@ -273,16 +291,53 @@ fn valid(array: &dyn Array) -> impl Iterator<Item = usize> + '_ {
     (0..array.len()).filter(|row| array.is_valid(*row))
 }
 
-fn check_number(field: &arrow::datatypes::Field) -> Checked<()> {
-    if field.data_type().is_numeric() || field.data_type() == &DataType::Boolean {
+fn check_type(field: &arrow::datatypes::Field) -> Checked<()> {
+    let data_type = field.data_type();
+    if data_type.is_numeric() || matches!(data_type, DataType::Boolean | DataType::Utf8) {
         return Ok(());
     }
+    let instead = match data_type {
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
+            "take a part of it: date_part('hour', …), or 'dow' for the day of the week"
+        }
+        DataType::Time32(_) | DataType::Time64(_) => "take a part of it: date_part('hour', …)",
+        DataType::Duration(_) | DataType::Interval(_) => {
+            "take its seconds: date_part('epoch', a) - date_part('epoch', b)"
+        }
+        DataType::Binary | DataType::FixedSizeBinary(_) => {
+            "where it holds text: CAST(… AS VARCHAR); else drop it"
+        }
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+            "take a number of it, array_length(…), or drop it"
+        }
+        DataType::Null => "give it a type, CAST(NULL AS DOUBLE), or drop it",
+        _ => "turn it into a number or a text, or drop it",
+    };
     Err(Complaint::new(format!(
-        "input '{}' is of type {}, and a model takes numbers and booleans",
-        field.name(),
-        field.data_type()
+        "input '{}' is of type {data_type}, and a model takes numbers, booleans and text",
+        field.name()
     ))
-    .hint("turn it into a number: CASE channel WHEN 'web' THEN 1 ELSE 0 END AS is_web, or drop it"))
+    .hint(instead))
+}
+
+/// Whether an input is the event's id as it is.
+fn is_id(expr: &Expr, source: &DFSchemaRef, leaves: &Leaves<'_>) -> bool {
+    let Expr::Column(column) = expr.clone().unalias() else {
+        return false;
+    };
+    let place = source.index_of_column(&column).ok();
+    let id = leaves.stream.as_ref().and_then(|stream| stream.id);
+    match place.and_then(|place| leaves.columns.get(place)) {
+        Some(Source::Event { column }) => id == Some(*column),
+        _ => false,
+    }
+}
+
+fn id_of_event(name: &str) -> Complaint {
+    Complaint::new(format!(
+        "input '{name}' is the event's id, which is another one each time: nothing can be learned of it"
+    ))
+    .hint("drop it; a text that many events share is a category, as t.merchant_category")
 }
 
 fn unsupported() -> Complaint {

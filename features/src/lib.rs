@@ -10,10 +10,12 @@
 //! - [`FeatureView::fold`] replaces settled rows of a view with a resolution by their sums.
 //! - [`FeatureView::answer`] reads those rows as of a time.
 //! - [`EventTable`] answers for many events at once, in memory: training sets and back-tests.
-//! - [`InputView::evaluate`] joins an event with the answers of its views.
+//! - [`InputView::evaluate`] joins an event with the answers of its views, and [`InputView::matrix`] makes of that what
+//!   a model sees.
 
 mod answer;
 mod call;
+mod category;
 mod clauses;
 mod comparisons;
 mod conditions;
@@ -53,6 +55,7 @@ mod windows;
 mod words;
 
 pub use answer::Answer;
+pub use category::category_code;
 pub use fold::Total;
 pub use frame::Frame;
 pub use inputs::InputView;

@@ -23,6 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, spinner};
 use crate::labels::{SCORED_END, SCORED_START, ScoredRecord, scored_record};
 use crate::marks::Marks;
+use crate::scorer::text_of;
 use crate::state::Committed;
 use crate::workspace::{ModelPlan, Workspace};
 
@@ -91,10 +92,13 @@ pub struct InputAudit {
 pub struct Difference {
     /// The event's id.
     pub id: String,
-    /// What the model saw; null where it was missing.
+    /// What the model saw; null where it was missing. Of a text, its code: the store keeps no more of it.
     pub scored: Option<f32>,
     /// What the events say.
     pub recomputed: Option<f32>,
+    /// The text that they say, where the input is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recomputed_text: Option<String>,
 }
 
 /// Keys in the audit's store of the scored events that an event of the files was found for: this, and the id.
@@ -244,12 +248,20 @@ impl Audit {
                 continue;
             }
             let recomputed = &matrix[row * width..(row + 1) * width];
-            self.compare(&text(events, plan, row)?, &record, recomputed);
+            let texts = |input: usize| text_of(&inputs, row, input).map(str::to_owned);
+            self.compare(&text(events, plan, row)?, &record, recomputed, &texts);
         }
         Ok(again.commit(commit)?)
     }
 
-    fn compare(&mut self, id: &str, record: &ScoredRecord, recomputed: &[f32]) {
+    /// `texts` gives the inputs that are text as the events say them.
+    fn compare(
+        &mut self,
+        id: &str,
+        record: &ScoredRecord,
+        recomputed: &[f32],
+        texts: &dyn Fn(usize) -> Option<String>,
+    ) {
         self.compared += 1;
         let mut moved: Vec<&str> = Vec::new();
         let mut differs = false;
@@ -267,6 +279,7 @@ impl Audit {
                 id: id.to_owned(),
                 scored: scored.filter(|value| !value.is_nan()),
                 recomputed: Some(recomputed).filter(|value| !value.is_nan()),
+                recomputed_text: texts(index),
             });
             let views = input.views.iter().map(String::as_str);
             moved.extend(views);
@@ -299,7 +312,10 @@ impl Audit {
                 input.views.join(", "),
                 input.mismatched.to_string(),
                 first.map_or(String::new(), |first| number(first.scored)),
-                first.map_or(String::new(), |first| number(first.recomputed)),
+                first.map_or(String::new(), |first| match &first.recomputed_text {
+                    Some(text) => format!("{} ({text})", number(first.recomputed)),
+                    None => number(first.recomputed),
+                }),
                 first.map_or(String::new(), |first| first.id.clone()),
             ]);
         }

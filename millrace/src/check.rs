@@ -108,7 +108,14 @@ fn print_plan(workspace: &Workspace) {
 
 fn print_inputs(project: &Project) {
     for inputs in &project.inputs {
-        let names: Vec<&str> = inputs.names().collect();
+        let names: Vec<String> = inputs
+            .names()
+            .zip(inputs.are_texts())
+            .map(|(name, is_text)| match is_text {
+                true => format!("{name} (category)"),
+                false => name.to_owned(),
+            })
+            .collect();
         println!(
             "inputs {} ({} of {}): {}",
             inputs.name,
@@ -221,7 +228,10 @@ fn plan_json(workspace: &Workspace) -> Value {
                 "late_us": view.resolution().map(|resolution| resolution.late_us) })
     });
     let inputs = project.inputs.iter().map(|inputs| {
-        json!({ "name": inputs.name, "stream": inputs.stream.name, "inputs": inputs.names().collect::<Vec<_>>() })
+        let are_texts = inputs.names().zip(inputs.are_texts());
+        let categories = are_texts.filter(|(_, is_text)| *is_text);
+        json!({ "name": inputs.name, "stream": inputs.stream.name, "inputs": inputs.names().collect::<Vec<_>>(),
+                "categories": categories.map(|(name, _)| name).collect::<Vec<_>>() })
     });
     json!({ "ok": true, "streams": streams.collect::<Vec<_>>(), "views": views.collect::<Vec<_>>(),
             "inputs": inputs.collect::<Vec<_>>() })
@@ -300,6 +310,15 @@ mod tests {
         let said = failure_json(&Workspace::open(path).unwrap_err());
         let mistake = json!({ "file": null, "line": null, "column": null, "message": said["error"], "hint": said["hint"] });
         assert_eq!(said["mistakes"], json!([mistake]));
+    }
+
+    #[test]
+    fn the_plan_says_which_inputs_are_categories() {
+        let (_folder, workspace) = crate::serve::tests::with_a_text();
+        let plan = plan_json(&workspace);
+        assert_eq!(plan["inputs"][0]["categories"], json!(["place"]));
+        let names = &plan["inputs"][0]["inputs"];
+        assert_eq!((&names[0], &names[1]), (&json!("amount"), &json!("place")));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Learning {
         workspace.settings.learner.gate.check()?;
         let device = workspace.settings.learner.device.resolve()?;
         let mut learning = Self {
-            history: History::new(scorer.plan.input_names().len(), scorer.plan.inputs_tag()),
+            history: History::new(scorer.plan.input_kinds(), scorer.plan.inputs_tag()),
             workspace,
             store,
             registry,

@@ -120,12 +120,13 @@ pub fn score_json(
         .column(stream.time)
         .as_primitive::<TimestampMicrosecondType>()
         .value(row);
-    let inputs: Map<String, Value> = plan
-        .inputs
-        .names()
-        .zip(scores.row(row))
-        .map(|(name, value)| (name.to_owned(), json!(value.is_finite().then_some(*value))))
-        .collect();
+    let values = scores.row(row).iter().enumerate();
+    let values = values.map(|(input, value)| match scores.text(row, input) {
+        Some(text) => json!(text),
+        None => json!(value.is_finite().then_some(*value)),
+    });
+    let names = plan.inputs.names().map(str::to_owned);
+    let inputs: Map<String, Value> = names.zip(values).collect();
     let id_name = stream.schema.field(plan.event_id).name();
     let probability = scores.probability(row);
     let mut score = json!({

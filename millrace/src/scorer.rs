@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
 use millrace_features::{StateReader, Tile, pack_keys};
 use millrace_learner::{Aliases, Manifest, Model, Registry};
 use xxhash_rust::xxh3::xxh3_64;
@@ -18,6 +18,12 @@ impl Scores {
     pub fn row(&self, row: usize) -> &[f32] {
         let width = self.inputs.num_columns();
         &self.matrix[row * width..(row + 1) * width]
+    }
+
+    /// An input of a row that is a text; none where it is null, or a number.
+    #[must_use]
+    pub fn text(&self, row: usize, input: usize) -> Option<&str> {
+        text_of(&self.inputs, row, input)
     }
 
     /// The probability of a row.
@@ -59,12 +65,18 @@ pub struct Serving {
 pub struct Scores {
     /// The inputs that the model saw.
     pub inputs: RecordBatch,
-    /// The same, row-major; null is NaN.
+    /// The same, row-major, as the model takes them: null is NaN, and a text its code.
     pub matrix: Vec<f32>,
     /// Probabilities of fraud, one a row; none before there is a first model.
     pub probabilities: Option<Vec<f32>>,
     /// The version that gave each of them, 0 before there is a first model.
     pub versions: Vec<u64>,
+}
+
+/// An input of a row that is a text; none where it is null, or a number.
+pub(crate) fn text_of(inputs: &RecordBatch, row: usize, input: usize) -> Option<&str> {
+    let texts = inputs.column(input).as_string_opt::<i32>()?;
+    texts.is_valid(row).then(|| texts.value(row))
 }
 
 impl Scorer {

@@ -349,8 +349,14 @@ impl ScoresFile {
             Field::new("model_version", DataType::UInt64, true),
         ];
         if inputs {
-            let names = plan.inputs.names();
-            fields.extend(names.map(|name| Field::new(name, DataType::Float32, true)));
+            let inputs = plan.inputs.schema.fields().iter();
+            fields.extend(inputs.map(|input| {
+                let data_type = match input.data_type() {
+                    DataType::Utf8 => DataType::Utf8,
+                    _ => DataType::Float32,
+                };
+                Field::new(input.name(), data_type, true)
+            }));
         }
         let schema = Arc::new(Schema::new(fields));
         let file = TableFile::create(path, Format::Parquet, Arc::clone(&schema), &[])?;
@@ -398,6 +404,11 @@ impl ScoreSink for ScoresFile {
             Arc::new(versions),
         ];
         for input in 0..self.schema.fields().len() - columns.len() {
+            let column = scores.inputs.column(input);
+            if column.data_type() == &DataType::Utf8 {
+                columns.push(Arc::clone(column));
+                continue;
+            }
             let value = |row| Some(scores.row(row)[input]).filter(|value| !value.is_nan());
             let values: Float32Array = (0..events.num_rows()).map(value).collect();
             columns.push(Arc::new(values));
@@ -525,7 +536,41 @@ fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float32Type;
+    use millrace_feature_store::MemoryStore;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
     use super::*;
+    use crate::score_log::tests::live_of;
+    use crate::serve::tests::{decode, payment, with_a_text};
+    use crate::state::Committed;
+
+    #[test]
+    fn the_file_of_scores_has_texts_as_they_are() {
+        let (_folder, workspace) = with_a_text();
+        let live = live_of(workspace, Arc::new(MemoryStore::new()));
+        let events = decode(&live, &[payment("x", "c1", 60.0, 55)]);
+        let scorer = live.scorer.as_ref().unwrap();
+        let moment = live.store.moment();
+        let scores = scorer.score(&Committed(moment.as_ref()), &events).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let path = out.path().join("scores.parquet");
+        let mut file = ScoresFile::create(&path, &scorer.plan, true).unwrap();
+        file.send(&events, &scores, &[]).unwrap();
+        file.finish().unwrap();
+
+        let file = std::fs::File::open(&path).unwrap();
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap()
+            .build()
+            .unwrap();
+        let rows = reader.next().unwrap().unwrap();
+        let places = rows.column_by_name("place").unwrap().as_string::<i32>();
+        assert_eq!(places.value(0), "t1");
+        let amounts = rows.column_by_name("amount").unwrap();
+        assert_eq!(amounts.as_primitive::<Float32Type>().value(0), 60.0);
+    }
 
     #[test]
     fn a_folder_that_is_of_no_simulation_is_left_as_it_is() {

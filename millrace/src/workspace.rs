@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use millrace_feature_store::{RocksStore, StoreIdentity};
 use millrace_features::{InputView, Project, SqlFile, Stream};
-use millrace_learner::{LearnerError, Manifest, Registry};
+use millrace_learner::{InputKind, LearnerError, Manifest, Registry};
 
 use crate::evolve::check_project;
 use crate::failure::{Failure, Outcome, with_causes};
@@ -278,6 +278,16 @@ impl ModelPlan {
                 &self.input_meanings(),
             )
             .map_err(|error| other_inputs(&error))
+    }
+
+    /// What each input is to the learner: a text is a category.
+    #[must_use]
+    pub fn input_kinds(&self) -> Vec<InputKind> {
+        let kind = |is_text: bool| match is_text {
+            true => InputKind::Category,
+            false => InputKind::Number,
+        };
+        self.inputs.are_texts().map(kind).collect()
     }
 
     /// Names of the inputs, in order.

@@ -366,7 +366,30 @@ fn score_json(score: &Score, inputs: bool) -> Json {
         "model_version": score.model_version,
     });
     if inputs {
-        json["inputs"] = json!(score.inputs);
+        let mut values = json!(score.inputs);
+        for (name, text) in &score.text_inputs {
+            values[name.as_str()] = json!(text);
+        }
+        json["inputs"] = values;
     }
     json
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn texts_stand_among_the_inputs() {
+        let score = Score {
+            inputs: HashMap::from([("amount".to_owned(), 1.5)]),
+            text_inputs: HashMap::from([("place".to_owned(), "t1".to_owned())]),
+            ..Score::default()
+        };
+        let line = score_json(&score, true);
+        assert_eq!(line["inputs"], json!({ "amount": 1.5, "place": "t1" }));
+        assert!(score_json(&score, false).get("inputs").is_none());
+    }
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
-use millrace_learner::Examples;
+use millrace_learner::{Examples, InputKind};
 
 use crate::failure::Outcome;
 use crate::labels::Example;
 
 /// The newest examples.
 pub(super) struct History {
-    width: usize,
+    kinds: Vec<InputKind>,
     inputs_tag: u32,
     /// Number of the last example that was read.
     pub(super) last_read: u64,
@@ -27,9 +27,10 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(width: usize, inputs_tag: u32) -> Self {
+    /// None yet, of inputs of these kinds.
+    pub(super) fn new(kinds: Vec<InputKind>, inputs_tag: u32) -> Self {
         Self {
-            width,
+            kinds,
             inputs_tag,
             last_read: 0,
             numbers: VecDeque::new(),
@@ -42,10 +43,14 @@ impl History {
         }
     }
 
+    fn width(&self) -> usize {
+        self.kinds.len()
+    }
+
     /// Adds an example; one whose inputs meant something else cannot be learned from.
     pub(super) fn push(&mut self, number: u64, example: Example) {
         self.last_read = number;
-        if example.inputs_tag != self.inputs_tag || example.inputs.len() != self.width {
+        if example.inputs_tag != self.inputs_tag || example.inputs.len() != self.width() {
             return;
         }
         self.numbers.push_back(number);
@@ -67,7 +72,8 @@ impl History {
         self.numbers.drain(..surplus);
         self.known_us.drain(..surplus);
         self.frauds.drain(..surplus);
-        self.inputs.drain(..surplus * self.width);
+        let width = self.width();
+        self.inputs.drain(..surplus * width);
         if let Some(first) = self.numbers.front() {
             self.aside.retain(|range| range.end() >= first);
             self.replaced = self.replaced.split_off(first);
@@ -97,7 +103,8 @@ impl History {
 
     /// Adds a row's inputs to a list.
     pub(super) fn copy_inputs(&self, row: usize, to: &mut Vec<f32>) {
-        to.extend(self.inputs.range(row * self.width..(row + 1) * self.width));
+        let width = self.width();
+        to.extend(self.inputs.range(row * width..(row + 1) * width));
     }
 
     pub(super) fn number(&self, row: usize) -> u64 {
@@ -158,8 +165,8 @@ impl History {
 
     /// Examples of rows, each with its weight.
     pub(super) fn examples(&self, rows: impl Iterator<Item = (usize, f32)>) -> Outcome<Examples> {
-        let mut examples = Examples::new(self.width);
-        let mut inputs = Vec::with_capacity(self.width);
+        let mut examples = Examples::of_kinds(self.kinds.clone());
+        let mut inputs = Vec::with_capacity(self.width());
         for (row, weight) in rows {
             inputs.clear();
             self.copy_inputs(row, &mut inputs);
@@ -187,7 +194,7 @@ mod tests {
     }
 
     fn history(rows: usize) -> History {
-        let mut history = History::new(2, 7);
+        let mut history = History::new(vec![InputKind::Number, InputKind::Category], 7);
         for number in 1..=rows as u64 {
             history.push(number, example(number as i64 * 10, 7));
         }
@@ -205,6 +212,7 @@ mod tests {
         let examples = history.examples([(1, 1.0), (4, 2.5)].into_iter()).unwrap();
         assert_eq!(examples.inputs(), [20.0, -1.0, 50.0, -1.0]);
         assert_eq!(examples.weights(), [1.0, 2.5]);
+        assert_eq!(examples.kinds(), [InputKind::Number, InputKind::Category]);
     }
 
     #[test]
@@ -251,7 +259,7 @@ mod tests {
 
     #[test]
     fn inputs_of_another_meaning_are_left_out() {
-        let mut history = History::new(2, 7);
+        let mut history = History::new(vec![InputKind::Number; 2], 7);
         history.push(1, example(10, 6));
         history.push(2, example(20, 7));
         assert_eq!((history.numbers.len(), history.last_read), (1, 2));

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use millrace_feature_store::{Commit, MemoryStore};
+use millrace_features::category_code;
 
 use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
@@ -202,6 +203,36 @@ fn until_canary(machine: &mut Machine, process: &mut Process) -> (u64, i64) {
         }
     }
     panic!("no version became canary");
+}
+
+#[test]
+fn a_text_is_learned_as_a_category() {
+    let mut machine = Machine::new();
+    let inputs = "CREATE VIEW inputs AS SELECT t.card_id AS channel FROM tx t";
+    std::fs::write(machine.folder.path().join("inputs.sql"), inputs).unwrap();
+    let mut process = machine.start();
+    let tag = process.tag();
+    let channel = |number: u64| ["shop", "web", "phone"][(number % 3) as usize];
+    let mut step = machine.join.begin(machine.store.as_ref());
+    for number in 0..600_u64 {
+        let id = number.to_be_bytes();
+        let record = ScoredRecord::new(number as i64, &[category_code(channel(number))], tag);
+        step.scored(&id, record).unwrap();
+        let is_fraud = channel(number) == "phone";
+        step.label(&id, is_fraud, number as i64).unwrap();
+    }
+    let mut commit = Commit::default();
+    step.finish(&mut machine.join, &mut commit).unwrap();
+    machine.store.commit(commit).unwrap();
+
+    let period = process.learn(0);
+    assert_eq!(learned(&period).inputs, ["channel"]);
+    let serving = process.scorer.serving().unwrap();
+    let score = |text: &str| serving.model.score(&[category_code(text)]).unwrap()[0];
+    let scores = ["phone", "shop", "web", "never seen"].map(score);
+    let [phone, shop, web, new] = scores;
+    assert!(phone > 0.8 && shop < 0.2 && web < 0.2, "{scores:?}");
+    assert!(new < phone && new > shop, "{scores:?}");
 }
 
 #[test]

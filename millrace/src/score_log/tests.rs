@@ -27,6 +27,7 @@ use super::*;
 use crate::object_stores;
 use crate::pipeline::Pipeline;
 use crate::scorer::Scorer;
+use crate::serve::tests::with_a_text;
 use crate::workspace::Workspace;
 
 mod faults;
@@ -169,10 +170,11 @@ fn first_failure(trial: &Trial) -> String {
     }
 }
 
-/// NaNs of several kinds, both zeros, nulls, the ends of the integers, ids in all scripts.
+/// NaNs of several kinds, both zeros, nulls, the ends of the integers, texts and ids in all scripts.
 #[test]
 fn values_come_back_to_the_bit() {
-    let live = live(&[], Arc::new(MemoryStore::new()));
+    let (_folder, workspace) = with_a_text();
+    let live = live_of(workspace, Arc::new(MemoryStore::new()));
     let plan = live.workspace.model().unwrap();
     let odd = [
         f64::from_bits(0x7ff8_0000_0000_0001),
@@ -183,6 +185,7 @@ fn values_come_back_to_the_bit() {
         f64::NEG_INFINITY,
     ];
     let whole = [i64::MIN, i64::MAX, 0, -1, 1, 1 << 53];
+    let names = ["", "ü-😀", "a\0b", "交易", "\u{202e}rtl", "x"];
     let inputs = plan
         .inputs
         .schema
@@ -199,12 +202,14 @@ fn values_come_back_to_the_bit() {
                 DataType::Int64 => Arc::new(Int64Array::from_iter(
                     (0..6).map(|row| (row != index % 6).then(|| whole[of(row)])),
                 )),
+                DataType::Utf8 => Arc::new(StringArray::from_iter(
+                    (0..6).map(|row| (row != index % 6).then(|| names[of(row)])),
+                )),
                 other => panic!("{other}"),
             };
             column
         });
     let inputs = RecordBatch::try_new(Arc::clone(&plan.inputs.schema), inputs.collect()).unwrap();
-    let names = ["", "ü-😀", "a\0b", "交易", "\u{202e}rtl", "x"];
     let payments: Vec<Payment> = names
         .iter()
         .map(|name| Payment {

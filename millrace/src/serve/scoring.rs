@@ -263,9 +263,16 @@ fn answer(plan: &ModelPlan, events: &RecordBatch, scores: &Scores) -> Result<Vec
     Ok((0..events.num_rows()).map(score).collect())
 }
 
-/// Adds to each score what the model saw; null and NaN are left out.
+/// Adds to each score what the model saw, a text as it is; null and NaN are left out.
 fn add_inputs(scores: &mut [Score], inputs: &RecordBatch) -> Result<(), Refusal> {
     for (field, column) in inputs.schema_ref().fields().iter().zip(inputs.columns()) {
+        if let Some(texts) = column.as_string_opt::<i32>() {
+            for (score, text) in scores.iter_mut().zip(texts) {
+                let text = text.map(|text| (field.name().clone(), text.to_owned()));
+                score.text_inputs.extend(text);
+            }
+            continue;
+        }
         let column = cast(column, &DataType::Float64)?;
         let values = column.as_primitive::<Float64Type>();
         for (score, value) in scores.iter_mut().zip(values) {
@@ -294,10 +301,15 @@ fn add_reasons(
         let mut order: Vec<usize> = (0..inputs.len()).collect();
         order.sort_by(|a, b| contributions[*b].abs().total_cmp(&contributions[*a].abs()));
         order.truncate(most as usize);
-        let reason = |input: usize| Reason {
-            input: names[input].clone(),
-            value: Some(f64::from(inputs[input])).filter(|value| !value.is_nan()),
-            contribution: contributions[input],
+        let reason = |input: usize| {
+            let text = scores.text(row, input);
+            let number = Some(f64::from(inputs[input])).filter(|value| !value.is_nan());
+            Reason {
+                input: names[input].clone(),
+                value: number.filter(|_| text.is_none()),
+                contribution: contributions[input],
+                text: text.map(str::to_owned),
+            }
         };
         score.reasons = order.into_iter().map(reason).collect();
     }

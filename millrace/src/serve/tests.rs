@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,8 +12,8 @@ use millrace_feature_store::{Commit, MemoryStore};
 use millrace_features::Origin;
 use millrace_ingest::JsonDecoder;
 use millrace_learner::{
-    Checkpoint, Device, Examples, LearnerSettings, Manifest, Metrics, Model, Prequential, Registry,
-    Update,
+    Checkpoint, Device, Examples, InputKind, LearnerSettings, Manifest, Metrics, Model,
+    Prequential, Registry, Update,
 };
 use millrace_proto::v1::{Column, GetFeaturesRequest, ScoreRequest};
 use tokio::net::TcpListener;
@@ -53,6 +53,27 @@ pub(crate) fn live() -> Live {
         misses: Arc::default(),
         traces: Traces::default(),
     }
+}
+
+/// The example project with a text among the inputs: the terminal's id, as `place`. Its folder goes with what is first.
+pub(crate) fn with_a_text() -> (tempfile::TempDir, Workspace) {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/fraud");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("features")).unwrap();
+    let views = std::fs::read_dir(example.join("features")).unwrap();
+    let views = views.map(|file| Path::new("features").join(file.unwrap().file_name()));
+    let others = ["millrace.toml", "sources.sql"].map(PathBuf::from);
+    for file in views.chain(others) {
+        std::fs::copy(example.join(&file), folder.path().join(&file)).unwrap();
+    }
+    let inputs = std::fs::read_to_string(example.join("inputs.sql")).unwrap();
+    let inputs = inputs.replace(
+        "SELECT t.amount,",
+        "SELECT t.amount, t.terminal_id AS place,",
+    );
+    std::fs::write(folder.path().join("inputs.sql"), inputs).unwrap();
+    let workspace = Workspace::open(folder.path()).unwrap();
+    (folder, workspace)
 }
 
 /// One payment as it stands in the topic, some minutes after noon.
@@ -167,7 +188,7 @@ fn score(event_json: Vec<String>, inputs: bool) -> ScoreRequest {
 /// A model of the project's inputs, which has learned next to nothing.
 pub(crate) fn model(live: &Live) -> (Manifest, Checkpoint) {
     let plan = &live.scorer.as_ref().unwrap().plan;
-    let update = small(plan.input_names().len());
+    let update = small(plan.input_kinds());
     let manifest = Manifest {
         inputs: plan.input_names(),
         inputs_hash: plan.inputs_hash(),
@@ -177,9 +198,10 @@ pub(crate) fn model(live: &Live) -> (Manifest, Checkpoint) {
     (manifest, update.checkpoint)
 }
 
-/// A model of so many inputs, which has learned next to nothing.
-fn small(width: usize) -> Update {
-    let mut examples = Examples::new(width);
+/// A model of inputs of these kinds, which has learned next to nothing.
+fn small(kinds: Vec<InputKind>) -> Update {
+    let width = kinds.len();
+    let mut examples = Examples::of_kinds(kinds);
     for row in 0..32 {
         let row = row as f32;
         examples.push(&vec![row; width], row > 24.0, 1.0).unwrap();
@@ -244,7 +266,7 @@ pub(crate) fn registry(root: &Path) -> Registry {
         }),
         ..own(version, Some(1))
     };
-    let checkpoint = small(1).checkpoint;
+    let checkpoint = small(vec![InputKind::Number]).checkpoint;
     let registry = Registry::open(root).unwrap();
     for manifest in [own(1, None), child(2, 0.25), child(3, 0.5)] {
         let version = manifest.version;

@@ -1,6 +1,11 @@
 //! Input views: their columns and their joins.
 
-use super::Wrong;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+
+use super::{VIEW, Wrong, plan};
+use crate::category_code;
 
 #[test]
 fn mistakes_in_inputs_are_named() {
@@ -24,8 +29,20 @@ fn mistakes_in_inputs_are_named() {
         "there is no column 'v.m'",
     );
     check(
-        "CREATE VIEW i AS SELECT t.tx_id, v.n FROM tx t JOIN v USING (card_id)",
-        "1:25 input 'tx_id' is of type Utf8",
+        "CREATE VIEW i AS SELECT t.terminal_id, v.n FROM tx t JOIN v USING (card_id)",
+        "ok",
+    );
+    check(
+        "CREATE VIEW i AS SELECT v.n, t.tx_id AS x FROM tx t JOIN v USING (card_id)",
+        "1:30 input 'x' is the event's id, which is another one each time",
+    );
+    check(
+        "CREATE VIEW i AS SELECT t.event_time, v.n FROM tx t JOIN v USING (card_id)",
+        "a model takes numbers, booleans and text | take a part of it: date_part('hour', …)",
+    );
+    check(
+        "CREATE VIEW i AS SELECT NULL AS a, v.n FROM tx t JOIN v USING (card_id)",
+        "input 'a' is of type Null, and a model takes numbers, booleans and text",
     );
     check(
         "CREATE VIEW i AS SELECT t.amount, v.n FROM tx t CROSS JOIN v",
@@ -89,4 +106,40 @@ fn mistakes_in_inputs_are_named() {
         "CREATE VIEW i AS SELECT t.amount, v.n AS amount FROM tx t JOIN v USING (card_id)",
         "1:42 two columns of the view are named 'amount'",
     );
+}
+
+#[test]
+fn a_text_is_a_category_beside_numbers() {
+    let inputs = "CREATE VIEW i AS SELECT t.amount, t.terminal_id AS place, t.approved, lower(t.terminal_id) AS low, v.n \
+                  FROM tx t JOIN v ON v.card_id = t.card_id";
+    let project = plan(VIEW, inputs).unwrap();
+    let inputs = project.input_view("i").unwrap();
+    let texts: Vec<bool> = inputs.are_texts().collect();
+    assert_eq!(texts, [false, true, false, true, false]);
+    let places = ["grocery", "", "travel"];
+    let nullable = |row: usize| (row != 2).then_some(places[row]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Float64Array::from(vec![Some(1.5), None, Some(f64::NAN)])),
+        Arc::new(StringArray::from_iter((0..3).map(nullable))),
+        Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])),
+        Arc::new(StringArray::from(places.to_vec())),
+        Arc::new(Int64Array::from(vec![7, 8, 9])),
+    ];
+    let batch = RecordBatch::try_new(inputs.schema.clone(), columns).unwrap();
+    let (grocery, travel, empty) = (
+        category_code("grocery"),
+        category_code("travel"),
+        category_code(""),
+    );
+    let nan = f32::NAN;
+    let expected = [
+        [1.5, grocery, 1.0, grocery, 7.0],
+        [nan, empty, 0.0, empty, 8.0],
+        [nan, nan, nan, travel, 9.0],
+    ];
+    // NaN is no number that equals itself.
+    let shown = |value: &f32| if value.is_nan() { -1.0 } else { *value };
+    let matrix: Vec<f32> = inputs.matrix(&batch).unwrap().iter().map(shown).collect();
+    let expected: Vec<f32> = expected.concat().iter().map(shown).collect();
+    assert_eq!(matrix, expected);
 }

@@ -1,14 +1,24 @@
 //! Scores of events, from JSON and in columns, and what is wrong with events.
 
+use std::sync::Arc;
+
+use millrace_feature_store::MemoryStore;
+use millrace_features::category_code;
 use millrace_proto::v1::model_service_client::ModelServiceClient;
 use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
 use millrace_proto::v1::{Column, ListModelsRequest, ScoreRequest};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 
-use super::{DAY, MINUTE, NOON, commit, connect, live, payment, score, serve_model, texts};
+use super::{
+    DAY, MINUTE, NOON, commit, connect, decode, live, payment, score, serve_model, texts,
+    with_a_text,
+};
 use crate::live::Live;
+use crate::score_log::tests::live_of;
+use crate::score_topic::score_json;
 use crate::serve::{MAX_ITEMS, timestamp};
+use crate::state::Committed;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_scored_as_of_their_own_time() {
@@ -140,6 +150,43 @@ async fn typed_events_reasons_and_streams_say_the_same() {
         .collect();
     assert_eq!(codes, [Code::Ok, Code::Ok, Code::InvalidArgument]);
     assert_eq!(answers[1].as_ref().unwrap(), &said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_is_text_is_told_as_it_is() {
+    let (_folder, workspace) = with_a_text();
+    let live = live_of(workspace, Arc::new(MemoryStore::new()));
+    serve_model(&live);
+    let mut client = ScoringServiceClient::new(connect(live.clone()).await);
+    let event = payment("x", "c1", 60.0, 55);
+    let request = ScoreRequest {
+        top_reasons: Some(100),
+        ..score(vec![event.clone()], true)
+    };
+    let answer = client.score(request).await.unwrap().into_inner();
+    let said = &answer.scores[0];
+    let place = said.text_inputs.get("place").map(String::as_str);
+    assert_eq!((place, said.text_inputs.len()), (Some("t1"), 1));
+    assert!(!said.inputs.contains_key("place"), "{:?}", said.inputs);
+    assert_eq!(answer.input_names[..2], ["amount", "place"]);
+    let reason = |input: &str| {
+        let reason = said.reasons.iter().find(|reason| reason.input == input);
+        let reason = reason.unwrap();
+        (reason.value, reason.text.as_deref())
+    };
+    assert_eq!(reason("place"), (None, Some("t1")));
+    assert_eq!(reason("amount"), (Some(60.0), None));
+
+    // And in the topic of scores. What the model sees is its code.
+    let scorer = live.scorer.as_ref().unwrap();
+    let events = decode(&live, &[event]);
+    let moment = live.store.moment();
+    let scores = scorer.score(&Committed(moment.as_ref()), &events).unwrap();
+    assert_eq!(scores.row(0)[1], category_code("t1"));
+    assert_eq!(said.probability, scores.probability(0).map(f64::from));
+    let message = score_json(&scorer.plan, "x", &events, &scores, 0);
+    assert_eq!(message["inputs"]["place"], "t1");
+    assert_eq!(message["inputs"]["amount"], 60.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
