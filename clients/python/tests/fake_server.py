@@ -134,10 +134,12 @@ class Fake(FeatureServiceServicer, ScoringServiceServicer, ModelServiceServicer)
         first = response.scores.add(id="a", event_time=NOW, probability=0.25, model_version=3, decision="review")
         if request.include_inputs:
             first.inputs.update({"amount": 12.0, "tx_count_1h": 3.0})
+            first.text_inputs.update({"channel": "web"})
             response.input_names.extend(self.input_names)
         if request.top_reasons:
             first.reasons.add(input="amount", value=12.0, contribution=0.5)
             first.reasons.add(input="tx_count_1h", contribution=-0.25)
+            first.reasons.add(input="channel", text="web", contribution=0.125)
         response.scores.add(id="b", event_time=NOW)
         return response
 

@@ -144,7 +144,7 @@ def test_views(client):
 
 def test_scores(client, fake):
     events = [{"tx_id": "a", "event_time": AS_OF, "amount": np.float64(12)}, '{"tx_id": "b"}']
-    scores = client.score(events, inputs=True, top_reasons=2)
+    scores = client.score(events, inputs=True, top_reasons=3)
     assert [json.loads(event) for event in fake.calls[0].event_json] == [
         {"tx_id": "a", "event_time": "2024-05-01T12:00:00+00:00", "amount": 12.0},
         {"tx_id": "b"},
@@ -154,10 +154,12 @@ def test_scores(client, fake):
         ("b", None, None, None),
     ]
     assert scores[0].event_time == NOW
-    assert scores[0].inputs == {"amount": 12.0, "tx_count_1h": 3.0}
+    assert scores[0].inputs == {"amount": 12.0, "tx_count_1h": 3.0, "channel": "web"}
     assert scores.rows()[0]["reasons"][1] == {"input": "tx_count_1h", "value": None, "contribution": -0.25}
+    assert scores.rows()[0]["reasons"][2] == {"input": "channel", "value": "web", "contribution": 0.125}
     frame = scores.to_pandas()
-    assert list(frame.columns)[5:] == ["input__amount", "input__tx_count_1h", "reasons"]
+    assert list(frame.columns)[5:] == ["input__amount", "input__channel", "input__tx_count_1h", "reasons"]
+    assert (frame["input__channel"].tolist(), frame["input__amount"].dtype) == (["web", None], "float64")
     assert frame["probability"].isna().tolist() == [False, True]
     assert "reasons" not in client.score(events).rows()[0]
 

@@ -24,8 +24,9 @@ class Reason:
     """What one input did to a score."""
 
     input: str
-    value: Optional[float]
-    #: By how much the log odds of fraud are higher than with the input's median.
+    #: A number or, where the input is one, a text.
+    value: Union[float, str, None]
+    #: By how much the log odds of fraud are higher than with the input's median, or its most frequent text.
     contribution: float
 
 
@@ -43,8 +44,8 @@ class Score:
     model_version: Optional[int]
     #: What the project's thresholds make of the probability; None where it has none.
     decision: Optional[str]
-    #: The model's inputs, where they were asked for. One that is null is absent.
-    inputs: Mapping[str, float]
+    #: The model's inputs, numbers and texts, where they were asked for. One that is null is absent.
+    inputs: Mapping[str, Union[float, str]]
     #: What moved the score most, the strongest first, where it was asked for.
     reasons: tuple[Reason, ...]
 
@@ -96,7 +97,9 @@ class Scores(Sequence[Score]):
         frame["event_time"] = pd.to_datetime(frame["event_time"], utc=True)
         frame = frame.astype({"probability": "float64", "model_version": "Int64"})
         for name in self._input_names() if self._inputs else ():
-            frame[f"input__{name}"] = pd.Series([score.inputs.get(name) for score in self._scores], dtype="float64")
+            values = [score.inputs.get(name) for score in self._scores]
+            is_text = any(isinstance(value, str) for value in values)
+            frame[f"input__{name}"] = pd.Series(values, dtype=object if is_text else "float64")
         if self._reasons:
             frame["reasons"] = pd.Series([row["reasons"] for row in self.rows()], dtype=object)
         return frame
@@ -165,10 +168,11 @@ def _read_score(score: scoring_pb2.Score) -> Score:
         probability=score.probability if score.HasField("probability") else None,
         model_version=score.model_version or None,
         decision=score.decision or None,
-        inputs=dict(score.inputs),
+        inputs={**score.inputs, **score.text_inputs},
         reasons=tuple(map(_read_reason, score.reasons)),
     )
 
 
 def _read_reason(reason: scoring_pb2.Reason) -> Reason:
-    return Reason(reason.input, reason.value if reason.HasField("value") else None, reason.contribution)
+    value = reason.value if reason.HasField("value") else None
+    return Reason(reason.input, reason.text if reason.HasField("text") else value, reason.contribution)

@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from . import values_pb2 as millrace_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millrace/v1/scoring.proto\x12\x0bmillrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18millrace/v1/values.proto\"\xfa\x01\n\x0cScoreRequest\x12\x12\n\nevent_json\x18\x01 \x03(\t\x12\x1b\n\x0einclude_inputs\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\x07\x63olumns\x18\x03 \x03(\x0b\x32&.millrace.v1.ScoreRequest.ColumnsEntry\x12\x18\n\x0btop_reasons\x18\x04 \x01(\rH\x01\x88\x01\x01\x1a\x43\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.millrace.v1.Column:\x02\x38\x01\x42\x11\n\x0f_include_inputsB\x0e\n\x0c_top_reasons\"H\n\rScoreResponse\x12\"\n\x06scores\x18\x01 \x03(\x0b\x32\x12.millrace.v1.Score\x12\x13\n\x0binput_names\x18\x02 \x03(\t\"\x9b\x02\n\x05Score\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rmodel_version\x18\x04 \x01(\x04\x12.\n\x06inputs\x18\x05 \x03(\x0b\x32\x1e.millrace.v1.Score.InputsEntry\x12\x10\n\x08\x64\x65\x63ision\x18\x06 \x01(\t\x12$\n\x07reasons\x18\x07 \x03(\x0b\x32\x13.millrace.v1.Reason\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_probability\"K\n\x06Reason\x12\r\n\x05input\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x42\x08\n\x06_value2\x9a\x01\n\x0eScoringService\x12>\n\x05Score\x12\x19.millrace.v1.ScoreRequest\x1a\x1a.millrace.v1.ScoreResponse\x12H\n\x0bScoreStream\x12\x19.millrace.v1.ScoreRequest\x1a\x1a.millrace.v1.ScoreResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millrace/v1/scoring.proto\x12\x0bmillrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18millrace/v1/values.proto\"\xfa\x01\n\x0cScoreRequest\x12\x12\n\nevent_json\x18\x01 \x03(\t\x12\x1b\n\x0einclude_inputs\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\x07\x63olumns\x18\x03 \x03(\x0b\x32&.millrace.v1.ScoreRequest.ColumnsEntry\x12\x18\n\x0btop_reasons\x18\x04 \x01(\rH\x01\x88\x01\x01\x1a\x43\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.millrace.v1.Column:\x02\x38\x01\x42\x11\n\x0f_include_inputsB\x0e\n\x0c_top_reasons\"H\n\rScoreResponse\x12\"\n\x06scores\x18\x01 \x03(\x0b\x32\x12.millrace.v1.Score\x12\x13\n\x0binput_names\x18\x02 \x03(\t\"\x87\x03\n\x05Score\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rmodel_version\x18\x04 \x01(\x04\x12.\n\x06inputs\x18\x05 \x03(\x0b\x32\x1e.millrace.v1.Score.InputsEntry\x12\x10\n\x08\x64\x65\x63ision\x18\x06 \x01(\t\x12$\n\x07reasons\x18\x07 \x03(\x0b\x32\x13.millrace.v1.Reason\x12\x37\n\x0btext_inputs\x18\x08 \x03(\x0b\x32\".millrace.v1.Score.TextInputsEntry\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x31\n\x0fTextInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_probability\"g\n\x06Reason\x12\r\n\x05input\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x12\x11\n\x04text\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_text2\x9a\x01\n\x0eScoringService\x12>\n\x05Score\x12\x19.millrace.v1.ScoreRequest\x1a\x1a.millrace.v1.ScoreResponse\x12H\n\x0bScoreStream\x12\x19.millrace.v1.ScoreRequest\x1a\x1a.millrace.v1.ScoreResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,6 +27,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SCOREREQUEST_COLUMNSENTRY']._serialized_options = b'8\001'
   _globals['_SCORE_INPUTSENTRY']._options = None
   _globals['_SCORE_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SCORE_TEXTINPUTSENTRY']._options = None
+  _globals['_SCORE_TEXTINPUTSENTRY']._serialized_options = b'8\001'
   _globals['_SCOREREQUEST']._serialized_start=102
   _globals['_SCOREREQUEST']._serialized_end=352
   _globals['_SCOREREQUEST_COLUMNSENTRY']._serialized_start=250
@@ -34,11 +36,13 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SCORERESPONSE']._serialized_start=354
   _globals['_SCORERESPONSE']._serialized_end=426
   _globals['_SCORE']._serialized_start=429
-  _globals['_SCORE']._serialized_end=712
-  _globals['_SCORE_INPUTSENTRY']._serialized_start=651
-  _globals['_SCORE_INPUTSENTRY']._serialized_end=696
-  _globals['_REASON']._serialized_start=714
-  _globals['_REASON']._serialized_end=789
-  _globals['_SCORINGSERVICE']._serialized_start=792
-  _globals['_SCORINGSERVICE']._serialized_end=946
+  _globals['_SCORE']._serialized_end=820
+  _globals['_SCORE_INPUTSENTRY']._serialized_start=708
+  _globals['_SCORE_INPUTSENTRY']._serialized_end=753
+  _globals['_SCORE_TEXTINPUTSENTRY']._serialized_start=755
+  _globals['_SCORE_TEXTINPUTSENTRY']._serialized_end=804
+  _globals['_REASON']._serialized_start=822
+  _globals['_REASON']._serialized_end=925
+  _globals['_SCORINGSERVICE']._serialized_start=928
+  _globals['_SCORINGSERVICE']._serialized_end=1082
 # @@protoc_insertion_point(module_scope)

@@ -35,7 +35,7 @@ class ScoreResponse(_message.Message):
     def __init__(self, scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., input_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Score(_message.Message):
-    __slots__ = ("id", "event_time", "probability", "model_version", "inputs", "decision", "reasons")
+    __slots__ = ("id", "event_time", "probability", "model_version", "inputs", "decision", "reasons", "text_inputs")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,13 @@ class Score(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class TextInputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIME_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +57,7 @@ class Score(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_INPUTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     event_time: _timestamp_pb2.Timestamp
     probability: float
@@ -57,14 +65,17 @@ class Score(_message.Message):
     inputs: _containers.ScalarMap[str, float]
     decision: str
     reasons: _containers.RepeatedCompositeFieldContainer[Reason]
-    def __init__(self, id: _Optional[str] = ..., event_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., probability: _Optional[float] = ..., model_version: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., decision: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ...) -> None: ...
+    text_inputs: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[str] = ..., event_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., probability: _Optional[float] = ..., model_version: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., decision: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., text_inputs: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Reason(_message.Message):
-    __slots__ = ("input", "value", "contribution")
+    __slots__ = ("input", "value", "contribution", "text")
     INPUT_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     input: str
     value: float
     contribution: float
-    def __init__(self, input: _Optional[str] = ..., value: _Optional[float] = ..., contribution: _Optional[float] = ...) -> None: ...
+    text: str
+    def __init__(self, input: _Optional[str] = ..., value: _Optional[float] = ..., contribution: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
