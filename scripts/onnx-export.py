@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Exported versions in ONNX Runtime, against the scores that Millrace gave for the same inputs.
 
+    onnx-export.py text PROJECT                         gives the project's model an input that is text
     onnx-export.py odd TRANSACTIONS                     gives some payments of the last two days amounts that are absurd
     onnx-export.py compare MILLRACE PROJECT SCORES
 
@@ -17,7 +18,9 @@ import tempfile
 import numpy
 import onnx
 import onnxruntime
+import pyarrow
 import pyarrow.parquet
+import xxhash
 
 TOLERANCE = 1e-5
 MOST_VERSIONS = 8
@@ -31,12 +34,23 @@ ODD = [1e9, -1e9, 0.0, -0.0, 1e20, -1e20, 1e300, 3.4e38, 1e-40, 16_777_217.0]
 
 def main():
     match sys.argv[1:]:
+        case ["text", project]:
+            add_text(project)
         case ["odd", transactions]:
             make_odd(transactions)
         case ["compare", millrace, project, scores]:
             compare_all(millrace, project, scores)
         case _:
             sys.exit(__doc__)
+
+
+def add_text(project):
+    """More texts than have codes of their own, some of them rare, and now and then none."""
+    file = pathlib.Path(project) / "inputs.sql"
+    text = file.read_text()
+    more = "SELECT CASE WHEN t.amount > 5 THEN substr(t.terminal_id, 1, 2) END AS place, t.amount,"
+    assert text.count("SELECT t.amount,") == 1
+    file.write_text(text.replace("SELECT t.amount,", more))
 
 
 def make_odd(file):
@@ -85,6 +99,7 @@ def compare(file, version, table):
     onnx.checker.check_model(str(file), full_check=True)
     said = metadata(file)
     assert said["millrace.version"] == str(version)
+    assert json.loads(said["millrace.categories"]) == ["place"]
     inputs = matrix(table, json.loads(said["millrace.inputs"]))
     ours = numpy.asarray(table["score"], dtype=numpy.float64)
     session = onnxruntime.InferenceSession(str(file))
@@ -102,10 +117,21 @@ def compare(file, version, table):
 
 
 def matrix(table, names):
-    """As live scoring has it: f32, and NaN where an input is missing."""
-    columns = [table[name].combine_chunks() for name in names]
+    """As live scoring has it: f32, a text its code, and NaN where an input is missing."""
+    columns = [numbers(table[name].combine_chunks()) for name in names]
     floats = [column.cast("float32").fill_null(float("nan")) for column in columns]
     return numpy.column_stack([numpy.asarray(column, dtype=numpy.float32) for column in floats])
+
+
+def numbers(column):
+    if not pyarrow.types.is_string(column.type):
+        return column
+    codes = {text: float(code(text)) for text in column.unique().to_pylist() if text is not None}
+    return pyarrow.array([codes.get(text) for text in column.to_pylist()], pyarrow.float32())
+
+
+def code(text):
+    return xxhash.xxh3_64_intdigest(text.encode()) & 0xFFFFFF
 
 
 if __name__ == "__main__":

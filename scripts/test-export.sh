@@ -10,15 +10,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 python3 -m venv "$venv"
-"$venv/bin/pip" -q install onnx onnxruntime numpy pyarrow
+"$venv/bin/pip" -q install onnx onnxruntime numpy pyarrow xxhash
 
 "$millrace" generate --days 20 --output "$work/payments"
 "$venv/bin/python" scripts/onnx-export.py odd "$work/payments/transactions.parquet"
-"$millrace" --project examples/fraud simulate --inputs --output "$work/simulation" \
+cp -r examples/fraud "$work/project"
+"$venv/bin/python" scripts/onnx-export.py text "$work/project"
+"$millrace" --project "$work/project" simulate --inputs --output "$work/simulation" \
   --set model.keep=1000 --set model.every=6h \
   --events transactions="$work/payments/transactions.parquet" labels="$work/payments/labels.parquet"
 
 # The same project, with the simulation's registry.
-cp -r examples/fraud "$work/project"
 sed -i "s|^\[model\]|&\nregistry = \"$work/simulation/models\"|" "$work/project/millrace.toml"
 "$venv/bin/python" scripts/onnx-export.py compare "$millrace" "$work/project" "$work/simulation/scores.parquet"
