@@ -30,7 +30,12 @@ struct Scored {
 
 impl Scored {
     fn new() -> Self {
-        let scored = Self { folder: project() };
+        Self::of(project())
+    }
+
+    /// Of another project.
+    fn of(folder: TempDir) -> Self {
+        let scored = Self { folder };
         let workspace = scored.workspace();
         let store = Arc::new(workspace.open_store().unwrap());
         evolve::begin(store.as_ref(), &Arc::new(scored.workspace())).unwrap();
@@ -215,6 +220,29 @@ fn a_log_is_compared_value_by_value_and_view_by_view() {
         ),
         "{text}"
     );
+}
+
+#[test]
+fn a_text_of_the_log_is_compared_as_it_is() {
+    let folder = project();
+    let inputs = folder.path().join("inputs.sql");
+    let sql = std::fs::read_to_string(&inputs).unwrap();
+    let sql = sql.replace(
+        "SELECT t.amount,",
+        "SELECT t.amount, t.terminal_id AS place,",
+    );
+    std::fs::write(&inputs, sql).unwrap();
+    let scored = Scored::of(folder);
+    let log = scored.audit(|_| ());
+    assert_eq!(log.differences(), 0, "{}", log.text());
+
+    let column = "fraud_inputs__place";
+    let log = scored.audit(|file| rewrite(file, |rows| with(&rows, column, 5, text("zzz"))));
+    assert_eq!(log.mismatched, 1);
+    let json = serde_json::to_value(&log).unwrap();
+    let last = json["first"].as_array().unwrap().last().unwrap();
+    let said = json!([last["column"], last["logged"], last["recomputed"]]);
+    assert_eq!(said, json!(["place", "zzz", "ü"]));
 }
 
 #[test]
