@@ -22,6 +22,7 @@ pub fn manifest(version: u64, inputs: Vec<String>, update: &Update) -> Manifest 
         before: None,
         after: update.metrics.after,
         prequential: None,
+        calibration: update.checkpoint.calibration(),
         device: "cpu".to_owned(),
         offsets: BTreeMap::new(),
         settings: BTreeMap::new(),

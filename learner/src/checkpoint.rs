@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::Calibration;
 use crate::encoder::Encoder;
 use crate::error::LearnerError;
 use crate::layer::{Layer, LayerFile, to_safetensors};
@@ -18,8 +19,10 @@ const WEIGHTS: &str = "weights.safetensors";
 const ENCODER: &str = "encoder.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// The version of the two safetensors files.
+/// The version of the two safetensors files …
 const FORMAT: u32 = 2;
+/// … and of weights that serve through a calibration, which a release that knows none must not score with.
+const CALIBRATED_FORMAT: u32 = 3;
 
 /// A model at rest.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +36,8 @@ pub struct Checkpoint {
     averaged_over: u64,
     moments: Moments,
     steps: u64,
+    /// The last step of what serves.
+    calibration: Calibration,
 }
 
 /// AdamW's running means of each gradient and of its square, shaped as the layers are.
@@ -59,6 +64,8 @@ struct Header {
     format: u32,
     steps: u64,
     averaged_over: u64,
+    #[serde(default, skip_serializing_if = "Calibration::is_identity")]
+    calibration: Calibration,
 }
 
 impl Checkpoint {
@@ -100,6 +107,7 @@ impl Checkpoint {
             layers,
             moments,
             steps,
+            calibration: Calibration::IDENTITY,
         })
     }
 
@@ -134,6 +142,16 @@ impl Checkpoint {
     /// The same layers as training left them: where the next update goes on.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// The last step of its scores.
+    pub fn calibration(&self) -> Calibration {
+        self.calibration
+    }
+
+    /// Lets it serve through a calibration.
+    pub fn calibrate(&mut self, calibration: Calibration) {
+        self.calibration = calibration;
     }
 
     /// Training steps since the model started afresh.
@@ -171,19 +189,29 @@ impl Checkpoint {
     /// # Errors
     /// [`LearnerError::Damaged`] if a part cannot be written in its format.
     pub fn to_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, LearnerError> {
-        let header = Header {
-            format: FORMAT,
-            steps: self.steps,
-            averaged_over: self.averaged_over,
+        let header = |format, calibration| {
+            let header = Header {
+                format,
+                steps: self.steps,
+                averaged_over: self.averaged_over,
+                calibration,
+            };
+            serde_json::to_string(&header).map_err(|error| error.to_string())
         };
-        let header = || serde_json::to_string(&header).map_err(|error| error.to_string());
-        let weights = header().and_then(|h| to_safetensors(&[("layers", &self.averaged)], h));
+        let format = match self.calibration.is_identity() {
+            true => FORMAT,
+            false => CALIBRATED_FORMAT,
+        };
+        let weights = header(format, self.calibration)
+            .and_then(|h| to_safetensors(&[("layers", &self.averaged)], h));
         let moments = [
             ("iterate", &self.layers[..]),
             ("first_moment", &self.moments.first[..]),
             ("second_moment", &self.moments.second[..]),
         ];
-        let optimizer = header().and_then(|h| to_safetensors(&moments, h));
+        // Where training stands is calibrated nowhere.
+        let optimizer = header(FORMAT, Calibration::IDENTITY);
+        let optimizer = optimizer.and_then(|h| to_safetensors(&moments, h));
         let encoder = serde_json::to_vec(&self.encoder).map_err(|error| error.to_string());
         let named = |name, bytes: Result<Vec<u8>, String>| match bytes {
             Ok(bytes) => Ok((name, bytes)),
@@ -213,6 +241,10 @@ impl Checkpoint {
             let reason = "it has other shapes than the weights".to_owned();
             return Err(damaged(OPTIMIZER, reason));
         }
+        if !header.calibration.is_rising() {
+            let reason = "its calibration is no line that rises".to_owned();
+            return Err(damaged(WEIGHTS, reason));
+        }
         // Such a model gives no scores, and none that is learned from it does.
         let moving = [&layers, &moments.first, &moments.second];
         for (name, of_file) in [(WEIGHTS, &[&averaged][..]), (OPTIMIZER, &moving[..])] {
@@ -224,6 +256,7 @@ impl Checkpoint {
         Ok(Self {
             averaged,
             averaged_over: header.averaged_over,
+            calibration: header.calibration,
             ..checkpoint.map_err(|reason| damaged(WEIGHTS, reason))?
         })
     }
@@ -253,9 +286,9 @@ fn parse_optimizer(bytes: &[u8], steps: u64) -> Result<(Vec<Layer>, Moments), St
 
 fn parse_header(text: &str) -> Result<Header, String> {
     let header: Header = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if header.format != FORMAT {
+    if ![FORMAT, CALIBRATED_FORMAT].contains(&header.format) {
         return Err(format!(
-            "format {} was written by another release; this one reads {FORMAT}",
+            "format {} was written by another release; this one reads {FORMAT} and {CALIBRATED_FORMAT}",
             header.format
         ));
     }

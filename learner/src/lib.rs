@@ -9,6 +9,7 @@
 //! [`update`] (AdamW on the CPU or on CUDA) → [`Checkpoint`] → [`Registry`] (versions on an object store) →
 //! [`Model`] (what the scorer holds; always on the CPU).
 
+mod calibration;
 mod checkpoint;
 mod device;
 mod drift;
@@ -33,6 +34,7 @@ mod settings;
 mod tests;
 mod trainer;
 
+pub use calibration::Calibration;
 pub use checkpoint::Checkpoint;
 pub use device::Device;
 pub use drift::{Drift, DriftWatch, Histograms};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::Calibration;
 use crate::error::{InputsDiffer, LearnerError};
 use crate::journal::Made;
 use crate::metrics::Metrics;
@@ -46,6 +47,9 @@ pub struct Manifest {
     pub after: Metrics,
     /// How the parent's live scores did against the labels that came back since its own update.
     pub prequential: Option<Prequential>,
+    /// The last step of its scores, which its weights' file has too. The identity where an older release made it.
+    #[serde(default)]
+    pub calibration: Calibration,
     /// Where it was trained: `cpu`, `cuda:0`, …
     pub device: String,
     /// The data that it knows: the next offset of each partition, by topic, that the store reflected when it was made.
@@ -148,6 +152,7 @@ mod tests {
         let manifest = manifest.unwrap_or_else(|error| panic!("{error}"));
         assert!(manifest.offsets.is_empty() && manifest.settings.is_empty());
         assert!(manifest.sha256.is_empty());
+        assert!(manifest.calibration.is_identity());
     }
 
     #[test]

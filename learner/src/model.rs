@@ -5,6 +5,7 @@
 //! code is a real product. The loops over numbers are in `kernel.rs`; how a model is trained is in
 //! [`crate::trainer`](crate::update).
 
+use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::encoder::Encoder;
 use crate::error::LearnerError;
@@ -18,20 +19,21 @@ pub struct Model {
     /// The first layer of each member, with its scales multiplied in.
     first: Vec<FirstLayer>,
     rest: Vec<DenseLayer>,
+    calibration: Calibration,
 }
 
 impl Model {
     /// Prepares a checkpoint's networks for scoring.
     pub fn new(checkpoint: &Checkpoint) -> Self {
-        Self::of(checkpoint, checkpoint.averaged())
+        Self::of(checkpoint, checkpoint.averaged(), checkpoint.calibration())
     }
 
     /// As training left it, and not as it serves.
     pub(crate) fn of_iterate(checkpoint: &Checkpoint) -> Self {
-        Self::of(checkpoint, checkpoint.layers())
+        Self::of(checkpoint, checkpoint.layers(), Calibration::IDENTITY)
     }
 
-    fn of(checkpoint: &Checkpoint, layers: &[Layer]) -> Self {
+    fn of(checkpoint: &Checkpoint, layers: &[Layer], calibration: Calibration) -> Self {
         let encoder = checkpoint.encoder();
         let first = |member| {
             let layer = layers.first()?;
@@ -45,6 +47,7 @@ impl Model {
             rest: rest
                 .map(|(layer, next)| DenseLayer::new(layer, next))
                 .collect(),
+            calibration,
         }
     }
 
@@ -58,17 +61,25 @@ impl Model {
         self.encoder.width()
     }
 
-    /// Fraud probabilities, one a row: the mean over the members. `rows` is row-major with
+    /// The last step of its scores.
+    pub fn calibration(&self) -> Calibration {
+        self.calibration
+    }
+
+    /// Fraud probabilities, one a row: the mean over the members, calibrated. `rows` is row-major with
     /// `width()` inputs a row, NaN where an input is missing.
     ///
     /// # Errors
     /// [`LearnerError::Width`] if the last row is incomplete.
     pub fn score(&self, rows: &[f32]) -> Result<Vec<f32>, LearnerError> {
         let odds = self.odds(rows)?;
-        Ok(odds
-            .iter()
-            .map(|o| (o.fraud / (o.fraud + o.genuine)) as f32)
-            .collect())
+        let mean = |o: &Odds| (o.fraud / (o.fraud + o.genuine)) as f32;
+        let calibrated =
+            |o: &Odds| (1.0 / (1.0 + (-self.calibration.apply(o.logit())).exp())) as f32;
+        Ok(match self.calibration.is_identity() {
+            true => odds.iter().map(mean).collect(),
+            false => odds.iter().map(calibrated).collect(),
+        })
     }
 
     /// Log odds of the probability, one a row; otherwise as [`Model::score`].
@@ -77,10 +88,17 @@ impl Model {
     /// [`LearnerError::Width`] if the last row is incomplete.
     pub fn logits(&self, rows: &[f32]) -> Result<Vec<f32>, LearnerError> {
         let odds = self.odds(rows)?;
-        Ok(odds
-            .iter()
-            .map(|o| (o.fraud / o.genuine).ln() as f32)
-            .collect())
+        let logit = |o: &Odds| self.calibration.apply(o.logit()) as f32;
+        Ok(odds.iter().map(logit).collect())
+    }
+
+    /// The same before calibration: the log odds of the members' mean.
+    ///
+    /// # Errors
+    /// [`LearnerError::Width`] if the last row is incomplete.
+    pub fn raw_logits(&self, rows: &[f32]) -> Result<Vec<f32>, LearnerError> {
+        let odds = self.odds(rows)?;
+        Ok(odds.iter().map(|o| o.logit() as f32).collect())
     }
 
     /// How far each input of one row moves the log odds: what they are, less what they would be with the input's
@@ -213,5 +231,9 @@ impl Odds {
         let logit = logit.clamp(-700.0, 700.0);
         self.fraud += 1.0 / (1.0 + (-logit).exp());
         self.genuine += 1.0 / (1.0 + logit.exp());
+    }
+
+    fn logit(&self) -> f64 {
+        (self.fraud / self.genuine).ln()
     }
 }

@@ -16,6 +16,7 @@ mod tests;
 
 use prost::Message;
 
+use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::encoder::{Encoder, Scale, TAIL};
 use crate::layer::Layer;
@@ -44,7 +45,7 @@ pub fn to_onnx(manifest: &Manifest, checkpoint: &Checkpoint) -> Vec<u8> {
     let mut graph = Graph::default();
     let codes = encode(&mut graph, checkpoint.encoder());
     let logits = forward(&mut graph, checkpoint.averaged(), codes);
-    mean_probability(&mut graph, logits);
+    mean_probability(&mut graph, logits, checkpoint.calibration());
     let width = Dimension::Size(checkpoint.encoder().width() as i64);
     let rows = || Dimension::Name("rows".to_owned());
     let model = ModelProto {
@@ -308,14 +309,36 @@ fn forward(graph: &mut Graph, layers: &[Layer], codes: Name) -> Name {
     values
 }
 
-/// The mean of the members' probabilities, f32 `[rows]`.
-fn mean_probability(graph: &mut Graph, logits: Name) {
+/// The mean of the members' probabilities, calibrated, f32 `[rows]`.
+fn mean_probability(graph: &mut Graph, logits: Name, calibration: Calibration) {
     // In f64: an f32 next to 0 or 1 would not tell one member's certainty from another's.
     let logits = graph.cast("logits_f64", &logits, DataType::Double);
-    let each = graph.op("Sigmoid", "members", &[&logits]);
+    if calibration.is_identity() {
+        let mean = mean_sigmoid(graph, "members", "probability_f64", &logits);
+        graph.cast(PROBABILITY, &mean, DataType::Float);
+        return;
+    }
+    // The log odds of the mean: of it and of its complement, either of which may be too small to be told from the
+    // other's distance to 1.
+    let fraud = mean_sigmoid(graph, "members", "mean_fraud", &logits);
+    let against = graph.op("Neg", "logits_against", &[&logits]);
+    let genuine = mean_sigmoid(graph, "members_against", "mean_genuine", &against);
+    let fraud = graph.op("Log", "log_fraud", &[&fraud]);
+    let genuine = graph.op("Log", "log_genuine", &[&genuine]);
+    let logit = graph.op("Sub", "raw_logit", &[&fraud, &genuine]);
+    let slope = graph.double("calibration.slope", f64::from(calibration.slope));
+    let intercept = graph.double("calibration.intercept", f64::from(calibration.intercept));
+    let logit = graph.op("Mul", "sloped_logit", &[&logit, &slope]);
+    let logit = graph.op("Add", "logit", &[&logit, &intercept]);
+    let probability = graph.op("Sigmoid", "probability_f64", &[&logit]);
+    graph.cast(PROBABILITY, &probability, DataType::Float);
+}
+
+/// The mean over the members of σ of their logits, f64 `[rows]`. `each` is what σ alone is called.
+fn mean_sigmoid(graph: &mut Graph, each: &str, output: &str, logits: &Name) -> Name {
+    let each = graph.op("Sigmoid", each, &[logits]);
     let attributes = vec![ints("axes", &[0, 2]), int("keepdims", 0)];
-    let mean = graph.with("ReduceMean", "probability_f64", &[&each], attributes);
-    graph.cast(PROBABILITY, &mean, DataType::Float);
+    graph.with("ReduceMean", output, &[&each], attributes)
 }
 
 /// A graph under way. Nodes are in the order in which they run.

@@ -101,6 +101,7 @@ fn manifest(update: &Update) -> Manifest {
             rows: 3,
             frauds: 0,
         }),
+        calibration: update.checkpoint.calibration(),
         device: update.device.to_string(),
         offsets: BTreeMap::from([("transactions".to_owned(), BTreeMap::from([(0, 41), (1, 7)]))]),
         settings: settings().to_json().unwrap(),
@@ -278,6 +279,55 @@ fn check_scores(trained: &Checkpoint, rows: &Examples) {
     }
     assert!(model.score(&[1.0; 7]).is_err());
     assert!(model.score(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn a_calibrated_version_is_the_same_when_it_is_opened() {
+    let mut checkpoint = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let plain = checkpoint.to_files().unwrap();
+    let rows = odd_payments();
+    let raw = Model::new(&checkpoint).logits(rows.inputs()).unwrap();
+    let calibration = Calibration {
+        slope: 0.83,
+        intercept: 1.1,
+    };
+    checkpoint.calibrate(calibration);
+    let files = checkpoint.to_files().unwrap();
+    // What is trained on is as it was.
+    assert!(files[1] != plain[1] && files[0] == plain[0] && files[2] == plain[2]);
+    let mut files: BTreeMap<_, _> = files.into_iter().collect();
+    let opened = Checkpoint::from_files(|name| Ok(files.remove(name).unwrap())).unwrap();
+    assert_eq!(opened, checkpoint);
+
+    let model = Model::new(&opened);
+    assert_eq!(model.raw_logits(rows.inputs()).unwrap(), raw);
+    let logits = model.logits(rows.inputs()).unwrap();
+    let scores = model.score(rows.inputs()).unwrap();
+    for ((raw, logit), score) in raw.iter().zip(&logits).zip(&scores) {
+        let expected = calibration.apply(f64::from(*raw));
+        let tolerance = 1e-5 * expected.abs().max(1.0);
+        assert!((f64::from(*logit) - expected).abs() < tolerance);
+        let probability = 1.0 / (1.0 + (-expected).exp());
+        let tolerance = 1e-4 * probability.max(1e-6);
+        assert!((f64::from(*score) - probability).abs() < tolerance);
+    }
+    // The next version goes on with it, until another one is decided.
+    let fresh = payments(1_000, 2);
+    let mut next = cpu_update(Some(&opened), &fresh, &none(), 8);
+    assert_eq!(next.checkpoint.calibration(), calibration);
+    let after = next.metrics.after;
+    next.calibrate(Calibration::IDENTITY, &fresh).unwrap();
+    assert!(next.checkpoint.calibration().is_identity());
+    assert_ne!(next.metrics.after.log_loss, after.log_loss);
+
+    // A falling line would turn the ranking round.
+    checkpoint.calibrate(Calibration {
+        slope: -1.0,
+        intercept: 0.0,
+    });
+    let mut files: BTreeMap<_, _> = checkpoint.to_files().unwrap().into_iter().collect();
+    let error = Checkpoint::from_files(|name| Ok(files.remove(name).unwrap())).unwrap_err();
+    assert!(error.to_string().contains("no line that rises"), "{error}");
 }
 
 /// A request gives a score that an audit, which scores thousands of rows at once, finds again.

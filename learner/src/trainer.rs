@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
+use crate::calibration::Calibration;
 use crate::checkpoint::{Checkpoint, Moments};
 use crate::device::Device;
 use crate::encoder::Encoder;
@@ -47,6 +48,25 @@ pub struct Update {
     pub training_loss: f64,
     /// Where it was trained; never [`Device::Auto`].
     pub device: Device,
+}
+
+impl Update {
+    /// Lets the candidate serve through a calibration, and measures it so on the fresh rows. From [`update`] it has its
+    /// parent's, or none where it started afresh.
+    ///
+    /// # Errors
+    /// [`LearnerError::Width`] for rows of another model.
+    pub fn calibrate(
+        &mut self,
+        calibration: Calibration,
+        fresh: &Examples,
+    ) -> Result<(), LearnerError> {
+        if self.checkpoint.calibration() != calibration {
+            self.checkpoint.calibrate(calibration);
+            self.metrics.after = evaluate(&self.checkpoint, fresh)?;
+        }
+        Ok(())
+    }
 }
 
 /// Metrics on an update's fresh rows.
@@ -108,6 +128,7 @@ pub fn update(
     let mut checkpoint = way.checkpoint;
     if let Some(parent) = parent {
         checkpoint.average_with(parent, settings.averaged_updates);
+        checkpoint.calibrate(parent.calibration());
     }
     let metrics = UpdateMetrics {
         before: parent.map(|parent| evaluate(parent, fresh)).transpose()?,

@@ -452,6 +452,7 @@ impl Learning {
             before: updated.metrics.before,
             after: updated.metrics.after,
             prequential: Some(period.prequential),
+            calibration: updated.checkpoint.calibration(),
             device: updated.device.to_string(),
             offsets: self.offsets()?,
             settings: training.to_json()?,

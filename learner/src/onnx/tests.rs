@@ -177,6 +177,7 @@ fn run_node(node: &NodeProto, inputs: &[&Numbers]) -> Numbers {
         "Max" => each(inputs, |x| x[0].max(x[1])),
         "Min" => each(inputs, |x| x[0].min(x[1])),
         "Log" => first.map(f64::ln),
+        "Neg" => first.map(|x| -x),
         "Relu" => first.map(|x| x.max(0.0)),
         "Sigmoid" => first.map(|x| 1.0 / (1.0 + (-x).exp())),
         "MatMul" => matrix_product(first, inputs[1]),
@@ -278,6 +279,7 @@ fn version(settings: &LearnerSettings, last: InputKind) -> (Manifest, Checkpoint
         before: update.metrics.before,
         after: update.metrics.after,
         prequential: None,
+        calibration: Calibration::IDENTITY,
         device: "cpu".to_owned(),
         offsets: std::collections::BTreeMap::new(),
         settings: std::collections::BTreeMap::new(),
@@ -369,6 +371,28 @@ fn the_graph_gives_the_models_probabilities() {
             (low.min(*p), high.max(*p))
         });
         assert!(spread.0 < 0.05 && spread.1 > 0.2, "{spread:?}");
+    }
+}
+
+#[test]
+fn the_graph_is_calibrated_as_the_model_is() {
+    let (manifest, mut checkpoint) = version(&LearnerSettings {
+        members: 3,
+        hidden: vec![8],
+        initial_learning_rate: 0.05,
+        learning_rate: 0.05,
+        ..LearnerSettings::default()
+    });
+    let rows = rows(checkpoint.encoder());
+    let raw = Model::new(&checkpoint).score(&rows).unwrap();
+    for (slope, intercept) in [(0.7, -0.4), (1.3, 1.5)] {
+        checkpoint.calibrate(Calibration { slope, intercept });
+        let file = ModelProto::decode(&to_onnx(&manifest, &checkpoint)[..]).unwrap();
+        let scores = Model::new(&checkpoint).score(&rows).unwrap();
+        let difference = largest_difference(&run(&file.graph.unwrap(), &rows, WIDTH), &scores);
+        // A slope below 1 widens what is rounded at small probabilities.
+        assert!(difference < 2e-5, "{slope} {intercept}: {difference:e}");
+        assert!(largest_difference(&raw, &scores) > 1e-2);
     }
 }
 

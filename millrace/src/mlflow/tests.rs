@@ -274,6 +274,7 @@ impl Models {
             }),
             after,
             prequential: None,
+            calibration: Default::default(),
             device: "cpu".to_owned(),
             offsets: [("cards".to_owned(), [(0, 9)].into())].into(),
             settings: [

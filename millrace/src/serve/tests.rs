@@ -240,6 +240,7 @@ fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {
         before: None,
         after,
         prequential: None,
+        calibration: Default::default(),
         device: "cpu".to_owned(),
         offsets: BTreeMap::new(),
         settings: BTreeMap::new(),
