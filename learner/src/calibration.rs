@@ -59,6 +59,11 @@ impl Calibration {
         f64::from(self.slope) * logit + f64::from(self.intercept)
     }
 
+    /// Log odds that the networks give, of those that are answered.
+    pub fn undo(&self, logit: f64) -> f64 {
+        (logit - f64::from(self.intercept)) / f64::from(self.slope)
+    }
+
     /// Whether a higher score stays a higher one.
     pub(crate) fn is_rising(&self) -> bool {
         self.slope.is_finite() && self.slope > 0.0 && self.intercept.is_finite()
@@ -266,6 +271,18 @@ mod tests {
         let all_frauds: Vec<(f32, bool)> = vec![(-12.0, true); 500];
         let line = Line::fitted(&all_frauds);
         assert!(line.objective(&all_frauds) < Line::SAME.objective(&all_frauds));
+    }
+
+    #[test]
+    fn what_is_applied_can_be_undone() {
+        let line = Calibration {
+            slope: 0.7,
+            intercept: -1.2,
+        };
+        for logit in [-9.0, -0.3, 4.0] {
+            assert!((line.undo(line.apply(logit)) - logit).abs() < 1e-12);
+            assert_eq!(Calibration::IDENTITY.undo(logit), logit);
+        }
     }
 
     #[test]

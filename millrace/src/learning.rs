@@ -45,6 +45,7 @@ mod period;
 mod recall;
 mod resume;
 mod rivals;
+mod scored;
 mod served;
 mod trial;
 
@@ -55,6 +56,7 @@ use anchor::Anchor;
 use checks::Checks;
 use history::History;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
+use scored::Scored;
 use trial::{Trial, came_to, just_made};
 
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
@@ -96,6 +98,8 @@ pub struct Learning {
     /// Sequence number up to which examples are known to survive a crash.
     durable: u64,
     prequential: VecDeque<(f32, bool)>,
+    /// What the calibration of the next version is fitted on.
+    scored: Scored,
     traces: Traces,
 }
 
@@ -151,6 +155,7 @@ impl Learning {
             done_until_us: None,
             durable: 0,
             prequential: VecDeque::new(),
+            scored: Scored::default(),
             traces: Traces::default(),
         };
         let past = learning.resume()?;
@@ -159,6 +164,7 @@ impl Learning {
         learning.read_examples()?;
         learning.recall_tests(&past.tested)?;
         learning.recall_anchor(&past.served)?;
+        learning.recall_scores()?;
         learning.learn_what_is_usual();
         learning.recall_silence()?;
         Ok(learning)
@@ -331,6 +337,7 @@ impl Learning {
             self.unusual.clear();
         }
         self.remember_scores(&served, &fresh);
+        self.note_scores(&rows, &served);
         period.prequential = self.prequential();
         period
             .tested
@@ -401,6 +408,9 @@ impl Learning {
         let training = &scaled(&self.settings().training, self.plan().settings.every);
         let afresh_at = if afresh { known.len() } else { self.afresh_at };
         let start = parent.filter(|_| !afresh).map(|parent| &parent.checkpoint);
+        let before = parent.map(|parent| parent.checkpoint.calibration());
+        // One that starts afresh is tested with it too: scores are mostly off for what labels are like.
+        let calibration = self.next_calibration(before.unwrap_or_default());
         let (fresh, replay) = if afresh {
             let sample = LearnerSettings {
                 replay_frauds: training.initial_frauds,
@@ -408,19 +418,19 @@ impl Learning {
                 ..training.clone()
             };
             (
-                self.sample(&known, &sample, seed)?,
+                self.sample(&self.settled(known.clone()), &sample, seed)?,
                 self.history.examples(std::iter::empty())?,
             )
         } else {
             let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
             let first = rows.first().copied().unwrap_or(0);
             let past: Vec<usize> = self.history.believed(0..first).collect();
-            (fresh, self.sample(&past, training, seed)?)
+            (fresh, self.sample(&self.settled(past), training, seed)?)
         };
         let training_step = step("update");
         let updated = update(training, self.device, start, &fresh, &replay, seed);
         drop(training_step);
-        let updated = match updated {
+        let mut updated = match updated {
             Ok(updated) => updated,
             Err(LearnerError::Rejected(reason)) => {
                 metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
@@ -430,6 +440,7 @@ impl Learning {
             }
             Err(error) => return Err(error.into()),
         };
+        updated.calibrate(calibration, &fresh)?;
         let manifest = Manifest {
             version: 0,
             parent: parent
@@ -566,7 +577,11 @@ impl Learning {
         // Each was committed with its example.
         let until = history.last_read;
         if until > after {
-            let mut correct = |number, replaced| history.correct(number, replaced);
+            let scored = &mut self.scored;
+            let mut correct = |number, replaced| {
+                history.correct(number, replaced);
+                scored.correct(number, replaced);
+            };
             corrections_between(self.store.as_ref(), after, until, &mut correct)?;
         }
         // What was not learned yet must stay, however much that is.

@@ -168,6 +168,9 @@ pub struct ModelSettings {
     /// Frauds among them.
     #[serde(default = "min_frauds")]
     pub min_frauds: usize,
+    /// Whether probabilities are calibrated.
+    #[serde(default)]
+    pub calibration: Calibrating,
     /// Versions that are kept.
     #[serde(default = "keep")]
     pub keep: usize,
@@ -177,6 +180,17 @@ pub struct ModelSettings {
     /// Where MLflow is told of versions; without this section it is not.
     #[serde(default)]
     pub mlflow: Option<MlflowSettings>,
+}
+
+/// Whether a version's probabilities are calibrated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Calibrating {
+    /// Where labels say that they are too high or too low.
+    #[default]
+    Auto,
+    /// They are what the networks give.
+    None,
 }
 
 /// Names of decisions, by the probability from which on they hold.
@@ -427,7 +441,10 @@ fn names_in(message: &str) -> Option<(&str, Vec<&str>)> {
 /// "did you mean 'x'?", of a setting that does not exist; all that there are, where none is near.
 fn nearest_setting(message: &str) -> Option<String> {
     let (wrong, names) = names_in(message)?;
-    if let Some(name) = reference::elsewhere(wrong, &names) {
+    // A value that there is not is no setting of another section.
+    if message.starts_with("unknown field")
+        && let Some(name) = reference::elsewhere(wrong, &names)
+    {
         return Some(format!(
             "did you mean '{name}'? docs/settings.md lists every setting"
         ));
@@ -606,6 +623,8 @@ mod tests {
             ),
             ("model.min_labels=-1", "-1 is not a whole number"),
             ("modle.every=6h", "did you mean 'model'?"),
+            ("model.calibration=platt", "unknown variant `platt`"),
+            ("model.calibration=platt", "hint: there are auto, none;"),
             ("model.every=1 fortnight", "not a length of time"),
             (
                 "model.every=1 fortnight",

@@ -425,6 +425,57 @@ fn a_corrected_label_is_learned_in_the_period_in_which_it_became_known() {
 }
 
 #[test]
+fn a_process_that_starts_scores_again_what_a_calibration_is_fitted_on() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    for hour in 0..6 {
+        machine.hour(hour, 300, process.tag());
+        if hour == 4 {
+            machine.correct(hour, &[400]);
+        }
+        process.learn(hour);
+    }
+    // The labels of the first hour made the first model.
+    let scored = process.learning.scored.labels_of();
+    assert_eq!(scored.len(), 1_500);
+    let corrected = scored.iter().find(|(first, _)| *first == 401);
+    assert_eq!(corrected, Some(&(401, !is_fraud(400))));
+    drop(process);
+    assert_eq!(machine.start().learning.scored.labels_of(), scored);
+}
+
+#[test]
+fn labels_that_may_yet_be_corrected_are_not_replayed_where_frauds_are_corrections() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    for hour in 0..8 {
+        machine.hour(hour, 300, process.tag());
+        // Two hours later it is known which of them were frauds.
+        if hour >= 2 {
+            let from = (hour as u64 - 2) * 300;
+            let genuine = (from..from + 300).filter(|number| !is_fraud(*number));
+            let numbers: Vec<u64> = genuine.take(30).collect();
+            machine.correct(hour, &numbers);
+        }
+        process.learn(hour);
+    }
+    let learning = &process.learning;
+    let settling = learning.settling();
+    assert!(settling > 500 && settling < 1_200, "{settling}");
+    let history = &learning.history;
+    let rows: Vec<usize> = history.believed(0..history.len()).collect();
+    let settled = learning.settled(rows.clone());
+    let until = history.newest() - settling;
+    let is_left_out = |row: &&usize| history.number(**row) > until && !history.is_fraud(**row);
+    assert_eq!(settled.iter().filter(is_left_out).count(), 0);
+    let left_out = rows.iter().filter(is_left_out).count();
+    assert_eq!(settled.len() + left_out, rows.len());
+    // Few that are settled are no sample: all are one.
+    let few = rows[..100].to_vec();
+    assert_eq!(learning.settled(few.clone()), few);
+}
+
+#[test]
 fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
     let mut machine = Machine::new();
     let mut process = machine.start();

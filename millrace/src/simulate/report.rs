@@ -230,6 +230,7 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
         "<p>{} periods with labels, {versions} versions, {accepted} took traffic, {shortened} started afresh.</p>",
         updates.len()
     );
+    calibrated(html, updates);
     let refused: Vec<&UpdateLine> = updates
         .iter()
         .filter(|line| is_refused(line) || line.duplicate_labels > 0)
@@ -279,6 +280,27 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
         );
     }
     html.push_str("</table></details>\n");
+}
+
+/// What is said of the calibration of versions.
+fn calibrated(html: &mut String, updates: &[UpdateLine]) {
+    let calibrated = updates.iter().filter_map(|line| {
+        let calibration = line.calibration?;
+        Some((line.version?, line.time_us, calibration))
+    });
+    let Some((version, until_us, line)) = calibrated.clone().next_back() else {
+        html.push_str("<p>No version's probabilities were calibrated: labels did not say that they were off.</p>\n");
+        return;
+    };
+    let _ = writeln!(
+        html,
+        "<p>The probabilities of {} versions were calibrated, the last of them those of version {version}, of {}: its log \
+         odds z became {:.2} z {:+.2}.</p>",
+        calibrated.count(),
+        rfc3339(until_us),
+        line.slope,
+        line.intercept
+    );
 }
 
 fn alarms(html: &mut String, alarms: &[Alarm]) {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use millrace_feature_store::Store;
-use millrace_learner::{Model, average_precision, calibration_error, log_loss, roc_auc};
+use millrace_learner::{
+    Calibration, Model, average_precision, calibration_error, log_loss, roc_auc,
+};
 use serde::Serialize;
 
 use crate::failure::Outcome;
@@ -68,6 +70,8 @@ pub(super) struct UpdateLine {
     pub(super) after: Option<Measured>,
     /// How far it moved the log odds of what it learned, in nats a row.
     pub(super) shift: Option<f64>,
+    /// The line that its log odds pass; none where they are answered as they are.
+    pub(super) calibration: Option<Calibration>,
     /// Whether it took the traffic.
     pub(super) accepted: bool,
     /// Whether its test found it worse, or training broke and there is no version.
@@ -283,6 +287,7 @@ impl Tally {
             before: before.map(measured),
             after: after.map(measured),
             shift: None,
+            calibration: None,
             accepted: false,
             rejected: false,
             waits: false,
@@ -315,6 +320,8 @@ impl Tally {
                 line.replayed = manifest.replayed;
                 line.label_offset = manifest.label_position;
                 line.shift = Some(new.shift);
+                let calibration = Some(manifest.calibration);
+                line.calibration = calibration.filter(|line| !line.is_identity());
                 // The first one has nothing to be compared with.
                 line.accepted = manifest.version == 1;
                 line.reason =

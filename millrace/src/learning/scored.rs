@@ -1,0 +1,316 @@
+//! Scores that labels were given by versions that had not learned them, with those labels: what the calibration of the
+//! next version is fitted on.
+//!
+//! A correction sets the label of the score that its event was given before any of its labels was known; the score that
+//! it has now is of a version that has learned the wrong one. Where frauds become known as corrections, the newest
+//! labels say "genuine" of frauds too: until they are settled they count neither here nor in replays.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use millrace_learner::{Calibration, Manifest};
+
+use super::Learning;
+use crate::failure::Outcome;
+use crate::settings::Calibrating;
+
+/// Newest labels whose scores are kept.
+const KEPT: usize = 200_000;
+/// Corrections that are known, at most.
+const CORRECTIONS: usize = 200_000;
+/// Versions that score again what those before a start have scored, at most.
+const RECALLED: usize = 8;
+
+/// Newest frauds by which it is told how they become known.
+const FRAUDS_LOOKED_AT: usize = 500;
+/// Corrections among them that are a rule: so many, and one in so many.
+const CORRECTED_LEAST: usize = 20;
+const CORRECTED_SHARE: usize = 10;
+/// Of a hundred corrections, so many have come when a label is settled.
+const SETTLED: usize = 95;
+/// How many times as many labels as one takes to be settled there must be, before scores of settled labels say anything
+/// of the model: a young one was another one by then.
+const OLD_ENOUGH: u64 = 4;
+
+/// The newest scores.
+#[derive(Default)]
+pub(super) struct Scored {
+    /// In the order of `first`.
+    rows: VecDeque<Row>,
+    /// Of examples whose label is a correction, the number of the first example of their event.
+    firsts: BTreeMap<u64, u64>,
+    /// Labels that were scored in all.
+    labels: u64,
+    /// Number of the newest.
+    newest: u64,
+}
+
+struct Row {
+    /// Number of the first example of the event.
+    first: u64,
+    /// Log odds, before any calibration.
+    logit: f32,
+    fraud: bool,
+}
+
+impl Scored {
+    /// Notes that an example takes the place of another, whose label was the opposite.
+    pub(super) fn correct(&mut self, number: u64, replaced: u64) {
+        let first = self.first_of(replaced);
+        self.firsts.insert(number, first);
+        if self.firsts.len() > CORRECTIONS {
+            self.firsts.pop_first();
+        }
+        if let Ok(at) = self.rows.binary_search_by_key(&first, |row| row.first) {
+            self.rows[at].fraud = !self.rows[at].fraud;
+        }
+    }
+
+    /// Number of the first example of an event that has this one.
+    fn first_of(&self, number: u64) -> u64 {
+        self.firsts.get(&number).copied().unwrap_or(number)
+    }
+
+    /// Labels between the first of an event and this one, if this one is a correction.
+    fn waited(&self, number: u64) -> Option<u64> {
+        let first = self.firsts.get(&number)?;
+        Some(number.saturating_sub(*first))
+    }
+
+    /// Adds the scores of a period's examples, by number, but for those of events whose first label was dealt with
+    /// before.
+    fn note(&mut self, examples: &[(u64, f32, bool)]) {
+        let last = self.rows.back().map(|row| row.first);
+        let mut new: Vec<Row> = Vec::with_capacity(examples.len());
+        for (number, logit, fraud) in examples {
+            self.newest = self.newest.max(*number);
+            let first = self.first_of(*number);
+            // Labels that were put aside and are learned after all are older too.
+            let is_new = last.map_or(first == *number, |last| first > last);
+            if is_new {
+                new.push(Row {
+                    first,
+                    logit: *logit,
+                    fraud: *fraud,
+                });
+            }
+        }
+        // A label that was corrected in its own period stands where the correction does.
+        new.sort_by_key(|row| row.first);
+        self.labels += examples.len() as u64;
+        new.into_iter().for_each(|row| self.push(row));
+    }
+
+    /// Numbers of first examples, and labels.
+    #[cfg(test)]
+    pub(super) fn labels_of(&self) -> Vec<(u64, bool)> {
+        let rows = self.rows.iter();
+        rows.map(|row| (row.first, row.fraud)).collect()
+    }
+
+    fn push(&mut self, row: Row) {
+        self.rows.push_back(row);
+        if self.rows.len() > KEPT {
+            self.rows.pop_front();
+        }
+    }
+
+    /// The calibration of the version to come. `settling` is how many labels come before one is settled.
+    fn calibration(&self, settling: u64, before: Calibration) -> Calibration {
+        if self.labels < OLD_ENOUGH * settling {
+            return before;
+        }
+        let until = self.newest.saturating_sub(settling);
+        let settled = self.rows.iter().take_while(|row| row.first <= until);
+        let settled: Vec<(f32, bool)> = settled.map(|row| (row.logit, row.fraud)).collect();
+        Calibration::of_scored(&settled, before)
+    }
+}
+
+impl Learning {
+    fn is_calibrating(&self) -> bool {
+        self.plan().settings.calibration == Calibrating::Auto
+    }
+
+    /// Keeps the champion's log odds of labels that it has not learned, as they were before calibration.
+    pub(super) fn note_scores(&mut self, rows: &[usize], served: &[f32]) {
+        let Some(champion) = self.champion.as_ref().filter(|_| self.is_calibrating()) else {
+            return;
+        };
+        let (history, calibration) = (&self.history, champion.model.calibration());
+        let example = |(row, logit): (&usize, &f32)| {
+            let raw = calibration.undo(f64::from(*logit)) as f32;
+            (history.number(*row), raw, history.is_fraud(*row))
+        };
+        let examples: Vec<(u64, f32, bool)> = rows.iter().zip(served).map(example).collect();
+        self.scored.note(&examples);
+    }
+
+    /// The calibration of the version to come, which goes on from one with another.
+    pub(super) fn next_calibration(&self, before: Calibration) -> Calibration {
+        match self.is_calibrating() {
+            true => self.scored.calibration(self.settling(), before),
+            false => Calibration::IDENTITY,
+        }
+    }
+
+    /// How many labels come, as a rule, before one that says "genuine" is settled. 0 where frauds are seldom
+    /// corrections.
+    pub(super) fn settling(&self) -> u64 {
+        let rows = (0..self.history.len()).rev();
+        let frauds = rows.filter(|row| self.history.is_fraud(*row));
+        let frauds: Vec<usize> = frauds.take(FRAUDS_LOOKED_AT).collect();
+        let numbers = frauds.iter().map(|row| self.history.number(*row));
+        let mut waited: Vec<u64> = numbers
+            .filter_map(|number| self.scored.waited(number))
+            .collect();
+        if waited.len() < CORRECTED_LEAST || waited.len() * CORRECTED_SHARE < frauds.len() {
+            return 0;
+        }
+        waited.sort_unstable();
+        waited[(waited.len() - 1) * SETTLED / 100]
+    }
+
+    /// Of rows in their order, those whose labels are settled: a sample of the others would say "genuine" of frauds too.
+    /// All of them where those that are settled are few.
+    pub(super) fn settled(&self, mut rows: Vec<usize>) -> Vec<usize> {
+        let settling = self.settling();
+        let last = rows.last().copied();
+        let Some(last) = last.filter(|_| settling > 0) else {
+            return rows;
+        };
+        let until = self.history.number(last).saturating_sub(settling);
+        let is_settled = |row: &usize| self.history.number(*row) <= until;
+        if rows.iter().filter(|row| is_settled(*row)).count() as u64 >= settling {
+            rows.retain(|row| is_settled(row) || self.history.is_fraud(*row));
+        }
+        rows
+    }
+
+    /// Scores again what the processes before this one have scored: with the champion and the kept versions that it
+    /// comes from, some of them, each of which scores labels that came after its own.
+    pub(super) fn recall_scores(&mut self) -> Outcome<()> {
+        let rows = self.rows_to_recall();
+        let (Some((oldest, _)), true) = (rows.first(), self.is_calibrating()) else {
+            return Ok(());
+        };
+        let line = self.line_of_champion(*oldest)?;
+        for (at, (position, version)) in line.iter().enumerate() {
+            let end = line.get(at + 1).map_or(u64::MAX, |next| next.0);
+            let until = |number: u64| rows.partition_point(|(first, _)| *first <= number);
+            let between = &rows[until(*position)..until(end)];
+            if between.is_empty() {
+                continue;
+            }
+            // A version that is damaged, or was removed meanwhile, only leaves a gap.
+            let Ok(held) = self.load(*version) else {
+                continue;
+            };
+            let examples = between.iter().map(|(_, row)| (*row, 1.0));
+            let examples = self.history.examples(examples)?;
+            let logits = held.model.raw_logits(examples.inputs())?;
+            for ((first, row), logit) in between.iter().zip(logits) {
+                let fraud = self.history.is_fraud(*row);
+                self.scored.push(Row {
+                    first: *first,
+                    logit,
+                    fraud,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest rows that were dealt with, by the number of their event's first example: as many as a calibration is
+    /// fitted on.
+    fn rows_to_recall(&mut self) -> Vec<(u64, usize)> {
+        let (history, scored) = (&self.history, &mut self.scored);
+        let mut rows: Vec<(u64, usize)> = history
+            .believed(0..history.len())
+            .filter(|row| history.number(*row) <= self.dealt_with)
+            .map(|row| (scored.first_of(history.number(row)), row))
+            .collect();
+        rows.sort_unstable();
+        scored.labels = rows.len() as u64;
+        scored.newest = self.dealt_with;
+        let is_fraud = |at: &usize| history.is_fraud(rows[*at].1);
+        let mut frauds = (0..rows.len()).rev().filter(is_fraud);
+        let before = frauds.nth(Calibration::FRAUDS).map_or(0, |at| at + 1);
+        let from = before.max(rows.len().saturating_sub(KEPT));
+        rows.split_off(from)
+    }
+
+    /// Label positions and numbers of versions that lead to the champion, in order: from the last that had not learned a
+    /// label on.
+    fn line_of_champion(&self, oldest: u64) -> Outcome<Vec<(u64, u64)>> {
+        let Some(champion) = &self.champion else {
+            return Ok(Vec::new());
+        };
+        let known = self.registry.list()?;
+        let mut line: Vec<&Manifest> = vec![&champion.manifest];
+        let mut next = champion.manifest.parent;
+        while let Some(version) = next {
+            let Some(manifest) = known.iter().find(|it| it.version == version) else {
+                break;
+            };
+            line.push(manifest);
+            if manifest.label_position < oldest {
+                break;
+            }
+            next = manifest.parent.filter(|parent| *parent < version);
+        }
+        let step = line.len().div_ceil(RECALLED).max(1);
+        let line = line.iter().rev().step_by(step);
+        Ok(line
+            .map(|manifest| (manifest.label_position, manifest.version))
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_correction_sets_the_label_of_the_first_score() {
+        let mut scored = Scored::default();
+        scored.note(&[1, 2, 3, 4].map(|number| (number, -3.0, false)));
+        scored.correct(5, 2);
+        scored.note(&[(5, -9.0, true)]);
+        assert_eq!(
+            scored.labels_of(),
+            [(1, false), (2, true), (3, false), (4, false)]
+        );
+        assert_eq!(scored.waited(5), Some(3));
+        // It is taken back; and one that came and was corrected in one period is scored once, in its place.
+        scored.correct(6, 5);
+        scored.correct(9, 7);
+        scored.note(&[(6, -9.0, false), (8, -3.0, false), (9, -3.0, true)]);
+        let rows = scored.labels_of();
+        assert_eq!(rows[1], (2, false));
+        assert_eq!(rows[4..], [(7, true), (8, false)]);
+        assert_eq!(scored.waited(6), Some(4));
+        // Labels that were put aside before are no newer scores.
+        scored.note(&[(3, -3.0, true)]);
+        assert_eq!(scored.rows.len(), 6);
+    }
+
+    #[test]
+    fn scores_are_looked_at_once_their_labels_are_settled() {
+        let before = Calibration {
+            slope: 0.9,
+            intercept: 0.2,
+        };
+        // Scores that are far too low, as labels say in the end; the newest tenth says "genuine" of everything.
+        let mut scored = Scored::default();
+        let example = |number: u64| {
+            let is_fraud = number <= 18_000 && number.is_multiple_of(20);
+            (number, -6.0 + (number % 7) as f32 / 3.0, is_fraud)
+        };
+        let examples: Vec<(u64, f32, bool)> = (1..=20_000).map(example).collect();
+        scored.note(&examples);
+        let raised = scored.calibration(2_000, before);
+        assert!(raised.apply(-5.0) > -4.0, "{raised:?}");
+        // Too young to say.
+        assert_eq!(scored.calibration(5_001, before), before);
+    }
+}
