@@ -17,6 +17,7 @@ pub fn manifest(version: u64, inputs: Vec<String>, update: &Update) -> Manifest 
         rows: update.rows,
         replayed: 0,
         fitted_rows: 0,
+        fitted_position: 0,
         seed: 0,
         code_version: "bench".to_owned(),
         before: None,

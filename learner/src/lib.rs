@@ -30,6 +30,7 @@ mod random;
 mod registry;
 mod replay;
 mod settings;
+mod tails;
 #[cfg(test)]
 mod tests;
 mod trainer;
@@ -51,4 +52,5 @@ pub use onnx::to_onnx;
 pub use registry::{Aliases, Choice, Decided, Drive, Objects, Registry, Request};
 pub use replay::replay_sample;
 pub use settings::LearnerSettings;
+pub use tails::{Outlying, TailWatch, Tails};
 pub use trainer::{Update, UpdateMetrics, update};

@@ -37,6 +37,9 @@ pub struct Manifest {
     pub replayed: u64,
     /// Labels that were known when this model, or the ancestor that it goes back to, started afresh.
     pub fitted_rows: u64,
+    /// Sequence number of the last of them. 0 where an older release made it.
+    #[serde(default)]
+    pub fitted_position: u64,
     /// The seed of its update.
     pub seed: u64,
     /// The version of Millrace that made it.

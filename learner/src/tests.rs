@@ -92,6 +92,7 @@ fn manifest(update: &Update) -> Manifest {
         rows: update.rows,
         replayed: update.replayed,
         fitted_rows: update.rows,
+        fitted_position: 17,
         seed: 7,
         code_version: "0.1.0".to_owned(),
         before: update.metrics.before,

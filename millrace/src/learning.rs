@@ -184,6 +184,7 @@ impl Learning {
                 &self.history,
                 self.dealt_with,
                 micros(self.plan().settings.every),
+                champion.manifest.fitted_position,
             )
         });
     }
@@ -457,6 +458,10 @@ impl Learning {
             fitted_rows: match start {
                 Some(_) => parent.map_or(0, |parent| parent.manifest.fitted_rows),
                 None => known.len() as u64,
+            },
+            fitted_position: match start {
+                Some(_) => parent.map_or(0, |parent| parent.manifest.fitted_position),
+                None => last.unwrap_or(self.dealt_with),
             },
             seed,
             code_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -274,6 +274,7 @@ fn version(settings: &LearnerSettings, last: InputKind) -> (Manifest, Checkpoint
         rows: update.rows,
         replayed: update.replayed,
         fitted_rows: update.rows,
+        fitted_position: 17,
         seed: 7,
         code_version: "0.1.0".to_owned(),
         before: update.metrics.before,

@@ -2,7 +2,10 @@
 //!
 //! Labels are joined by id, so that one delivered twice is learned once; that is not checked here.
 
-use millrace_learner::{Cause, DriftWatch, Encoder, Examples, GateSettings, Histograms, roc_auc};
+use millrace_learner::{
+    Cause, DriftWatch, Encoder, Examples, GateSettings, Histograms, Outlying, TailWatch, Tails,
+    roc_auc,
+};
 
 use super::history::History;
 
@@ -10,11 +13,13 @@ use super::history::History;
 pub(super) struct Checks {
     reference: Histograms,
     watch: DriftWatch,
+    tails: TailWatch,
     /// Periods in a row that were refused for their inputs.
     unusual_periods: usize,
     /// Labels that were believed, and frauds among them.
     believed: (usize, usize),
     silence: Silence,
+    flood: Flood,
 }
 
 /// Labels since the newest period that said fraud about as often as was to be expected.
@@ -25,12 +30,19 @@ struct Silence {
     expected: f64,
 }
 
+/// Labels since frauds last were no more than is plausible, with the champion's probabilities.
+#[derive(Default)]
+struct Flood {
+    labels: Vec<f32>,
+    scores: Vec<f32>,
+}
+
 /// Why a period's labels are put aside.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Disbelief {
-    /// The labels contradict what is known of frauds.
+    /// The labels, or some of their inputs, contradict what is known: they stay aside.
     Labels(String),
-    /// The inputs are not what they were.
+    /// The inputs are not what they were: they are learned once they are usual.
     Inputs(String),
 }
 
@@ -56,12 +68,21 @@ const TELLING: usize = 20;
 const OVERESTIMATE: f64 = 3.0;
 /// So few frauds are not believed where chance alone would seldom give so few: none where 28 were expected.
 const UNLIKELY: f64 = 1e-4;
+/// Labels that are counted together for a flood of frauds, at most.
+const FLOOD_ROWS: usize = 50_000;
 /// Examples that the reference holds, about.
 const REFERENCE_ROWS: usize = 20_000;
 
 impl Checks {
-    /// Learns what is usual from a history of periods of `every_us`.
-    pub(super) fn new(encoder: &Encoder, history: &History, until: u64, every_us: i64) -> Self {
+    /// Learns what is usual from a history of periods of `every_us`. The encoder's edges are of the labels up to number
+    /// `fitted`; 0 where that is not known.
+    pub(super) fn new(
+        encoder: &Encoder,
+        history: &History,
+        until: u64,
+        every_us: i64,
+        fitted: u64,
+    ) -> Self {
         let rows: Vec<usize> = history
             .believed(0..history.len())
             .take_while(|row| history.number(*row) <= until)
@@ -88,12 +109,14 @@ impl Checks {
         Self {
             reference,
             watch,
+            tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
             unusual_periods: 0,
             believed: (
                 rows.len(),
                 rows.iter().filter(|row| history.is_fraud(**row)).count(),
             ),
             silence: Silence::default(),
+            flood: Flood::default(),
         }
     }
 
@@ -115,9 +138,18 @@ impl Checks {
         let stability = histograms.stability(&self.reference);
         let drifts = self.watch.unusual(&stability);
         let Some(first) = drifts.first() else {
-            self.watch.remember(&stability);
             self.unusual_periods = 0;
+            let mut tails = Tails::new(encoder);
+            tails.add(encoder, fresh.inputs());
+            let outlying = self.tails.judge(tails, settings.unusual_periods.max(1));
+            if let Some(reason) = beyond(&outlying, names) {
+                return Some(Disbelief::Labels(reason));
+            }
+            self.watch.remember(&stability);
             // Only where the inputs are as ever is the champion's expectation worth something.
+            if let Some(reason) = self.flood.hear(fresh.labels(), scores, settings) {
+                return Some(Disbelief::Labels(reason));
+            }
             return self.silence(fresh, scores, settings);
         };
         self.unusual_periods += 1;
@@ -171,6 +203,65 @@ impl Checks {
     }
 }
 
+/// What share of values beyond the edges is usual, by the periods of `rows`, which are believed, and how many of the
+/// newest in a row were put aside for one that is not.
+fn usual_tails(
+    encoder: &Encoder,
+    history: &History,
+    rows: &[usize],
+    until: u64,
+    every_us: i64,
+    fitted: u64,
+) -> TailWatch {
+    let mut watch = TailWatch::default();
+    if fitted == 0 {
+        return watch;
+    }
+    let period = |row: &usize| history.known_us(*row).div_euclid(every_us);
+    let tails = |rows: &[usize]| {
+        let mut tails = Tails::new(encoder);
+        let mut inputs = Vec::new();
+        for row in rows {
+            inputs.clear();
+            history.copy_inputs(*row, &mut inputs);
+            tails.add(encoder, &inputs);
+        }
+        tails
+    };
+    // What the edges are of is within them.
+    let newer = rows.partition_point(|row| history.number(*row) <= fitted);
+    for rows in rows[newer..].chunk_by(|a, b| period(a) == period(b)) {
+        watch.remember(tails(rows));
+    }
+    let aside = rows.last().map_or(0, |last| last + 1)..history.len();
+    let aside: Vec<usize> = aside
+        .take_while(|row| history.number(*row) <= until)
+        .collect();
+    for rows in aside.chunk_by(|a, b| period(a) == period(b)) {
+        watch.recall(tails(rows));
+    }
+    watch
+}
+
+/// Why values beyond all that a model was made of are not believed.
+fn beyond(outlying: &[Outlying], names: &[String]) -> Option<String> {
+    let (first, others) = outlying.split_first()?;
+    let name = |input: usize| names.get(input).map_or("?", String::as_str);
+    let mut reason = format!(
+        "values of input '{}' are beyond all that the model started from in {} of {} events, where {:.1}% is usual at \
+         most: are all of them in the same unit?",
+        name(first.input),
+        first.beyond,
+        first.rows,
+        100.0 * first.usual
+    );
+    if !others.is_empty() {
+        let others: Vec<&str> = others.iter().map(|it| name(it.input)).collect();
+        reason.push_str(&format!(" So are those of {}", others.join(", ")));
+    }
+    Some(reason)
+}
+
 /// How many of some labels are frauds at least, by the champion's probabilities and by how often labels have said so
 /// before: neither a champion that expects too many nor a wave that is over makes later labels look wrong.
 fn expected_frauds(scores: &[f32], (labels, frauds): (usize, usize)) -> f64 {
@@ -207,6 +298,32 @@ impl Silence {
     }
 }
 
+impl Flood {
+    /// Takes a period's labels and the champion's probabilities of them. Why they are not believed, if periods together
+    /// say what one of them is too short to say.
+    ///
+    /// This is the cumulative sum of Page (1954, "Continuous inspection schemes"): of the frauds less the most that is
+    /// plausible, counted from where it was last at its lowest. Rates below that, such as those of a new pattern, never
+    /// add up.
+    fn hear(&mut self, labels: &[f32], scores: &[f32], settings: &GateSettings) -> Option<String> {
+        self.labels.extend_from_slice(labels);
+        self.scores.extend_from_slice(scores);
+        let frauds = self.labels.iter().filter(|label| **label > 0.5).count();
+        let expected: f64 = self.scores.iter().map(|score| f64::from(*score)).sum();
+        let is_plausible = frauds as f64 <= settings.max_fraud_ratio * expected;
+        if is_plausible || self.labels.len() > FLOOD_ROWS {
+            *self = Self::default();
+            return None;
+        }
+        let reason = contradiction_of(&self.labels, &self.scores, settings)?;
+        // The next period begins with this one: those before it were believed, and must not speak against it for long.
+        let before = self.labels.len() - labels.len();
+        self.labels.drain(..before);
+        self.scores.drain(..before);
+        Some(format!("in the newest periods together, {reason}"))
+    }
+}
+
 /// The probability of at most so many events of a Poisson distribution.
 fn poisson_at_most(events: usize, mean: f64) -> f64 {
     let mut term = (-mean).exp();
@@ -220,13 +337,17 @@ fn poisson_at_most(events: usize, mean: f64) -> f64 {
 
 /// Labels that say the opposite of what the champion would expect of any labels.
 fn contradiction(fresh: &Examples, scores: &[f32], settings: &GateSettings) -> Option<String> {
-    let frauds = fresh.frauds();
-    let rows = fresh.len();
+    contradiction_of(fresh.labels(), scores, settings)
+}
+
+fn contradiction_of(labels: &[f32], scores: &[f32], settings: &GateSettings) -> Option<String> {
+    let frauds = labels.iter().filter(|label| **label > 0.5).count();
+    let rows = labels.len();
     let expected: f64 = scores.iter().map(|score| f64::from(*score)).sum();
     let genuine = rows - frauds;
     let can_tell = frauds >= TELLING && genuine >= TELLING;
     let area = match can_tell {
-        true => roc_auc(scores, fresh.labels(), fresh.weights()),
+        true => roc_auc(scores, labels, &vec![1.0; rows]),
         false => None,
     };
     // The standard error of the area where scores say nothing (Hanley, McNeil 1982).
@@ -306,6 +427,35 @@ mod tests {
         assert_eq!(expected_frauds(&wild, (0, 0)), 0.0);
         assert!((poisson_at_most(0, 9.25) - (-9.25_f64).exp()).abs() < 1e-12);
         assert!((poisson_at_most(2, 2.0) - 5.0 * (-2.0_f64).exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn frauds_that_are_far_too_many_for_periods_together_are_not_believed() {
+        let settings = GateSettings::default();
+        let mut flood = Flood::default();
+        // Of 40 labels, scored low as frauds and genuine events alike.
+        let mut hear = |frauds: usize| {
+            let labels: Vec<f32> = (0..40_usize)
+                .map(|row| f32::from(u8::from(row.is_multiple_of(5) && row / 5 < frauds)))
+                .collect();
+            let scores: Vec<f32> = (0..40).map(|row| 0.004 + (row % 3) as f32 / 1e4).collect();
+            flood.hear(&labels, &scores, &settings)
+        };
+        // Ten times as many as expected are plausible, for however long.
+        for period in 0..200 {
+            assert_eq!(hear(1), None, "{period}");
+        }
+        assert_eq!((hear(7), hear(7)), (None, None));
+        let reason = hear(7).unwrap();
+        let said = "in the newest periods together, 21 of 120 labels are frauds";
+        assert!(reason.starts_with(said), "{reason}");
+        // Its labels and the next ones are fewer than tell anything, and usual ones end it.
+        assert_eq!(hear(7), None);
+        assert!(hear(7).is_some());
+        for _ in 0..6 {
+            assert_eq!(hear(0), None);
+        }
+        assert!(flood.labels.is_empty());
     }
 
     #[test]

@@ -57,6 +57,8 @@ struct Machine {
     shift: f32,
     /// Whether no label says fraud from now on.
     is_silent: bool,
+    /// Whether one amount in ten is in cents.
+    some_in_cents: bool,
 }
 
 impl Machine {
@@ -82,6 +84,7 @@ impl Machine {
             labels: 0,
             shift: 0.0,
             is_silent: false,
+            some_in_cents: false,
         }
     }
 
@@ -101,7 +104,10 @@ impl Machine {
         for at in 0..labels {
             let number = self.labels + at;
             let id = number.to_be_bytes();
-            let amount = (number * 37 % 100) as f32 + self.shift;
+            let mut amount = (number * 37 % 100) as f32 + self.shift;
+            if self.some_in_cents && number.is_multiple_of(10) {
+                amount *= 100.0;
+            }
             let time = hour * HOUR + at as i64;
             step.scored(&id, ScoredRecord::new(time, &[amount], tag))
                 .unwrap();
@@ -422,6 +428,42 @@ fn a_corrected_label_is_learned_in_the_period_in_which_it_became_known() {
     assert_eq!(frauds.count(), (0..900).filter(right).count());
     drop(process);
     assert_eq!(machine.start().learning.history.len(), 900);
+}
+
+#[test]
+fn a_unit_that_some_events_have_is_named_and_is_usual_after_some_periods() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    // Amounts that move from hour to hour, so that a tenth of them elsewhere is no unusual distribution.
+    let shift_of = |hour: i64| if hour % 2 == 0 { 0.0 } else { 40.0 };
+    for hour in 0..52 {
+        machine.shift = shift_of(hour);
+        machine.hour(hour, 100, process.tag());
+        let period = process.learn(hour);
+        let is_put_aside = matches!(period.learned, Learned::PutAside(_));
+        assert!(!is_put_aside, "{hour}: {:?}", period.learned);
+    }
+    drop(process);
+    machine.some_in_cents = true;
+    for hour in 52..57 {
+        // Each period has a process of its own.
+        let mut process = machine.start();
+        machine.shift = shift_of(hour);
+        machine.hour(hour, 100, process.tag());
+        match process.learn(hour).learned {
+            Learned::PutAside(reason) => {
+                let said = "values of input 'amount' are beyond all that the model started from";
+                assert!(reason.starts_with(said), "{reason}");
+            }
+            other => panic!("{hour}: {other:?}"),
+        }
+    }
+    for hour in 57..60 {
+        let mut process = machine.start();
+        machine.shift = shift_of(hour);
+        machine.hour(hour, 100, process.tag());
+        assert_eq!(learned(&process.learn(hour)).rows, 100, "{hour}");
+    }
 }
 
 #[test]

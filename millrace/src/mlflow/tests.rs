@@ -266,6 +266,7 @@ impl Models {
             rows: 400,
             replayed: 20,
             fitted_rows: 400,
+            fitted_position: 17,
             seed: 7,
             code_version: "0.1.0".to_owned(),
             before: (version > 1).then_some(Metrics {

@@ -235,6 +235,7 @@ fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {
         rows: 32,
         replayed: 0,
         fitted_rows: 10,
+        fitted_position: 17,
         seed: 0,
         code_version: "0.1.0".to_owned(),
         before: None,
