@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use millrace_learner::Calibration;
 use plotters::prelude::*;
 
 use super::Run;
@@ -230,7 +231,11 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
         "<p>{} periods with labels, {versions} versions, {accepted} took traffic, {shortened} started afresh.</p>",
         updates.len()
     );
-    calibrated(html, updates);
+    let of_calibrated = updates.iter().filter_map(|line| {
+        let calibration = line.calibration?;
+        Some((line.version?, line.time_us, calibration))
+    });
+    html.push_str(&calibrated(&of_calibrated.collect::<Vec<_>>()));
     let refused: Vec<&UpdateLine> = updates
         .iter()
         .filter(|line| is_refused(line) || line.duplicate_labels > 0)
@@ -282,25 +287,19 @@ fn updates(html: &mut String, updates: &[UpdateLine]) {
     html.push_str("</table></details>\n");
 }
 
-/// What is said of the calibration of versions.
-fn calibrated(html: &mut String, updates: &[UpdateLine]) {
-    let calibrated = updates.iter().filter_map(|line| {
-        let calibration = line.calibration?;
-        Some((line.version?, line.time_us, calibration))
-    });
-    let Some((version, until_us, line)) = calibrated.clone().next_back() else {
-        html.push_str("<p>No version's probabilities were calibrated: labels did not say that they were off.</p>\n");
-        return;
+/// What is said of versions whose probabilities were calibrated: number, end of the period, and line of each.
+fn calibrated(versions: &[(u64, i64, Calibration)]) -> String {
+    let Some((version, until_us, line)) = versions.last() else {
+        return "<p>No version's probabilities were calibrated.</p>\n".to_owned();
     };
-    let _ = writeln!(
-        html,
+    format!(
         "<p>The probabilities of {} versions were calibrated, the last of them those of version {version}, of {}: its log \
-         odds z became {:.2} z {:+.2}.</p>",
-        calibrated.count(),
-        rfc3339(until_us),
+         odds z became {:.2} z {:+.2}.</p>\n",
+        versions.len(),
+        rfc3339(*until_us),
         line.slope,
         line.intercept
-    );
+    )
 }
 
 fn alarms(html: &mut String, alarms: &[Alarm]) {
@@ -476,4 +475,20 @@ fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calibration_is_told_of_the_last_version_that_has_one() {
+        assert!(calibrated(&[]).contains("No version's"));
+        let line = |slope, intercept| Calibration { slope, intercept };
+        let versions = [(3, 0, line(0.7, 0.2)), (4, 3_600_000_000, line(0.98, -1.5))];
+        let told = calibrated(&versions);
+        let expected = "of 2 versions were calibrated, the last of them those of version 4, of 1970-01-01T01:00:00Z: \
+             its log odds z became 0.98 z -1.50.";
+        assert!(told.contains(expected), "{told}");
+    }
 }
