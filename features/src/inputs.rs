@@ -16,7 +16,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use crate::FeatureError;
 use crate::answer::batch;
 use crate::category::category_code;
-use crate::plan::{Planner, engine_schema};
+use crate::plan::{Planner, Scope, engine_schema};
 use crate::problem::{Checked, Complaint};
 use crate::rows::evaluate_or_null;
 use crate::state::StateReader;
@@ -263,6 +263,7 @@ impl InputView {
                 return Err(id_of_event(field.name()).item(Some(index)));
             }
         }
+        let scope = Scope::new(Arc::clone(source));
         let outputs = projection
             .expr
             .iter()
@@ -270,7 +271,7 @@ impl InputView {
             .map(|(index, expr)| {
                 let expr = expr.clone().unalias();
                 planner
-                    .physical(&expr, source)
+                    .physical(&expr, &scope)
                     .map_err(|c| c.item(Some(index)))
             })
             .collect::<Checked<Vec<_>>>()?;

@@ -32,6 +32,7 @@ mod names;
 #[cfg(test)]
 mod oracle_tests;
 mod packed;
+mod parts;
 mod places;
 mod plan;
 mod problem;

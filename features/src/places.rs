@@ -161,9 +161,11 @@ fn words(text: &str) -> Vec<(String, Location)> {
 
 /// The first word after a place that begins a frame.
 fn units_after(words: &[(String, Location)], from: Location) -> Option<Span> {
-    let is_after = |at: &Location| (at.line, at.column) >= (from.line, from.column);
-    let found = words
-        .iter()
-        .find(|(word, at)| is_after(at) && ["RANGE", "ROWS", "GROUPS"].contains(&word.as_str()))?;
-    Some(point(found.1.line, found.1.column))
+    // They are in the order of the text, which may be long.
+    let is_before = |(_, at): &(String, Location)| (at.line, at.column) < (from.line, from.column);
+    let after = words.get(words.partition_point(is_before)..)?;
+    let begins =
+        |(word, _): &&(String, Location)| ["RANGE", "ROWS", "GROUPS"].contains(&word.as_str());
+    let (_, at) = after.iter().find(begins)?;
+    Some(point(at.line, at.column))
 }

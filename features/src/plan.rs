@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, DataFusionError, TableReference};
+use datafusion::common::{DFSchemaRef, DataFusionError, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -22,6 +22,20 @@ use crate::decay;
 use crate::problem::{Checked, Complaint, near};
 use crate::walk;
 use crate::words;
+
+/// The columns that an expression may name, and no row of them.
+pub(crate) struct Scope {
+    pub(crate) schema: DFSchemaRef,
+    /// Made once: it takes as long as the columns are many, and is asked for each expression.
+    none: RecordBatch,
+}
+
+impl Scope {
+    pub(crate) fn new(schema: DFSchemaRef) -> Self {
+        let none = RecordBatch::new_empty(Arc::new(schema.as_arrow().clone()));
+        Self { schema, none }
+    }
+}
 
 /// Plans statements against the streams and views that are known so far.
 pub(crate) struct Planner {
@@ -91,17 +105,13 @@ impl Planner {
             .map_err(|e| self.complaint(&e))
     }
 
-    pub(crate) fn physical(
-        &self,
-        expr: &Expr,
-        schema: &DFSchema,
-    ) -> Checked<Arc<dyn PhysicalExpr>> {
+    pub(crate) fn physical(&self, expr: &Expr, scope: &Scope) -> Checked<Arc<dyn PhysicalExpr>> {
         deterministic(expr)?;
-        self.simplified(expr, schema)
-            .and_then(|expr| self.state().create_physical_expr(expr, schema))
+        self.simplified(expr, &scope.schema)
+            .and_then(|expr| self.state().create_physical_expr(expr, &scope.schema))
             .and_then(|expr| {
                 // Some functions look at their literals when they are called: date_part('huor', …) fails on no row too.
-                expr.evaluate(&RecordBatch::new_empty(Arc::new(schema.as_arrow().clone())))?;
+                expr.evaluate(&scope.none)?;
                 Ok(expr)
             })
             .map_err(|e| self.complaint(&e))
@@ -109,9 +119,9 @@ impl Planner {
 
     /// Some of DataFusion's functions (coalesce, for one) are evaluated only in the simpler form that its optimizer
     /// gives them.
-    fn simplified(&self, expr: &Expr, schema: &DFSchema) -> Result<Expr, DataFusionError> {
+    fn simplified(&self, expr: &Expr, schema: &DFSchemaRef) -> Result<Expr, DataFusionError> {
         let context = SimplifyContext::builder()
-            .with_schema(Arc::new(schema.clone()))
+            .with_schema(Arc::clone(schema))
             .with_config_options(Arc::clone(self.state().config_options()))
             .build();
         let simplifier = ExprSimplifier::new(context);

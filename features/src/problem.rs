@@ -114,6 +114,14 @@ impl Complaint {
         self
     }
 
+    /// The same of a statement that has so many items before those that this one is about.
+    pub(crate) fn behind(self, items: usize) -> Self {
+        Self {
+            item: self.item.map(|item| item + items),
+            ..self
+        }
+    }
+
     /// Blames a window's frame.
     pub(crate) fn in_frame(self) -> Self {
         Self {

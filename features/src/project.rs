@@ -7,7 +7,7 @@ use datafusion::common::Span;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
-    CreateView, Expr as SqlExpr, SelectItem, SetExpr, Statement as SqlStatement, Value as SqlValue,
+    CreateView, Expr as SqlExpr, SelectItem, Statement as SqlStatement, Value as SqlValue,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use crate::clauses;
 use crate::inputs::InputView;
 use crate::names;
+use crate::parts;
 use crate::places::Places;
 use crate::plan::Planner;
 use crate::problem::{Checked, Complaint, Problem, known_names, point, sql_span};
@@ -22,7 +23,7 @@ use crate::resolution::{self, Resolution};
 use crate::slips::{Slips, select_of};
 use crate::stream::Stream;
 use crate::syntax::{self, Declares};
-use crate::view::FeatureView;
+use crate::view::{FeatureView, is_of_one_order};
 use crate::windows;
 
 /// The text of one SQL file of a project.
@@ -223,16 +224,16 @@ impl Planning {
         resolution: Option<Resolution>,
     ) -> Checked<()> {
         let with_unused = with_unused_windows(&statement);
-        let (name, plan) = self.view_plan(statement)?;
+        let (name, plans) = self.feature_plans(statement)?;
         self.planner.check_new(&name)?;
-        let planned = |plan: &LogicalPlan| {
-            FeatureView::plan(&name, plan, resolution, &self.streams, &self.planner)
+        let planned = |plans: &[LogicalPlan]| {
+            FeatureView::plan(&name, plans, resolution, &self.streams, &self.planner)
         };
-        let view = planned(&plan)?;
+        let view = planned(&plans)?;
         if let Some(statement) = with_unused {
-            let (_, plan) = self.view_plan(statement)?;
+            let (_, plans) = self.feature_plans(statement)?;
             // A word would be looked for behind the window, where the next OVER is of another view.
-            planned(&plan).map_err(Complaint::without_word)?;
+            planned(&plans).map_err(Complaint::without_word)?;
         }
         check_columns(&view.schema)?;
         self.check_full_names(&view)?;
@@ -304,6 +305,24 @@ impl Planning {
             streams: &self.streams,
             views: &self.views,
         }
+    }
+
+    /// The name of a feature view, and the plans of its statement's parts: one, but where it has very many columns.
+    fn feature_plans(&self, statement: Statement) -> Checked<(String, Vec<LogicalPlan>)> {
+        let parts = parts::of(&statement).unwrap_or_default();
+        let mut name = String::new();
+        let mut plans = Vec::with_capacity(parts.len());
+        for (number, part) in parts.into_iter().enumerate() {
+            let planned = self.view_plan(part);
+            let (of_part, plan) = planned.map_err(|c| c.behind(number * parts::ITEMS))?;
+            name = of_part;
+            plans.push(plan);
+        }
+        if plans.is_empty() || !is_of_one_order(&plans) {
+            let (name, plan) = self.view_plan(statement)?;
+            return Ok((name, vec![plan]));
+        }
+        Ok((name, plans))
     }
 
     fn view_plan(&self, statement: Statement) -> Checked<(String, LogicalPlan)> {
@@ -379,21 +398,7 @@ fn with_unused_windows(statement: &Statement) -> Option<Statement> {
 
 /// The items of a view's SELECT.
 fn projection(statement: &mut Statement) -> Option<&mut Vec<SelectItem>> {
-    let Statement::Statement(statement) = statement else {
-        return None;
-    };
-    let SqlStatement::CreateView(view) = statement.as_mut() else {
-        return None;
-    };
-    projection_in(&mut view.query.body)
-}
-
-fn projection_in(body: &mut SetExpr) -> Option<&mut Vec<SelectItem>> {
-    match body {
-        SetExpr::Select(select) => Some(&mut select.projection),
-        SetExpr::Query(query) => projection_in(&mut query.body),
-        _ => None,
-    }
+    Some(&mut parts::select_mut(statement)?.projection)
 }
 
 fn create_view(statement: &Statement) -> Option<&CreateView> {

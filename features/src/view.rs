@@ -18,7 +18,7 @@ use crate::answer::plain_places;
 use crate::distinct::Distinct;
 use crate::frame::Frame;
 use crate::kernel::Kernel;
-use crate::plan::{Planner, engine_schema};
+use crate::plan::{Planner, Scope, engine_schema};
 use crate::problem::{Checked, Complaint};
 use crate::resolution::Resolution;
 use crate::stream::Stream;
@@ -31,7 +31,7 @@ mod slots;
 
 pub(crate) use meaning::with_columns;
 pub(crate) use outputs::nullable;
-pub(crate) use query::not_a_stream;
+pub(crate) use query::{is_of_one_order, not_a_stream};
 
 use outputs::Outputs;
 use query::Query;
@@ -217,25 +217,27 @@ impl FeatureView {
             .zip(&self.operand_types)
     }
 
+    /// Of the plan of its statement, or of the plans of the statement's parts, one after the other (`parts.rs`).
     pub(crate) fn plan(
         name: &str,
-        plan: &LogicalPlan,
+        plans: &[LogicalPlan],
         resolution: Option<Resolution>,
         streams: &[Arc<Stream>],
         planner: &Planner,
     ) -> Checked<Arc<Self>> {
-        let query = Query::read(plan)?;
+        let query = Query::read(plans)?;
         let stream = streams
             .iter()
             .find(|stream| stream.name == query.table)
             .ok_or_else(|| not_a_stream(&query.table))?;
         let mut slots = Slots::new(stream, &query.source, resolution, planner);
         for (_, window) in &query.windows {
-            let culprit = query.item_of(window);
-            slots.add(window).map_err(|c| c.item(culprit))?;
+            slots
+                .add(window)
+                .map_err(|c| c.item(query.item_of(window)))?;
         }
         let entity = slots.entity.clone().unwrap_or_default();
-        let row = query.row_schema(&entity, stream.time)?;
+        let row = Scope::new(Arc::new(query.row_schema(&entity, stream.time)?));
         let outputs = Outputs::plan(&query, &row, &entity, stream, planner)?;
         let predicate = query.predicate(planner)?;
         let codec = slots.tile_codec().map_err(|e| planner.complaint(&e))?;
@@ -251,7 +253,7 @@ impl FeatureView {
         let dense = worth.max(LEAST_DENSE);
         // A step's sums take the place of its events, which is worth it as soon as they are smaller.
         let dense_unit = resolution.map_or(dense, |_| worth.max(2));
-        let row_schema = engine_schema(row.as_arrow());
+        let row_schema = engine_schema(row.schema.as_arrow());
         let mut view = Self {
             name: name.to_owned(),
             id: 0,

@@ -12,6 +12,7 @@ mod clauses;
 mod comparisons;
 mod inputs;
 mod names;
+mod parts;
 mod planner;
 mod resolutions;
 mod sources;

@@ -9,7 +9,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::query::Query;
-use crate::plan::{Planner, engine_schema};
+use crate::plan::{Planner, Scope, engine_schema};
 use crate::problem::{Checked, Complaint};
 use crate::stream::Stream;
 
@@ -23,19 +23,20 @@ pub(super) struct Outputs {
 impl Outputs {
     pub(super) fn plan(
         query: &Query<'_>,
-        row: &DFSchema,
+        row: &Scope,
         entity: &[usize],
         stream: &Stream,
         planner: &Planner,
     ) -> Checked<Self> {
         let mut exprs = Vec::new();
         let mut entity_outputs = vec![None; entity.len()];
-        for (index, expr) in query.projection.iter().enumerate() {
-            check_columns(expr, row).map_err(|c| c.item(Some(index)))?;
+        for (index, expr) in query.projection.iter().copied().enumerate() {
+            check_columns(expr, &row.schema).map_err(|c| c.item(Some(index)))?;
             match expr.clone().unalias() {
                 Expr::Column(column) => {
                     // The entity's columns come first in a row.
                     if let Some(slot) = row
+                        .schema
                         .maybe_index_of_column(&column)
                         .filter(|i| *i < entity.len())
                     {
@@ -60,7 +61,7 @@ impl Outputs {
         let entity = entity_outputs.into_iter().flatten().collect();
         Ok(Self {
             exprs,
-            schema: nullable(&engine_schema(query.output.as_arrow())),
+            schema: nullable(&engine_schema(&query.output)),
             entity,
         })
     }

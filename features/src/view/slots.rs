@@ -1,11 +1,13 @@
 //! The aggregates of a view, and what they need of each event.
 
 use std::any::Any;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::{Column, DFSchemaRef, DataFusionError};
+use datafusion::common::{Column, DataFusionError};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::{AggregateUDF, Expr, Operator};
 use datafusion::physical_expr::PhysicalExpr;
@@ -19,7 +21,7 @@ use crate::distinct::Distinct;
 use crate::frame::Frame;
 use crate::kernel::Kernel;
 use crate::packed;
-use crate::plan::Planner;
+use crate::plan::{Planner, Scope};
 use crate::problem::{Checked, Complaint, columns_span};
 use crate::resolution::Resolution;
 use crate::stream::Stream;
@@ -31,9 +33,11 @@ const EVENT_BYTES: u64 = 16;
 /// Collects the aggregates of a view and what they need of each event.
 pub(super) struct Slots<'a> {
     stream: &'a Stream,
-    source: &'a DFSchemaRef,
+    source: &'a Scope,
     resolution: Option<Resolution>,
     planner: &'a Planner,
+    /// Where each measure is, by what it is.
+    known: HashMap<String, usize>,
     pub(super) entity: Option<Vec<usize>>,
     pub(super) operands: Vec<Arc<dyn PhysicalExpr>>,
     pub(super) operand_types: Vec<DataType>,
@@ -45,7 +49,7 @@ pub(super) struct Slots<'a> {
 impl<'a> Slots<'a> {
     pub(super) fn new(
         stream: &'a Stream,
-        source: &'a DFSchemaRef,
+        source: &'a Scope,
         resolution: Option<Resolution>,
         planner: &'a Planner,
     ) -> Self {
@@ -54,6 +58,7 @@ impl<'a> Slots<'a> {
             source,
             resolution,
             planner,
+            known: HashMap::new(),
             entity: None,
             operands: Vec::new(),
             operand_types: Vec::new(),
@@ -86,8 +91,8 @@ impl<'a> Slots<'a> {
         let half_life_us = match decay::half_life_us(&call.function, &call.arguments)? {
             // Decay is from the event's time on.
             Some(half_life) => {
-                let time =
-                    Expr::Column(Column::from(self.source.qualified_field(self.stream.time)));
+                let time = self.source.schema.qualified_field(self.stream.time);
+                let time = Expr::Column(Column::from(time));
                 expressions.push(self.planner.physical(&time, self.source)?);
                 Some(half_life)
             }
@@ -129,7 +134,7 @@ impl<'a> Slots<'a> {
 
     /// A value by which events are told apart: −0.0 and 0.0 are one, and DataFusion's accumulators compare bits.
     fn with_one_zero(&self, expr: &Arc<dyn PhysicalExpr>) -> Checked<Arc<dyn PhysicalExpr>> {
-        let schema = self.source.as_arrow();
+        let schema = self.source.schema.as_arrow();
         let zero = match expr.data_type(schema) {
             _ if (expr.as_ref() as &dyn Any).is::<Literal>() => return Ok(Arc::clone(expr)),
             Ok(DataType::Float32) => lit(0.0_f32),
@@ -141,15 +146,15 @@ impl<'a> Slots<'a> {
     }
 
     fn measure(&mut self, measure: Measure) -> usize {
-        let definition = measure.definition();
-        let known = self
-            .measures
-            .iter()
-            .position(|m| m.definition() == definition);
-        known.unwrap_or_else(|| {
-            self.measures.push(measure);
-            self.measures.len() - 1
-        })
+        let next = self.measures.len();
+        match self.known.entry(measure.definition()) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(next);
+                self.measures.push(measure);
+                next
+            }
+        }
     }
 
     /// How the states of all measures become bytes.
@@ -188,7 +193,7 @@ impl<'a> Slots<'a> {
     ) -> Checked<AggregateFunctionExpr> {
         let name = function.name().to_owned();
         AggregateExprBuilder::new(function, arguments)
-            .schema(Arc::new(self.source.as_arrow().clone()))
+            .schema(Arc::new(self.source.schema.as_arrow().clone()))
             .alias(name)
             .with_ignore_nulls(params.null_treatment == Some(NullTreatment::IgnoreNulls))
             .with_distinct(params.distinct)
@@ -215,7 +220,7 @@ impl<'a> Slots<'a> {
             return Ok(Operand::Kept(index));
         }
         let data_type = expr
-            .data_type(self.source.as_arrow())
+            .data_type(self.source.schema.as_arrow())
             .map_err(|e| self.planner.complaint(&e))?;
         if !packed::is_supported(&data_type) {
             return Err(Complaint::new(format!(
@@ -286,6 +291,7 @@ impl<'a> Slots<'a> {
 
     fn column(&self, column: &Column) -> Checked<usize> {
         self.source
+            .schema
             .index_of_column(column)
             .map_err(|e| self.planner.complaint(&e))
     }
