@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::failure::{Failure, Outcome};
-use crate::run::{Role, Running, create_topics, signal};
+use crate::interrupt::Signals;
+use crate::run::{Role, Running, create_topics};
 use crate::runtime::runtime;
 use crate::workspace::Workspace;
 
@@ -118,7 +119,8 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
     if stays {
         println!("The server stays up until Ctrl-C.");
         let runtime = runtime()?;
-        runtime.block_on(signal(&runtime)?);
+        let mut signals = Signals::register(&runtime)?;
+        runtime.block_on(signals.next());
     }
     running.stop()
 }
@@ -135,9 +137,8 @@ fn play(running: &Running, story: Story, screen: &Screen, started: Instant) -> O
     let progress = Arc::clone(&story.progress);
     let workspace = Arc::clone(&running.live.workspace);
     let sending = std::thread::spawn(move || story.send(&workspace));
-    let interrupt = runtime.spawn(async {
-        let _ = tokio::signal::ctrl_c().await;
-    });
+    let mut signals = Signals::register(&runtime)?;
+    let interrupt = runtime.spawn(async move { signals.next().await });
     let mut quiet_since = None;
     loop {
         std::thread::sleep(Duration::from_millis(200));

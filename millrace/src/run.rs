@@ -16,7 +16,6 @@ use millrace_feature_store::Store;
 use millrace_ingest::Ingest;
 use millrace_learner::Registry;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -24,6 +23,7 @@ use crate::described;
 use crate::evolve::{self, Reading, Transition};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::fill::Filler;
+use crate::interrupt::Signals;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
@@ -97,7 +97,8 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     runtime.block_on(async { export_metrics(metrics) })?;
     // One listener for all the time, and before anybody is answered: a signal that comes while the system starts, or
     // while the next project takes over, is not lost.
-    let mut asked_to_stop = runtime.spawn(signal(&runtime)?);
+    let mut signals = Signals::register(&runtime)?;
+    let mut asked_to_stop = runtime.spawn(async move { signals.next().await });
     let mut running = Running::start(Arc::new(workspace), &args.roles)?;
     if let Some(address) = running.address {
         info!(%address, %metrics, "ready");
@@ -669,24 +670,6 @@ fn wait_for(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// Ctrl-C or a request to terminate, from this call on.
-///
-/// # Errors
-/// A system that gives no signals.
-pub fn signal(runtime: &Runtime) -> Outcome<impl Future<Output = ()> + Send + use<>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e: std::io::Error| Failure::failed(format!("signals cannot be heard: {e}"));
-    let _entered = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }
 
 /// How often the registry is asked what was chosen.
