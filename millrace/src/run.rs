@@ -1,8 +1,10 @@
 //! `millrace run`: starts the roles of a project in one process, and stops them in order.
 //!
-//! - ingest: a thread that owns the consumer and applies steps to the store (`pipeline.rs`);
+//! - ingest: a thread that owns the consumer and applies steps to the store (`run/ingest.rs`, `pipeline.rs`);
 //! - serve: gRPC on a runtime of its own (`serve.rs`);
 //! - learn: a thread that updates the model when a period has ended (`learning.rs`).
+//!
+//! `run/threads.rs` has what their threads share.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,36 +15,33 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_feature_store::Store;
-use millrace_ingest::Ingest;
 use millrace_learner::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::described;
-use crate::evolve::{self, Reading, Transition};
+use crate::evolve::{self, Transition};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::fill::Filler;
 use crate::interrupt::Signals;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
 use crate::marks::Marks;
-use crate::member::member;
 use crate::mlflow::Exporter;
-use crate::pipeline::{Pipeline, log_start};
+use crate::pipeline::log_start;
 use crate::priority::Priority;
-use crate::produce::RawProducer;
 use crate::registry::{Reach, is_away};
 use crate::runtime::{parse_address, runtime};
-use crate::score_log::ScoreLog;
-use crate::score_topic::{ScoreSink, ScoreTopic, check_topic};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
-use crate::streams::{start_offsets, stream_spec, stream_specs};
 use crate::times::{now_us, rfc3339};
 use crate::traces::Traces;
-use crate::witnesses::witnesses;
 use crate::workspace::Workspace;
+
+mod ingest;
+mod threads;
+
+use threads::{join, pause};
 
 /// `millrace run`
 #[derive(Debug, Args, Clone)]
@@ -354,33 +353,6 @@ impl Running {
         Ok(())
     }
 
-    /// Older events for the views that are new.
-    fn start_filler(&mut self) -> Outcome<()> {
-        let Some(filling) = &self.filling else {
-            return Ok(());
-        };
-        let filler = Filler::new(Arc::clone(&self.live.store), &filling.transition)
-            .telling(Arc::clone(&self.live.progress));
-        let has_caught_up = Arc::clone(&filling.has_caught_up);
-        self.role("fill", move |stop| {
-            Priority::Spare.take();
-            has_caught_up.store(filler.run(stop)?, Ordering::Relaxed);
-            wait_for(stop);
-            Ok(())
-        })
-    }
-
-    /// Frees the space of views that are gone.
-    fn start_sweep(&mut self) -> Outcome<()> {
-        let live = self.live.clone();
-        self.role("sweep", move |stop| {
-            Priority::Spare.take();
-            evolve::drop_unused(live.store.as_ref(), &live.workspace)?;
-            wait_for(stop);
-            Ok(())
-        })
-    }
-
     /// Serves the next project, whose views have caught up: calls are answered all the while.
     ///
     /// # Errors
@@ -402,54 +374,6 @@ impl Running {
         self.live.progress.set_filling([]);
         info!("the views have caught up, and are served");
         self.start_roles()
-    }
-
-    fn start_ingest(&mut self) -> Outcome<()> {
-        let workspace = &self.live.workspace;
-        let offsets = start_offsets(&self.live.store)?;
-        let mut kafka = workspace.settings.kafka.clone();
-        if kafka.instance.is_none() {
-            kafka.instance = Some(member(self.live.store.as_ref())?);
-        }
-        let mut existing = None;
-        let topic = match &workspace.model {
-            Some(plan) => {
-                let producer = RawProducer::connect(&kafka)?;
-                existing = Some(producer.topics()?);
-                let topic: Box<dyn ScoreSink> = Box::new(ScoreTopic::new(producer, plan.clone()));
-                Some(topic)
-            }
-            None => None,
-        };
-        let log = ScoreLog::open(&self.live)?;
-        let live = self.live.clone();
-        let (pipeline, streams) = match &self.filling {
-            None => (Pipeline::new(live, topic)?, stream_specs(workspace)),
-            Some(filling) => {
-                let reading = Reading::new(&filling.transition)?;
-                let streams = reading.streams.iter().map(|s| stream_spec(s)).collect();
-                (Pipeline::reading(live, topic, reading)?, streams)
-            }
-        };
-        let pipeline = pipeline.with_log(log);
-        // Of topics of streams that are missing, the next call tells.
-        let are_there =
-            |existing: &Vec<String>| streams.iter().all(|s| existing.contains(&s.topic));
-        if let Some(existing) = existing.filter(are_there) {
-            // What the next project needs is said now, and not when its views have caught up.
-            let next = self.filling.iter().map(|filling| &filling.transition.next);
-            let projects = next.chain([workspace]);
-            let mut plans = projects.filter_map(|project| project.model.as_ref());
-            plans.try_for_each(|plan| check_topic(plan, &existing))?;
-        }
-        let headers = self.live.traces.headers();
-        let ingest = Ingest::start(kafka, streams, offsets)?
-            .keeping(headers)
-            .recognizing(witnesses(&self.live.store));
-        self.role("ingest", move |stop| {
-            Priority::Events.take();
-            pipeline.run(ingest, stop)
-        })
     }
 
     fn start_learner(&mut self) -> Outcome<()> {
@@ -554,47 +478,6 @@ impl Running {
         }
     }
 
-    /// A thread that serves the project, until it is told to stop.
-    fn role(
-        &mut self,
-        name: &str,
-        body: impl FnOnce(&AtomicBool) -> Outcome<()> + Send + 'static,
-    ) -> Outcome<()> {
-        let thread = self.thread(name, Arc::clone(&self.stop), body)?;
-        self.threads.push(thread);
-        Ok(())
-    }
-
-    fn thread(
-        &self,
-        name: &str,
-        stop: Arc<AtomicBool>,
-        body: impl FnOnce(&AtomicBool) -> Outcome<()> + Send + 'static,
-    ) -> Outcome<JoinHandle<()>> {
-        let (ended, failure) = (Arc::clone(&self.ended), Arc::clone(&self.failure));
-        let role = name.to_owned();
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                // One role that ends takes the others with it: half a system must not look alive. So does one
-                // that panics.
-                let mut end = End {
-                    ended,
-                    is_expected: false,
-                };
-                let outcome = body(&stop);
-                end.is_expected = outcome.is_ok() && stop.load(Ordering::Relaxed);
-                if let Err(cause) = outcome {
-                    error!(role, error = %cause, "a role ended");
-                    failure
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .get_or_insert(cause);
-                }
-            })
-            .map_err(|e| Failure::failed(format!("no thread for {name}: {e}")))
-    }
-
     /// True once a role ended, or stopping was asked for.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -645,33 +528,6 @@ impl Running {
     }
 }
 
-/// Notes that a role has ended by itself, when it goes.
-struct End {
-    ended: Arc<AtomicBool>,
-    is_expected: bool,
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if !self.is_expected {
-            self.ended.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-fn join(thread: JoinHandle<()>) -> Outcome<()> {
-    thread
-        .join()
-        .map_err(|_| Failure::failed("a role panicked; this is a bug, please report it"))
-}
-
-/// Waits to be told to stop: a role that is done is not one that has failed.
-fn wait_for(stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 /// How often the registry is asked what was chosen.
 const FOLLOW: Duration = Duration::from_secs(1);
 
@@ -717,14 +573,6 @@ fn learn_until_stop(
         }
     }
     Ok(())
-}
-
-/// Sleeps, and wakes up soon after a stop was asked for.
-fn pause(stop: &AtomicBool, time: Duration) {
-    let started = Instant::now();
-    while started.elapsed() < time && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// What a project's roles share. Without `is_wanted`, a model that cannot be asked is no failure.
