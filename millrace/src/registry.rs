@@ -63,6 +63,26 @@ impl Place {
     }
 }
 
+/// The registries of the projects that a process serves, one after the other or one while the other's views are filled.
+/// Each is opened once.
+#[derive(Default)]
+pub struct Registries(Vec<(Place, Arc<Registry>)>);
+
+impl Registries {
+    /// The registry at a place.
+    ///
+    /// # Errors
+    /// As [`Place::open`].
+    pub fn open(&mut self, place: Place) -> Outcome<Arc<Registry>> {
+        if let Some((_, open)) = self.0.iter().find(|(known, _)| *known == place) {
+            return Ok(Arc::clone(open));
+        }
+        let open = Arc::new(place.open()?);
+        self.0.push((place, Arc::clone(&open)));
+        Ok(open)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -218,6 +238,21 @@ mod tests {
             let error = place(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_registry_is_opened_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| Place::Folder(folder.path().join(name));
+        let mut registries = Registries::default();
+        let first = registries.open(place("a")).unwrap();
+        let other = registries.open(place("b")).unwrap();
+        assert!(Arc::ptr_eq(&first, &registries.open(place("a")).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &other));
+        // A place that cannot be opened is not kept.
+        std::fs::write(folder.path().join("c"), "a file").unwrap();
+        assert!(registries.open(place("c")).is_err());
+        assert_eq!(registries.0.len(), 2);
     }
 
     /// Asks a port where nobody is: the answer is an error and not a wait, from any thread.

@@ -30,7 +30,7 @@ use crate::marks::Marks;
 use crate::mlflow::Exporter;
 use crate::pipeline::log_start;
 use crate::priority::Priority;
-use crate::registry::{Reach, is_away};
+use crate::registry::{Reach, Registries, is_away};
 use crate::runtime::{parse_address, runtime};
 use crate::scorer::Scorer;
 use crate::serve::{self, Server};
@@ -208,6 +208,7 @@ pub struct Running {
     pub address: Option<SocketAddr>,
     /// Where the learner trains, with the learn role.
     pub device: Option<String>,
+    registries: Registries,
     roles: Vec<Role>,
     server: Option<Serving>,
     /// Ends the threads of the project that is served.
@@ -248,9 +249,11 @@ impl Running {
     /// What keeps a role from starting: a store in use, a broker that is not there, a port in use.
     pub fn start(workspace: Arc<Workspace>, roles: &[Role]) -> Outcome<Self> {
         let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
+        let mut registries = Registries::default();
         if workspace.model.is_some() {
             // Before the store notes that its views are to change.
-            workspace.check_champion(&workspace.registry()?.open()?)?;
+            let registry = registries.open(workspace.registry()?)?;
+            workspace.check_champion(&registry)?;
         }
         let transition = evolve::begin(store.as_ref(), &workspace)?;
         let traces = Traces::open(&workspace.settings.traces)?;
@@ -261,6 +264,7 @@ impl Running {
                 Arc::clone(&store),
                 Arc::default(),
                 traces.clone(),
+                &mut registries,
                 true,
             )?;
         }
@@ -271,6 +275,7 @@ impl Running {
             store,
             Arc::default(),
             traces,
+            &mut registries,
             is_wanted,
         )?;
         if let Some(transition) = &transition {
@@ -281,6 +286,7 @@ impl Running {
             live,
             address: None,
             device: None,
+            registries,
             roles: roles.to_vec(),
             server: None,
             stop: Arc::default(),
@@ -364,9 +370,10 @@ impl Running {
         self.stop_roles()?;
         let next = filling.transition.next;
         evolve::finish(self.live.store.as_ref(), &next)?;
-        let (store, progress) = (&self.live.store, &self.live.progress);
+        let store = Arc::clone(&self.live.store);
+        let progress = Arc::clone(&self.live.progress);
         let traces = self.live.traces.clone();
-        self.live = live(next, Arc::clone(store), Arc::clone(progress), traces, true)?;
+        self.live = live(next, store, progress, traces, &mut self.registries, true)?;
         self.stop = Arc::default();
         if let Some(serving) = &self.server {
             serving.server.take_over(self.live.clone())?;
@@ -581,14 +588,16 @@ fn live(
     store: Arc<dyn Store>,
     progress: Arc<Progress>,
     traces: Traces,
+    registries: &mut Registries,
     is_wanted: bool,
 ) -> Outcome<Live> {
     let (scorer, registry) = match &workspace.model {
         Some(plan) => {
             let scorer = Arc::new(Scorer::new(plan.clone()));
-            let registry = workspace.registry()?.open().and_then(|registry| {
+            let registry = registries.open(workspace.registry()?);
+            let registry = registry.and_then(|registry| {
                 scorer.follow(&registry)?;
-                Ok(Arc::new(registry))
+                Ok(registry)
             });
             match registry {
                 Ok(registry) => (Some(scorer), Some(registry)),
