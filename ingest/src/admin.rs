@@ -1,4 +1,4 @@
-//! Creates topics that are missing. Everything else about topics (partitions that grow, access, deletion) is the
+//! Says which topics there are, and creates those that are missing. Everything else about topics (partitions that grow, access, deletion) is the
 //! operator's.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::IngestError;
 use crate::group::{LastError, hear_errors};
-use crate::settings::client;
+use crate::settings::{IngestSettings, client};
 
 type Admin = AdminClient<DefaultClientContext>;
 
@@ -63,7 +63,7 @@ pub fn ensure_topics(
     let asker: Asker = config
         .create_with_context(Answers::default())
         .map_err(|error| IngestError::kafka("creating a client", error))?;
-    let existing = topic_names(&asker, brokers)?;
+    let existing = topic_names(&asker, brokers, TIMEOUT)?;
     let admin: Admin = config
         .create()
         .map_err(|error| IngestError::kafka("creating the admin client", error))?;
@@ -75,6 +75,18 @@ pub fn ensure_topics(
     }
     wait_until_seen(&asker, brokers, &created)?;
     Ok(created)
+}
+
+/// The names of the cluster's topics. All are asked for, and not one by its name: a broker may create a topic that it is
+/// asked for.
+///
+/// # Errors
+/// [`IngestError::BrokerUnreachable`].
+pub fn existing_topics(settings: &IngestSettings) -> Result<Vec<String>, IngestError> {
+    let asker: Asker = client(&settings.brokers, &settings.properties)
+        .create_with_context(Answers::default())
+        .map_err(|error| IngestError::kafka("creating a client", error))?;
+    topic_names(&asker, &settings.brokers, settings.request_timeout)
 }
 
 /// Creates one topic. Old brokers, and some that speak the protocol, want a number of replicas: then it is one.
@@ -108,7 +120,7 @@ fn try_create(admin: &Admin, name: &str, partitions: i32, replication: i32) -> R
 fn wait_until_seen(asker: &Asker, brokers: &str, topics: &[String]) -> Result<(), IngestError> {
     let deadline = Instant::now() + TIMEOUT;
     while !topics.is_empty() {
-        let existing = topic_names(asker, brokers)?;
+        let existing = topic_names(asker, brokers, TIMEOUT)?;
         let unseen = topics.iter().find(|name| !existing.contains(name));
         let Some(unseen) = unseen else { break };
         if Instant::now() >= deadline {
@@ -123,8 +135,12 @@ fn wait_until_seen(asker: &Asker, brokers: &str, topics: &[String]) -> Result<()
 }
 
 /// The topics that have partitions.
-fn topic_names(asker: &Asker, brokers: &str) -> Result<Vec<String>, IngestError> {
-    let metadata = asker.fetch_metadata(None, TIMEOUT).map_err(|error| {
+fn topic_names(
+    asker: &Asker,
+    brokers: &str,
+    timeout: Duration,
+) -> Result<Vec<String>, IngestError> {
+    let metadata = asker.fetch_metadata(None, timeout).map_err(|error| {
         hear_errors(asker);
         asker.context().last_error.unreachable(brokers, &error)
     })?;

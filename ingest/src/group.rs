@@ -212,10 +212,11 @@ impl LastError {
     }
 }
 
-/// Lets the context hear the errors that wait in the queue as events.
+/// Lets the context hear the errors that wait in the queue as events: one a call, and the last of them is put there at the
+/// moment in which a request is given up.
 pub(crate) fn hear_errors<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     for _ in 0..16 {
-        consumer.poll(Duration::ZERO);
+        consumer.poll(Duration::from_millis(10));
     }
 }
 
@@ -234,6 +235,11 @@ fn made_anew(message: &str) -> Option<&str> {
 
 /// librdkafka's log lines, as `tracing` events of the target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // A connection that failed comes as an error too, which is logged ever more rarely.
+    let level = match facility {
+        "FAIL" => RDKafkaLogLevel::Debug,
+        _ => level,
+    };
     match level {
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert

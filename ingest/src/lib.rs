@@ -16,7 +16,7 @@
 //!
 //! `decode` and `align` are pure: no socket, no clock, no Kafka type; so are `numbers` and `units`, which say what a
 //! number means, `days` and `bytes`. `consumer` and `group` hold everything that librdkafka needs (`lane`: a partition's queue; `topics`:
-//! whether they are there); `admin` creates topics; `replay` reads a part of a topic again, for a view that is new.
+//! whether they are there); `admin` lists and creates topics; `replay` reads a part of a topic again, for a view that is new.
 //!
 //! What is not here: windows and SQL (the `features` crate), the durable offsets (the `feature-store` crate; the
 //! offsets that are committed to the group serve lag tools only), and the loop that ties them (the `millrace`
@@ -44,7 +44,7 @@ mod telemetry;
 mod topics;
 mod units;
 
-pub use admin::ensure_topics;
+pub use admin::{ensure_topics, existing_topics};
 pub use ahead::{Polled, ReadAhead};
 pub use align::{Align, AlignSettings, NO_TIME, Released, RowHeader, Rows, Source, StreamBatch};
 pub use bytes::bytes_of;

@@ -94,38 +94,34 @@ pub(crate) fn progress(lag: i64, buffered: usize, partitions: usize) {
     gauge!("millrace_ingest_partitions").set(partitions as f64);
 }
 
-/// A client whose brokers are away says so ten times a second: each kind of error is logged now and then, and counted
+/// A client whose brokers are away says so ten times a second: each kind of error is logged ever more rarely, and counted
 /// each time.
 pub(crate) fn client_error(code: &str, detail: &str) {
     counter!("millrace_kafka_errors_total", "code" => code.to_string()).increment(1);
-    static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
-    let now = Instant::now();
-    let mut logged = lock(&LOGGED);
-    let last = logged.get(code);
-    if last.is_none_or(|last| now - *last >= AGAIN) {
-        logged.insert(code.to_owned(), now);
+    static SAID: Mutex<BTreeMap<String, Rarely>> = Mutex::new(BTreeMap::new());
+    if is_due(&mut lock(&SAID), code.to_owned()) {
         warn!(code, detail, "Kafka client");
     }
 }
 
-/// Between two log lines of one kind of error.
-const AGAIN: Duration = Duration::from_secs(10);
-
-/// A partition that is gone has an error a second: each kind of error is logged ever more rarely, and counted each time.
-pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
-    counter!("millrace_ingest_partition_errors_total", "topic" => topic.to_string()).increment(1);
-    static SAID: Mutex<BTreeMap<(String, i32, String), Rarely>> = Mutex::new(BTreeMap::new());
+/// Whether something is to be logged that is seen now.
+fn is_due<K: Ord>(said: &mut BTreeMap<K, Rarely>, what: K) -> bool {
     let now = Instant::now();
-    let mut said = lock(&SAID);
-    let what = (topic.to_owned(), partition, error.to_string());
-    let is_due = match said.get_mut(&what) {
+    match said.get_mut(&what) {
         Some(rarely) => rarely.is_due(now),
         None => {
             said.insert(what, Rarely::said(now));
             true
         }
-    };
-    if is_due {
+    }
+}
+
+/// A partition that is gone has an error a second: each kind of error is logged ever more rarely, and counted each time.
+pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
+    counter!("millrace_ingest_partition_errors_total", "topic" => topic.to_string()).increment(1);
+    static SAID: Mutex<BTreeMap<(String, i32, String), Rarely>> = Mutex::new(BTreeMap::new());
+    let what = (topic.to_owned(), partition, error.to_string());
+    if is_due(&mut lock(&SAID), what) {
         warn!(topic, partition, %error, "a partition cannot be read; trying again");
     }
 }

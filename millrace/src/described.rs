@@ -33,7 +33,7 @@ const METRICS: &[Metric] = &[
         "millrace_kafka_silent_seconds",
         Kind::Gauge,
         "",
-        "Seconds since the brokers of all partitions were heard. From ten on, look-ups say STALE, and the lag may be more than it says.",
+        "Seconds since the brokers of all partitions were heard, or since the start where they never were. From ten on, look-ups say STALE, and the lag may be more than it says.",
     ),
     (
         "millrace_freshness_seconds",

@@ -1,7 +1,7 @@
 //! What a running process shares between its roles: the store, the scorer, the registry, and how far it is.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,8 @@ pub struct Progress {
     pub lag: AtomicI64,
     /// Answers that were asked for, and not counted by `take_asked` yet.
     asked: AtomicU64,
+    /// Whether events are read here, or will be when there is a broker.
+    reads: AtomicBool,
     /// When the brokers were last heard; none before the first time, and in a process that does not read.
     heard: Mutex<Option<Instant>>,
     /// How far each stream is, by its name.
@@ -145,6 +147,18 @@ impl Progress {
                 streams.insert(stream.to_owned(), progress);
             }
         }
+    }
+
+    /// Says that events are to be read here.
+    pub fn set_reading(&self) {
+        self.reads.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is nothing to answer from yet: the store has no event, and no broker was heard that may have some.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        let reads = self.reads.load(Ordering::Relaxed);
+        reads && self.newest_of_all().is_none() && self.silence().is_none()
     }
 
     /// Notes that the brokers were heard.

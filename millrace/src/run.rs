@@ -88,7 +88,12 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     if args.roles.contains(&Role::Serve) {
         serve::check_doors(&workspace)?;
     }
-    if args.create_topics {
+    // Who reads makes them as soon as there is a broker.
+    let create = match args.create_topics {
+        true => topics(&workspace),
+        false => Vec::new(),
+    };
+    if args.create_topics && !args.roles.contains(&Role::Ingest) {
         create_topics(&workspace)?;
     }
     let runtime = runtime()?;
@@ -98,7 +103,7 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     // while the next project takes over, is not lost.
     let mut signals = Signals::register(&runtime)?;
     let mut asked_to_stop = runtime.spawn(async move { signals.next().await });
-    let mut running = Running::start(Arc::new(workspace), &args.roles)?;
+    let mut running = Running::start_with(Arc::new(workspace), &args.roles, create)?;
     if let Some(address) = running.address {
         info!(%address, %metrics, "ready");
     }
@@ -209,6 +214,8 @@ pub struct Running {
     /// Where the learner trains, with the learn role.
     pub device: Option<String>,
     registries: Registries,
+    /// Topics that are made where they are missing, with their partitions.
+    create: Vec<(String, i32)>,
     roles: Vec<Role>,
     server: Option<Serving>,
     /// Ends the threads of the project that is served.
@@ -243,11 +250,21 @@ enum Wake {
 }
 
 impl Running {
-    /// Starts `roles` of a project.
+    /// Starts `roles` of a project, whose topics are there.
     ///
     /// # Errors
-    /// What keeps a role from starting: a store in use, a broker that is not there, a port in use.
+    /// What keeps a role from starting: a store or a port in use. A broker that is not there does not: what the store has
+    /// is served, and events are read when there is one.
     pub fn start(workspace: Arc<Workspace>, roles: &[Role]) -> Outcome<Self> {
+        Self::start_with(workspace, roles, Vec::new())
+    }
+
+    /// The same, where those of the topics in `create` that are missing are made first, with so many partitions.
+    fn start_with(
+        workspace: Arc<Workspace>,
+        roles: &[Role],
+        create: Vec<(String, i32)>,
+    ) -> Outcome<Self> {
         let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
         let mut registries = Registries::default();
         if workspace.model.is_some() {
@@ -281,12 +298,16 @@ impl Running {
         if let Some(transition) = &transition {
             live.progress.set_filling(transition.new_names());
         }
+        if roles.contains(&Role::Ingest) {
+            live.progress.set_reading();
+        }
         log_start(&live.workspace, live.store.as_ref())?;
         let mut running = Self {
             live,
             address: None,
             device: None,
             registries,
+            create,
             roles: roles.to_vec(),
             server: None,
             stop: Arc::default(),

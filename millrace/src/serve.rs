@@ -40,6 +40,7 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use millrace_proto::FILE_DESCRIPTOR_SET;
@@ -54,7 +55,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::failure::{Failure, Outcome, with_causes};
-use crate::live::Live;
+use crate::live::{Live, Progress};
 use crate::traces::{self, Traces};
 use crate::workspace::Workspace;
 
@@ -80,6 +81,9 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Most entities or events of one call. It bounds the memory and the time that one call takes.
 pub const MAX_ITEMS: usize = 10_000;
+
+/// How often it is looked whether there is something to answer from.
+const BLANK: Duration = Duration::from_millis(100);
 
 /// Takes an address. Port 0 takes a free one, which the listener's `local_addr` tells.
 ///
@@ -121,6 +125,7 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     gate: Gate,
     traces: Traces,
+    progress: Arc<Progress>,
     reporter: HealthReporter,
     /// Health and reflection.
     common: Routes,
@@ -139,12 +144,14 @@ impl Server {
         let gate = Gate::new(live.workspace.settings.server.limits.clone());
         let common = with_reflection(Routes::default().add_service(health))?;
         let traces = live.traces.clone();
+        let progress = Arc::clone(&live.progress);
         let routes = routes(common.clone(), live, &gate)?;
         Ok(Self {
             access: AccessLayer::new(access),
             tls: tls.map(Arc::new),
             gate,
             traces,
+            progress,
             reporter,
             common,
             routes: Arc::new(ArcSwap::from_pointee(routes)),
@@ -171,7 +178,20 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Outcome<()> {
         warn_if_open(listener.local_addr().ok(), self.access.is_on());
-        report(&self.reporter, ServingStatus::Serving).await;
+        let status = match self.progress.is_blank() {
+            true => ServingStatus::NotServing,
+            false => ServingStatus::Serving,
+        };
+        report(&self.reporter, status).await;
+        let (progress, reporter) = (Arc::clone(&self.progress), self.reporter.clone());
+        let ready = async {
+            // Nobody is to be sent to where there is nothing to answer from.
+            while progress.is_blank() {
+                tokio::time::sleep(BLANK).await;
+            }
+            report(&reporter, ServingStatus::Serving).await;
+            std::future::pending::<()>().await;
+        };
         let pool = descriptors()?;
         let services = Services {
             traces: TraceLayer::new(self.traces, &pool),
@@ -184,6 +204,7 @@ impl Server {
         let mut workers = Workers::start(&services)?;
         tokio::select! {
             ended = workers.deal_out(accepted(listener)) => return ended,
+            () = ready => {}
             () = shutdown => {}
         }
         report(&self.reporter, ServingStatus::NotServing).await;

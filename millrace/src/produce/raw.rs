@@ -27,23 +27,31 @@ pub struct RawProducer {
 }
 
 impl RawProducer {
-    /// Connects, and waits until a broker has answered. `settings.properties` reach librdkafka, and override the
-    /// tuning; for a cluster without idempotent producers, `enable.idempotence = "false"`.
+    /// Connects, and waits until a broker has answered. Otherwise as [`new`](Self::new).
     ///
     /// # Errors
     /// A property that librdkafka does not know; no broker that answers within `settings.request_timeout`.
     pub fn connect(settings: &IngestSettings) -> Outcome<Self> {
+        let producer = Self::new(settings)?;
+        producer.topics()?;
+        Ok(producer)
+    }
+
+    /// A producer that connects as soon as a broker is there. `settings.properties` reach librdkafka, and override the
+    /// tuning; for a cluster without idempotent producers, `enable.idempotence = "false"`.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not know.
+    pub fn new(settings: &IngestSettings) -> Outcome<Self> {
         let producer = config(settings)
             .create_with_context(Deliveries::default())
             .map_err(|e| refused_setting(&e))?;
-        let connected = Self {
+        Ok(Self {
             producer,
             brokers: settings.brokers.clone(),
             request_timeout: settings.request_timeout,
             sent: AtomicU64::new(0),
-        };
-        connected.topics()?;
-        Ok(connected)
+        })
     }
 
     /// The brokers' addresses, as set.

@@ -57,6 +57,26 @@ async fn health_and_reflection_know_the_services() {
     assert!(listed.contains(&"grpc.health.v1.Health"), "{listed:?}");
 }
 
+/// What reads of Kafka and has heard of none yet, with an empty store, is not to be sent anybody.
+#[tokio::test]
+async fn a_server_is_healthy_when_there_is_something_to_answer_from() {
+    let live = live();
+    let progress = Arc::clone(&live.progress);
+    progress.set_reading();
+    let mut health = HealthClient::new(connect(live).await);
+    let first = health.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(first.into_inner().status().as_str_name(), "NOT_SERVING");
+    progress.reflect("transactions", 1);
+    for _ in 0..100 {
+        let next = health.check(HealthCheckRequest::default()).await.unwrap();
+        if next.into_inner().status().as_str_name() == "SERVING" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it is not healthy yet");
+}
+
 /// grpcio-reflection and older releases of grpcurl ask for the version before.
 #[tokio::test]
 async fn reflection_answers_older_clients_too() {
