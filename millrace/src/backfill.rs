@@ -217,8 +217,7 @@ pub(crate) fn fill(
             "the stream names no id: an event that Kafka gives too counts twice"
         );
     }
-    let allowed = micros(workspace.settings.kafka.allowed_future);
-    let latest_us = now_us().saturating_add(allowed);
+    let latest_us = latest_us(workspace);
     let before = reading.rows;
     let bar = spinner().with_message(format!("reading {}", stream.name));
     let (send, batches) = sync_channel(AHEAD);
@@ -301,9 +300,17 @@ fn check_changed(stream: &Stream, path: &Path, known: &Reading) -> Outcome<()> {
     Ok(())
 }
 
+/// The latest event time (µs) that is taken now: as of a topic, that of the clock and what is allowed.
+pub(crate) fn latest_us(workspace: &Workspace) -> i64 {
+    now_us().saturating_add(micros(workspace.settings.kafka.allowed_future))
+}
+
 /// Refuses an event that is further ahead of the clock than a topic's may be: all that a bounded view keeps would expire
 /// before it.
-fn check_ahead(
+///
+/// # Errors
+/// Of kind input: the first of such events.
+pub(crate) fn check_ahead(
     stream: &Stream,
     path: &Path,
     batch: &RecordBatch,

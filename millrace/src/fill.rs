@@ -7,6 +7,7 @@
 //! says which message each of their rows came from (`deletes.rs`). How far it has come is part of each commit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use millrace_features::{FeatureView, Origin, Stream};
 use millrace_ingest::{Deletion, IngestError, Remedy, Replay, ReplayRange};
 use tracing::{info, warn};
 
-use crate::backfill::{files_read, place_of};
+use crate::backfill::{check_ahead, files_read, latest_us, place_of};
 use crate::deletes::Deletes;
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
@@ -214,6 +215,7 @@ impl<'a> Job<'a> {
                 // As `millrace backfill` counts them.
                 let place = place_of(path);
                 let origin: Vec<(i32, i64)> = (row..).take(count).map(|row| (place, row)).collect();
+                let (batch, origin) = self.in_time(path, batch, origin, row as u64)?;
                 row += count as i64;
                 oldest = oldest.into_iter().chain(self.oldest(&batch)).min();
                 self.write(&batch, &origin, &[], &[])?;
@@ -376,17 +378,48 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
+    /// The events of a file that may be taken: of those that are far ahead of the clock, `millrace backfill` takes none
+    /// either, and a topic's are dead letters.
+    fn in_time(
+        &self,
+        path: &Path,
+        batch: RecordBatch,
+        origin: Vec<(i32, i64)>,
+        rows_before: u64,
+    ) -> Outcome<(RecordBatch, Vec<(i32, i64)>)> {
+        let latest_us = latest_us(&self.filler.workspace);
+        let checked = check_ahead(self.stream, path, &batch, rows_before, latest_us);
+        let Err(failure) = checked else {
+            return Ok((batch, origin));
+        };
+        warn!(
+            failure = failure.message,
+            "events of a file that was back-filled are not taken into the new views"
+        );
+        self.kept(&batch, &origin, |time| time <= latest_us)
+    }
+
     /// The events that some window may still be asked for.
     fn wanted(
         &self,
         batch: &RecordBatch,
         origin: &[(i32, i64)],
     ) -> Outcome<(RecordBatch, Vec<(i32, i64)>)> {
-        let Some(from_us) = self.wanted_from_us else {
-            return Ok((batch.clone(), origin.to_vec()));
-        };
+        match self.wanted_from_us {
+            None => Ok((batch.clone(), origin.to_vec())),
+            Some(from_us) => self.kept(batch, origin, |time| time >= from_us),
+        }
+    }
+
+    /// The events of some times (µs).
+    fn kept(
+        &self,
+        batch: &RecordBatch,
+        origin: &[(i32, i64)],
+        is_kept: impl Fn(i64) -> bool,
+    ) -> Outcome<(RecordBatch, Vec<(i32, i64)>)> {
         let rows = 0..batch.num_rows();
-        let wanted: Vec<bool> = rows.map(|row| self.time(batch, row) >= from_us).collect();
+        let wanted: Vec<bool> = rows.map(|row| is_kept(self.time(batch, row))).collect();
         let kept = origin.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
         let origin = kept.map(|(origin, _)| *origin).collect();
         let batch = filter_record_batch(batch, &BooleanArray::from(wanted))

@@ -113,6 +113,25 @@ fn an_event_that_is_far_ahead_of_the_clock_is_a_mistake_in_the_file() {
     assert_eq!(data.count("a", "2024-01-02"), 20);
 }
 
+/// A view that is new reads the files that were back-filled, as they are now.
+#[test]
+fn an_event_that_is_far_ahead_of_the_clock_comes_into_no_new_view() {
+    let mut data = Data::new();
+    let mut lines = vec![event("a", "2024-01-01T00:00:00Z"); 3];
+    data.write("e.jsonl", &lines);
+    data.backfill("e.jsonl").unwrap();
+    lines.push(event("a", "9024-01-01T00:00:00Z"));
+    lines.push(event("a", "2024-01-01T00:00:01Z"));
+    data.write("e.jsonl", &lines);
+    let new = VIEW.replace("AS n", "AS n, sum(amount) OVER w AS s");
+    data.write("features/v.sql", &[new]);
+    data.workspace = Arc::new(Workspace::open(data.folder.path()).unwrap());
+    data.write("more.jsonl", &[event("a", "2024-01-01T00:00:02Z")]);
+    data.backfill("more.jsonl").unwrap();
+    assert_eq!(data.count("a", "2024-01-02"), 5);
+    assert_eq!(data.count("a", "9024-01-02"), 0);
+}
+
 #[test]
 fn a_file_that_has_changed_is_refused_where_its_rows_are_not_known_by_an_id() {
     let data = Data::new();
