@@ -99,20 +99,13 @@ pub(crate) fn progress(lag: i64, buffered: usize, partitions: usize) {
 pub(crate) fn client_error(code: &str, detail: &str) {
     counter!("millrace_kafka_errors_total", "code" => code.to_string()).increment(1);
     static SAID: Mutex<BTreeMap<String, Rarely>> = Mutex::new(BTreeMap::new());
-    if is_due(&mut lock(&SAID), code.to_owned()) {
+    let mut said = lock(&SAID);
+    if said
+        .entry(code.to_owned())
+        .or_default()
+        .is_due(Instant::now())
+    {
         warn!(code, detail, "Kafka client");
-    }
-}
-
-/// Whether something is to be logged that is seen now.
-fn is_due<K: Ord>(said: &mut BTreeMap<K, Rarely>, what: K) -> bool {
-    let now = Instant::now();
-    match said.get_mut(&what) {
-        Some(rarely) => rarely.is_due(now),
-        None => {
-            said.insert(what, Rarely::said(now));
-            true
-        }
     }
 }
 
@@ -121,7 +114,8 @@ pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
     counter!("millrace_ingest_partition_errors_total", "topic" => topic.to_string()).increment(1);
     static SAID: Mutex<BTreeMap<(String, i32, String), Rarely>> = Mutex::new(BTreeMap::new());
     let what = (topic.to_owned(), partition, error.to_string());
-    if is_due(&mut lock(&SAID), what) {
+    let mut said = lock(&SAID);
+    if said.entry(what).or_default().is_due(Instant::now()) {
         warn!(topic, partition, %error, "a partition cannot be read; trying again");
     }
 }

@@ -17,7 +17,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Store};
 use millrace_features::{FeatureView, Origin, Stream};
-use millrace_ingest::{Deletion, IngestError, Remedy, Replay, ReplayRange};
+use millrace_ingest::{Deletion, IngestError, Rarely, Remedy, Replay, ReplayRange};
 use tracing::{info, warn};
 
 use crate::backfill::{check_ahead, files_read, latest_us, place_of};
@@ -231,6 +231,7 @@ impl<'a> Job<'a> {
         let had_files = self.since_us.is_some();
         // The first event that is left of each partition whose beginning is gone.
         let mut first: HashMap<i32, Option<i64>> = HashMap::new();
+        let mut rarely = Rarely::default();
         loop {
             match self.replay(stop, rows, &mut first) {
                 Ok(is_done) => {
@@ -240,11 +241,16 @@ impl<'a> Job<'a> {
                     break;
                 }
                 Err(ReplayFailure::Kafka(error)) if error.remedy() == Remedy::Retry => {
-                    warn!(
-                        error = with_causes(&error),
-                        "Kafka is in trouble; trying again"
-                    );
+                    if rarely.is_due(Instant::now()) {
+                        warn!(
+                            error = with_causes(&error),
+                            "Kafka is in trouble; trying again"
+                        );
+                    }
                     std::thread::sleep(RETRY);
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(false);
+                    }
                 }
                 Err(ReplayFailure::Kafka(error)) => return Err(error.into()),
                 Err(ReplayFailure::Other(failure)) => return Err(failure),

@@ -65,12 +65,13 @@ impl Entry {
     /// may be wrong, and nothing is lost by an end.
     fn wait(&self, pipeline: &mut Pipeline, stop: &AtomicBool) -> Outcome<Option<Ingest>> {
         let began = Instant::now();
-        let mut told: Option<Rarely> = None;
+        let mut rarely = Rarely::default();
+        let mut has_waited = false;
         let mut pause = PAUSE;
         while !stop.load(Ordering::Relaxed) {
             let failure = match self.open() {
                 Ok(ingest) => {
-                    if told.is_some() {
+                    if has_waited {
                         let seconds = began.elapsed().as_secs();
                         info!(
                             seconds,
@@ -82,10 +83,9 @@ impl Entry {
                 Err(Hindrance { failure, may_pass }) if !may_pass => return Err(failure),
                 Err(hindrance) => hindrance.failure,
             };
+            has_waited = true;
             let now = Instant::now();
-            let is_due = told.as_mut().is_none_or(|told| told.is_due(now));
-            told.get_or_insert_with(|| Rarely::said(now));
-            if is_due {
+            if rarely.is_due(now) {
                 warn!(
                     failure = failure.message,
                     hint = failure.hint,
