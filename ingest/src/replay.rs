@@ -22,6 +22,7 @@ use crate::group::log;
 use crate::settings::IngestSettings;
 use crate::stream::StreamSpec;
 use crate::telemetry;
+use crate::topics::partition_count;
 
 /// Part of a partition: offsets `from..until`; from its first message where `from` is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ pub struct Replay {
     /// By partition: the next offset and the one after the last. A partition that was read to its end is gone.
     open: BTreeMap<i32, (i64, i64)>,
     trimmed: Vec<i32>,
+    is_another: bool,
 }
 
 /// The most messages of one read, and how long it waits for more of them.
@@ -83,11 +85,16 @@ impl Replay {
             allowed_future_us: settings.allowed_future_us(),
             open: BTreeMap::new(),
             trimmed: Vec::new(),
+            is_another: false,
             consumer,
             topic,
         };
         for range in ranges {
             replay.open_partition(range, settings.request_timeout)?;
+        }
+        if replay.is_another {
+            // Whatever is left of its partitions, it is not from where they were read.
+            replay.trimmed = replay.open.keys().copied().collect();
         }
         replay.assign()?;
         Ok(replay)
@@ -99,10 +106,22 @@ impl Replay {
         timeout: Duration,
     ) -> Result<(), IngestError> {
         let partition = range.partition;
-        let (low, high) = self
+        let marks = self
             .consumer
-            .fetch_watermarks(&self.topic, partition, timeout)
-            .map_err(|error| IngestError::kafka("asking where a partition begins", error))?;
+            .fetch_watermarks(&self.topic, partition, timeout);
+        let (low, high) = match marks {
+            Ok(marks) => marks,
+            Err(error) if self.is_gone(partition, &error, timeout)? => {
+                telemetry::partition_gone(&self.topic, partition, range.until);
+                self.is_another = true;
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(IngestError::kafka("asking where a partition begins", error));
+            }
+        };
+        // It was read further than it goes by now.
+        self.is_another |= range.from.is_none() && range.until > high;
         let wanted = range.from.unwrap_or(0);
         if low > wanted {
             self.trimmed.push(partition);
@@ -115,6 +134,26 @@ impl Replay {
             self.open.insert(partition, (next, until));
         }
         Ok(())
+    }
+
+    /// Whether a partition that is refused is none of its topic: that was made anew, with fewer of them.
+    fn is_gone(
+        &self,
+        partition: i32,
+        refused: &KafkaError,
+        timeout: Duration,
+    ) -> Result<bool, IngestError> {
+        use RDKafkaErrorCode::{UnknownPartition, UnknownTopicOrPartition};
+        let code = refused.rdkafka_error_code();
+        if !matches!(code, Some(UnknownPartition | UnknownTopicOrPartition)) {
+            return Ok(false);
+        }
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), timeout)
+            .map_err(|error| IngestError::kafka("asking for a topic's partitions", error))?;
+        let count = partition_count(&metadata, &self.topic);
+        Ok(count.is_some_and(|count| partition >= count))
     }
 
     fn assign(&self) -> Result<(), IngestError> {
@@ -131,6 +170,11 @@ impl Replay {
     /// Partitions of which Kafka no longer has all that was to be read.
     pub fn trimmed(&self) -> &[i32] {
         &self.trimmed
+    }
+
+    /// Whether the topic is seen to be another one than the one that was read before: what that had is gone.
+    pub fn is_another(&self) -> bool {
+        self.is_another
     }
 
     /// Whether all was read.
@@ -245,3 +289,6 @@ fn last(messages: &[BorrowedMessage<'_>], partition: i32) -> i64 {
     let of = messages.iter().rev().find(|m| m.partition() == partition);
     of.map_or(-1, Message::offset)
 }
+
+#[cfg(test)]
+mod tests;

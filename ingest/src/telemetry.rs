@@ -61,6 +61,17 @@ pub(crate) fn another_topic(topic: &str, partition: i32) {
     );
 }
 
+pub(crate) fn partition_gone(topic: &str, partition: i32, read: i64) {
+    counter!("millrace_ingest_lost_total", "topic" => topic.to_string()).increment(1);
+    error!(
+        topic,
+        partition,
+        read,
+        "a partition that was read is gone: the topic was created anew with fewer, and what the partition had behind what \
+         was read of it is lost"
+    );
+}
+
 pub(crate) fn not_left(within: Duration) {
     warn!(
         seconds = within.as_secs(),

@@ -59,6 +59,8 @@ struct Job<'a> {
     wanted_from_us: Option<i64>,
     /// Events before this time (µs) may be missing.
     since_us: Option<i64>,
+    /// Whether the stream's topic is another one than the one that was read first.
+    is_another: bool,
     /// The newest event of the stream, µs.
     newest_us: i64,
 }
@@ -154,6 +156,7 @@ impl<'a> Job<'a> {
             records,
             wanted_from_us,
             since_us: None,
+            is_another: false,
             newest_us: marks.newest(&stream.name).unwrap_or_else(now_us),
         }))
     }
@@ -258,7 +261,9 @@ impl<'a> Job<'a> {
         }
         // Before its first event a partition may have had others. Files are there for what Kafka does not keep.
         if !had_files {
-            self.since_us = first.into_values().flatten().max();
+            let first = first.into_values().flatten().max();
+            // Where nothing is left, what has come by now is all that is gone.
+            self.since_us = first.or(self.is_another.then_some(self.newest_us));
         }
         Ok(true)
     }
@@ -275,6 +280,7 @@ impl<'a> Job<'a> {
         }
         let kafka = &self.filler.workspace.settings.kafka;
         let mut replay = Replay::start(kafka, stream_spec(self.stream), &ranges)?;
+        self.is_another |= replay.is_another();
         for partition in replay.trimmed() {
             first.entry(*partition).or_insert(None);
         }
@@ -466,3 +472,6 @@ impl From<crate::failure::Failure> for ReplayFailure {
         Self::Other(failure)
     }
 }
+
+#[cfg(test)]
+mod tests;
