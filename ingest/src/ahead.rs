@@ -39,15 +39,25 @@ pub struct Polled {
     pub heard: Option<Instant>,
     /// As of [`Ingest::dead_letters`].
     pub dead_letters: u64,
+    /// As of [`Ingest::foreign`].
+    pub foreign: Vec<(String, i32)>,
+    /// As of [`Ingest::partition_counts`], with a step that has partitions which were taken over.
+    pub partition_counts: Vec<(String, i32)>,
 }
 
 impl Polled {
     fn new(step: Step, ingest: &Ingest) -> Self {
+        let partition_counts = match step.assigned.is_empty() {
+            true => Vec::new(),
+            false => ingest.partition_counts(),
+        };
         Self {
             step,
             lags: ingest.lags(),
             heard: ingest.heard(),
             dead_letters: ingest.dead_letters(),
+            foreign: ingest.foreign(),
+            partition_counts,
         }
     }
 }

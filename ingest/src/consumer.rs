@@ -104,12 +104,8 @@ impl Ingest {
         check_topics_exist(&consumer, &settings, &streams)?;
         let streams = streams.into_iter().map(Stream::new);
         let streams: Vec<Stream> = streams.collect::<Result<_, _>>()?;
-        let topics: Vec<&str> = streams.iter().map(|s| s.topic.as_str()).collect();
-        consumer
-            .subscribe(&topics)
-            .map_err(|error| IngestError::kafka("subscribing", error))?;
         let now = Instant::now();
-        Ok(Self {
+        let ingest = Self {
             align: Align::new(settings.align()),
             letters: DeadLetters::new(settings.clone()),
             streams,
@@ -126,7 +122,16 @@ impl Ingest {
             mending: Mending::default(),
             gauges_at: now,
             news: News::default(),
-        })
+        };
+        ingest.subscribe()?;
+        Ok(ingest)
+    }
+
+    /// Joins the group.
+    fn subscribe(&self) -> Result<(), IngestError> {
+        let topics: Vec<&str> = self.streams.iter().map(|s| s.topic.as_str()).collect();
+        let subscribed = self.consumer.subscribe(&topics);
+        subscribed.map_err(|error| IngestError::kafka("subscribing", error))
     }
 
     /// Hands out the headers of these names with the rows of their messages. Without it, no header is read.

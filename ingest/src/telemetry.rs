@@ -131,6 +131,24 @@ pub(crate) fn partition_error(topic: &str, partition: i32, error: &KafkaError) {
     }
 }
 
+pub(crate) fn foreign_partitions(partitions: usize) {
+    gauge!("millrace_ingest_foreign_partitions").set(partitions as f64);
+}
+
+pub(crate) fn shared_anew(group: &str) {
+    info!(
+        group,
+        "the group gave other partitions than there are, as they were before: it is asked to share them out anew"
+    );
+}
+
+pub(crate) fn none_foreign(group: &str) {
+    info!(
+        group,
+        "no other process of the consumer group reads partitions any more"
+    );
+}
+
 pub(crate) fn no_partitions(group: &str, reason: Option<&str>) {
     warn!(
         group,
@@ -143,7 +161,7 @@ pub(crate) fn foreign(group: &str, partitions: &[(String, i32)]) {
         group,
         partitions = places(partitions),
         "another process of the consumer group reads these partitions: none of their events come into this process's \
-         store, and its look-ups do not count them. Give each store a group of its own (kafka.group)"
+         store, and its look-ups, which do not count them, say STALE. Give each store a group of its own (kafka.group)"
     );
 }
 

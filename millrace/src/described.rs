@@ -78,6 +78,12 @@ const METRICS: &[Metric] = &[
         "Partitions that this process reads.",
     ),
     (
+        "millrace_ingest_foreign_partitions",
+        Kind::Gauge,
+        "",
+        "Partitions that another process of the consumer group reads: their events are not here, and look-ups say STALE.",
+    ),
+    (
         "millrace_ingest_late_rows_total",
         Kind::Counter,
         "",

@@ -23,15 +23,19 @@ const OUTSIDE: Duration = Duration::from_secs(20);
 
 /// How long partitions must have been shared out before it is told that others have some: a member that has died has its
 /// own for a while, and partitions that are new are shared out once more.
-pub(super) const SHARED: Duration = Duration::from_secs(15);
+pub(super) const SHARED: Duration = Duration::from_secs(10);
 
 /// How the group has shared the partitions out.
 pub(super) struct Sharing {
     /// Whether the group has said which partitions are ours.
     pub(super) settled: bool,
     /// How many partitions each topic had then, where that is known.
-    counts: BTreeMap<String, i32>,
+    pub(super) counts: BTreeMap<String, i32>,
     at: Instant,
+    /// Of these, those that were given to others.
+    foreign: Vec<(String, i32)>,
+    /// Whether what the group gave first was compared with what there is.
+    pub(super) is_checked: bool,
     /// Partitions that topics have got since then, as of what the brokers said last.
     pub(super) unshared: Vec<(String, i32)>,
     /// Of [`Ingest::foreign`], what was told last.
@@ -46,6 +50,8 @@ impl Sharing {
             settled: false,
             counts: BTreeMap::new(),
             at: now,
+            foreign: Vec::new(),
+            is_checked: false,
             unshared: Vec::new(),
             told_foreign: Vec::new(),
             outside_since: now,
@@ -76,7 +82,7 @@ impl Ingest {
             self.distrust(&topic);
         }
         self.note_unshared();
-        Ok(())
+        self.check_first_share()
     }
 
     /// Hears what the brokers say, for a caller who cannot go on yet: the group does not take this member for dead, and how
@@ -119,11 +125,13 @@ impl Ingest {
             };
             let source = Source { stream, partition };
             let known = (self.offsets)(&topic, partition);
-            // One broker that does not answer is enough to wait for.
+            // One broker that does not answer is enough to wait for. A refusal comes at once, and says nothing of other
+            // partitions: this one may be gone.
+            let asked = Instant::now();
             let marks = answering
                 .then(|| self.watermarks(&topic, partition))
                 .flatten();
-            answering = marks.is_some();
+            answering &= marks.is_some() || asked.elapsed() < self.settings.request_timeout / 2;
             let next = self.place(&topic, partition, known, marks);
             let witness = self.witness(&topic, partition, next, marks);
             telemetry::assigned(&topic, partition, next);
@@ -143,6 +151,7 @@ impl Ingest {
             );
         }
         self.note_shared(answering);
+        self.note_foreign();
         self.sharing.settled = true;
         // The next poll may be long in coming.
         self.gauges_at = Instant::now();
@@ -164,6 +173,44 @@ impl Ingest {
                 self.sharing.counts.insert(stream.topic.clone(), count);
             }
         }
+    }
+
+    /// Notes which partitions others have.
+    pub(super) fn note_foreign(&mut self) {
+        let ours: BTreeSet<(&str, i32)> = self.lanes.values().map(Lane::name).collect();
+        let all = self.sharing.counts.iter().flat_map(|(topic, count)| {
+            let of_topic = 0..*count;
+            of_topic.map(move |partition| (topic.as_str(), partition))
+        });
+        let others = all.filter(|partition| !ours.contains(partition));
+        let others = others.map(|(topic, partition)| (topic.to_owned(), partition));
+        self.sharing.foreign = others.collect();
+    }
+
+    /// Compares what the group gave first with the partitions that there are. A member that comes back under its name is
+    /// given what it had before, and nobody looks whether its topics have other partitions by now. So where that is not all
+    /// that there is, or is more, this member leaves and joins: then the group shares out anew.
+    fn check_first_share(&mut self) -> Result<(), IngestError> {
+        let sharing = &self.sharing;
+        let is_known = self
+            .streams
+            .iter()
+            .all(|s| sharing.counts.contains_key(&s.topic));
+        if sharing.is_checked || !sharing.settled || !is_known {
+            return Ok(());
+        }
+        let is_there = |lane: &Lane| {
+            let count = sharing.counts.get(&lane.topic);
+            count.is_some_and(|count| lane.partition < *count)
+        };
+        let is_right = sharing.foreign.is_empty() && self.lanes.values().all(is_there);
+        self.sharing.is_checked = true;
+        if is_right {
+            return Ok(());
+        }
+        telemetry::shared_anew(&self.settings.group);
+        self.consumer.unsubscribe();
+        self.subscribe()
     }
 
     fn give_up(&mut self, partitions: &[(String, i32)]) {
@@ -190,8 +237,9 @@ impl Ingest {
         }
         let foreign = self.foreign();
         if foreign != self.sharing.told_foreign {
-            if !foreign.is_empty() {
-                telemetry::foreign(&self.settings.group, &foreign);
+            match foreign.is_empty() {
+                true => telemetry::none_foreign(&self.settings.group),
+                false => telemetry::foreign(&self.settings.group, &foreign),
             }
             self.sharing.told_foreign = foreign;
         }
@@ -203,8 +251,20 @@ impl Ingest {
         self.sharing.unshared.clone()
     }
 
-    /// Notes which partitions nobody reads yet, once the brokers were heard.
+    /// Notes which partitions nobody reads yet, once the brokers were heard, and how many there are where none has said it
+    /// when they were shared out.
     pub(super) fn note_unshared(&mut self) {
+        let context = self.consumer.context();
+        if self.sharing.settled && self.sharing.counts.len() < self.streams.len() {
+            for stream in &self.streams {
+                let count = context.partitions_of(&stream.topic);
+                if let Some(count) = count.filter(|count| *count > 0) {
+                    let counts = &mut self.sharing.counts;
+                    counts.entry(stream.topic.clone()).or_insert(count);
+                }
+            }
+            self.note_foreign();
+        }
         let context = self.consumer.context();
         let of = |(topic, shared): (&String, &i32)| {
             let now = context.partitions_of(topic).unwrap_or(*shared);
@@ -214,16 +274,16 @@ impl Ingest {
         self.sharing.unshared = self.sharing.counts.iter().flat_map(of).collect();
     }
 
-    /// Partitions of our topics that were given to others when the group shared them out: their events are not ours.
+    /// Partitions of our topics that were given to others when the group last shared them out: their events are not ours.
     pub fn foreign(&self) -> Vec<(String, i32)> {
-        let ours: BTreeSet<(&str, i32)> = self.lanes.values().map(Lane::name).collect();
-        let all = self.sharing.counts.iter().flat_map(|(topic, count)| {
-            let of_topic = 0..*count;
-            of_topic.map(move |partition| (topic.as_str(), partition))
-        });
-        let others = all.filter(|partition| !ours.contains(partition));
-        others
-            .map(|(topic, partition)| (topic.to_owned(), partition))
+        self.sharing.foreign.clone()
+    }
+
+    /// How many partitions our topics had then, where that is known.
+    pub fn partition_counts(&self) -> Vec<(String, i32)> {
+        let counts = self.sharing.counts.iter();
+        counts
+            .map(|(topic, count)| (topic.clone(), *count))
             .collect()
     }
 

@@ -60,6 +60,7 @@ impl Ingest {
         let now = Instant::now();
         if now >= self.gauges_at {
             telemetry::progress(self.lag(), self.align.buffered(), self.lanes.len());
+            telemetry::foreign_partitions(self.foreign().len());
             self.gauges_at = now + Duration::from_secs(1);
             self.tell_foreign(now);
         }

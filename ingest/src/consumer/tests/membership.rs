@@ -36,6 +36,35 @@ fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
     assert_eq!((ingest.lag(), ingest.heard()), (2, None));
 }
 
+/// A member that comes back under its name is given what it had before, whatever its topics have by now.
+#[test]
+fn what_the_group_gave_first_is_compared_with_what_there_is() {
+    let cluster = Cluster::new(&[("tx", 2)]);
+    let mut ingest = cluster.start(&["tx"], nowhere());
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    assert!(ingest.sharing.is_checked);
+    assert_eq!((seen.assigned.len(), seen.revoked.len()), (2, 0));
+
+    ingest.sharing.counts.insert("tx".to_owned(), 3);
+    ingest.note_foreign();
+    assert_eq!(ingest.foreign(), [("tx".to_owned(), 2)]);
+    ingest.sharing.is_checked = false;
+    poll_until(&mut ingest, &mut seen, |seen, _| seen.assigned.len() == 4);
+    assert_eq!(seen.revoked.len(), 2);
+    assert!(ingest.foreign().is_empty());
+    assert_eq!(ingest.partition_counts(), [("tx".to_owned(), 2)]);
+
+    // Once: of what others have, no more is to be had.
+    ingest.sharing.counts.insert("tx".to_owned(), 3);
+    ingest.note_foreign();
+    for _ in 0..5 {
+        let step = ingest.poll(NOW_US, Duration::from_millis(100), usize::MAX);
+        seen.add(step.unwrap());
+    }
+    assert_eq!(seen.revoked.len(), 2);
+}
+
 #[test]
 fn two_members_share_the_partitions_and_no_event_is_missed() {
     let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
