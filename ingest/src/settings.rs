@@ -19,7 +19,7 @@ use crate::error::IngestError;
 pub struct IngestSettings {
     /// The bootstrap brokers, `host:port`, separated by commas.
     pub brokers: String,
-    /// The consumer group. Workers of one deployment share it, and with it the partitions.
+    /// The consumer group, one for each store: its members share the partitions out.
     pub group: String,
     /// A name for this worker that survives its restarts (Kafka's static membership): a worker that comes back
     /// under its old name gets its partitions back at once. Without it, the group first waits for the session of

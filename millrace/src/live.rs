@@ -141,12 +141,22 @@ impl Progress {
             Some(stream) => stream.lag = lag,
             None => {
                 let progress = StreamProgress {
-                    newest_us: None,
                     lag,
+                    ..StreamProgress::default()
                 };
                 streams.insert(stream.to_owned(), progress);
             }
         }
+    }
+
+    /// Says whether others read partitions of a stream's topic now, whose events do not come here.
+    pub fn set_partial(&self, stream: &str, is_partial: bool, now: Instant) {
+        let mut streams = lock(&self.streams);
+        let stream = streams.entry(stream.to_owned()).or_default();
+        stream.partial_since = match is_partial {
+            true => stream.partial_since.or(Some(now)),
+            false => None,
+        };
     }
 
     /// Says that events are to be read here.
@@ -293,6 +303,18 @@ pub struct StreamProgress {
     pub newest_us: Option<i64>,
     /// Messages that are in its topic and not committed yet.
     pub lag: i64,
+    /// Since when others read partitions of its topic.
+    partial_since: Option<Instant>,
+}
+
+impl StreamProgress {
+    /// Whether others read partitions of its topic. A hand-over is none: it passes, and what is not read meanwhile is
+    /// behind.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.partial_since
+            .is_some_and(|since| since.elapsed() >= OUT_OF_TOUCH)
+    }
 }
 
 /// How far a view is that is not served yet.
@@ -340,4 +362,41 @@ impl Latency {
 /// A lock whose holder panicked still guards plain counters.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_stream_is_partial_when_others_have_had_a_part_of_it_for_a_while() {
+        let progress = Progress::default();
+        let now = Instant::now();
+        progress.set_partial("tx", true, now);
+        assert!(!progress.stream("tx").is_partial());
+        progress.set_partial("tx", false, now);
+        // It counts from when it was said first.
+        progress.set_partial("tx", true, now.checked_sub(OUT_OF_TOUCH).unwrap());
+        progress.set_partial("tx", true, now);
+        assert!(progress.stream("tx").is_partial());
+        assert!(!progress.stream("labels").is_partial());
+        progress.set_partial("tx", false, now);
+        assert!(!progress.stream("tx").is_partial());
+    }
+
+    #[test]
+    fn a_process_that_reads_is_blank_until_it_has_an_event_or_has_heard_a_broker() {
+        let progress = Progress::default();
+        assert!(!progress.is_blank());
+        progress.set_reading();
+        assert!(progress.is_blank());
+        progress.hear(Instant::now());
+        assert!(!progress.is_blank());
+        let progress = Progress::default();
+        progress.set_reading();
+        progress.reflect("tx", 1);
+        assert!(!progress.is_blank());
+    }
 }

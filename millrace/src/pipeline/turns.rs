@@ -91,6 +91,7 @@ impl Pipeline {
             }
             lags = polled.lags;
             self.tell_lag(&lags);
+            self.tell_foreign(&polled.foreign);
             let letters = polled.dead_letters;
             let progress = &self.live.progress;
             progress.dead_letters.store(letters, Ordering::Relaxed);
@@ -179,6 +180,15 @@ impl Pipeline {
         progress.lag.store(lag, Ordering::Relaxed);
         metrics::gauge!("millrace_consumer_lag").set(lag as f64);
         self.tell_silence();
+    }
+
+    /// Tells of which topics others read partitions.
+    fn tell_foreign(&self, foreign: &[(String, i32)]) {
+        for stream in &self.live.workspace.project.streams {
+            let is_partial = foreign.iter().any(|(topic, _)| *topic == stream.topic);
+            let progress = &self.live.progress;
+            progress.set_partial(&stream.name, is_partial, Instant::now());
+        }
     }
 
     /// The lags that a step leaves as long as it is not applied: its events wait, and those after it.

@@ -144,6 +144,7 @@ impl<'a> Asked<'a> {
         match self.reflected.newest_us {
             None => ViewStatus::Empty,
             Some(_) if self.reflected.lag > 0 => ViewStatus::Behind,
+            Some(_) if self.reflected.is_partial() => ViewStatus::Stale,
             Some(_) if !self.live.progress.is_in_touch() => ViewStatus::Stale,
             Some(_) => ViewStatus::Current,
         }

@@ -108,6 +108,15 @@ async fn look_ups_answer_as_of_their_time() {
     assert_eq!(whole(view, "tx_count_1h"), [1, 0]);
     assert_eq!(whole(view, "tx_count_1d"), [2, 0]);
 
+    // Others have read a part of its topic for a while: nobody knows what is in there.
+    let now = std::time::Instant::now();
+    let before = now.checked_sub(std::time::Duration::from_secs(11)).unwrap();
+    for (is_partial, status) in [(true, ViewStatus::Stale), (false, ViewStatus::Current)] {
+        progress.set_partial("transactions", is_partial, before);
+        let answer = get(&mut client, &request).await;
+        assert_eq!(answer.views[0].status(), status);
+    }
+
     // Now is years later: the windows are empty, and the card is known all the same.
     request.as_of = None;
     let answer = get(&mut client, &request).await;
