@@ -6,19 +6,56 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
+use millrace_feature_store::{Commit, Offset, Store, Table, decode, encode};
 use millrace_features::{FeatureView, Project, Stream};
 use millrace_ingest::Step;
 
+use crate::failure::Outcome;
+
+/// In place of a partition: the next event of any ends the gap. Kafka has no partitions below 0.
+const ANY: i32 = -1;
+
 /// Partitions whose next event is not known yet.
 #[derive(Debug, Default)]
-pub(crate) struct Gaps(BTreeSet<(String, i32)>);
+pub(crate) struct Gaps {
+    open: BTreeSet<(String, i32)>,
+    /// Positions in partitions that topics no longer have, until the store has noted that this was told.
+    vanished: Vec<Offset>,
+}
 
 /// The end of a gap: topic, partition, and the first event time (µs) after it.
 pub(crate) type GapEnd = (String, i32, i64);
 
 impl Gaps {
     pub(crate) fn add(&mut self, topic: &str, partition: i32) {
-        self.0.insert((topic.to_owned(), partition));
+        self.open.insert((topic.to_owned(), partition));
+    }
+
+    /// Adds a partition that is gone, as its topic was made anew with fewer: what it had behind the position of the store is
+    /// lost. Whether that is news.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub(crate) fn add_vanished(&mut self, offset: Offset, store: &dyn Store) -> Outcome<bool> {
+        let told = store.get(Table::Meta, vanished(&offset).as_bytes())?;
+        let told: Option<i64> = told.map(|bytes| decode(&bytes)).transpose()?;
+        if told == Some(offset.next) || self.vanished.contains(&offset) {
+            return Ok(false);
+        }
+        self.add(&offset.topic, ANY);
+        self.vanished.push(offset);
+        Ok(true)
+    }
+
+    /// Makes part of a commit that nobody is to be told again of the partitions whose gaps end.
+    ///
+    /// # Errors
+    /// A record that cannot be encoded.
+    pub(crate) fn put(&self, ended: &[GapEnd], commit: &mut Commit) -> Outcome<()> {
+        for offset in self.vanished.iter().filter(|offset| is_of(ended, offset)) {
+            commit.put(Table::Meta, vanished(offset), encode(&offset.next)?);
+        }
+        Ok(())
     }
 
     /// The gaps that end in a step of these streams.
@@ -29,18 +66,29 @@ impl Gaps {
             let times = batch.batch.column(streams[index].time);
             let times = times.as_primitive::<TimestampMicrosecondType>().values();
             let ours = batch.origin.iter().zip(times);
-            let ours = ours.filter(|((place, _), _)| place == partition);
+            let ours = ours.filter(|((place, _), _)| *partition == ANY || place == partition);
             let first = ours.map(|(_, time)| *time).min()?;
             Some((topic.clone(), *partition, first))
         };
-        self.0.iter().filter_map(end).collect()
+        self.open.iter().filter_map(end).collect()
     }
 
     pub(crate) fn close(&mut self, ended: &[GapEnd]) {
         for (topic, partition, _) in ended {
-            self.0.remove(&(topic.clone(), *partition));
+            self.open.remove(&(topic.clone(), *partition));
         }
+        self.vanished.retain(|offset| !is_of(ended, offset));
     }
+}
+
+/// Whether the gap of a partition that is gone is among those that end.
+fn is_of(ended: &[GapEnd], offset: &Offset) -> bool {
+    let mut ended = ended.iter();
+    ended.any(|(topic, partition, _)| *topic == offset.topic && *partition == ANY)
+}
+
+fn vanished(offset: &Offset) -> String {
+    format!("vanished/{}/{}", offset.topic, offset.partition)
 }
 
 /// The views that lack events before a time (µs), because of gaps.
@@ -62,6 +110,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+    use millrace_feature_store::MemoryStore;
     use millrace_features::SqlFile;
     use millrace_ingest::StreamBatch;
 
@@ -145,5 +194,39 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn a_partition_that_is_gone_is_told_of_until_a_step_has_noted_it() {
+        let project = project();
+        let streams = &project.streams;
+        let store = MemoryStore::new();
+        let gone = |next| Offset {
+            topic: "a-topic".to_owned(),
+            partition: 3,
+            next,
+        };
+        // The second time is after a restart.
+        for _ in 0..2 {
+            let mut gaps = Gaps::default();
+            assert!(gaps.add_vanished(gone(7), &store).unwrap());
+            assert!(!gaps.add_vanished(gone(7), &store).unwrap());
+        }
+        let mut gaps = Gaps::default();
+        gaps.add_vanished(gone(7), &store).unwrap();
+        // No event of the partition comes any more: any of its topic ends the gap.
+        let ended = gaps.end(&step(&streams[0], 0, &[(0, 9), (1, 8)]), streams);
+        let views: Vec<_> = views_of(&project, &ended)
+            .map(|(view, time)| (view.name.as_str(), time))
+            .collect();
+        assert_eq!(views, [("of_a", 8)]);
+        let mut commit = Commit::default();
+        gaps.put(&ended, &mut commit).unwrap();
+        store.commit(commit).unwrap();
+        gaps.close(&ended);
+        assert!(!gaps.add_vanished(gone(7), &store).unwrap());
+        assert!(Gaps::default().add_vanished(gone(9), &store).unwrap());
+        let after = gaps.end(&step(&streams[0], 0, &[(0, 9)]), streams);
+        assert!(after.is_empty());
     }
 }

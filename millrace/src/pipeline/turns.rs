@@ -80,6 +80,9 @@ impl Pipeline {
             for (topic, partition) in &step.trimmed {
                 self.note_trimmed(topic, *partition)?;
             }
+            if !step.assigned.is_empty() {
+                self.note_vanished(&polled.partition_counts)?;
+            }
             if !step.positions.is_empty() {
                 self.apply_until_taken(&mut ingest, &step, &polled.lags, stop)?;
                 crash_point!("applied");
