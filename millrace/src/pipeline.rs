@@ -375,31 +375,6 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Partitions were taken over: those that were read before and that their topics no longer have are gone, with what
-    /// was not read of them. `counts` says how many the topics have.
-    fn note_vanished(&mut self, counts: &[(String, i32)]) -> Outcome<()> {
-        for offset in self.live.store.offsets()? {
-            let is_it = |(topic, count): &&(String, i32)| {
-                *topic == offset.topic && offset.partition >= *count
-            };
-            let Some((_, partitions)) = counts.iter().find(is_it) else {
-                continue;
-            };
-            let (topic, partition, read) = (offset.topic.clone(), offset.partition, offset.next);
-            if self.gaps.add_vanished(offset, self.live.store.as_ref())? {
-                warn!(
-                    topic,
-                    partition,
-                    read,
-                    partitions,
-                    "a partition that was read is gone, for its topic was created anew with fewer: what it had behind the \
-                     last message that was read is lost"
-                );
-            }
-        }
-        Ok(())
-    }
-
     /// Replaces settled rows of the entities that the step touches by totals, in views with a resolution.
     fn fold(&mut self, marks: &Marks, pending: &mut Pending) -> Outcome<()> {
         let workspace = &self.live.workspace;
@@ -574,9 +549,7 @@ impl Pipeline {
             // A view of the next project may have the same rows, and want them for longer.
             let next = self.reading.iter().flat_map(|reading| &reading.wider);
             let same = next.filter(|next| next.id == view.id).chain([view]);
-            let horizons: Option<Vec<i64>> =
-                same.map(|v| self.marks.horizon(v, settings)).collect();
-            if let Some(horizon) = horizons.and_then(|all| all.into_iter().min()) {
+            if let Some(horizon) = self.horizon(same) {
                 self.live.store.set_horizon(view.id, horizon);
                 self.live.store.set_horizon(index_of(view.id), horizon);
             }
@@ -592,10 +565,7 @@ impl Pipeline {
             let filled = filled.flat_map(|reading| reading.views.iter().chain(&reading.wider));
             let views = workspace.project.views.iter().chain(filled);
             let of_stream = views.filter(|view| view.stream.name == stream.name);
-            let horizons: Option<Vec<i64>> = of_stream
-                .map(|view| self.marks.horizon(view, settings))
-                .collect();
-            if let Some(horizon) = horizons.and_then(|all| all.into_iter().min()) {
+            if let Some(horizon) = self.horizon(of_stream) {
                 self.live.store.set_horizon(deleted_of(stream), horizon);
             }
         }
@@ -609,6 +579,15 @@ impl Pipeline {
                 horizons.set_examples(newest.saturating_sub(micros(settings.examples)));
             }
         }
+    }
+
+    /// Before when (µs) none of some views wants an event; none where one of them wants all.
+    fn horizon<'a>(&self, views: impl Iterator<Item = &'a Arc<FeatureView>>) -> Option<i64> {
+        let settings = &self.live.workspace.settings.store;
+        let horizons: Option<Vec<i64>> = views
+            .map(|view| self.marks.horizon(view, settings))
+            .collect();
+        horizons?.into_iter().min()
     }
 }
 

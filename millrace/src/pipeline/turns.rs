@@ -103,6 +103,31 @@ impl Pipeline {
         self.finish()
     }
 
+    /// Partitions were taken over: those that were read before and that their topics no longer have are gone, with what
+    /// was not read of them. `counts` says how many the topics have.
+    fn note_vanished(&mut self, counts: &[(String, i32)]) -> Outcome<()> {
+        for offset in self.live.store.offsets()? {
+            let is_it = |(topic, count): &&(String, i32)| {
+                *topic == offset.topic && offset.partition >= *count
+            };
+            let Some((_, partitions)) = counts.iter().find(is_it) else {
+                continue;
+            };
+            let (topic, partition, read) = (offset.topic.clone(), offset.partition, offset.next);
+            if self.gaps.add_vanished(offset, self.live.store.as_ref())? {
+                warn!(
+                    topic,
+                    partition,
+                    read,
+                    partitions,
+                    "a partition that was read is gone, for its topic was created anew with fewer: what it had behind the \
+                     last message that was read is lost"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Makes everything durable, and lets the log write what waits.
     ///
     /// # Errors
