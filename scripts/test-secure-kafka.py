@@ -265,6 +265,22 @@ def recovers(folder: Path) -> None:
     run.stop()
 
 
+def hindered(folder: Path, *arguments: str) -> str:
+    """The line in which a program that goes on without Kafka says within seconds why; then it is stopped."""
+    log = folder / "hindered.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([PROGRAM, "--project", folder, *arguments], stdout=out, stderr=out)
+    atexit.register(process.kill)
+    text = "no events are read yet"
+    end = time.monotonic() + SOON
+    while text not in log.read_text() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    expect(process.poll() is None, f"{' '.join(arguments)}: it goes on without Kafka")
+    process.terminate()
+    expect(process.wait(SECONDS) == 0, f"{' '.join(arguments)}: it stops when it is asked to")
+    return next((line for line in keep(log.read_text()).splitlines() if text in line), "")
+
+
 def refused() -> None:
     """Who is not let in is told so within seconds: where, why, and which setting it is."""
     stranger = {"ssl.ca.location": WORK / "stranger.pem"}
@@ -276,9 +292,12 @@ def refused() -> None:
         "no-security": ({}, "security.protocol", "security.protocol"),
     }
     produce = ("transactions", PAYMENTS / "transactions.parquet")
-    commands = [("run",), ("run", "--create-topics"), ("produce", *produce), ("produce", "--create", *produce)]
+    commands = [("produce", *produce), ("produce", "--create", *produce)]
     for name, (properties, why, setting) in wrong.items():
         folder = project(name, properties)
+        for command in [("run",), ("run", "--create-topics")]:
+            said = hindered(folder, *command)
+            expect(all(text in said for text in (PASSWORDS, why, setting)), f"{name}: {' '.join(command)}: {said}")
         for command in commands:
             start = time.monotonic()
             code, said = millrace(folder, *command)
