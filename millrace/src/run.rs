@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_feature_store::Store;
+use millrace_ingest::existing_topics;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -86,13 +87,14 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     if args.roles.contains(&Role::Serve) {
         serve::check_doors(&workspace)?;
     }
-    // Who reads makes them as soon as there is a broker.
-    let create = match args.create_topics {
-        true => topics(&workspace),
-        false => Vec::new(),
-    };
-    if args.create_topics && !args.roles.contains(&Role::Ingest) {
-        create_topics(&workspace)?;
+    let mut create = Vec::new();
+    if args.create_topics {
+        let kafka = &workspace.settings.kafka;
+        match args.roles.contains(&Role::Ingest) && existing_topics(kafka).is_err() {
+            // Who reads makes them as soon as there is a broker.
+            true => create = topics(&workspace),
+            false => create_topics(&workspace)?,
+        }
     }
     let runtime = runtime()?;
     let metrics = workspace.settings.server.metrics;
