@@ -110,6 +110,8 @@ impl Entry {
             failure: error.into(),
         };
         if !self.create.is_empty() {
+            // What creates topics gives a broker longer to answer.
+            existing_topics(&self.kafka).map_err(hindered)?;
             let kafka = &self.kafka;
             let created = ensure_topics(&kafka.brokers, &kafka.properties, &self.create);
             for topic in created.map_err(hindered)? {
