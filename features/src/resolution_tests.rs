@@ -153,7 +153,7 @@ fn bits(batch: &RecordBatch) -> Vec<Vec<u8>> {
     batch.columns().iter().map(column).collect()
 }
 
-fn batch(view: &FeatureView, answer: &crate::Answer) -> RecordBatch {
+fn rows_of(view: &FeatureView, answer: &crate::Answer) -> RecordBatch {
     let columns = answer.features.iter().map(crate::Values::to_array);
     RecordBatch::try_new(Arc::clone(&view.schema), columns.collect()).unwrap()
 }
@@ -271,7 +271,7 @@ fn folding_changes_no_answer() {
                 let expected = view.answer(&whole, &key, &times).unwrap();
                 assert!(!got.is_rounded);
                 assert_eq!(
-                    bits(&batch(&view, &got)),
+                    bits(&rows_of(&view, &got)),
                     bits(&expected),
                     "seed {seed}, as of {t}"
                 );

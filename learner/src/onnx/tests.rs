@@ -377,13 +377,14 @@ fn the_graph_gives_the_models_probabilities() {
 
 #[test]
 fn the_graph_is_calibrated_as_the_model_is() {
-    let (manifest, mut checkpoint) = version(&LearnerSettings {
+    let settings = LearnerSettings {
         members: 3,
         hidden: vec![8],
         initial_learning_rate: 0.05,
         learning_rate: 0.05,
         ..LearnerSettings::default()
-    });
+    };
+    let (manifest, mut checkpoint) = version(&settings, InputKind::Category);
     let rows = rows(checkpoint.encoder());
     let raw = Model::new(&checkpoint).score(&rows).unwrap();
     for (slope, intercept) in [(0.7, -0.4), (1.3, 1.5)] {
