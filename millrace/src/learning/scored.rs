@@ -180,7 +180,7 @@ impl Learning {
         };
         let until = self.history.number(last).saturating_sub(settling);
         let is_settled = |row: &usize| self.history.number(*row) <= until;
-        if rows.iter().filter(|row| is_settled(*row)).count() as u64 >= settling {
+        if rows.iter().filter(|row| is_settled(row)).count() as u64 >= settling {
             rows.retain(|row| is_settled(row) || self.history.is_fraud(*row));
         }
         rows
