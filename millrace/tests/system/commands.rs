@@ -3,11 +3,12 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::broker::TestBroker;
-use crate::harness::{command, copy_project, succeed};
+use crate::harness::{command, copy_project, succeed, terminate};
 
 struct Project(TempDir);
 
@@ -155,9 +156,6 @@ fn a_folder_that_is_no_project_is_named() {
 fn what_is_not_there_is_named() {
     let project = Project::new();
     project.edit("millrace.toml", "127.0.0.1:9092", "127.0.0.1:9");
-    // At ports that no other program has.
-    let run = ["run", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
-    project.fails(&run, 1, &["127.0.0.1:9", "hint", "docker compose up"]);
     project.fails(
         &[
             "features",
@@ -191,6 +189,33 @@ fn what_is_not_there_is_named() {
         &["x.xlsx", ".parquet"],
     );
     succeed(project.command(&["models", "list"]));
+}
+
+#[test]
+fn a_process_without_a_broker_says_what_it_waits_for() {
+    let project = Project::new();
+    project.edit("millrace.toml", "127.0.0.1:9092", "127.0.0.1:9");
+    let log = project.path().join("run.log");
+    let said = || std::fs::read_to_string(&log).unwrap();
+    // At ports that no other program has.
+    let mut process = project
+        .command(&["run", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let words = ["ready", "127.0.0.1:9:", "hint", "docker compose up"];
+    let begun = Instant::now();
+    while !words.iter().all(|word| said().contains(word)) {
+        let ended = process.try_wait().unwrap();
+        assert_eq!(ended, None, "{}", said());
+        if begun.elapsed() > Duration::from_secs(60) {
+            process.kill().unwrap();
+            panic!("it said only: {}", said());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = terminate(process);
+    assert!(status.success(), "{status}: {}", said());
 }
 
 #[test]

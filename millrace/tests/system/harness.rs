@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use millrace::workspace::Workspace;
@@ -148,14 +148,7 @@ impl System {
     }
 
     pub fn terminate(&mut self) {
-        let mut process = self.process.take().unwrap();
-        let killed = Command::new("kill")
-            .arg("-TERM")
-            .arg(process.id().to_string())
-            .status()
-            .unwrap();
-        assert!(killed.success());
-        let status = process.wait().unwrap();
+        let status = terminate(self.process.take().unwrap());
         assert!(
             status.success(),
             "millrace run ended with {status}\n{}",
@@ -430,6 +423,17 @@ pub fn command(project: &Path, arguments: &[&str]) -> Command {
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());
     command
+}
+
+/// Asks a process to end, and waits until it has.
+pub fn terminate(mut process: Child) -> ExitStatus {
+    let killed = Command::new("kill")
+        .arg("-TERM")
+        .arg(process.id().to_string())
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    process.wait().unwrap()
 }
 
 pub fn succeed(mut command: Command) -> Output {
