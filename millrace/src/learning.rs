@@ -164,7 +164,7 @@ impl Learning {
         learning.read_examples()?;
         learning.recall_tests(&past.tested)?;
         learning.recall_anchor(&past.served)?;
-        learning.recall_scores()?;
+        learning.recall_scores(&past)?;
         learning.learn_what_is_usual();
         learning.recall_silence()?;
         Ok(learning)

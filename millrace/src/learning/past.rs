@@ -90,6 +90,12 @@ impl Past {
         }
     }
 
+    /// What a version was made of, if that is known and the version was not removed.
+    pub(super) fn kept(&self, version: u64) -> Option<&Made> {
+        let made = self.made.get(&version)?;
+        (!self.removed.contains(&version)).then_some(made)
+    }
+
     fn came_to(&mut self, version: u64, state: State, by_a_person: bool) {
         self.versions.insert(version);
         // What was under way came from what is not wanted, but for a canary that was given another share.
@@ -131,8 +137,7 @@ impl Past {
     /// The version that is to be tested on, of those that are kept: it was not chosen against, and comes from none that
     /// was rolled back.
     pub(super) fn shadow_of(&self, chosen: &Aliases) -> Option<u64> {
-        let is_kept = |it: &u64| self.made.contains_key(it) && !self.removed.contains(it);
-        let shadow = self.shadow.filter(is_kept)?;
+        let shadow = self.shadow.filter(|it| self.kept(*it).is_some())?;
         let parent_of = |version: &u64| {
             let parent = self.made.get(version)?.parent;
             parent.filter(|parent| parent < version)

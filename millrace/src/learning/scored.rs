@@ -7,9 +7,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use millrace_learner::{Calibration, Manifest};
+use millrace_learner::{Calibration, LearnerError, Made};
 
 use super::Learning;
+use super::past::Past;
 use crate::failure::Outcome;
 use crate::settings::Calibrating;
 
@@ -188,12 +189,12 @@ impl Learning {
 
     /// Scores again what the processes before this one have scored: with the champion and the kept versions that it
     /// comes from, some of them, each of which scores labels that came after its own.
-    pub(super) fn recall_scores(&mut self) -> Outcome<()> {
+    pub(super) fn recall_scores(&mut self, past: &Past) -> Outcome<()> {
         let rows = self.rows_to_recall();
         let (Some((oldest, _)), true) = (rows.first(), self.is_calibrating()) else {
             return Ok(());
         };
-        let line = self.line_of_champion(*oldest)?;
+        let line = self.line_of_champion(*oldest, past)?;
         for (at, (position, version)) in line.iter().enumerate() {
             let end = line.get(at + 1).map_or(u64::MAX, |next| next.0);
             let until = |number: u64| rows.partition_point(|(first, _)| *first <= number);
@@ -241,28 +242,37 @@ impl Learning {
 
     /// Label positions and numbers of versions that lead to the champion, in order: from the last that had not learned a
     /// label on.
-    fn line_of_champion(&self, oldest: u64) -> Outcome<Vec<(u64, u64)>> {
+    fn line_of_champion(&self, oldest: u64, past: &Past) -> Outcome<Vec<(u64, u64)>> {
         let Some(champion) = &self.champion else {
             return Ok(Vec::new());
         };
-        let known = self.registry.list()?;
-        let mut line: Vec<&Manifest> = vec![&champion.manifest];
-        let mut next = champion.manifest.parent;
+        let champion = &champion.manifest;
+        let mut line = vec![(champion.label_position, champion.version)];
+        let mut next = champion.parent;
         while let Some(version) = next {
-            let Some(manifest) = known.iter().find(|it| it.version == version) else {
+            let Some(made) = self.made_of(version, past)? else {
                 break;
             };
-            line.push(manifest);
-            if manifest.label_position < oldest {
+            line.push((made.label_position, version));
+            if made.label_position < oldest {
                 break;
             }
-            next = manifest.parent.filter(|parent| *parent < version);
+            next = made.parent.filter(|parent| *parent < version);
         }
         let step = line.len().div_ceil(RECALLED).max(1);
-        let line = line.iter().rev().step_by(step);
-        Ok(line
-            .map(|manifest| (manifest.label_position, manifest.version))
-            .collect())
+        Ok(line.into_iter().rev().step_by(step).collect())
+    }
+
+    /// What a version was made of, if it is kept: by the log, or by its manifest where an older release has noted less.
+    fn made_of(&self, version: u64, past: &Past) -> Outcome<Option<Made>> {
+        if let Some(made) = past.kept(version) {
+            return Ok(Some(*made));
+        }
+        match self.registry.manifest(version) {
+            Ok(manifest) => Ok(Some(manifest.made())),
+            Err(LearnerError::NoSuchVersion { .. } | LearnerError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
