@@ -32,6 +32,8 @@ mod interrupt;
 pub mod labels;
 pub mod learning;
 pub mod live;
+#[cfg(test)]
+mod logged;
 pub mod marks;
 pub mod member;
 pub mod mlflow;

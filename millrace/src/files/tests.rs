@@ -18,6 +18,7 @@ use rand_pcg::Pcg64Mcg;
 
 use super::*;
 use crate::failure::Kind;
+use crate::logged::logged;
 
 const SOURCES: &str = "
 CREATE EXTERNAL TABLE events (
@@ -638,18 +639,12 @@ fn the_log_names_the_columns_that_a_file_lacks_once() {
 /// What the log says when a file is read.
 fn log_of_reading(name: &str, text: &str) -> String {
     let folder = Folder::new();
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(Arc::new(log.reopen().unwrap()))
-        .with_ansi(false)
-        .finish();
     let path = folder.text(name, text);
-    tracing::subscriber::with_default(subscriber, || {
+    logged(|| {
         // Commands look at a file before they read it.
         EventFile::open(&path, &stream()).unwrap();
         read(&path).unwrap();
-    });
-    std::fs::read_to_string(log.path()).unwrap()
+    })
 }
 
 #[test]

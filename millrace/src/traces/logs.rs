@@ -33,20 +33,13 @@ impl<'writer> FormatFields<'writer> for LogFields {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
-
     use super::*;
+    use crate::logged::logged;
     use crate::traces::w3c;
 
     #[test]
     fn a_line_names_the_trace_that_is_under_way() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let subscriber = tracing_subscriber::fmt()
-            .fmt_fields(LogFields::default())
-            .with_writer(Arc::new(file.reopen().unwrap()))
-            .with_ansi(false)
-            .finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let text = logged(|| {
             tracing::warn!(number = 1, "before");
             let caller = w3c::parse(
                 b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
@@ -56,7 +49,6 @@ mod tests {
             let _under_way = context.attach();
             tracing::warn!(number = 2, "in it");
         });
-        let text = std::fs::read_to_string(file.path()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].ends_with("before number=1"), "{text}");
         let expected = "in it number=2 trace_id=0af7651916cd43dd8448eb211c80319c";
