@@ -210,7 +210,7 @@ fn a_message_that_no_broker_takes_is_counted() {
     let mut settings = settings(&broker);
     settings
         .properties
-        .insert("message.timeout.ms".into(), "1000".into());
+        .insert("message.timeout.ms".into(), "5000".into());
     let producer = RawProducer::connect(&settings).unwrap();
     producer.send("events", None, b"first").unwrap();
     producer.flush(WAIT).unwrap();
