@@ -58,108 +58,168 @@ fn store<S: Simd>(_simd: S, numbers: &mut [f32], at: usize, value: S::f32s) {
     S::as_mut_simd_f32s(&mut numbers[at..at + S::F32_LANES]).0[0] = value;
 }
 
-/// Where the numbers of a value are in a [`FirstLayer`]'s table, and the code of its bin.
+/// What a value takes from a [`FirstLayer`]'s table: so much of a row, and so much of the row after it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     at: usize,
-    code: f32,
+    own: f32,
+    after: f32,
 }
 
-/// A member's first layer, laid out by input and bin.
+/// The first layer of all members, laid out by input and bin.
 #[derive(Debug, Clone)]
 pub(crate) struct FirstLayer {
-    /// Padded.
+    /// `[members, outputs]`, padded.
     bias: Vec<f32>,
-    /// For each bin of each input: the summed weights of the bins below it, then its own weights,
-    /// `2 * outputs` numbers. Below a category there is nothing: zeros. For each input, the weights of "missing" come
-    /// last, after as many zeros.
+    /// For each edge of a number's bins, the summed weights of the bins below it: a value between two edges gets what
+    /// is between their rows, and one that is on an edge, as counts are, its row alone. For each category, its
+    /// weights. After each input's rows, the weights of "missing". A row has all members' numbers side by side: what
+    /// one event needs of an input is one stretch of memory.
     table: Vec<f32>,
-    /// Where each input begins in `table`, and its number of bins.
+    /// Where each input begins in `table`, and its number of rows without "missing".
     starts: Vec<(usize, usize)>,
-    passage: Passage,
+    /// From a row to the next.
+    stride: usize,
+    outputs: usize,
+    passages: Vec<Passage>,
 }
 
+/// Numbers between two rows of a table: with a power of two from row to row, those of one member would fall upon a
+/// few of the places that a cache has.
+const GAP: usize = 16;
+
 impl FirstLayer {
-    pub(crate) fn new(
-        encoder: &Encoder,
-        layer: &Layer,
-        next: Option<&Layer>,
-        member: usize,
-    ) -> Self {
-        let (weight, bias) = layer.folded(member);
-        let outputs = bias.len();
-        let width = outputs.next_multiple_of(PANEL);
-        let mut table = Vec::with_capacity(2 * width * encoder.encoded_width());
-        let mut starts = Vec::with_capacity(encoder.width());
-        let mut push = |numbers: &mut dyn Iterator<Item = f32>| {
-            table.extend(numbers);
-            table.resize(table.len().next_multiple_of(PANEL), 0.0);
-            table.len()
+    pub(crate) fn new(encoder: &Encoder, layer: &Layer, next: Option<&Layer>) -> Self {
+        let members = layer.members;
+        let outputs = layer.outputs.next_multiple_of(PANEL);
+        let stride = members * outputs + GAP;
+        let folded: Vec<_> = (0..members).map(|member| layer.folded(member)).collect();
+        // The weights of a code, member by member.
+        let weights = |code: usize| -> Vec<Vec<f64>> {
+            let own = folded.iter().map(|(weight, _)| {
+                let row = &weight[code * layer.outputs..(code + 1) * layer.outputs];
+                row.iter().map(|weight| f64::from(*weight)).collect()
+            });
+            own.collect()
         };
-        let mut end = 0;
+        let (mut table, mut starts) = (Vec::new(), Vec::new());
         for input in 0..encoder.width() {
             let (from, bins) = (encoder.offset(input), encoder.bins(input));
-            starts.push((end, bins));
-            let mut below = vec![0.0_f64; outputs];
-            for code in from..=from + bins {
-                if code == from + bins || encoder.is_categorical(input) {
-                    below.fill(0.0);
+            let codes = (from..from + bins).map(weights);
+            let rows: Vec<_> = match encoder.is_categorical(input) {
+                true => codes.collect(),
+                false => {
+                    let mut below = vec![vec![0.0; layer.outputs]; members];
+                    let mut rows = vec![below.clone()];
+                    rows.extend(codes.map(|weights| {
+                        let numbers = below.iter_mut().flatten();
+                        let weights = weights.into_iter().flatten();
+                        numbers
+                            .zip(weights)
+                            .for_each(|(sum, weight)| *sum += weight);
+                        below.clone()
+                    }));
+                    rows
                 }
-                let weights = &weight[code * outputs..(code + 1) * outputs];
-                push(&mut below.iter().map(|sum| *sum as f32));
-                end = push(&mut weights.iter().copied());
-                below
-                    .iter_mut()
-                    .zip(weights)
-                    .for_each(|(sum, w)| *sum += f64::from(*w));
+            };
+            starts.push((table.len(), rows.len()));
+            for row in rows.into_iter().chain([weights(from + bins)]) {
+                let begin = table.len();
+                for (member, numbers) in row.into_iter().enumerate() {
+                    table.resize(begin + member * outputs, 0.0);
+                    table.extend(numbers.into_iter().map(|number| number as f32));
+                }
+                table.resize(begin + stride, 0.0);
             }
         }
         Self {
-            bias: padded(&bias, 0, outputs, 0.0),
+            bias: folded
+                .iter()
+                .flat_map(|(_, bias)| padded(bias, 0, layer.outputs, 0.0))
+                .collect(),
             table,
             starts,
-            passage: Passage::to(next, member),
+            stride,
+            outputs,
+            passages: (0..members)
+                .map(|member| Passage::to(next, member))
+                .collect(),
         }
     }
 
-    /// Numbers that it gives of a row, padding included.
+    /// Numbers that it gives a member of a row, padding included.
     pub(crate) fn outputs(&self) -> usize {
-        self.bias.len()
+        self.outputs
     }
 
-    /// Where a value's numbers are: the same for all members.
+    /// What a value takes from the table.
     #[inline]
     pub(crate) fn entry(&self, input: usize, place: Place) -> Entry {
-        let (start, bins) = self.starts[input];
-        let (row, code) = match place {
-            Place::Missing => (bins, 1.0),
-            Place::Bin { bin, fraction } => (bin, fraction),
-            Place::Category { code } => (code, 1.0),
+        let (start, rows) = self.starts[input];
+        let (row, own, after) = match place {
+            Place::Missing => (rows, 1.0, 0.0),
+            Place::Bin { bin, fraction: 1.0 } => (bin + 1, 1.0, 0.0),
+            Place::Bin { bin, fraction } => (bin, 1.0 - fraction, fraction),
+            Place::Category { code } => (code, 1.0, 0.0),
         };
-        let at = start + row * 2 * self.outputs();
-        Entry { at, code }
+        let at = start + row * self.stride;
+        Entry { at, own, after }
     }
 
-    /// What the next layer reads of a row.
+    /// What the next layer reads of a row, as some members see it: `outs` begins with the first one's numbers, and
+    /// those of the next are `apart` further.
     #[inline(always)]
-    pub(crate) fn forward<S: Simd>(&self, simd: S, entries: &[Entry], out: &mut [f32]) {
-        for at in (0..self.outputs()).step_by(2 * S::F32_LANES) {
-            let places = [at, at + S::F32_LANES];
-            let mut sums = places.map(|at| vector(simd, &self.bias, at));
-            for entry in entries {
-                let numbers = &self.table[entry.at..entry.at + 2 * self.outputs()];
-                let (below, own) = numbers.split_at(self.outputs());
-                let code = simd.splat_f32s(entry.code);
-                for (sum, at) in sums.iter_mut().zip(places) {
-                    let value =
-                        simd.mul_add_f32s(code, vector(simd, own, at), vector(simd, below, at));
-                    *sum = simd.add_f32s(*sum, value);
+    pub(crate) fn forward<S: Simd>(
+        &self,
+        simd: S,
+        members: Range<usize>,
+        entries: &[Entry],
+        outs: &mut [f32],
+        apart: usize,
+    ) {
+        let width = self.outputs;
+        let all = members.start * width..members.end * width;
+        let biases = self.bias[all.clone()].chunks_exact(width);
+        for (out, bias) in outs.chunks_mut(apart).zip(biases) {
+            out[..width].copy_from_slice(bias);
+        }
+        for entry in entries {
+            let row = &self.table[entry.at..][all.clone()].chunks_exact(width);
+            if entry.after == 0.0 {
+                for (out, row) in outs.chunks_mut(apart).zip(row.clone()) {
+                    add_row(simd, &mut out[..width], row);
                 }
+                continue;
             }
-            for (sum, at) in sums.into_iter().zip(places) {
-                store(simd, out, at, self.passage.pass(simd, at, sum));
+            let after = self.table[entry.at + self.stride..][all.clone()].chunks_exact(width);
+            for ((out, row), after) in outs.chunks_mut(apart).zip(row.clone()).zip(after) {
+                add_between(simd, &mut out[..width], [row, after], entry);
             }
         }
+        for (out, passage) in outs.chunks_mut(apart).zip(&self.passages[members]) {
+            for at in (0..width).step_by(S::F32_LANES) {
+                let sum = vector(simd, out, at);
+                store(simd, out, at, passage.pass(simd, at, sum));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_row<S: Simd>(simd: S, sums: &mut [f32], row: &[f32]) {
+    let (sums, row) = (S::as_mut_simd_f32s(sums).0, S::as_simd_f32s(row).0);
+    for (sum, number) in sums.iter_mut().zip(row) {
+        *sum = simd.add_f32s(*sum, *number);
+    }
+}
+
+#[inline(always)]
+fn add_between<S: Simd>(simd: S, sums: &mut [f32], rows: [&[f32]; 2], entry: &Entry) {
+    let (own, after) = (simd.splat_f32s(entry.own), simd.splat_f32s(entry.after));
+    let [row, next] = rows.map(|row| S::as_simd_f32s(row).0);
+    for ((sum, number), next) in S::as_mut_simd_f32s(sums).0.iter_mut().zip(row).zip(next) {
+        let value = simd.mul_f32s(after, *next);
+        *sum = simd.add_f32s(*sum, simd.mul_add_f32s(own, *number, value));
     }
 }
 
@@ -239,10 +299,11 @@ impl DenseLayer {
                 for at in (0..PANEL).step_by(2 * S::F32_LANES) {
                     for row in (0..rows_together).step_by(ROWS) {
                         let row_of = |row: usize| &inputs[row * stride..][..self.inputs];
-                        let mut finish = |row: usize, sums: [S::f32s; 2]| {
-                            let own = &self.members[first + row / rows];
-                            let out = &mut outs[row * self.outputs()..][..self.outputs()];
-                            own.finish(simd, panel * PANEL + at, sums, out);
+                        let to = Destination {
+                            members: &self.members[first..],
+                            rows,
+                            at: panel * PANEL + at,
+                            outputs: self.outputs(),
                         };
                         if row + ROWS <= rows_together {
                             let four = [
@@ -252,13 +313,14 @@ impl DenseLayer {
                                 row_of(row + 3),
                             ];
                             let sums = four_rows(simd, four, weights, at);
-                            sums.into_iter()
-                                .enumerate()
-                                .for_each(|(i, sums)| finish(row + i, sums));
+                            for (i, sums) in sums.into_iter().enumerate() {
+                                to.finish(simd, row + i, sums, outs);
+                            }
                         } else {
-                            (row..rows_together).for_each(|row| {
-                                finish(row, one_row(simd, row_of(row), weights, at))
-                            });
+                            for row in row..rows_together {
+                                let sums = one_row(simd, row_of(row), weights, at);
+                                to.finish(simd, row, sums, outs);
+                            }
                         }
                     }
                 }
@@ -267,14 +329,67 @@ impl DenseLayer {
     }
 }
 
-impl Own {
+/// Where two vectors of sums go. A type with functions and no closure: vectors' operations are only inlined into what
+/// is itself compiled for them.
+struct Destination<'a> {
+    /// From the first row's on.
+    members: &'a [Own],
+    /// Rows of a member.
+    rows: usize,
+    /// The sums' first output.
+    at: usize,
+    outputs: usize,
+}
+
+impl Destination<'_> {
     #[inline(always)]
-    fn finish<S: Simd>(&self, simd: S, at: usize, sums: [S::f32s; 2], out: &mut [f32]) {
-        for (sum, at) in sums.into_iter().zip([at, at + S::F32_LANES]) {
-            let scale = vector(simd, &self.scale_out, at);
-            let value = simd.mul_add_f32s(sum, scale, vector(simd, &self.bias, at));
-            store(simd, out, at, self.passage.pass(simd, at, value));
+    fn finish<S: Simd>(&self, simd: S, row: usize, sums: [S::f32s; 2], outs: &mut [f32]) {
+        let own = &self.members[row / self.rows];
+        let out = &mut outs[row * self.outputs..][..self.outputs];
+        for (sum, at) in sums.into_iter().zip([self.at, self.at + S::F32_LANES]) {
+            let scale = vector(simd, &own.scale_out, at);
+            let value = simd.mul_add_f32s(sum, scale, vector(simd, &own.bias, at));
+            store(simd, out, at, own.passage.pass(simd, at, value));
         }
+    }
+}
+
+/// The last of several layers, whose one output is the logit.
+#[derive(Debug, Clone)]
+pub(crate) struct LastLayer {
+    /// A member's weights, padded with zeros as its inputs are, with its scale multiplied in, and its bias.
+    members: Vec<(Vec<f32>, f32)>,
+}
+
+impl LastLayer {
+    pub(crate) fn new(layer: &Layer) -> Self {
+        // Its inputs are scaled already, by the layer before it.
+        let plain = Layer {
+            scale_in: Vec::new(),
+            ..layer.clone()
+        };
+        let member = |member: usize| {
+            let (weight, bias) = plain.folded(member);
+            let weight = padded(&weight, 0, layer.inputs, 0.0);
+            (weight, bias.first().copied().unwrap_or_default())
+        };
+        Self {
+            members: (0..layer.members).map(member).collect(),
+        }
+    }
+
+    /// A member's logit of a row.
+    #[inline(always)]
+    pub(crate) fn logit<S: Simd>(&self, simd: S, member: usize, inputs: &[f32]) -> f32 {
+        let (weights, bias) = &self.members[member];
+        let mut sums = [simd.splat_f32s(0.0); 2];
+        for at in (0..weights.len()).step_by(2 * S::F32_LANES) {
+            for (sum, at) in sums.iter_mut().zip([at, at + S::F32_LANES]) {
+                let weight = vector(simd, weights, at);
+                *sum = simd.mul_add_f32s(vector(simd, inputs, at), weight, *sum);
+            }
+        }
+        simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1])) + bias
     }
 }
 

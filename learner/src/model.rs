@@ -9,16 +9,19 @@ use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::encoder::Encoder;
 use crate::error::LearnerError;
-use crate::kernel::{DenseLayer, Entry, FirstLayer};
+use crate::kernel::{DenseLayer, Entry, FirstLayer, LastLayer};
 use crate::layer::Layer;
 
 /// A model ready to score. It does not change, and may be shared between threads.
 #[derive(Debug, Clone)]
 pub struct Model {
     encoder: Encoder,
-    /// The first layer of each member, with its scales multiplied in.
-    first: Vec<FirstLayer>,
-    rest: Vec<DenseLayer>,
+    members: usize,
+    first: FirstLayer,
+    /// The layers between the first and the last.
+    middle: Vec<DenseLayer>,
+    /// None where the first layer is the last.
+    last: Option<LastLayer>,
     calibration: Calibration,
 }
 
@@ -35,18 +38,23 @@ impl Model {
 
     fn of(checkpoint: &Checkpoint, layers: &[Layer], calibration: Calibration) -> Self {
         let encoder = checkpoint.encoder();
-        let first = |member| {
-            let layer = layers.first()?;
-            Some(FirstLayer::new(encoder, layer, layers.get(1), member))
+        // A checkpoint has at least one layer.
+        let (first, rest) = (&layers[0], &layers[1..]);
+        let (last, middle) = match rest {
+            [middle @ .., last] => (Some(last), middle),
+            [] => (None, &[][..]),
         };
-        let next = layers.iter().skip(2).map(Some).chain([None]);
-        let rest = layers.iter().skip(1).zip(next);
+        let next = rest.iter().skip(1).map(Some);
         Self {
-            encoder: encoder.clone(),
-            first: (0..checkpoint.members()).filter_map(first).collect(),
-            rest: rest
+            members: checkpoint.members(),
+            first: FirstLayer::new(encoder, first, rest.first()),
+            middle: middle
+                .iter()
+                .zip(next)
                 .map(|(layer, next)| DenseLayer::new(layer, next))
                 .collect(),
+            last: last.map(LastLayer::new),
+            encoder: encoder.clone(),
             calibration,
         }
     }
@@ -143,8 +151,7 @@ impl Model {
         // Where each value falls is the same for all members.
         let places = rows.chunks_exact(width).flat_map(|row| {
             let values = row.iter().enumerate();
-            values
-                .map(|(input, value)| self.first[0].entry(input, self.encoder.place(input, *value)))
+            values.map(|(input, value)| self.first.entry(input, self.encoder.place(input, *value)))
         });
         let entries: Vec<Entry> = places.collect();
         let mut odds = vec![Odds::default(); count];
@@ -173,14 +180,11 @@ impl pulp::WithSimd for Scoring<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        let (first, width) = (&self.model.first, self.model.width());
-        let rest = self.model.rest.iter().map(DenseLayer::outputs);
-        let widest = rest
-            .chain(first.iter().map(FirstLayer::outputs))
-            .max()
-            .unwrap_or(0);
+        let (model, width) = (self.model, self.model.width());
+        let middle = model.middle.iter().map(DenseLayer::outputs);
+        let widest = middle.fold(model.first.outputs(), usize::max);
         // As much as passes the layers together, and no more: a request has few rows.
-        let pairs = TOGETHER.min(self.odds.len() * first.len());
+        let pairs = TOGETHER.min(self.odds.len() * model.members);
         let mut values = vec![0.0; pairs * widest];
         let mut next = values.clone();
         let rows = self
@@ -191,26 +195,31 @@ impl pulp::WithSimd for Scoring<'_> {
             // Few rows go through several members at once, for these share their matrix; many go member by member,
             // for the weights of one fit into a core's cache, and those of all do not.
             let at_once = (TOGETHER / odds.len()).max(1);
-            for member in (0..first.len()).step_by(at_once) {
-                let members = member..(member + at_once).min(first.len());
+            for member in (0..model.members).step_by(at_once) {
+                let members = member..(member + at_once).min(model.members);
                 let pairs = members.len() * odds.len();
-                let outputs = first[member].outputs();
-                let mut outs = values.chunks_exact_mut(outputs);
-                for member in members.clone() {
-                    for (entries, out) in entries.chunks_exact(width).zip(&mut outs) {
-                        first[member].forward(simd, entries, out);
-                    }
+                let mut stride = model.first.outputs();
+                for (row, entries) in entries.chunks_exact(width).enumerate() {
+                    let outs = &mut values[row * stride..pairs * stride];
+                    let apart = odds.len() * stride;
+                    model
+                        .first
+                        .forward(simd, members.clone(), entries, outs, apart);
                 }
-                let mut stride = outputs;
-                for layer in &self.model.rest {
+                for layer in &model.middle {
                     let inputs = &values[..pairs * stride];
                     layer.forward(simd, members.clone(), odds.len(), inputs, &mut next);
                     stride = layer.outputs();
                     std::mem::swap(&mut values, &mut next);
                 }
-                let logits = values.chunks_exact(stride).take(pairs).map(|out| out[0]);
-                for (pair, logit) in logits.enumerate() {
-                    odds[pair % odds.len()].add(f64::from(logit));
+                let mut outputs = values.chunks_exact(stride);
+                for member in members {
+                    for (odds, outputs) in odds.iter_mut().zip(&mut outputs) {
+                        odds.add(f64::from(match &model.last {
+                            Some(last) => last.logit(simd, member, outputs),
+                            None => outputs[0],
+                        }));
+                    }
                 }
             }
         }
