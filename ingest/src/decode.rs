@@ -197,7 +197,11 @@ impl JsonDecoder {
         for pass in candidates.chunks(PASS_MESSAGES) {
             self.parse(pass, &mut batches, &mut rows, &mut bad);
         }
-        let text = concat_batches(&self.text_schema, &batches)?;
+        // One pass is the rule, and of an event that is scored all there is: its columns are taken as they are.
+        let text = match batches.as_slice() {
+            [whole] => whole.clone(),
+            parts => concat_batches(&self.text_schema, parts)?,
+        };
         let decoded = self.judge(text, rows, latest_us, &mut bad);
         bad.sort_by_key(|message| message.index);
         decoded.map(|(batch, rows)| Decoded { batch, rows, bad })
@@ -263,6 +267,10 @@ impl JsonDecoder {
         self.find_not_finite(&columns, &mut faults);
         self.find_bad_times(&columns, latest_us, &mut faults);
 
+        if faults.is_empty() {
+            let batch = RecordBatch::try_new(Arc::clone(&self.spec.schema), columns)?;
+            return Ok((batch, rows));
+        }
         let nullable = RecordBatch::try_new(nullable(&self.spec.schema), columns)?;
         let keep: BooleanArray = (0..rows.len())
             .map(|row| Some(!faults.contains_key(&row)))

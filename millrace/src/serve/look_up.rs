@@ -1,6 +1,7 @@
 //! The look-up behind all interfaces: what views say of entities as of a time.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,8 +78,8 @@ impl<'a> Asked<'a> {
     fn of(live: &'a Live, selected: &'a Selected, as_of_us: i64) -> Result<Self, Refusal> {
         let view = &selected.view;
         let kept_since_us = kept_since_us(live, view);
-        check_kept(kept_since_us, view, "as_of", as_of_us)?;
-        check_step(live, view, "as_of", as_of_us)?;
+        check_kept(kept_since_us, view, &"as_of", as_of_us)?;
+        check_step(live, view, &"as_of", as_of_us)?;
         Ok(Self {
             live,
             selected,
@@ -111,7 +112,7 @@ impl<'a> Asked<'a> {
         })?;
         if answer.is_rounded {
             // The step was settled between the check and the read.
-            return Err(between_steps(view, "as_of", self.as_of_us));
+            return Err(between_steps(view, &"as_of", self.as_of_us));
         }
         self.note_misses(&own, misses);
         let statuses = self.statuses(state, &own, &answer.is_present)?;
@@ -221,7 +222,7 @@ fn kept_since_us(live: &Live, view: &FeatureView) -> Option<i64> {
 pub(super) fn check_time(
     live: &Live,
     view: &FeatureView,
-    field: &str,
+    field: &dyn Display,
     asked_us: i64,
 ) -> Result<(), Refusal> {
     check_kept(kept_since_us(live, view), view, field, asked_us)?;
@@ -232,12 +233,12 @@ pub(super) fn check_time(
 fn check_kept(
     kept_since_us: Option<i64>,
     view: &FeatureView,
-    field: &str,
+    field: &dyn Display,
     asked_us: i64,
 ) -> Result<(), Refusal> {
     match kept_since_us {
         Some(earliest_us) if asked_us < earliest_us => Err(Refusal::TooEarly {
-            field: field.to_owned(),
+            field: field.to_string(),
             view: view.name.clone(),
             asked_us,
             earliest_us,
@@ -250,7 +251,7 @@ fn check_kept(
 pub(super) fn check_step(
     live: &Live,
     view: &FeatureView,
-    field: &str,
+    field: &dyn Display,
     asked_us: i64,
 ) -> Result<(), Refusal> {
     let Some(resolution) = view.resolution() else {
@@ -266,10 +267,10 @@ pub(super) fn check_step(
     }
 }
 
-fn between_steps(view: &FeatureView, field: &str, asked_us: i64) -> Refusal {
+fn between_steps(view: &FeatureView, field: &dyn Display, asked_us: i64) -> Refusal {
     let step = view.resolution();
     Refusal::BetweenSteps {
-        field: field.to_owned(),
+        field: field.to_string(),
         view: view.name.clone(),
         asked_us,
         step_start_us: step.map_or(asked_us, |step| step.step_start(asked_us)),

@@ -3,6 +3,7 @@
 //! Events as JSON mean here what they mean in their topic: the same decoder reads them. Events in columns are read
 //! by the rules of look-ups' keys.
 
+use std::fmt::{self, Display, Formatter};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -75,9 +76,9 @@ impl Scoring {
         check_scopes(scorer, request, caller)?;
         let events = self.events(request, decoders)?;
         let time = decoders.spec.schema.field(decoders.spec.time_column);
-        let place = |row: usize| match request.columns.is_empty() {
-            true => path(row),
-            false => format!("columns[{:?}][{row}]", time.name()),
+        let place = |row: usize| Place {
+            column: (!request.columns.is_empty()).then(|| time.name().as_str()),
+            row,
         };
         self.check_times(scorer, &events, &place)?;
         let moment = self.live.store.moment();
@@ -117,11 +118,11 @@ impl Scoring {
     }
 
     /// Refuses events for whose inputs there may be too little left. `place` is where an event's time came from.
-    fn check_times(
+    fn check_times<'a>(
         &self,
         scorer: &Scorer,
         events: &RecordBatch,
-        place: &dyn Fn(usize) -> String,
+        place: &dyn Fn(usize) -> Place<'a>,
     ) -> Result<(), Refusal> {
         let inputs = &scorer.plan.inputs;
         let times = events
@@ -232,6 +233,23 @@ fn size(request: &ScoreRequest) -> usize {
 
 /// What is done with more events than a call takes.
 const INSTEAD: &str = "send them in several calls, or on a ScoreStream";
+
+/// The field of an event's time in a request. Written out only where it is at fault.
+struct Place<'a> {
+    /// None where events come as JSON.
+    column: Option<&'a str>,
+    row: usize,
+}
+
+impl Display for Place<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let row = self.row;
+        match self.column {
+            Some(column) => write!(f, "columns[{column:?}][{row}]"),
+            None => f.write_str(&path(row)),
+        }
+    }
+}
 
 /// The field of one event in a request.
 fn path(index: usize) -> String {
