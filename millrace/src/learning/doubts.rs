@@ -1,5 +1,7 @@
 //! Labels that are not believed: put aside, and taken back where more of them say the same.
 
+use std::ops::RangeInclusive;
+
 use millrace_learner::{Cause, Entry, Event, Examples};
 
 use super::Learning;
@@ -60,19 +62,21 @@ impl Learning {
         let before = released
             .first()
             .map_or(self.dealt_with, |range| range.start() - 1);
-        for range in released {
-            let reason = format!(
-                "inputs have been like this for {} periods in a row",
-                self.settings().gate.unusual_periods
-            );
-            let (first, last) = (*range.start(), *range.end());
-            self.note(vec![Entry {
-                at_us,
-                event: Event::LabelsReleased { first, last },
-                reason: Some(reason),
-                cause: Some(Cause::Learner),
-            }])?;
-            self.history.take_back(&range);
+        let periods = self.settings().gate.unusual_periods;
+        let reason = format!("inputs have been like this for {periods} periods in a row");
+        let entry = |range: &RangeInclusive<u64>| Entry {
+            at_us,
+            event: Event::LabelsReleased {
+                first: *range.start(),
+                last: *range.end(),
+            },
+            reason: Some(reason.clone()),
+            cause: Some(Cause::Learner),
+        };
+        // In one entry of the log: a process that ends in between would leave the others put aside for ever.
+        self.note(released.iter().map(entry).collect())?;
+        for range in &released {
+            self.history.take_back(range);
         }
         self.learn_what_is_usual();
         Ok(self.history.between(before, at_us))

@@ -18,7 +18,7 @@ pub(super) struct History {
     known_us: VecDeque<i64>,
     frauds: VecDeque<bool>,
     inputs: VecDeque<f32>,
-    /// Numbers of labels that must not be learned, in ascending ranges.
+    /// Numbers of labels that must not be learned, in ascending ranges that have none in common.
     aside: Vec<RangeInclusive<u64>>,
     /// Numbers of examples whose label was wrong, each of which another has taken the place of …
     replaced: BTreeSet<u64>,
@@ -83,7 +83,17 @@ impl History {
 
     /// Puts labels aside: from then on no sample holds them.
     pub(super) fn put_aside(&mut self, numbers: RangeInclusive<u64>) {
-        self.aside.push(numbers);
+        let before = |range: &RangeInclusive<u64>| range.start() <= numbers.start();
+        let at = self.aside.partition_point(before);
+        self.aside.insert(at, numbers);
+    }
+
+    /// Whether a label is put aside. There may be a range for each hour of a month.
+    fn is_aside(&self, number: u64) -> bool {
+        let at = self.aside.partition_point(|range| *range.end() < number);
+        self.aside
+            .get(at)
+            .is_some_and(|range| range.contains(&number))
     }
 
     /// Takes labels back that were put aside.
@@ -158,8 +168,7 @@ impl History {
     ) -> impl Iterator<Item = usize> + '_ {
         rows.filter(|row| {
             let number = self.numbers[*row];
-            !self.replaced.contains(&number)
-                && !self.aside.iter().any(|range| range.contains(&number))
+            !self.replaced.contains(&number) && !self.is_aside(number)
         })
     }
 
@@ -223,6 +232,21 @@ mod tests {
         assert_eq!(history.believed(0..6).count(), 4);
         history.take_back(&(3..=4));
         assert_eq!(history.between(1, 1_000), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_is_put_aside_is_found_among_many_ranges() {
+        let mut history = history(9);
+        for numbers in [5..=6, 1..=1, 8..=9] {
+            history.put_aside(numbers);
+        }
+        let numbers = |history: &History| -> Vec<u64> {
+            let rows = history.between(0, 1_000).into_iter();
+            rows.map(|row| history.number(row)).collect()
+        };
+        assert_eq!(numbers(&history), [2, 3, 4, 7]);
+        history.take_back(&(5..=6));
+        assert_eq!(numbers(&history), [2, 3, 4, 5, 6, 7]);
     }
 
     #[test]

@@ -542,6 +542,16 @@ fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
     machine.hour(57, 100, process.tag());
     assert_eq!(learned(&process.learn(57)).rows, 600);
     drop(process);
+    // All of them with one entry of the log, or none.
+    let files = std::fs::read_dir(machine.folder.path().join("models/log")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let released: Vec<usize> = files
+        .filter(|file| file.extension().is_some_and(|it| it == "json"))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .map(|text| text.matches("labels_released").count())
+        .filter(|released| *released > 0)
+        .collect();
+    assert_eq!(released, [6]);
     // It is usual from then on, in other processes too.
     let mut process = machine.start();
     machine.hour(58, 100, process.tag());
