@@ -11,6 +11,8 @@ use super::history::History;
 
 /// What was usual so far.
 pub(super) struct Checks {
+    /// What all is counted in: its bins and categories.
+    encoder: Encoder,
     reference: Histograms,
     watch: DriftWatch,
     tails: TailWatch,
@@ -107,6 +109,7 @@ impl Checks {
             watch.remember(&histograms.stability(&reference));
         }
         Self {
+            encoder: encoder.clone(),
             reference,
             watch,
             tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
@@ -120,11 +123,26 @@ impl Checks {
         }
     }
 
+    /// Whether all is counted in the bins of an encoder: those of a model that started afresh are others.
+    pub(super) fn is_in_bins_of(&self, encoder: &Encoder) -> bool {
+        self.encoder == *encoder
+    }
+
+    /// Goes on with what others have counted that does not depend on bins.
+    #[must_use]
+    pub(super) fn going_on_from(self, before: Self) -> Self {
+        Self {
+            unusual_periods: before.unusual_periods,
+            silence: before.silence,
+            flood: before.flood,
+            ..self
+        }
+    }
+
     /// Why the labels of a period must not be learned, if there is a reason. `scores` are the
     /// champion's probabilities, `names` the inputs'.
     pub(super) fn disbelief(
         &mut self,
-        encoder: &Encoder,
         names: &[String],
         fresh: &Examples,
         scores: &[f32],
@@ -133,6 +151,7 @@ impl Checks {
         if let Some(reason) = contradiction(fresh, scores, settings) {
             return Some(Disbelief::Labels(reason));
         }
+        let encoder = &self.encoder;
         let mut histograms = Histograms::new(encoder);
         histograms.add(encoder, fresh.inputs());
         let stability = histograms.stability(&self.reference);

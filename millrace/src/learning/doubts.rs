@@ -11,13 +11,26 @@ use crate::failure::Outcome;
 impl Learning {
     /// Why fresh labels must not be learned, if there is a reason. `served` are the champion's log odds of them.
     pub(super) fn disbelief(&mut self, fresh: &Examples, served: &[f32]) -> Option<Disbelief> {
+        self.count_in_bins_of_champion();
         let names = self.plan().input_names();
-        let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
-            return None;
-        };
+        let checks = self.checks.as_mut()?;
         let scores: Vec<f32> = served.iter().map(|logit| probability(*logit)).collect();
         let gate = &self.workspace.settings.learner.gate;
-        checks.disbelief(champion.checkpoint.encoder(), &names, fresh, &scores, gate)
+        checks.disbelief(&names, fresh, &scores, gate)
+    }
+
+    /// Counts anew what is usual where another model than before serves that has other bins.
+    fn count_in_bins_of_champion(&mut self) {
+        let Some(champion) = &self.champion else {
+            return;
+        };
+        let encoder = champion.checkpoint.encoder();
+        let Some(before) = self.checks.take_if(|checks| !checks.is_in_bins_of(encoder)) else {
+            return;
+        };
+        self.learn_what_is_usual();
+        let now = self.checks.take();
+        self.checks = now.map(|now| now.going_on_from(before));
     }
 
     /// Puts labels aside; true where they are to be released at once, with those before them.

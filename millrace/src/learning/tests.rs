@@ -11,6 +11,7 @@ use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
 use crate::traffic::{promote, roll_back};
 
+mod champions;
 mod rivals;
 mod rollbacks;
 
