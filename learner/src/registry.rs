@@ -145,6 +145,14 @@ impl Registry {
         self.journal_after(0)
     }
 
+    /// How many notes there are.
+    ///
+    /// # Errors
+    /// As [`Registry::aliases`].
+    pub fn journal_len(&self) -> Result<usize, LearnerError> {
+        Ok(self.refreshed()?.decided.journal.len())
+    }
+
     /// What was noted after the first `read` notes.
     ///
     /// # Errors
@@ -342,7 +350,8 @@ impl Registry {
     }
 
     /// Removes all versions but the `newest` newest (at least one), those in `needed`, champion, challenger and the
-    /// version that a rollback would go back to. Returns the numbers of the removed ones.
+    /// version that a rollback would go back to. Returns the numbers of the removed ones. Of versions that the log has
+    /// noted, no manifest is read but of those that may be removed.
     ///
     /// # Errors
     /// [`LearnerError::Store`]; what is not removed then is removed by the next call.
@@ -356,17 +365,19 @@ impl Registry {
         let mut gone = Vec::new();
         let mut oldest = 0;
         self.decide(|decided| {
-            let versions = self.versions_of(&numbers, &decided.removed)?;
+            let versions = self.versions_by_log(&numbers, decided)?;
             let surplus = versions.len().saturating_sub(newest.max(1));
             oldest = versions.get(surplus).copied().unwrap_or(0);
             let Aliases {
                 champion,
                 challenger,
             } = decided.aliases;
-            let before = champion.and_then(|it| decided.champion_before(it, &versions));
+            let before = self.readable_champion_before(decided, &versions)?;
             let kept = [champion, challenger.map(|(version, _)| version), before];
-            gone = versions[..surplus].to_vec();
-            gone.retain(|it| !kept.contains(&Some(*it)) && !needed.contains(it));
+            let mut old = versions[..surplus].to_vec();
+            old.retain(|it| !kept.contains(&Some(*it)) && !needed.contains(it));
+            // One whose manifest cannot be read stays for a person to mend.
+            gone = self.versions_of(&old, &decided.removed)?;
             Ok::<_, LearnerError>((!gone.is_empty()).then(|| Choice {
                 aliases: decided.aliases,
                 notes: vec![Entry {
@@ -379,10 +390,16 @@ impl Registry {
                 }],
             }))
         })?;
-        let removed = self.lock().decided.removed.clone();
+        let (noted, removed) = {
+            let log = self.lock();
+            (log.decided.noted.clone(), log.decided.removed.clone())
+        };
         for number in numbers {
             if removed.contains(&number) {
                 self.remove(number)?;
+                continue;
+            }
+            if number >= oldest && noted.contains(&number) {
                 continue;
             }
             let unfinished = match self.look_at(number) {
@@ -479,7 +496,41 @@ impl Registry {
         Ok(highest.max(removed).unwrap_or(0))
     }
 
-    /// The versions among numbers.
+    /// The versions among numbers, ascending. Of one that the log has noted, the manifest need not be read.
+    fn versions_by_log(
+        &self,
+        numbers: &[u64],
+        decided: &Decided,
+    ) -> Result<Vec<u64>, LearnerError> {
+        let is_noted = |number: &u64| decided.noted.contains(number);
+        let (mut versions, others): (Vec<u64>, Vec<u64>) =
+            numbers.iter().copied().partition(is_noted);
+        versions.retain(|number| !decided.removed.contains(number));
+        versions.extend(self.versions_of(&others, &decided.removed)?);
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    /// The version that a rollback goes back to, of some: the newest champion before whose manifest can be read.
+    fn readable_champion_before(
+        &self,
+        decided: &Decided,
+        versions: &[u64],
+    ) -> Result<Option<u64>, LearnerError> {
+        let Some(champion) = decided.aliases.champion else {
+            return Ok(None);
+        };
+        let mut known = versions.to_vec();
+        while let Some(before) = decided.champion_before(champion, &known) {
+            if !self.versions_of(&[before], &decided.removed)?.is_empty() {
+                return Ok(Some(before));
+            }
+            known.retain(|it| *it != before);
+        }
+        Ok(None)
+    }
+
+    /// The versions among numbers whose manifests can be read.
     fn versions_of(
         &self,
         numbers: &[u64],

@@ -140,7 +140,7 @@ impl Exporter {
         let sent = self.client.model_tag(&model, SENT)?;
         // A journal that is shorter than what was sent is of another registry, which has not begun anew for nothing.
         let mut done = sent.and_then(|sent| sent.parse().ok()).unwrap_or(0);
-        let total = self.registry.journal_entries()?.len();
+        let total = self.registry.journal_len()?;
         if done > total {
             done = 0;
         }
@@ -364,6 +364,14 @@ fn metrics_of(manifest: &Manifest) -> BTreeMap<String, f64> {
         ("rows".to_owned(), manifest.rows as f64),
         ("replayed".to_owned(), manifest.replayed as f64),
         ("fitted_rows".to_owned(), manifest.fitted_rows as f64),
+        (
+            "calibration.slope".to_owned(),
+            f64::from(manifest.calibration.slope),
+        ),
+        (
+            "calibration.intercept".to_owned(),
+            f64::from(manifest.calibration.intercept),
+        ),
     ]);
     let mut add = |prefix: &str, of: &Metrics| {
         let all = [

@@ -71,6 +71,8 @@ pub struct Decided {
     pub aliases: Aliases,
     /// Everything that was noted, oldest first.
     pub journal: Vec<Entry>,
+    /// Versions of which something was noted: their manifests were there before.
+    pub(super) noted: BTreeSet<u64>,
     /// Versions that were removed.
     pub(super) removed: BTreeSet<u64>,
 }
@@ -144,8 +146,12 @@ impl Decided {
             challenger: line.challenger.map(|it| (it.version, it.percent)),
         };
         for note in &line.notes {
-            if let Event::Removed { versions } = &note.event {
-                self.removed.extend(versions);
+            match &note.event {
+                Event::Version { version, .. } => {
+                    self.noted.insert(*version);
+                }
+                Event::Removed { versions } => self.removed.extend(versions),
+                Event::LabelsRefused { .. } | Event::LabelsReleased { .. } => {}
             }
         }
         self.journal.extend(line.notes);

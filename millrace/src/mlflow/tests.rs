@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard};
 
-use millrace_learner::{Choice, Decided, Objects};
+use millrace_learner::{Calibration, Choice, Decided, Objects};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -275,7 +275,10 @@ impl Models {
             }),
             after,
             prequential: None,
-            calibration: Default::default(),
+            calibration: Calibration {
+                slope: 0.75,
+                intercept: -0.5,
+            },
             device: "cpu".to_owned(),
             offsets: [("cards".to_owned(), [(0, 9)].into())].into(),
             settings: [
@@ -343,6 +346,8 @@ fn check_story(server: &Server) {
     assert_eq!(second.params["training.hidden"], "[128,64]");
     assert_eq!(second.metrics["after.log_loss"], 0.125);
     assert_eq!(second.metrics["before.log_loss"], 0.125);
+    assert_eq!(second.metrics["calibration.slope"], 0.75);
+    assert_eq!(second.metrics["calibration.intercept"], -0.5);
     assert!(
         !second.metrics.contains_key("before.average_precision"),
         "it is not known"

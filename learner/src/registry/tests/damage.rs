@@ -116,3 +116,24 @@ fn a_damaged_manifest_takes_down_its_own_version_alone() {
         registry.load(2).unwrap();
     }
 }
+
+#[test]
+fn a_damaged_version_that_was_noted_is_neither_removed_nor_gone_back_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Registry::open(folder.path()).unwrap();
+    for version in 1..=4 {
+        publish(&open());
+        promote(&open(), version, "next").unwrap();
+    }
+    let manifest = |version: u64| folder.path().join(path(version, MANIFEST));
+    std::fs::write(manifest(3), "{").unwrap();
+    assert_eq!(open().retain(1, &[], 0).unwrap(), [1]);
+    assert_eq!(open().versions().unwrap(), [2, 4]);
+    assert!(manifest(3).exists());
+    // Of one whose manifest is gone, nothing is left in the end.
+    std::fs::remove_file(manifest(3)).unwrap();
+    assert_eq!(open().retain(1, &[], 0).unwrap(), [0; 0]);
+    let files = open().objects.list("v000003").unwrap().files;
+    assert_eq!(files, [MANIFEST]);
+    assert_eq!(open().versions().unwrap(), [2, 4]);
+}

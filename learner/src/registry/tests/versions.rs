@@ -95,6 +95,26 @@ fn retention_keeps_what_is_needed_and_gives_no_number_twice() {
 }
 
 #[test]
+fn manifests_of_versions_that_stay_are_not_read_for_those_that_go() {
+    for place in Place::all() {
+        let registry = (place.open)();
+        for version in 1..=6 {
+            publish(&registry);
+            promote(&registry, version, "next").unwrap();
+        }
+        // One that was not noted, as its process has ended.
+        publish(&registry);
+        let other = (place.open)();
+        assert_eq!(other.retain(3, &[2], 7).unwrap(), [1, 3, 4]);
+        // 2 is needed and old, and 5 is what a rollback goes back to.
+        let read: Vec<u64> = lock(&other.known).keys().copied().collect();
+        assert_eq!(read, [2, 5, 7]);
+        assert_eq!((place.open)().versions().unwrap(), [2, 5, 6, 7]);
+        check_whole(&other);
+    }
+}
+
+#[test]
 fn a_slow_writer_whose_number_was_taken_publishes_under_another() {
     let (manifest, checkpoint) = small_version();
     let files = checkpoint.to_files().unwrap();
