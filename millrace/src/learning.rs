@@ -40,6 +40,7 @@ mod anchor;
 mod checks;
 mod doubts;
 mod history;
+mod line;
 mod past;
 mod period;
 mod recall;
@@ -55,6 +56,7 @@ mod tests;
 use anchor::Anchor;
 use checks::Checks;
 use history::History;
+use past::Past;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
 use trial::{Trial, came_to, just_made};
@@ -91,7 +93,7 @@ pub struct Learning {
     unusual: Vec<RangeInclusive<u64>>,
     /// Sequence number of the last label that was learned or put aside.
     dealt_with: u64,
-    /// Labels that were known when a model last started afresh in this process.
+    /// Labels that were known when a model last started afresh.
     afresh_at: usize,
     /// End of the last period that was dealt with, µs of event time.
     done_until_us: Option<i64>,
@@ -162,11 +164,10 @@ impl Learning {
         // Later than that: what is chosen from now on differs from what was seen.
         learning.scorer.follow(&learning.registry)?;
         learning.read_examples()?;
+        learning.recall_afresh(&past);
         learning.recall_tests(&past.tested)?;
         learning.recall_anchor(&past.served)?;
-        learning.recall_scores(&past)?;
-        learning.learn_what_is_usual();
-        learning.recall_silence()?;
+        learning.recall_labels(&past)?;
         Ok(learning)
     }
 
@@ -206,6 +207,9 @@ impl Learning {
             Err(failure) if failure.kind == Kind::Overtaken => {
                 tracing::info!("the traffic was moved by somebody else: the period is begun anew");
                 self.follow()?;
+                // So that its labels are counted once.
+                let past = Past::of(&self.registry.journal_entries()?);
+                self.recall_labels(&past)?;
                 Ok(None)
             }
             other => other,
@@ -337,9 +341,7 @@ impl Learning {
         } else {
             self.unusual.clear();
         }
-        self.remember_scores(&served, &fresh);
         self.note_scores(&rows, &served);
-        period.prequential = self.prequential();
         period
             .tested
             .extend(self.test_canary(&fresh, &served, period.end_us)?);
@@ -350,6 +352,9 @@ impl Learning {
             .last()
             .map_or(self.dealt_with, |row| self.history.number(*row));
         period.rolled_back = self.compare_with_anchor(&fresh, &served, until, period.end_us)?;
+        // Only now: a period that is begun anew counts once.
+        self.remember_scores(&served, &fresh);
+        period.prequential = self.prequential();
         self.learn(period, rows)
     }
 

@@ -3,6 +3,7 @@
 
 use millrace_learner::{Aliases, Examples, Paired, State, Watched};
 
+use super::past::Past;
 use super::trial::came_to;
 use super::{Held, Learning};
 use crate::failure::Outcome;
@@ -114,6 +115,9 @@ impl Learning {
         metrics::gauge!("millrace_model_version").set(version as f64);
         self.anchor = Some(Anchor::new(good.clone(), until));
         self.champion = Some(good);
+        // What goes on is not off by what the scores of those that did harm were off by.
+        let past = Past::of(&self.registry.journal_entries()?);
+        self.score_again(&past, until)?;
         Ok(Some((bad, version, reason)))
     }
 

@@ -70,7 +70,7 @@ const TELLING: usize = 20;
 const OVERESTIMATE: f64 = 3.0;
 /// So few frauds are not believed where chance alone would seldom give so few: none where 28 were expected.
 const UNLIKELY: f64 = 1e-4;
-/// Labels that are counted together for a flood of frauds, at most.
+/// Labels that are counted together for a flood of frauds, at most. A process that starts counts fewer: see `recall.rs`.
 const FLOOD_ROWS: usize = 50_000;
 /// Examples that the reference holds, about.
 const REFERENCE_ROWS: usize = 20_000;
@@ -208,12 +208,38 @@ impl Checks {
 
     /// Takes labels that a process before this one has believed, and the champion's probabilities of them: how often they
     /// said fraud counts on.
-    pub(super) fn recall(&mut self, labels: &Examples, scores: &[f32], settings: &GateSettings) {
+    pub(super) fn recall_silence(
+        &mut self,
+        labels: &Examples,
+        scores: &[f32],
+        settings: &GateSettings,
+    ) {
         let expected = expected_frauds(scores, self.believed);
         let ratio = settings.max_fraud_ratio;
         // Whether they were to be believed was decided then.
         let (labels, frauds) = (labels.len(), labels.frauds());
         let _ = self.silence.hear(labels, frauds, expected, ratio);
+    }
+
+    /// Begins to count for a flood of frauds anew, with labels that were put aside, or none, and probabilities of them. Those
+    /// that were put aside for what they say alone were not counted.
+    pub(super) fn begin_flood(&mut self, labels: &[f32], scores: &[f32], settings: &GateSettings) {
+        self.flood = Flood::default();
+        if contradiction_of(labels, scores, settings).is_none() {
+            self.recall_flood(labels, scores, settings);
+        }
+    }
+
+    /// Counts labels that were believed, and probabilities that were expected of them.
+    pub(super) fn recall_flood(&mut self, labels: &[f32], scores: &[f32], settings: &GateSettings) {
+        // Whether they were to be believed was decided then.
+        let _ = self.flood.hear(labels, scores, settings);
+    }
+
+    /// Labels that were believed, and frauds among them.
+    #[cfg(test)]
+    pub(super) fn believed(&self) -> (usize, usize) {
+        self.believed
     }
 
     /// Whether inputs have been unusual for so long that they are usual now.

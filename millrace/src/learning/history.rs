@@ -161,6 +161,14 @@ impl History {
         self.believed(from..to.max(from)).collect()
     }
 
+    /// Rows of numbers, whether they are put aside or not, but for those that a correction has taken the place of.
+    pub(super) fn among(&self, numbers: &RangeInclusive<u64>) -> Vec<usize> {
+        let from = self.numbers.partition_point(|it| it < numbers.start());
+        let to = self.numbers.partition_point(|it| it <= numbers.end());
+        let is_there = |row: &usize| !self.replaced.contains(&self.numbers[*row]);
+        (from..to.max(from)).filter(is_there).collect()
+    }
+
     /// The rows of a range that are not put aside, and that no correction has taken the place of.
     pub(super) fn believed(
         &self,
@@ -272,6 +280,9 @@ mod tests {
         }
         assert_eq!(history.between(0, 1_000), [0, 2, 4, 5, 6, 7]);
         assert_eq!(history.between(3, 71), [4, 5, 6, 7]);
+        history.put_aside(3..=3);
+        assert_eq!(history.among(&(2..=5)), [2, 4]);
+        history.take_back(&(3..=3));
         assert_eq!(history.first_known_after(3), Some(50));
         let is_correction = |row: &usize| history.is_correction(*row);
         let rows: Vec<usize> = (0..8).filter(is_correction).collect();

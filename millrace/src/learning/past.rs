@@ -20,6 +20,8 @@ pub(super) struct Past {
     pub(super) aside: Vec<RangeInclusive<u64>>,
     /// The last label that ever was.
     pub(super) refused_until: u64,
+    /// The newest that were put aside, if that was for what they say and none were released since.
+    pub(super) refused: Option<RangeInclusive<u64>>,
     /// Labels of the newest periods in a row that were put aside for their inputs.
     pub(super) unusual: Vec<RangeInclusive<u64>>,
     /// The newest version under test, as long as nobody chose another.
@@ -60,7 +62,9 @@ impl Past {
                 Event::LabelsRefused { first, last } => {
                     past.aside.push(*first..=*last);
                     past.refused_until = past.refused_until.max(*last);
-                    match entry.is_for_inputs() {
+                    let is_for_inputs = entry.is_for_inputs();
+                    past.refused = (!is_for_inputs).then(|| *first..=*last);
+                    match is_for_inputs {
                         true => past.unusual.push(*first..=*last),
                         false => past.unusual.clear(),
                     }
@@ -68,6 +72,7 @@ impl Past {
                 Event::LabelsReleased { first, last } => {
                     past.aside.retain(|range| *range != (*first..=*last));
                     past.unusual.clear();
+                    past.refused = None;
                 }
                 Event::Removed { versions } => past.removed.extend(versions),
             }
@@ -94,6 +99,13 @@ impl Past {
     pub(super) fn kept(&self, version: u64) -> Option<&Made> {
         let made = self.made.get(&version)?;
         (!self.removed.contains(&version)).then_some(made)
+    }
+
+    /// Number of the last label that the newest version had learned that started afresh.
+    pub(super) fn afresh_until(&self) -> Option<u64> {
+        let mut newest = self.made.values().rev();
+        let afresh = newest.find(|made| made.parent.is_none())?;
+        Some(afresh.label_position)
     }
 
     fn came_to(&mut self, version: u64, state: State, by_a_person: bool) {
@@ -243,6 +255,49 @@ mod tests {
         assert!(past.tested.is_empty() && !past.lacks_what_came_after(1));
         let learned = past.made.values().map(|made| made.label_position);
         assert_eq!(learned.max(), Some(30));
+    }
+
+    #[test]
+    fn labels_that_were_put_aside_last_for_what_they_say_are_known() {
+        let entry = |event, cause| Entry {
+            at_us: 0,
+            event,
+            reason: None,
+            cause: Some(cause),
+        };
+        let refused = |first: u64, cause| {
+            let last = first + 4;
+            entry(Event::LabelsRefused { first, last }, cause)
+        };
+        let (first, last) = (11, 15);
+        let released = entry(Event::LabelsReleased { first, last }, OURS);
+        let mut journal = Vec::new();
+        for (next, expected) in [
+            (refused(1, Cause::Labels), Some(1..=5)),
+            (refused(6, Cause::Labels), Some(6..=10)),
+            (refused(11, Cause::Inputs), None),
+            (refused(16, Cause::Labels), Some(16..=20)),
+            (released, None),
+        ] {
+            journal.push(next);
+            let past = Past::of(&journal);
+            assert_eq!(past.refused, expected);
+        }
+        assert_eq!(Past::of(&journal).refused_until, 20);
+    }
+
+    #[test]
+    fn what_the_newest_version_that_started_afresh_had_learned_is_known() {
+        assert_eq!(Past::default().afresh_until(), None);
+        let notes = [(1, State::Champion, OURS), (2, State::Shadow, OURS)];
+        let mut journal = journal(&notes, false);
+        assert_eq!(Past::of(&journal).afresh_until(), Some(10));
+        let mut afresh = manifest(2).made();
+        afresh.parent = None;
+        if let Some(Event::Version { made, .. }) = journal.last_mut().map(|it| &mut it.event) {
+            *made = Some(Box::new(afresh));
+        }
+        assert_eq!(Past::of(&journal).afresh_until(), Some(20));
     }
 
     #[test]

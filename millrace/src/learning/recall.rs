@@ -1,11 +1,15 @@
-//! What versions under test were tested on before a process started, what served was compared with, and how often labels
-//! said fraud. The log keeps what came of it and not the scores; the labels are in the store, and are scored again.
+//! What versions under test were tested on before a process started, what served was compared with, how often labels
+//! said fraud, and what a calibration is fitted on. The log keeps what came of it and not the scores; the labels are in the
+//! store, and are scored again. So they are where another champion serves than the one that has scored them.
 
 use std::collections::BTreeSet;
 
 use millrace_learner::Paired;
 
 use super::anchor::Anchor;
+use super::history::History;
+use super::line::Line;
+use super::past::Past;
 use super::served::Served;
 use super::trial::Trial;
 use super::{Held, Learning};
@@ -19,6 +23,34 @@ const RECALLED: usize = 32;
 const HEARD: usize = 20_000;
 
 impl Learning {
+    /// Counts again what is usual and what labels have said, up to the last that was dealt with.
+    pub(super) fn recall_labels(&mut self, past: &Past) -> Outcome<()> {
+        self.learn_what_is_usual();
+        self.recall_silence()?;
+        self.score_again(past, self.dealt_with)
+    }
+
+    /// Scores labels up to a number again, with the champion and kept versions that it comes from: those that a
+    /// calibration is fitted on, and those that are counted together for a flood of frauds.
+    pub(super) fn score_again(&mut self, past: &Past, until: u64) -> Outcome<()> {
+        let scored = self.rows_to_recall(until);
+        let (refused, heard) = self.rows_of_flood(past, until);
+        let firsts = [&scored, &refused, &heard].map(|rows| rows.first().map(|row| row.0));
+        let Some(oldest) = firsts.into_iter().flatten().min() else {
+            return Ok(());
+        };
+        let line = self.line(oldest, past)?;
+        self.recall_scores(&line, &scored)?;
+        self.recall_flood(&line, &refused, &heard)
+    }
+
+    /// Counts again how many labels were known when a model last started afresh: one that was refused is not tried again
+    /// with nearly the same.
+    pub(super) fn recall_afresh(&mut self, past: &Past) {
+        let until = past.afresh_until().unwrap_or(0);
+        self.afresh_at = self.history.numbered(0, until).len();
+    }
+
     /// Scores again what versions under test had been tested on. `replaced` are versions that a newer one took the place
     /// of in the test, and that are kept.
     pub(super) fn recall_tests(&mut self, replaced: &BTreeSet<u64>) -> Outcome<()> {
@@ -133,6 +165,45 @@ impl Learning {
         Ok(())
     }
 
+    /// Rows, by number, of the newest period that was put aside for what its labels say, and of those since: frauds are
+    /// counted from there on.
+    fn rows_of_flood(&self, past: &Past, until: u64) -> (Vec<(u64, usize)>, Vec<(u64, usize)>) {
+        let by_number = |rows: Vec<usize>| -> Vec<(u64, usize)> {
+            let rows = rows.into_iter();
+            rows.map(|row| (self.history.number(row), row)).collect()
+        };
+        let mut heard = by_number(self.history.numbered(past.refused_until, until));
+        let surplus = heard.len().saturating_sub(HEARD);
+        heard.drain(..surplus);
+        match &past.refused {
+            Some(refused) if surplus == 0 => (by_number(self.history.among(refused)), heard),
+            _ => (Vec::new(), heard),
+        }
+    }
+
+    /// Counts again for a flood of frauds, period by period.
+    fn recall_flood(
+        &mut self,
+        line: &Line,
+        refused: &[(u64, usize)],
+        heard: &[(u64, usize)],
+    ) -> Outcome<()> {
+        let every = micros(self.plan().settings.every);
+        let history = &self.history;
+        let period = |(_, row): &(u64, usize)| history.known_us(*row).div_euclid(every);
+        let Some(checks) = &mut self.checks else {
+            return Ok(());
+        };
+        let gate = &self.workspace.settings.learner.gate;
+        let (labels, scores) = scored_again(history, line, refused)?;
+        checks.begin_flood(&labels, &scores, gate);
+        for rows in heard.chunk_by(|a, b| period(a) == period(b)) {
+            let (labels, scores) = scored_again(history, line, rows)?;
+            checks.recall_flood(&labels, &scores, gate);
+        }
+        Ok(())
+    }
+
     /// Counts again how often the newest labels said fraud, period by period.
     pub(super) fn recall_silence(&mut self) -> Outcome<()> {
         let rows = self.history.numbered(0, self.dealt_with);
@@ -146,8 +217,23 @@ impl Learning {
         for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
             let labels = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
             let scores = champion.model.score(labels.inputs())?;
-            checks.recall(&labels, &scores, gate);
+            checks.recall_silence(&labels, &scores, gate);
         }
         Ok(())
     }
+}
+
+/// Labels of rows, and the probabilities that a line gives them.
+fn scored_again(
+    history: &History,
+    line: &Line,
+    rows: &[(u64, usize)],
+) -> Outcome<(Vec<f32>, Vec<f32>)> {
+    let (mut labels, mut scores) = (Vec::new(), Vec::new());
+    for (model, run) in line.runs(rows) {
+        let examples = history.examples(run.iter().map(|(_, row)| (*row, 1.0)))?;
+        scores.extend(model.score(examples.inputs())?);
+        labels.extend_from_slice(examples.labels());
+    }
+    Ok((labels, scores))
 }

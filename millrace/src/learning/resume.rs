@@ -77,7 +77,8 @@ impl Learning {
             let held = self.load(version)?;
             self.anchor = Some(Anchor::new(held.clone(), self.dealt_with));
             self.champion = Some(held);
-            self.learn_what_is_usual();
+            let past = Past::of(&self.registry.journal_entries()?);
+            self.recall_labels(&past)?;
         }
         if let Some((version, percent)) = challenger.filter(|(_, percent)| *percent > 0) {
             self.canary = Some((Trial::new(self.load(version)?), self.step_of(percent)));

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use millrace_learner::{Calibration, LearnerError, Made};
+use millrace_learner::Calibration;
 
 use super::Learning;
-use super::past::Past;
+use super::line::Line;
 use crate::failure::Outcome;
 use crate::settings::Calibrating;
 
@@ -18,8 +18,6 @@ use crate::settings::Calibrating;
 const KEPT: usize = 200_000;
 /// Corrections that are known, at most.
 const CORRECTIONS: usize = 200_000;
-/// Versions that score again what those before a start have scored, at most.
-const RECALLED: usize = 8;
 
 /// Newest frauds by which it is told how they become known.
 const FRAUDS_LOOKED_AT: usize = 500;
@@ -108,7 +106,18 @@ impl Scored {
         rows.map(|row| (row.first, row.fraud)).collect()
     }
 
+    /// Numbers of first examples, and scores.
+    #[cfg(test)]
+    pub(super) fn scores_of(&self) -> Vec<(u64, f32)> {
+        let rows = self.rows.iter();
+        rows.map(|row| (row.first, row.logit)).collect()
+    }
+
     fn push(&mut self, row: Row) {
+        // One that is no number would make a line of all of them none.
+        if !row.logit.is_finite() {
+            return;
+        }
         self.rows.push_back(row);
         if self.rows.len() > KEPT {
             self.rows.pop_front();
@@ -187,92 +196,48 @@ impl Learning {
         rows
     }
 
-    /// Scores again what the processes before this one have scored: with the champion and the kept versions that it
-    /// comes from, some of them, each of which scores labels that came after its own.
-    pub(super) fn recall_scores(&mut self, past: &Past) -> Outcome<()> {
-        let rows = self.rows_to_recall();
-        let (Some((oldest, _)), true) = (rows.first(), self.is_calibrating()) else {
-            return Ok(());
-        };
-        let line = self.line_of_champion(*oldest, past)?;
-        for (at, (position, version)) in line.iter().enumerate() {
-            let end = line.get(at + 1).map_or(u64::MAX, |next| next.0);
-            let until = |number: u64| rows.partition_point(|(first, _)| *first <= number);
-            let between = &rows[until(*position)..until(end)];
-            if between.is_empty() {
-                continue;
-            }
-            // A version that is damaged, or was removed meanwhile, only leaves a gap.
-            let Ok(held) = self.load(*version) else {
-                continue;
-            };
-            let examples = between.iter().map(|(_, row)| (*row, 1.0));
+    /// Scores again what others have scored: each label by a version of the champion's line that had not learned it.
+    pub(super) fn recall_scores(&mut self, line: &Line, rows: &[(u64, usize)]) -> Outcome<()> {
+        for (model, run) in line.runs(rows) {
+            let examples = run.iter().map(|(_, row)| (*row, 1.0));
             let examples = self.history.examples(examples)?;
-            let logits = held.model.raw_logits(examples.inputs())?;
-            for ((first, row), logit) in between.iter().zip(logits) {
-                let fraud = self.history.is_fraud(*row);
+            let logits = model.raw_logits(examples.inputs())?;
+            for ((first, row), logit) in run.iter().zip(logits) {
                 self.scored.push(Row {
                     first: *first,
                     logit,
-                    fraud,
+                    fraud: self.history.is_fraud(*row),
                 });
             }
         }
         Ok(())
     }
 
-    /// The newest rows that were dealt with, by the number of their event's first example: as many as a calibration is
-    /// fitted on.
-    fn rows_to_recall(&mut self) -> Vec<(u64, usize)> {
+    /// Forgets all scores. The rows of the newest labels up to a number, by the number of their event's first example: as
+    /// many as a calibration is fitted on.
+    pub(super) fn rows_to_recall(&mut self, until: u64) -> Vec<(u64, usize)> {
+        let settling = self.settling();
+        let is_calibrating = self.is_calibrating();
         let (history, scored) = (&self.history, &mut self.scored);
+        scored.rows.clear();
+        if !is_calibrating {
+            return Vec::new();
+        }
         let mut rows: Vec<(u64, usize)> = history
             .believed(0..history.len())
-            .filter(|row| history.number(*row) <= self.dealt_with)
+            .filter(|row| history.number(*row) <= until)
             .map(|row| (scored.first_of(history.number(row)), row))
             .collect();
         rows.sort_unstable();
         scored.labels = rows.len() as u64;
-        scored.newest = self.dealt_with;
-        let is_fraud = |at: &usize| history.is_fraud(rows[*at].1);
-        let mut frauds = (0..rows.len()).rev().filter(is_fraud);
+        scored.newest = until;
+        // Frauds that are not settled are there besides.
+        let settled = until.saturating_sub(settling);
+        let counts = |at: &usize| rows[*at].0 <= settled && history.is_fraud(rows[*at].1);
+        let mut frauds = (0..rows.len()).rev().filter(counts);
         let before = frauds.nth(Calibration::FRAUDS).map_or(0, |at| at + 1);
         let from = before.max(rows.len().saturating_sub(KEPT));
         rows.split_off(from)
-    }
-
-    /// Label positions and numbers of versions that lead to the champion, in order: from the last that had not learned a
-    /// label on.
-    fn line_of_champion(&self, oldest: u64, past: &Past) -> Outcome<Vec<(u64, u64)>> {
-        let Some(champion) = &self.champion else {
-            return Ok(Vec::new());
-        };
-        let champion = &champion.manifest;
-        let mut line = vec![(champion.label_position, champion.version)];
-        let mut next = champion.parent;
-        while let Some(version) = next {
-            let Some(made) = self.made_of(version, past)? else {
-                break;
-            };
-            line.push((made.label_position, version));
-            if made.label_position < oldest {
-                break;
-            }
-            next = made.parent.filter(|parent| *parent < version);
-        }
-        let step = line.len().div_ceil(RECALLED).max(1);
-        Ok(line.into_iter().rev().step_by(step).collect())
-    }
-
-    /// What a version was made of, if it is kept: by the log, or by its manifest where an older release has noted less.
-    fn made_of(&self, version: u64, past: &Past) -> Outcome<Option<Made>> {
-        if let Some(made) = past.kept(version) {
-            return Ok(Some(*made));
-        }
-        match self.registry.manifest(version) {
-            Ok(manifest) => Ok(Some(manifest.made())),
-            Err(LearnerError::NoSuchVersion { .. } | LearnerError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 
@@ -302,6 +267,17 @@ mod tests {
         // Labels that were put aside before are no newer scores.
         scored.note(&[(3, -3.0, true)]);
         assert_eq!(scored.rows.len(), 6);
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_is_none() {
+        let mut scored = Scored::default();
+        scored.note(&[
+            (1, f32::NAN, true),
+            (2, -3.0, false),
+            (3, f32::INFINITY, true),
+        ]);
+        assert_eq!(scored.labels_of(), [(2, false)]);
     }
 
     #[test]

@@ -9,11 +9,12 @@ use millrace_features::category_code;
 
 use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
-use crate::traffic::{promote, roll_back};
+use crate::traffic::{promote, roll_back, set_share};
 
 mod champions;
 mod rivals;
 mod rollbacks;
+mod starts;
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -58,6 +59,8 @@ struct Machine {
     shift: f32,
     /// Whether no label says fraud from now on.
     is_silent: bool,
+    /// Whether every second label says fraud from now on, whatever the amount.
+    is_flooded: bool,
     /// Whether one amount in ten is in cents.
     some_in_cents: bool,
 }
@@ -85,6 +88,7 @@ impl Machine {
             labels: 0,
             shift: 0.0,
             is_silent: false,
+            is_flooded: false,
             some_in_cents: false,
         }
     }
@@ -112,7 +116,10 @@ impl Machine {
             let time = hour * HOUR + at as i64;
             step.scored(&id, ScoredRecord::new(time, &[amount], tag))
                 .unwrap();
-            let fraud = is_fraud(number) && !self.is_silent;
+            let fraud = match self.is_flooded {
+                true => number.is_multiple_of(2),
+                false => is_fraud(number) && !self.is_silent,
+            };
             step.label(&id, fraud, time).unwrap();
         }
         let mut commit = Commit::default();
@@ -468,26 +475,6 @@ fn a_unit_that_some_events_have_is_named_and_is_usual_after_some_periods() {
 }
 
 #[test]
-fn a_process_that_starts_scores_again_what_a_calibration_is_fitted_on() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    for hour in 0..6 {
-        machine.hour(hour, 300, process.tag());
-        if hour == 4 {
-            machine.correct(hour, &[400]);
-        }
-        process.learn(hour);
-    }
-    // The labels of the first hour made the first model.
-    let scored = process.learning.scored.labels_of();
-    assert_eq!(scored.len(), 1_500);
-    let corrected = scored.iter().find(|(first, _)| *first == 401);
-    assert_eq!(corrected, Some(&(401, !is_fraud(400))));
-    drop(process);
-    assert_eq!(machine.start().learning.scored.labels_of(), scored);
-}
-
-#[test]
 fn labels_that_may_yet_be_corrected_are_not_replayed_where_frauds_are_corrections() {
     let mut machine = Machine::new();
     let mut process = machine.start();
@@ -557,55 +544,4 @@ fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
     let mut process = machine.start();
     machine.hour(58, 100, process.tag());
     assert_eq!(learned(&process.learn(58)).rows, 100);
-}
-
-#[test]
-fn a_process_that_starts_knows_by_the_log_what_was_learned() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
-    drop(process);
-    let kept = registry(machine.folder.path());
-    let champion = kept.champion().unwrap().unwrap();
-    // Nothing but what answers can be read.
-    let others = kept.versions().unwrap().into_iter();
-    let others: Vec<u64> = others
-        .filter(|it| ![champion, canary].contains(it))
-        .collect();
-    assert!(!others.is_empty());
-    for version in others {
-        let manifest = format!("models/v{version:06}/manifest.json");
-        std::fs::write(machine.folder.path().join(manifest), "{").unwrap();
-    }
-
-    let mut process = machine.start();
-    assert!(process.learning.shadow.is_none());
-    assert!(process.learning.next_period(i64::MAX).unwrap().is_none());
-    machine.hour(hour, 300, process.tag());
-    let period = process.learn(hour);
-    assert_eq!(period.labels, 300);
-    assert_eq!(learned(&period).parent, Some(canary));
-}
-
-#[test]
-fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_of_its_own() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    for hour in 0..6 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-    }
-    drop(process);
-    machine.is_silent = true;
-    let mut is_noticed = |hour: i64| {
-        let mut process = machine.start();
-        machine.hour(hour, 100, process.tag());
-        match process.learn(hour).learned {
-            Learned::PutAside(reason) => reason.contains("are frauds where"),
-            _ => false,
-        }
-    };
-    // A hundred labels have about seven frauds. None among them is chance, and among many of them it is not.
-    let noticed = (6..26_i64).find(|hour| is_noticed(*hour));
-    assert!(noticed.is_some_and(|hour| hour > 6), "{noticed:?}");
 }

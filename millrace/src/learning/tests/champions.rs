@@ -42,3 +42,34 @@ fn what_is_usual_is_counted_in_the_bins_of_what_serves() {
     let encoder = learning.champion.as_ref().unwrap().checkpoint.encoder();
     assert!(learning.checks.as_ref().unwrap().is_in_bins_of(encoder));
 }
+
+#[test]
+fn a_calibration_is_fitted_on_scores_of_what_a_person_has_chosen() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (canary, _) = until_canary(&mut machine, &mut process);
+    let before = process.learning.scored.scores_of();
+    promote(&registry(machine.folder.path()), None, canary).unwrap();
+    process.learning.follow().unwrap();
+    let scores = process.learning.scored.scores_of();
+    assert_ne!(scores, before);
+    // As a process that starts has them.
+    assert_eq!(machine.start().learning.scored.scores_of(), scores);
+}
+
+#[test]
+fn the_labels_of_a_period_that_is_begun_anew_are_counted_once() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (canary, hour) = until_canary(&mut machine, &mut process);
+    machine.hour(hour, 300, process.tag());
+    // While the period is dealt with, a person moves the traffic.
+    set_share(&registry(machine.folder.path()), None, canary, 20).unwrap();
+    let begun = process.learning.next_period((hour + 1) * HOUR).unwrap();
+    assert!(begun.is_none());
+    let period = process.learn(hour);
+    // All but the first hour's were scored before they were known.
+    assert_eq!(period.prequential.rows, 300 * hour as u64);
+    let believed = |process: &Process| process.learning.checks.as_ref().unwrap().believed();
+    assert_eq!(believed(&process), believed(&machine.start()));
+}

@@ -68,6 +68,10 @@ fn check(served: &[bool], gone: Option<u64>, in_another_process: bool, expected:
     let anchor = process.learning.anchor.as_ref().unwrap();
     assert_eq!(anchor.held.manifest.version, expected);
     assert_eq!((anchor.after, anchor.paired.rows()), (600, 0));
+    // A calibration is fitted on scores of what serves, as in a process that starts.
+    let scores = process.learning.scored.scores_of();
+    assert_eq!(scores.len(), 300);
+    assert_eq!(machine.start().learning.scored.scores_of(), scores);
 }
 
 #[test]
