@@ -274,7 +274,7 @@ impl FeatureView {
         }
         if let Some(distinct) = measure.distinct {
             let count = history.count_distinct(distinct, measure, items)?;
-            column.set(row, ScalarValue::Int64(Some(count)));
+            column.set_count(row, count);
             return Ok(());
         }
         let mut accumulator = history.accumulate(measure, items)?;

@@ -20,7 +20,9 @@ pub(crate) enum SlotColumn {
 impl SlotColumn {
     /// `rows` nulls.
     pub(crate) fn new(measure: &Measure, rows: usize) -> Self {
-        match measure.kernel.map(Kernel::data_type) {
+        let folded = measure.kernel.map(Kernel::data_type);
+        // A count of distinct values is folded too, by another road.
+        match folded.or(measure.distinct.map(|_| DataType::Int64)) {
             Some(DataType::Int64) => Self::Whole(vec![0; rows], Validity::none(rows)),
             Some(_) => Self::Floating(vec![0.0; rows], Validity::none(rows)),
             None => Self::Any(vec![ScalarValue::Null; rows]),
@@ -43,6 +45,18 @@ impl SlotColumn {
                 let value = kernel.floating(partial);
                 values[row] = ScalarValue::Float64(value);
             }
+        }
+    }
+
+    pub(crate) fn set_count(&mut self, row: usize, count: i64) {
+        match self {
+            Self::Whole(values, valid) => {
+                values[row] = count;
+                valid.set(row, true);
+            }
+            Self::Any(values) => values[row] = ScalarValue::Int64(Some(count)),
+            // One slot, one kind of column.
+            Self::Floating(..) => {}
         }
     }
 
