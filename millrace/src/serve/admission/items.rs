@@ -22,6 +22,8 @@ const COLUMNS: u64 = 3;
 const EVENT_JSON: u64 = 1;
 /// The value of a map's entry.
 const VALUE: u64 = 2;
+/// The number of no field.
+const NOTHING: u64 = 0;
 
 impl Items {
     /// How many there are in an encoded message.
@@ -41,11 +43,17 @@ impl Items {
 /// The length of a message's longest column.
 fn longest(message: &[u8], length: fn(&[u8]) -> usize) -> usize {
     let entries = Fields(message).filter(|(number, _)| *number == COLUMNS);
+    // A value that stands there in parts is all of them: they are merged when it is decoded.
     let columns = entries.filter_map(|(_, entry)| {
-        let mut fields = Fields(entry?);
-        fields.find_map(|(number, value)| value.filter(|_| number == VALUE))
+        let values = Fields(entry?).filter(|(number, _)| *number == VALUE);
+        Some(
+            values
+                .filter_map(|(_, value)| value)
+                .map(length)
+                .sum::<usize>(),
+        )
     });
-    columns.map(length).max().unwrap_or_default()
+    columns.max().unwrap_or_default()
 }
 
 /// The values of a `millrace.v1.Column`.
@@ -82,7 +90,8 @@ impl<'a> Iterator for Fields<'a> {
             1 => (8, false),
             2 => (usize::try_from(varint(&mut self.0)?).ok()?, true),
             5 => (4, false),
-            // Groups, of which these messages have none.
+            // The start and the end of a group. These messages have none, and who decodes them passes over it.
+            3 | 4 => return Some((NOTHING, None)),
             _ => return None,
         };
         let (bytes, rest) = self.0.split_at_checked(length)?;
@@ -131,6 +140,30 @@ mod tests {
             column.nulls = vec![0, 1];
         }
         all
+    }
+
+    /// Other programs may write a message in other ways, which mean the same.
+    #[test]
+    fn parts_of_a_column_are_merged_and_groups_are_passed_over() {
+        let field = |number: u8, bytes: &[u8]| {
+            let mut field = vec![(number << 3) | 2, bytes.len() as u8];
+            field.extend_from_slice(bytes);
+            field
+        };
+        let part = Column {
+            strings: vec!["a".to_owned(), "b".to_owned()],
+            ..Column::default()
+        };
+        let value = field(2, &part.encode_to_vec());
+        let entry = field(3, &[value.as_slice(), &value].concat());
+        // A field of a number that nobody knows: a group with a number in it.
+        let group: &[u8] = &[0x7b, 0x08, 0x01, 0x7c];
+        for message in [entry.clone(), [group, &entry].concat()] {
+            let decoded = GetFeaturesRequest::decode(message.as_slice());
+            let decoded = decoded.map(|request| request.keys[""].strings.len());
+            assert_eq!(decoded.ok(), Some(4));
+            assert_eq!(Items::Keys.count(&message), 4);
+        }
     }
 
     #[test]
