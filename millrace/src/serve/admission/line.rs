@@ -138,6 +138,7 @@ impl Admission {
         });
     }
 
+    /// Changes what a client has, and forgets the client who has nothing then.
     fn change(&mut self, client: &str, change: impl FnOnce(&mut Client)) {
         let Some(known) = self.clients.get_mut(client) else {
             return;
@@ -243,18 +244,20 @@ impl Admission {
 
     /// A request leaves the line before its turn. False if it was called meanwhile.
     pub(super) fn give_up(&mut self, client: &str, ticket: &Ticket) -> bool {
-        let Some(known) = self.clients.get_mut(client) else {
+        let mut gone = None;
+        self.change(client, |known| {
+            let is_it = |waiter: &Waiter| waiter.number == ticket.number;
+            let place = known.line.iter().position(is_it);
+            let waiter = place.and_then(|place| known.line.remove(place));
+            gone = waiter.map(|waiter| (waiter.job, known.line.is_empty()));
+        });
+        let Some((job, was_last)) = gone else {
             return false;
         };
-        let is_it = |waiter: &Waiter| waiter.number == ticket.number;
-        let waiter = known.line.iter().position(is_it);
-        let Some(waiter) = waiter.and_then(|place| known.line.remove(place)) else {
-            return false;
-        };
-        if known.line.is_empty() {
+        if was_last {
             self.turns.retain(|name| name != client);
         }
-        self.waiting.remove(waiter.job);
+        self.waiting.remove(job);
         true
     }
 
@@ -298,9 +301,11 @@ impl Admission {
         let name = self.turns.pop_front()?;
         let known = self.clients.get_mut(&name)?;
         let waiter = known.line.pop_front()?;
-        let kept = known.kept;
-        if !known.line.is_empty() {
-            self.turns.push_back(name);
+        let (kept, was_last) = (known.kept, known.line.is_empty());
+        match was_last {
+            false => self.turns.push_back(name),
+            // A part of a stream may wait longer than its request is open.
+            true => self.change(&name, |_| ()),
         }
         self.waiting.remove(waiter.job);
         Some((waiter, kept))

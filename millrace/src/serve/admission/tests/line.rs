@@ -218,3 +218,24 @@ fn clients_are_counted_while_they_have_requests() {
     }
     assert!(admission.clients.is_empty());
 }
+
+/// The parts of a stream wait in line, and the stream's request may end before they have left it.
+#[test]
+fn who_has_nothing_open_when_a_turn_comes_or_is_given_up_is_forgotten() {
+    let mut admission = measured();
+    set(&mut admission.in_place, ONE, 2);
+    let waits = |admission: &mut Admission, client: &str| {
+        admission.enter(client).unwrap();
+        let ticket = later(admission.arrive(client, ONE, None, SECOND));
+        admission.leave(client);
+        ticket
+    };
+    let given_up = waits(&mut admission, "a");
+    assert_eq!(admission.clients.len(), 1);
+    assert!(admission.give_up("a", &given_up));
+    assert!(admission.clients.is_empty());
+    let _called = waits(&mut admission, "b");
+    assert_eq!(admission.clients.len(), 1);
+    admission.end(ONE, SERVICE, SECOND);
+    assert!(admission.clients.is_empty());
+}
