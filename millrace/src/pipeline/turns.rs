@@ -89,12 +89,13 @@ impl Pipeline {
                 // For lag tools alone: the store's offsets are the truth.
                 ingest.commit(step.positions)?;
             }
-            if let Some(heard) = polled.heard {
-                self.live.progress.hear(heard);
-            }
             lags = polled.lags;
             self.tell_lag(&lags);
             self.tell_foreign(&polled.foreign);
+            // Behind what they said: whoever sees that they were heard sees that too.
+            if let Some(heard) = polled.heard {
+                self.live.progress.hear(heard);
+            }
             let letters = polled.dead_letters;
             let progress = &self.live.progress;
             progress.dead_letters.store(letters, Ordering::Relaxed);
@@ -286,10 +287,10 @@ impl Pipeline {
             std::thread::sleep(RETRY.min(until.saturating_duration_since(Instant::now())));
             match ingest.stay() {
                 Ok(polled) => {
+                    self.tell_lag(&self.lags_with(step, &polled.lags));
                     if let Some(heard) = polled.heard {
                         self.live.progress.hear(heard);
                     }
-                    self.tell_lag(&self.lags_with(step, &polled.lags));
                 }
                 Err(error) if error.remedy() == Remedy::Retry => self.tell_silence(),
                 Err(error) => return Err(error.into()),

@@ -68,6 +68,8 @@ struct Asked<'a> {
     as_of_us: i64,
     /// As of when no event of its windows has expired, µs; none where none has at all.
     kept_since_us: Option<i64>,
+    /// Whether Kafka was in touch, as of before `reflected`: what it said last is in that.
+    is_in_touch: bool,
     /// How far its stream was before the state was read: the answer reflects at least this much.
     reflected: StreamProgress,
 }
@@ -85,6 +87,7 @@ impl<'a> Asked<'a> {
             selected,
             as_of_us,
             kept_since_us,
+            is_in_touch: live.progress.is_in_touch(),
             reflected: live.progress.stream(&view.stream.name),
         })
     }
@@ -146,7 +149,7 @@ impl<'a> Asked<'a> {
             None => ViewStatus::Empty,
             Some(_) if self.reflected.lag > 0 => ViewStatus::Behind,
             Some(_) if self.reflected.is_partial() => ViewStatus::Stale,
-            Some(_) if !self.live.progress.is_in_touch() => ViewStatus::Stale,
+            Some(_) if !self.is_in_touch => ViewStatus::Stale,
             Some(_) => ViewStatus::Current,
         }
     }
@@ -366,5 +369,31 @@ fn check_names(selection: &Selection, keys: &HashMap<String, Column>) -> Result<
             );
             Err(Refusal::argument("keys", reason))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::serve::catalog::Catalog;
+    use crate::serve::tests::live;
+
+    /// The lag that was read before is of a time when nobody knew it.
+    #[test]
+    fn what_kafka_says_while_a_look_up_is_under_way_does_not_make_it_current() {
+        let live = live();
+        let caller = Caller::new("x".to_owned(), vec!["features".parse().unwrap()]);
+        let names = ["card_activity".to_owned()];
+        let selection = Catalog::new(&live).resolve(&names, &caller).unwrap();
+        live.progress.reflect("transactions", 1);
+        let status = || Asked::of(&live, &selection.views[0], 2).unwrap().status();
+        let before = Asked::of(&live, &selection.views[0], 2).unwrap();
+        live.progress.set_lag("transactions", 5);
+        live.progress.hear(Instant::now());
+        assert_eq!(before.status(), ViewStatus::Stale);
+        assert_eq!(status(), ViewStatus::Behind);
+        live.progress.set_lag("transactions", 0);
+        assert_eq!(status(), ViewStatus::Current);
     }
 }
