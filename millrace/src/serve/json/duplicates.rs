@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use prost_reflect::Kind;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Passes over JSON for a value of some type, as far as that is known, and fails at the first name that is there twice.
 pub(super) struct Unique(pub(super) Option<Kind>);
@@ -35,7 +35,14 @@ impl<'de> DeserializeSeed<'de> for Unique {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        match matches!(self.0, Some(Kind::Message(_)) | None) {
+            true => deserializer.deserialize_any(self),
+            // No name is in there: a list of ten thousand keys is passed over without reading its values again.
+            false => {
+                let passed = deserializer.deserialize_ignored_any(IgnoredAny);
+                passed.map(|_| ())
+            }
+        }
     }
 }
 
