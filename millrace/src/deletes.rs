@@ -209,9 +209,8 @@ impl<'a> Deletes<'a> {
     pub(crate) fn keep_what_stands(&self, pending: &mut Pending) -> Outcome<()> {
         let mut gone = Vec::new();
         for view in &self.views {
-            for (key, value) in pending.rows() {
-                let Some((unique, Some(value))) = id_of(key, index_of(view.id)).zip(Some(value))
-                else {
+            for (key, value) in pending.rows_of_view(index_of(view.id)) {
+                let Some((unique, value)) = id_of(key).zip(value) else {
                     continue;
                 };
                 let time_us = event_time_us(key).unwrap_or_default();
@@ -253,12 +252,11 @@ impl<'a> Deletes<'a> {
 }
 
 /// The id in the key of an index's row.
-fn id_of(key: &[u8], index: u32) -> Option<[u8; 16]> {
-    if !key.starts_with(&index.to_be_bytes()) {
-        return None;
-    }
-    let key = millrace_feature_store::EventKey::read(key)?;
-    key.entity.try_into().ok()
+fn id_of(key: &[u8]) -> Option<[u8; 16]> {
+    millrace_feature_store::EventKey::read(key)?
+        .entity
+        .try_into()
+        .ok()
 }
 
 #[cfg(test)]

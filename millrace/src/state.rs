@@ -340,9 +340,7 @@ impl Pending {
 
     /// The keys of a view's rows.
     pub(crate) fn keys_of(&self, view: u32) -> impl Iterator<Item = &[u8]> {
-        let from = view.to_be_bytes().to_vec();
-        let keys = self.rows.range(from..).map(|(key, _)| key.as_slice());
-        keys.take_while(move |key| key.starts_with(&view.to_be_bytes()))
+        self.rows_of_view(view).map(|(key, _)| key)
     }
 
     /// The rows, keys and values; without a value where one is deleted.
@@ -350,6 +348,14 @@ impl Pending {
         self.rows
             .iter()
             .map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+
+    /// The rows of a view, or of its index, as [`rows`](Self::rows).
+    pub(crate) fn rows_of_view(&self, view: u32) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let prefix = view.to_be_bytes();
+        let rows = self.rows.range(prefix.to_vec()..);
+        let rows = rows.map(|(key, value)| (key.as_slice(), value.as_deref()));
+        rows.take_while(move |(key, _)| key.starts_with(&prefix))
     }
 
     /// The rows of an entity, as [`rows`](Self::rows).
@@ -624,6 +630,24 @@ mod tests {
             Committed(&store).best_read(1, b"card\0", 0).unwrap(),
             BestRead::Tiles(Some(0))
         );
+    }
+
+    #[test]
+    fn a_views_rows_are_those_of_no_other() {
+        let mut pending = Pending::default();
+        for view in [0, 1, 0x0100, u32::MAX] {
+            pending.put(StateRow { view, ..row(5) });
+        }
+        let (key, entry) = Entry::of(&row(5));
+        pending.put_row(key, entry);
+        for view in [0, 1, 2, 0x0100, u32::MAX] {
+            let rows = pending.rows_of_view(view).map(|(key, _)| key[..4].to_vec());
+            let expected = usize::from(view != 2);
+            assert_eq!(
+                rows.collect::<Vec<_>>(),
+                vec![view.to_be_bytes().to_vec(); expected]
+            );
+        }
     }
 
     #[test]
