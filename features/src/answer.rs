@@ -467,13 +467,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::cell::Cell;
-    use std::ops::Range;
 
     use arrow::array::{AsArray, Float32Array, Float64Array, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
 
     use super::*;
-    use crate::state::{BestRead, MemoryState, StateError, StateRow, StateWriter};
+    use crate::state::{MemoryState, Over, Read, StateError, StateRow, StateWriter};
     use crate::view::Origin;
     use crate::{Project, SqlFile};
 
@@ -522,43 +521,12 @@ mod tests {
         left: Cell<usize>,
     }
 
-    impl StateReader for Ending {
-        fn scan(
-            &self,
-            view: u32,
-            entity: &[u8],
-            times: Range<i64>,
-            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
-        ) -> Result<(), StateError> {
-            self.state.scan(view, entity, times, visit)
+    impl Over for Ending {
+        fn state(&self) -> &MemoryState {
+            &self.state
         }
 
-        fn scan_back(
-            &self,
-            view: u32,
-            entity: &[u8],
-            before: i64,
-            visit: &mut dyn FnMut(i64, &[u8]) -> bool,
-        ) -> Result<(), StateError> {
-            self.state.scan_back(view, entity, before, visit)
-        }
-
-        fn tiles(
-            &self,
-            view: u32,
-            entity: &[u8],
-            level: u8,
-            starts: Range<i64>,
-            visit: &mut dyn FnMut(i64, &[u8]),
-        ) -> Result<(), StateError> {
-            self.state.tiles(view, entity, level, starts, visit)
-        }
-
-        fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError> {
-            self.state.best_read(view, entity, from)
-        }
-
-        fn go_on(&self) -> Result<(), StateError> {
+        fn go_on_over(&self) -> Result<(), StateError> {
             let left = self.left.get().checked_sub(1);
             let left = left.ok_or_else(|| StateError("nobody waits".to_owned()))?;
             self.left.set(left);
@@ -576,10 +544,10 @@ mod tests {
         let view = project.unwrap().views.remove(0);
         let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "a"]));
         let answered = |entities| {
-            let state = Ending {
+            let state = Read(Ending {
                 state: MemoryState::default(),
                 left: Cell::new(entities),
-            };
+            });
             view.answer(&state, &[Arc::clone(&keys)], &[5; 3])
         };
         assert_eq!(answered(2).unwrap().num_rows(), 3);

@@ -12,9 +12,10 @@ use arrow::datatypes::{Float64Type, Int64Type};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
+use crate::state::{Over, Read};
 use crate::{
-    BestRead, EventTable, FeatureView, Made, MemoryState, Origin, Project, SqlFile, StateError,
-    StateReader, StateRow, StateWriter,
+    EventTable, FeatureView, Made, MemoryState, Origin, Project, SqlFile, StateError, StateReader,
+    StateRow, StateWriter,
 };
 
 const SOURCES: &str = "CREATE EXTERNAL TABLE tx (
@@ -321,18 +322,12 @@ struct Keeping<'a> {
     made: RefCell<Option<Made>>,
 }
 
-impl StateReader for Keeping<'_> {
-    fn scan(
-        &self,
-        view: u32,
-        entity: &[u8],
-        times: Range<i64>,
-        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
-    ) -> Result<(), StateError> {
-        self.state.scan(view, entity, times, visit)
+impl Over for Keeping<'_> {
+    fn state(&self) -> &MemoryState {
+        self.state
     }
 
-    fn made(
+    fn made_over(
         &self,
         view: u32,
         entity: &[u8],
@@ -340,7 +335,7 @@ impl StateReader for Keeping<'_> {
         make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
     ) -> Result<Option<Made>, StateError> {
         let mut rows = Vec::new();
-        self.scan(view, entity, times, &mut |time, value| {
+        self.state.scan(view, entity, times, &mut |time, value| {
             rows.push((time, value.to_vec()));
             true
         })?;
@@ -348,31 +343,6 @@ impl StateReader for Keeping<'_> {
         let make = || make(&mut rows.iter().map(|(time, value)| (*time, value.as_slice())));
         *made = made.take().or_else(make);
         Ok(made.clone())
-    }
-
-    fn scan_back(
-        &self,
-        view: u32,
-        entity: &[u8],
-        before: i64,
-        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
-    ) -> Result<(), StateError> {
-        self.state.scan_back(view, entity, before, visit)
-    }
-
-    fn tiles(
-        &self,
-        view: u32,
-        entity: &[u8],
-        level: u8,
-        starts: Range<i64>,
-        visit: &mut dyn FnMut(i64, &[u8]),
-    ) -> Result<(), StateError> {
-        self.state.tiles(view, entity, level, starts, visit)
-    }
-
-    fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError> {
-        self.state.best_read(view, entity, from)
     }
 }
 
@@ -401,16 +371,16 @@ fn what_is_made_of_many_totals_takes_about_what_they_take() {
         })
         .unwrap();
     assert!(500 < rows && rows < events.len() / 2, "{rows} rows");
-    let keeping = Keeping {
+    let keeping = Read(Keeping {
         state: &state,
         made: RefCell::default(),
-    };
+    });
     let got = view.answer(&keeping, &key, &[newest]).unwrap();
     assert_eq!(
         bits(&got),
         bits(&view.answer(&state, &key, &[newest]).unwrap())
     );
-    let made = keeping.made.into_inner().unwrap();
+    let made = keeping.0.made.into_inner().unwrap();
     let made_bytes = made.bytes.load(Ordering::Relaxed);
     println!("{rows} rows of {bytes} bytes; made of them: {made_bytes}");
     assert!(bytes / 4 < made_bytes && made_bytes < 16 * bytes);

@@ -304,3 +304,82 @@ impl StateReader for MemoryState {
         ))
     }
 }
+
+/// What a test says in place of some of a state's reads: [`Read`] makes a reader of it.
+#[cfg(test)]
+pub(crate) trait Over {
+    /// What says all else.
+    fn state(&self) -> &MemoryState;
+
+    /// In place of [`StateReader::made`].
+    fn made_over(
+        &self,
+        _view: u32,
+        _entity: &[u8],
+        _times: Range<i64>,
+        _make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        Ok(None)
+    }
+
+    /// In place of [`StateReader::go_on`].
+    fn go_on_over(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+/// The reads of a state, but for what is said over them.
+#[cfg(test)]
+pub(crate) struct Read<T>(pub(crate) T);
+
+#[cfg(test)]
+impl<T: Over> StateReader for Read<T> {
+    fn scan(
+        &self,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        self.0.state().scan(view, entity, times, visit)
+    }
+
+    fn made(
+        &self,
+        view: u32,
+        entity: &[u8],
+        times: Range<i64>,
+        make: &mut dyn FnMut(&mut dyn Iterator<Item = (i64, &[u8])>) -> Option<Made>,
+    ) -> Result<Option<Made>, StateError> {
+        self.0.made_over(view, entity, times, make)
+    }
+
+    fn scan_back(
+        &self,
+        view: u32,
+        entity: &[u8],
+        before: i64,
+        visit: &mut dyn FnMut(i64, &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        self.0.state().scan_back(view, entity, before, visit)
+    }
+
+    fn tiles(
+        &self,
+        view: u32,
+        entity: &[u8],
+        level: u8,
+        starts: Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), StateError> {
+        self.0.state().tiles(view, entity, level, starts, visit)
+    }
+
+    fn best_read(&self, view: u32, entity: &[u8], from: i64) -> Result<BestRead, StateError> {
+        self.0.state().best_read(view, entity, from)
+    }
+
+    fn go_on(&self) -> Result<(), StateError> {
+        self.0.go_on_over()
+    }
+}
