@@ -112,9 +112,18 @@ impl TableWriter {
     }
 }
 
-/// Gives a file, which is whole, its name.
+/// Gives a file, which is whole, its name. What has the name is on the disk, and stays when the power goes.
 pub(crate) fn publish(path: &Path) -> Result<(), WriteError> {
-    fs::rename(partial(path), path).map_err(|e| at(path)(e.into()))
+    let partial = partial(path);
+    let renamed = File::open(&partial)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::rename(&partial, path));
+    renamed.map_err(|e| at(path)(e.into()))?;
+    let folder = path.parent().filter(|name| !name.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new(".")));
+    // Not every file system can do that, and the file is there all the same.
+    let _ = folder.and_then(|folder| folder.sync_all());
+    Ok(())
 }
 
 /// Removes what was written of a file. That nothing is there to remove is no error.

@@ -147,5 +147,8 @@ pub(super) fn write(path: &Path, rows: &RecordBatch) -> Outcome<()> {
 
 fn broken(path: &Path, error: &ArrowError) -> Failure {
     Failure::failed(format!("{}: {error}", path.display()))
-        .hint("is the disk full? What is needed is about the size of the events, uncompressed")
+        .hint(
+            "is the disk full? What is needed is about the size of the events, uncompressed. After a power cut, remove \
+             the file's folder: what is in there is made again",
+        )
 }
