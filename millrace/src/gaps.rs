@@ -1,7 +1,9 @@
 //! Partitions of which events are missing: they had been deleted before they were read. The views of their streams have
-//! all events from the first on that is read after them.
+//! all events from the first on that is read after them. A position moves past a gap at once, and that event may come
+//! after a restart: the store has the gaps that are open.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -15,6 +17,9 @@ use crate::failure::Outcome;
 /// In place of a partition: the next event of any ends the gap. Kafka has no partitions below 0.
 const ANY: i32 = -1;
 
+const OPEN: &str = "gap/";
+const OPEN_END: &[u8] = b"gap0";
+
 /// Partitions whose next event is not known yet.
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
@@ -27,6 +32,26 @@ pub(crate) struct Gaps {
 pub(crate) type GapEnd = (String, i32, i64);
 
 impl Gaps {
+    /// Those that were open when a store was written last.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub(crate) fn read(store: &dyn Store) -> Outcome<Self> {
+        let mut gaps = Self::default();
+        let from = OPEN.as_bytes();
+        store.scan(Table::Meta, from, OPEN_END, false, &mut |key, _| {
+            let gap = key.get(OPEN.len()..);
+            let gap = gap.and_then(|gap| std::str::from_utf8(gap).ok()?.rsplit_once('/'));
+            if let Some((topic, partition)) = gap
+                && let Ok(partition) = partition.parse()
+            {
+                gaps.add(topic, partition);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(gaps)
+    }
+
     pub(crate) fn add(&mut self, topic: &str, partition: i32) {
         self.open.insert((topic.to_owned(), partition));
     }
@@ -47,11 +72,21 @@ impl Gaps {
         Ok(true)
     }
 
-    /// Makes part of a commit that nobody is to be told again of the partitions whose gaps end.
+    /// Makes part of a commit which gaps are open behind it, and that nobody is to be told again of the partitions whose
+    /// gaps end.
     ///
     /// # Errors
     /// A record that cannot be encoded.
     pub(crate) fn put(&self, ended: &[GapEnd], commit: &mut Commit) -> Outcome<()> {
+        // Of partitions that are gone the next start tells by itself.
+        for (topic, partition) in self.open.iter().filter(|(_, place)| *place != ANY) {
+            let key = format!("{OPEN}{topic}/{partition}");
+            let mut ended = ended.iter();
+            match ended.any(|(of, place, _)| of == topic && place == partition) {
+                true => commit.delete(Table::Meta, key),
+                false => commit.put(Table::Meta, key, [1_u8]),
+            }
+        }
         for offset in self.vanished.iter().filter(|offset| is_of(ended, offset)) {
             commit.put(Table::Meta, vanished(offset), encode(&offset.next)?);
         }
@@ -194,6 +229,32 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn a_gap_is_open_after_a_restart_until_an_event_ends_it() {
+        let project = project();
+        let streams = &project.streams;
+        let store = MemoryStore::new();
+        let noted = |gaps: &Gaps, ended: &[GapEnd]| {
+            let mut commit = Commit::default();
+            gaps.put(ended, &mut commit).unwrap();
+            store.commit(commit).unwrap();
+            Gaps::read(&store).unwrap()
+        };
+        let mut gaps = Gaps::default();
+        gaps.add("a-topic", 0);
+        gaps.add("a-topic", 12);
+        // A step without an event of either: the positions behind the gaps are in the same commit.
+        let gaps = noted(&gaps, &[]);
+        let ended = gaps.end(&step(&streams[0], 0, &[(12, 9), (3, 4)]), streams);
+        assert_eq!(ended, [("a-topic".to_owned(), 12, 9)]);
+        let gaps = noted(&gaps, &ended);
+        let ended = gaps.end(&step(&streams[0], 0, &[(12, 9), (0, 10)]), streams);
+        assert_eq!(ended, [("a-topic".to_owned(), 0, 10)]);
+        let gaps = noted(&gaps, &ended);
+        let ended = gaps.end(&step(&streams[0], 0, &[(12, 9), (0, 10)]), streams);
+        assert!(ended.is_empty());
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Pipeline {
             marks: Marks::open(live.store.as_ref())?,
             recent: Recent::new(live.workspace.settings.store.scoring_cache_bytes),
             folder: Folder::default(),
-            gaps: Gaps::default(),
+            gaps: Gaps::read(live.store.as_ref())?,
             live,
             model,
             reading,
