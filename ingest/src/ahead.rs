@@ -41,23 +41,19 @@ pub struct Polled {
     pub dead_letters: u64,
     /// As of [`Ingest::foreign`].
     pub foreign: Vec<(String, i32)>,
-    /// As of [`Ingest::partition_counts`], with a step that has partitions which were taken over.
+    /// As of [`Ingest::partition_counts`].
     pub partition_counts: Vec<(String, i32)>,
 }
 
 impl Polled {
-    fn new(step: Step, ingest: &Ingest) -> Self {
-        let partition_counts = match step.assigned.is_empty() {
-            true => Vec::new(),
-            false => ingest.partition_counts(),
-        };
+    pub(crate) fn new(step: Step, ingest: &Ingest) -> Self {
         Self {
             step,
             lags: ingest.lags(),
             heard: ingest.heard(),
             dead_letters: ingest.dead_letters(),
             foreign: ingest.foreign(),
-            partition_counts,
+            partition_counts: ingest.partition_counts(),
         }
     }
 }

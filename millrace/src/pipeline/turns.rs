@@ -37,6 +37,7 @@ impl Pipeline {
         let mut asked = Instant::now();
         let topics = self.live.workspace.project.streams.iter();
         let mut lags: Vec<(String, i64)> = topics.map(|s| (s.topic.clone(), 0)).collect();
+        let mut counts = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
                 // No stream is read: of each, events may wait, however many.
@@ -80,8 +81,9 @@ impl Pipeline {
             for (topic, partition) in &step.trimmed {
                 self.note_trimmed(topic, *partition)?;
             }
-            if !step.assigned.is_empty() {
-                self.note_vanished(&polled.partition_counts)?;
+            if polled.partition_counts != counts {
+                counts = polled.partition_counts;
+                self.note_vanished(&counts)?;
             }
             if !step.positions.is_empty() {
                 self.apply_until_taken(&mut ingest, &step, &polled.lags, stop)?;
@@ -104,8 +106,8 @@ impl Pipeline {
         self.finish()
     }
 
-    /// Partitions were taken over: those that were read before and that their topics no longer have are gone, with what
-    /// was not read of them. `counts` says how many the topics have.
+    /// Of partitions that were read before, those that their topics no longer have are gone, with what was not read of
+    /// them. `counts` says how many the topics have, as far as it is known.
     fn note_vanished(&mut self, counts: &[(String, i32)]) -> Outcome<()> {
         for offset in self.live.store.offsets()? {
             let is_it = |(topic, count): &&(String, i32)| {

@@ -8,6 +8,7 @@ use rdkafka::statistics::{Partition, Topic};
 use rdkafka::{ClientContext, Statistics};
 
 use super::*;
+use crate::ahead::Polled;
 use crate::consumer::membership::SHARED;
 
 #[test]
@@ -34,6 +35,29 @@ fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
         [("tx".to_owned(), 2), ("tx".to_owned(), 3)]
     );
     assert_eq!((ingest.lag(), ingest.heard()), (2, None));
+}
+
+/// A broker that did not answer when the group shared out may do so later.
+#[test]
+fn how_many_partitions_topics_have_is_said_as_soon_as_it_is_known() {
+    let cluster = Cluster::new(&[("tx", 2)]);
+    let mut ingest = cluster.start(&["tx"], nowhere());
+    poll_until(&mut ingest, &mut Seen::default(), |_, caught_up| caught_up);
+    ingest.sharing.counts.clear();
+    let said = |ingest: &Ingest| Polled::new(Step::default(), ingest).partition_counts;
+    assert!(said(&ingest).is_empty());
+    let partitions = (0..2).map(|partition| (partition, Partition::default()));
+    let topic = Topic {
+        partitions: partitions.collect(),
+        ..Topic::default()
+    };
+    let statistics = Statistics {
+        topics: HashMap::from([("tx".to_owned(), topic)]),
+        ..Statistics::default()
+    };
+    ingest.consumer.context().stats(statistics);
+    ingest.note_unshared();
+    assert_eq!(said(&ingest), [("tx".to_owned(), 2)]);
 }
 
 /// A member that comes back under its name is given what it had before, whatever its topics have by now.
