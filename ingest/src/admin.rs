@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 
 use crate::error::IngestError;
 use crate::group::{LastError, hear_errors};
@@ -45,6 +47,9 @@ impl ConsumerContext for Answers {}
 /// How long one request to the brokers may take, and how long a new topic may take to be seen.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How soon a stop is heard while no broker is connected.
+const HEED: Duration = Duration::from_millis(200);
+
 /// The broker's own default for the number of replicas.
 const DEFAULT_REPLICATION: i32 = -1;
 
@@ -63,7 +68,7 @@ pub fn ensure_topics(
     let asker: Asker = config
         .create_with_context(Answers::default())
         .map_err(|error| IngestError::kafka("creating a client", error))?;
-    let existing = topic_names(&asker, brokers, TIMEOUT)?;
+    let existing = topic_names(&asker, brokers, TIMEOUT, &never())?;
     let admin: Admin = config
         .create()
         .map_err(|error| IngestError::kafka("creating the admin client", error))?;
@@ -78,15 +83,23 @@ pub fn ensure_topics(
 }
 
 /// The names of the cluster's topics. All are asked for, and not one by its name: a broker may create a topic that it is
-/// asked for.
+/// asked for. Once `stop` is set, no broker is waited for.
 ///
 /// # Errors
 /// [`IngestError::BrokerUnreachable`].
-pub fn existing_topics(settings: &IngestSettings) -> Result<Vec<String>, IngestError> {
+pub fn existing_topics(
+    settings: &IngestSettings,
+    stop: &AtomicBool,
+) -> Result<Vec<String>, IngestError> {
     let asker: Asker = client(&settings.brokers, &settings.properties)
         .create_with_context(Answers::default())
         .map_err(|error| IngestError::kafka("creating a client", error))?;
-    topic_names(&asker, &settings.brokers, settings.request_timeout)
+    topic_names(&asker, &settings.brokers, settings.request_timeout, stop)
+}
+
+/// A stop that nobody asks for.
+fn never() -> AtomicBool {
+    AtomicBool::new(false)
 }
 
 /// Creates one topic. Old brokers, and some that speak the protocol, want a number of replicas: then it is one.
@@ -120,7 +133,7 @@ fn try_create(admin: &Admin, name: &str, partitions: i32, replication: i32) -> R
 fn wait_until_seen(asker: &Asker, brokers: &str, topics: &[String]) -> Result<(), IngestError> {
     let deadline = Instant::now() + TIMEOUT;
     while !topics.is_empty() {
-        let existing = topic_names(asker, brokers, TIMEOUT)?;
+        let existing = topic_names(asker, brokers, TIMEOUT, &never())?;
         let unseen = topics.iter().find(|name| !existing.contains(name));
         let Some(unseen) = unseen else { break };
         if Instant::now() >= deadline {
@@ -139,14 +152,35 @@ fn topic_names(
     asker: &Asker,
     brokers: &str,
     timeout: Duration,
+    stop: &AtomicBool,
 ) -> Result<Vec<String>, IngestError> {
-    let metadata = asker.fetch_metadata(None, timeout).map_err(|error| {
+    let metadata = all_topics(asker, timeout, stop).map_err(|error| {
         hear_errors(asker);
         asker.context().last_error.unreachable(brokers, &error)
     })?;
     let topics = metadata.topics().iter();
     let topics = topics.filter(|topic| !topic.partitions().is_empty());
     Ok(topics.map(|topic| topic.name().to_string()).collect())
+}
+
+/// What the brokers say of all topics. A call of librdkafka cannot be ended, so it is made for short times until a broker
+/// is connected; that one has all of the time to answer.
+fn all_topics(asker: &Asker, timeout: Duration, stop: &AtomicBool) -> KafkaResult<Metadata> {
+    let until = Instant::now() + timeout;
+    let mut patience = HEED;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match asker.fetch_metadata(None, left.min(patience)) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => error,
+        };
+        if left <= patience || stop.load(Ordering::Relaxed) {
+            return Err(error);
+        }
+        let is_connected =
+            error.rdkafka_error_code() != Some(RDKafkaErrorCode::BrokerTransportFailure);
+        patience = if is_connected { timeout } else { HEED };
+    }
 }
 
 /// Runs a future to its end in this thread. The client completes its futures from a thread of its own, so nothing
@@ -168,5 +202,24 @@ fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_heard_while_no_broker_is_there() {
+        let settings = IngestSettings {
+            brokers: "127.0.0.1:1".to_owned(),
+            request_timeout: Duration::from_secs(60),
+            ..IngestSettings::default()
+        };
+        let began = Instant::now();
+        let asked = existing_topics(&settings, &AtomicBool::new(true));
+        let is_unreachable = matches!(asked, Err(IngestError::BrokerUnreachable { .. }));
+        assert!(is_unreachable, "{asked:?}");
+        assert!(began.elapsed() < Duration::from_secs(30));
     }
 }

@@ -5,7 +5,8 @@
 //! changes hands starts where the caller's state stands, as without this thread.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,12 @@ use crate::step::Step;
 use crate::telemetry;
 
 /// How long leaving the group may take. With a broker that has gone it takes longer, and librdkafka's way out of a group
-/// can wait for an answer that never comes, when it leaves while the group shares its partitions out.
-const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// can wait for an answer that never comes, when it leaves while the group shares its partitions out. A member with a name
+/// tells nobody that it leaves.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// How soon a stop is heard while a poll waits for a broker.
+const HEED: Duration = Duration::from_millis(100);
 
 /// An [`Ingest`] in a thread of its own. The thread ends when this is dropped, and with it the group's membership.
 pub struct ReadAhead {
@@ -107,6 +112,33 @@ impl ReadAhead {
             most_rows,
         })?;
         self.answers.recv().map_err(|_| thread_is_gone())?
+    }
+
+    /// As [`poll`](Self::poll), for a caller who may be told to stop meanwhile: a poll waits long for brokers that do not
+    /// answer. None once `stop` is set, and then this is to be dropped.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn poll_unless(
+        &mut self,
+        stop: &AtomicBool,
+        now_us: i64,
+        timeout: Duration,
+        most_rows: usize,
+    ) -> Result<Option<Polled>, IngestError> {
+        self.ask(Request::Poll {
+            now_us,
+            timeout,
+            most_rows,
+        })?;
+        loop {
+            match self.answers.recv_timeout(HEED) {
+                Ok(polled) => return polled.map(Some),
+                Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(thread_is_gone()),
+            }
+        }
     }
 
     /// Stays in the group, for a caller who cannot apply the step that it has: says how far Kafka is, with no step. It

@@ -17,7 +17,9 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Store};
 use millrace_features::{FeatureView, Origin, Stream};
-use millrace_ingest::{Deletion, IngestError, Rarely, Remedy, Replay, ReplayRange};
+use millrace_ingest::{
+    Deletion, IngestError, Rarely, Remedy, Replay, ReplayRange, existing_topics,
+};
 use tracing::{info, warn};
 
 use crate::backfill::{check_ahead, files_read, latest_us, place_of};
@@ -244,6 +246,9 @@ impl<'a> Job<'a> {
                     break;
                 }
                 Err(ReplayFailure::Kafka(error)) if error.remedy() == Remedy::Retry => {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(false);
+                    }
                     if rarely.is_due(Instant::now()) {
                         warn!(
                             error = with_causes(&error),
@@ -251,9 +256,6 @@ impl<'a> Job<'a> {
                         );
                     }
                     std::thread::sleep(RETRY);
-                    if stop.load(Ordering::Relaxed) {
-                        return Ok(false);
-                    }
                 }
                 Err(ReplayFailure::Kafka(error)) => return Err(error.into()),
                 Err(ReplayFailure::Other(failure)) => return Err(failure),
@@ -279,6 +281,8 @@ impl<'a> Job<'a> {
             return Ok(true);
         }
         let kafka = &self.filler.workspace.settings.kafka;
+        // Before what cannot hear a stop.
+        existing_topics(kafka, stop)?;
         let mut replay = Replay::start(kafka, stream_spec(self.stream), &ranges)?;
         self.is_another |= replay.is_another();
         for partition in replay.trimmed() {

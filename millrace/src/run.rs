@@ -90,7 +90,8 @@ pub fn run(mut workspace: Workspace, args: RunArgs) -> Outcome<()> {
     let mut create = Vec::new();
     if args.create_topics {
         let kafka = &workspace.settings.kafka;
-        match args.roles.contains(&Role::Ingest) && existing_topics(kafka).is_err() {
+        let is_away = || existing_topics(kafka, &AtomicBool::new(false)).is_err();
+        match args.roles.contains(&Role::Ingest) && is_away() {
             // Who reads makes them as soon as there is a broker.
             true => create = topics(&workspace),
             false => create_topics(&workspace)?,

@@ -1,5 +1,9 @@
 //! The topic of scores: one JSON message an event, keyed by the event's id.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -61,16 +65,18 @@ pub struct ScoreTopic {
     producer: RawProducer,
     topic: String,
     plan: ModelPlan,
+    stop: Arc<AtomicBool>,
 }
 
 impl ScoreTopic {
-    /// Scores of `plan` to its topic.
+    /// Scores of `plan` to its topic. Once `stop` is set, brokers that do not take them are not waited for.
     #[must_use]
-    pub fn new(producer: RawProducer, plan: ModelPlan) -> Self {
+    pub fn new(producer: RawProducer, plan: ModelPlan, stop: Arc<AtomicBool>) -> Self {
         Self {
             producer,
             topic: plan.settings.scores.clone(),
             plan,
+            stop,
         }
     }
 }
@@ -102,7 +108,8 @@ impl ScoreSink for ScoreTopic {
     }
 
     fn flush(&mut self) -> Outcome<()> {
-        self.producer.flush(std::time::Duration::from_secs(60))
+        let timeout = Duration::from_secs(60);
+        self.producer.flush_unless(&self.stop, timeout)
     }
 }
 

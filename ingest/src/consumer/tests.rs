@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
@@ -287,6 +288,20 @@ fn who_stays_hears_the_brokers_and_takes_nothing() {
         std::thread::sleep(Duration::from_millis(50));
     }
     poll_to(&mut ahead, 15);
+}
+
+#[test]
+fn a_stop_is_heard_while_a_poll_waits() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    let mut ahead = ReadAhead::start(cluster.start(&["tx"], nowhere())).unwrap();
+    let long = Duration::from_secs(60);
+    let began = Instant::now();
+    // The group takes seconds to give anything that a poll would tell.
+    let stop = AtomicBool::new(true);
+    let polled = ahead.poll_unless(&stop, NOW_US, long, usize::MAX);
+    assert!(polled.unwrap().is_none());
+    drop(ahead);
+    assert!(began.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

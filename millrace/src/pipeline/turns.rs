@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use millrace_ingest::{Ingest, ReadAhead, Remedy, Step};
+use millrace_ingest::{Ingest, Rarely, ReadAhead, Remedy, Step};
 use tracing::warn;
 
 use crate::failure::{Failure, Outcome, with_causes};
@@ -20,6 +20,9 @@ const ROWS_BETWEEN_ANSWERS: usize = 256;
 
 /// So many calls keep the cores busy. Those of fewer find one that is idle.
 const MANY_CALLS_PER_MS: f64 = 1.0;
+
+/// How long a poll waits for something to tell.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// Pause before Kafka is tried again: the first, where one follows another,
 const RETRY: Duration = Duration::from_millis(500);
@@ -37,7 +40,8 @@ impl Pipeline {
         let mut asked = Instant::now();
         let topics = self.live.workspace.project.streams.iter();
         let mut lags: Vec<(String, i64)> = topics.map(|s| (s.topic.clone(), 0)).collect();
-        let mut counts = Vec::new();
+        let mut counts: Vec<(String, i32)> = Vec::new();
+        let mut rarely = Rarely::default();
         while !stop.load(Ordering::Relaxed) {
             if self.log.as_ref().is_some_and(ScoreLog::is_full) {
                 // No stream is read: of each, events may wait, however many.
@@ -54,13 +58,16 @@ impl Pipeline {
                 true => ROWS_BETWEEN_ANSWERS,
                 false => usize::MAX,
             };
-            let polled = match ingest.poll(now_us(), Duration::from_millis(50), most_rows) {
-                Ok(polled) => polled,
+            let polled = match ingest.poll_unless(stop, now_us(), WAIT, most_rows) {
+                Ok(Some(polled)) => polled,
+                Ok(None) => break,
                 Err(error) if error.remedy() == Remedy::Retry => {
-                    warn!(
-                        error = with_causes(&error),
-                        "Kafka is in trouble; trying again"
-                    );
+                    if !stop.load(Ordering::Relaxed) && rarely.is_due(Instant::now()) {
+                        warn!(
+                            error = with_causes(&error),
+                            "Kafka is in trouble; trying again"
+                        );
+                    }
                     std::thread::sleep(RETRY);
                     self.tell_silence();
                     continue;
@@ -86,7 +93,9 @@ impl Pipeline {
                 self.note_vanished(&counts)?;
             }
             if !step.positions.is_empty() {
-                self.apply_until_taken(&mut ingest, &step, &polled.lags, stop)?;
+                if !self.apply_until_taken(&mut ingest, &step, &polled.lags, stop)? {
+                    break;
+                }
                 crash_point!("applied");
                 // For lag tools alone: the store's offsets are the truth.
                 ingest.commit(step.positions)?;
@@ -246,19 +255,26 @@ impl Pipeline {
     }
 
     /// A broker that takes no scores stops the way, and loses nothing: the step is applied again. Meanwhile its
-    /// events wait, and `more` of each topic after them.
+    /// events wait, and `more` of each topic after them. False where it was told to stop before: the step was not applied.
     fn apply_until_taken(
         &mut self,
         ingest: &mut ReadAhead,
         step: &Step,
         more: &[(String, i64)],
         stop: &AtomicBool,
-    ) -> Outcome<()> {
+    ) -> Outcome<bool> {
         let mut pause = RETRY;
         loop {
             match self.apply(step) {
-                Ok(()) => return Ok(()),
-                Err(StepFailure::Scores(failure)) if !stop.load(Ordering::Relaxed) => {
+                Ok(()) => return Ok(true),
+                Err(StepFailure::Scores(failure)) if stop.load(Ordering::Relaxed) => {
+                    warn!(
+                        failure = failure.message,
+                        "the scores of a step were not taken before the stop: its events are read again at the next start"
+                    );
+                    return Ok(false);
+                }
+                Err(StepFailure::Scores(failure)) => {
                     warn!(
                         failure = failure.message,
                         hint = failure.hint,
@@ -269,9 +285,7 @@ impl Pipeline {
                     self.wait_in_group(ingest, step, pause, stop)?;
                     pause = longer(pause);
                 }
-                Err(StepFailure::Scores(failure) | StepFailure::Other(failure)) => {
-                    return Err(failure);
-                }
+                Err(StepFailure::Other(failure)) => return Err(failure),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_ingest::{IngestSettings, LastError};
 use rdkafka::ClientConfig;
@@ -13,6 +13,12 @@ use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use crate::failure::{Failure, Outcome};
+
+/// How soon a stop is heard while messages are on their way,
+const HEED: Duration = Duration::from_millis(100);
+
+/// and how long they have all the same: brokers that are there take less.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A producer of messages whose topics and bytes are the caller's.
 ///
@@ -130,15 +136,33 @@ impl RawProducer {
     /// Messages that were not delivered since the last call, with their number and the first one's cause; some
     /// whose fate is unknown after `timeout`.
     pub fn flush(&self, timeout: Duration) -> Outcome<()> {
+        self.flush_unless(&AtomicBool::new(false), timeout)
+    }
+
+    /// As [`flush`](Self::flush), and for a second at most once `stop` is set.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn flush_unless(&self, stop: &AtomicBool, timeout: Duration) -> Outcome<()> {
+        let began = Instant::now();
         // librdkafka's own flush is not used: through rdkafka it takes a tenth of a second at least.
-        let unsettled = self.deliveries().wait(&self.sent, timeout);
+        let unsettled = loop {
+            let unsettled = self.deliveries().wait(&self.sent, HEED.min(timeout));
+            let longest = match stop.load(Ordering::Relaxed) {
+                true => GRACE.min(timeout),
+                false => timeout,
+            };
+            if unsettled == 0 || began.elapsed() >= longest {
+                break unsettled;
+            }
+        };
         self.check()?;
         if unsettled == 0 {
             return Ok(());
         }
         Err(Failure::failed(format!(
             "{unsettled} messages were not acknowledged within {} s",
-            timeout.as_secs()
+            began.elapsed().as_secs()
         ))
         .hint("are the brokers up, and is each partition led by one?"))
     }

@@ -10,6 +10,22 @@ fn a_rate_is_a_number_above_0() {
     }
 }
 
+#[test]
+fn a_stop_is_heard_while_no_broker_takes_messages() {
+    let settings = IngestSettings {
+        brokers: "127.0.0.1:1".to_owned(),
+        ..IngestSettings::default()
+    };
+    let producer = RawProducer::new(&settings).unwrap();
+    producer.send("t", None, b"x").unwrap();
+    let began = std::time::Instant::now();
+    let stop = std::sync::atomic::AtomicBool::new(true);
+    let failure = producer.flush_unless(&stop, std::time::Duration::from_secs(60));
+    let said = failure.unwrap_err().to_string();
+    assert!(said.contains("1 messages were not acknowledged"), "{said}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(30));
+}
+
 /// The command as a whole, against a broker. These take seconds.
 #[cfg(feature = "embedded-broker")]
 mod with_a_broker {

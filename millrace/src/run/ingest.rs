@@ -69,7 +69,7 @@ impl Entry {
         let mut has_waited = false;
         let mut pause = PAUSE;
         while !stop.load(Ordering::Relaxed) {
-            let failure = match self.open() {
+            let failure = match self.open(stop) {
                 Ok(ingest) => {
                     if has_waited {
                         let seconds = began.elapsed().as_secs();
@@ -83,6 +83,9 @@ impl Entry {
                 Err(Hindrance { failure, may_pass }) if !may_pass => return Err(failure),
                 Err(hindrance) => hindrance.failure,
             };
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             has_waited = true;
             let now = Instant::now();
             if rarely.is_due(now) {
@@ -104,31 +107,29 @@ impl Entry {
         Ok(None)
     }
 
-    fn open(&self) -> Result<Ingest, Hindrance> {
+    fn open(&self, stop: &AtomicBool) -> Result<Ingest, Hindrance> {
         let hindered = |error: IngestError| Hindrance {
             may_pass: self.may_pass(&error),
             failure: error.into(),
         };
+        // Before what cannot hear a stop, or gives a broker longer to answer.
+        let mut existing = existing_topics(&self.kafka, stop).map_err(hindered)?;
         if !self.create.is_empty() {
-            // What creates topics gives a broker longer to answer.
-            existing_topics(&self.kafka).map_err(hindered)?;
             let kafka = &self.kafka;
             let created = ensure_topics(&kafka.brokers, &kafka.properties, &self.create);
             for topic in created.map_err(hindered)? {
                 info!(topic, "a topic was created");
+                existing.push(topic);
             }
         }
-        if !self.plans.is_empty() {
-            let existing = existing_topics(&self.kafka).map_err(hindered)?;
-            // Of topics of streams that are missing, the next call tells.
-            if self.streams.iter().all(|s| existing.contains(&s.topic)) {
-                let missing = |failure| Hindrance {
-                    may_pass: self.has_events,
-                    failure,
-                };
-                let mut plans = self.plans.iter();
-                plans.try_for_each(|plan| check_topic(plan, &existing).map_err(missing))?;
-            }
+        // Of topics of streams that are missing, the next call tells.
+        if self.streams.iter().all(|s| existing.contains(&s.topic)) {
+            let missing = |failure| Hindrance {
+                may_pass: self.has_events,
+                failure,
+            };
+            let mut plans = self.plans.iter();
+            plans.try_for_each(|plan| check_topic(plan, &existing).map_err(missing))?;
         }
         let offsets = Arc::clone(&self.offsets);
         let ingest = Ingest::start(self.kafka.clone(), self.streams.clone(), offsets);
@@ -158,7 +159,8 @@ impl Running {
         let topic = match &workspace.model {
             Some(plan) => {
                 let producer = RawProducer::new(&kafka)?;
-                let topic: Box<dyn ScoreSink> = Box::new(ScoreTopic::new(producer, plan.clone()));
+                let topic = ScoreTopic::new(producer, plan.clone(), Arc::clone(&self.stop));
+                let topic: Box<dyn ScoreSink> = Box::new(topic);
                 Some(topic)
             }
             None => None,
