@@ -121,7 +121,7 @@ impl Replay {
             }
         };
         // It was read further than it goes by now.
-        self.is_another |= range.from.is_none() && range.until > high;
+        self.is_another |= range.until > high;
         let wanted = range.from.unwrap_or(0);
         if low > wanted {
             self.trimmed.push(partition);
@@ -191,7 +191,7 @@ impl Replay {
     /// events are from the future.
     ///
     /// # Errors
-    /// [`IngestError::Kafka`] where the broker fails: read again, nothing is lost.
+    /// [`IngestError::Kafka`] where the broker fails: start again from the positions that were handed out.
     pub fn read(&mut self, now_us: i64, timeout: Duration) -> Result<Replayed, IngestError> {
         let messages = poll(&self.consumer, timeout, &mut self.open)?;
         let payloads: Vec<_> = messages.iter().map(Message::payload).collect();

@@ -6,7 +6,7 @@
 //! nothing. Of two deliveries of one event the newer stays, whichever is written first: while views are filled, an index
 //! says which message each of their rows came from (`deletes.rs`). How far it has come is part of each commit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ use crate::deletes::Deletes;
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
-use crate::gone;
+use crate::gone::{self, Missed};
 use crate::live::{Filled, Progress};
 use crate::marks::Marks;
 use crate::state::{Committed, Pending};
@@ -61,8 +61,8 @@ struct Job<'a> {
     wanted_from_us: Option<i64>,
     /// Events before this time (µs) may be missing.
     since_us: Option<i64>,
-    /// Whether the stream's topic is another one than the one that was read first.
-    is_another: bool,
+    /// What the stream's topic no longer had.
+    missed: Missed,
     /// The newest event of the stream, µs.
     newest_us: i64,
 }
@@ -130,10 +130,12 @@ impl<'a> Job<'a> {
         let store = filler.store.as_ref();
         let mut views = Vec::new();
         let mut records = BTreeMap::new();
+        let mut missed = Missed::default();
         for view in filler.views.iter().filter(|v| v.stream.name == stream.name) {
             if let Some(record) = ViewRecord::read(store, view.id)?
                 && matches!(record.state, RowsState::Filling(_))
             {
+                missed.add_noted(store, view.id)?;
                 records.insert(view.id, record);
                 views.push(view);
             }
@@ -158,7 +160,7 @@ impl<'a> Job<'a> {
             records,
             wanted_from_us,
             since_us: None,
-            is_another: false,
+            missed,
             newest_us: marks.newest(&stream.name).unwrap_or_else(now_us),
         }))
     }
@@ -234,11 +236,9 @@ impl<'a> Job<'a> {
 
     fn read_kafka(&mut self, stop: &AtomicBool, rows: &mut u64) -> Outcome<bool> {
         let had_files = self.since_us.is_some();
-        // The first event that is left of each partition whose beginning is gone.
-        let mut first: HashMap<i32, Option<i64>> = HashMap::new();
         let mut rarely = Rarely::default();
         loop {
-            match self.replay(stop, rows, &mut first) {
+            match self.replay(stop, rows) {
                 Ok(is_done) => {
                     if !is_done {
                         return Ok(false);
@@ -263,19 +263,14 @@ impl<'a> Job<'a> {
         }
         // Before its first event a partition may have had others. Files are there for what Kafka does not keep.
         if !had_files {
-            let first = first.into_values().flatten().max();
+            let first = self.missed.first.values().flatten().max().copied();
             // Where nothing is left, what has come by now is all that is gone.
-            self.since_us = first.or(self.is_another.then_some(self.newest_us));
+            self.since_us = first.or(self.missed.is_another.then_some(self.newest_us));
         }
         Ok(true)
     }
 
-    fn replay(
-        &mut self,
-        stop: &AtomicBool,
-        rows: &mut u64,
-        first: &mut HashMap<i32, Option<i64>>,
-    ) -> Result<bool, ReplayFailure> {
+    fn replay(&mut self, stop: &AtomicBool, rows: &mut u64) -> Result<bool, ReplayFailure> {
         let ranges = self.ranges();
         if ranges.is_empty() {
             return Ok(true);
@@ -284,9 +279,12 @@ impl<'a> Job<'a> {
         // Before what cannot hear a stop.
         existing_topics(kafka, stop)?;
         let mut replay = Replay::start(kafka, stream_spec(self.stream), &ranges)?;
-        self.is_another |= replay.is_another();
+        self.missed.is_another |= replay.is_another();
         for partition in replay.trimmed() {
-            first.entry(*partition).or_insert(None);
+            let mut ranges = ranges.iter();
+            let is_begun = ranges.any(|r| r.partition == *partition && r.from.is_some());
+            let first = self.missed.first.entry(*partition).or_default();
+            *first = first.filter(|_| is_begun);
         }
         let mut reported = Instant::now();
         while !replay.is_done() {
@@ -295,8 +293,9 @@ impl<'a> Job<'a> {
             }
             let read = replay.read(now_us(), Duration::from_millis(100))?;
             for (row, (partition, _)) in read.origin.iter().enumerate() {
-                if let Some(first @ None) = first.get_mut(partition) {
-                    *first = Some(self.time(&read.batch, row));
+                let time = self.time(&read.batch, row);
+                if let Some(first @ None) = self.missed.first.get_mut(partition) {
+                    *first = Some(time);
                 }
             }
             *rows += read.batch.num_rows() as u64;
@@ -385,6 +384,7 @@ impl<'a> Job<'a> {
                     advance(parts, *partition, *next);
                 }
                 record.write(*id, &mut commit)?;
+                self.missed.note(*id, &mut commit)?;
             }
         }
         self.filler.store.commit(commit)?;

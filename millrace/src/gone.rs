@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use millrace_feature_store::{Commit, Store, Table, time_bytes, time_from_bytes};
+use millrace_feature_store::{Commit, Store, Table, decode, encode, time_bytes, time_from_bytes};
 use millrace_features::FeatureView;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Outcome;
 
@@ -17,6 +18,9 @@ const GONE_END: &[u8] = b"gone0";
 
 /// From when on events are being read for a view. What was gone before is gone until that is done.
 const FILLING: &str = "fills/";
+
+/// What a topic no longer has of the events that are being read for a view.
+const MISSED: &str = "missed/";
 
 /// Before when events may be gone, µs, by their view's id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,6 +80,48 @@ pub fn forget(view: u32, commit: &mut Commit) {
 /// Makes part of a commit that a view is filled from the first event on: not as it was begun before.
 pub fn forget_filling(view: u32, commit: &mut Commit) {
     commit.delete(Table::Meta, key(FILLING, view));
+    commit.delete(Table::Meta, key(MISSED, view));
+}
+
+/// What a topic no longer had of the events that were to be read for views, as far as it was seen. It is noted with what
+/// is read: after a restart, which goes on from there, it is not seen again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// The partitions whose beginning is gone, and the time (µs) of the first event that was read of each, if one was.
+    pub first: BTreeMap<i32, Option<i64>>,
+    /// Whether the topic is another one than the one that was read first.
+    pub is_another: bool,
+}
+
+impl Missed {
+    /// Adds what a store notes of a view.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn add_noted(&mut self, store: &dyn Store, view: u32) -> Outcome<()> {
+        let noted = store.get(Table::Meta, key(MISSED, view).as_bytes())?;
+        let noted: Option<Self> = noted.map(|bytes| decode(&bytes)).transpose()?;
+        let Some(noted) = noted else {
+            return Ok(());
+        };
+        self.is_another |= noted.is_another;
+        for (partition, first) in noted.first {
+            let known = self.first.entry(partition).or_default();
+            *known = (*known).max(first);
+        }
+        Ok(())
+    }
+
+    /// Makes part of a commit what was missed for a view.
+    ///
+    /// # Errors
+    /// A record that cannot be encoded.
+    pub fn note(&self, view: u32, commit: &mut Commit) -> Outcome<()> {
+        if *self != Self::default() {
+            commit.put(Table::Meta, key(MISSED, view), encode(self)?);
+        }
+        Ok(())
+    }
 }
 
 /// Makes part of a commit that what is read for a view from now on is not older than a time (µs); none: all is read.

@@ -72,4 +72,13 @@ fn a_topic_that_was_made_anew_is_read_as_far_as_it_goes() {
         }
         assert_eq!(rows, if is_read { 3 } else { 0 }, "{parts:?}");
     }
+    // What was begun before is seen to be of another topic too.
+    for from in [1, 4] {
+        let begun = ReplayRange {
+            from: Some(from),
+            ..part(0, 5)
+        };
+        let replay = Replay::start(&settings, stream(), &[begun]).unwrap();
+        assert!(replay.is_another(), "{from}");
+    }
 }

@@ -68,6 +68,28 @@ fn a_filler_stops_while_kafka_is_away() {
     assert!(began.elapsed() < Duration::from_secs(30));
 }
 
+/// A process that starts again goes on behind what it has read, and does not see what was gone before that.
+#[test]
+fn what_was_missed_before_a_restart_is_told_when_a_view_has_caught_up() {
+    let (store, filler, view) = filler(SocketAddr::from(([127, 0, 0, 1], 1)), &[]);
+    let missed = Missed {
+        first: BTreeMap::from([(0, Some(7)), (1, None), (2, Some(5))]),
+        is_another: false,
+    };
+    let mut commit = Commit::default();
+    missed.note(view, &mut commit).unwrap();
+    store.commit(commit).unwrap();
+    assert!(filler.run(&AtomicBool::new(false)).unwrap());
+    let record = ViewRecord::read(store.as_ref(), view).unwrap().unwrap();
+    assert_eq!(
+        (record.state, record.since_us),
+        (RowsState::Complete, Some(7))
+    );
+    let mut noted = Missed::default();
+    noted.add_noted(store.as_ref(), view).unwrap();
+    assert_eq!(noted, Missed::default());
+}
+
 /// The topic was made anew with fewer partitions: what the others had is gone, and is said to be.
 #[cfg(feature = "embedded-broker")]
 #[test]
