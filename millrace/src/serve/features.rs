@@ -327,7 +327,8 @@ fn may_be_large(answer: &GetFeaturesResponse, rows: usize) -> bool {
 
 fn unknown_handle(handle: u64) -> Refusal {
     Refusal::NotNow(format!(
-        "handle {handle} is not known here: this server has started since, or many others were prepared; call Prepare again"
+        "handle {handle} is not known here: this server has started or has taken another project over since, or many others \
+         were prepared; call Prepare again"
     ))
 }
 
