@@ -5,19 +5,16 @@
 //! store has one writer, so no `millrace run` may have it open.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, UNIX_EPOCH};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::RecordBatch;
 use millrace_feature_store::{Commit, RocksStore, Store, Table, decode, encode};
 use millrace_features::{FeatureView, Origin, Stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::deletes::Deletes;
 use crate::evolve;
@@ -26,9 +23,9 @@ use crate::files::{EventFile, spinner};
 use crate::fill::Filler;
 use crate::interrupt;
 use crate::marks::Marks;
-use crate::settings::micros;
 use crate::state::{Committed, Pending};
-use crate::times::{now_us, rfc3339};
+use crate::stored_files::{self, check_ahead, latest_us, place_of};
+use crate::times::rfc3339;
 use crate::workspace::Workspace;
 
 /// What `millrace backfill` takes.
@@ -38,9 +35,6 @@ pub struct BackfillArgs {
     #[arg(long, required = true, num_args = 1.., value_name = "STREAM=FILE")]
     pub events: Vec<String>,
 }
-
-/// What the keys of the files that were read start with.
-const READ: &str = "backfill/";
 
 /// Batches that are read ahead of the writer.
 const AHEAD: usize = 4;
@@ -98,24 +92,6 @@ fn follow_views(store: &Arc<RocksStore>, workspace: &Arc<Workspace>) -> Outcome<
     }
     evolve::finish(store.as_ref(), workspace)?;
     evolve::drop_unused(store.as_ref(), workspace)
-}
-
-/// The files that were read into a store for a stream.
-///
-/// # Errors
-/// A store that cannot be read.
-pub(crate) fn files_read(store: &dyn Store, stream: &str) -> Outcome<Vec<PathBuf>> {
-    let prefix = format!("{READ}{stream}/");
-    let mut files = Vec::new();
-    let mut end = prefix.clone().into_bytes();
-    end.push(0xFF);
-    let mut note = |key: &[u8], _: &[u8]| {
-        let path = key.get(prefix.len()..).unwrap_or_default();
-        files.push(PathBuf::from(String::from_utf8_lossy(path).into_owned()));
-        ControlFlow::Continue(())
-    };
-    store.scan(Table::Meta, prefix.as_bytes(), &end, false, &mut note)?;
-    Ok(files)
 }
 
 /// Refuses files of a stream whose topic was read already, where a view with a resolution reads it: events of settled
@@ -194,7 +170,7 @@ pub(crate) fn fill(
     let path = path
         .canonicalize()
         .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
-    let key = format!("{READ}{}/{}", stream.name, path.display());
+    let key = stored_files::key(&stream.name, path);
     let mut reading = Reading::of(&path)?;
     if let Some(known) = store.get(Table::Meta, key.as_bytes())? {
         let known: Reading = decode(&known)?;
@@ -298,46 +274,6 @@ fn check_changed(stream: &Stream, path: &Path, known: &Reading) -> Outcome<()> {
         }
     }
     Ok(())
-}
-
-/// The latest event time (µs) that is taken now: as of a topic, that of the clock and what is allowed.
-pub(crate) fn latest_us(workspace: &Workspace) -> i64 {
-    now_us().saturating_add(micros(workspace.settings.kafka.allowed_future))
-}
-
-/// Refuses an event that is further ahead of the clock than a topic's may be: all that a bounded view keeps would expire
-/// before it.
-///
-/// # Errors
-/// Of kind input: the first of such events.
-pub(crate) fn check_ahead(
-    stream: &Stream,
-    path: &Path,
-    batch: &RecordBatch,
-    rows_before: u64,
-    latest_us: i64,
-) -> Outcome<()> {
-    let times = batch.column(stream.time);
-    let times = times.as_primitive::<TimestampMicrosecondType>().values();
-    let Some(row) = times.iter().position(|time| *time > latest_us) else {
-        return Ok(());
-    };
-    Err(Failure::input(format!(
-        "{}: row {}: column '{}': {} is further ahead than {}, the latest that is taken now (the clock and \
-         kafka.allowed_future)",
-        path.display(),
-        rows_before + row as u64 + 1,
-        stream.schema.field(stream.time).name(),
-        rfc3339(times[row]),
-        rfc3339(latest_us)
-    ))
-    .hint("mend the row or take it out: a topic's event with that time is a dead letter"))
-}
-
-/// What tells the events of a file from those of others, and of topics: Kafka has no partitions below 0.
-pub(crate) fn place_of(path: &Path) -> i32 {
-    let hash = xxh3_64(path.as_os_str().as_encoded_bytes());
-    -1 - (hash >> 33) as i32
 }
 
 /// What a part of a file's events, behind `rows_before` of them, are in the store.

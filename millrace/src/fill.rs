@@ -22,7 +22,6 @@ use millrace_ingest::{
 };
 use tracing::{info, warn};
 
-use crate::backfill::{check_ahead, files_read, latest_us, place_of};
 use crate::deletes::Deletes;
 use crate::evolve::{Part, RowsState, Transition, ViewRecord};
 use crate::failure::{Outcome, with_causes};
@@ -31,6 +30,7 @@ use crate::gone::{self, Missed};
 use crate::live::{Filled, Progress};
 use crate::marks::Marks;
 use crate::state::{Committed, Pending};
+use crate::stored_files::{check_ahead, files_read, latest_us, place_of};
 use crate::streams::stream_spec;
 use crate::times::now_us;
 use crate::workspace::Workspace;

@@ -53,6 +53,7 @@ pub mod serve;
 pub mod settings;
 pub mod simulate;
 pub mod state;
+mod stored_files;
 pub mod streams;
 pub mod times;
 pub mod traces;

@@ -14,7 +14,6 @@ use millrace_features::{DeletedId, FeatureView, Origin, Stream, Tile};
 use millrace_ingest::{Step, StreamBatch};
 use tracing::{info, warn};
 
-use crate::backfill::files_read;
 use crate::deletes::{Deletes, deleted_of, index_of};
 use crate::evolve::{Reading, ViewRecord};
 use crate::failure::{Failure, Outcome};
@@ -31,6 +30,7 @@ use crate::scored_watch::ScoredWatch;
 use crate::scorer::Scorer;
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
+use crate::stored_files::files_read;
 use crate::times::now_us;
 use crate::traces::{EventTraces, Origin as Source};
 use crate::witnesses;

@@ -1,7 +1,7 @@
 //! What of a file comes into the store, and which files are refused.
 #![allow(clippy::unwrap_used)]
 
-use arrow::array::{ArrayRef, StringArray};
+use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::datatypes::Int64Type;
 use tempfile::TempDir;
 
