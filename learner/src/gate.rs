@@ -17,7 +17,8 @@ use crate::random::{Stream, generator};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateSettings {
-    /// Labels that a comparison needs. A candidate waits for them beside the champion.
+    /// Labels that a comparison needs, half of them genuine at least and one a fraud. A candidate waits for them beside
+    /// the champion.
     pub min_rows: usize,
     /// How sure a verdict must be, 0.5 < c < 1.
     pub confidence: f64,
@@ -25,7 +26,8 @@ pub struct GateSettings {
     pub tolerance: f64,
     /// Probability from which on an event is an alert, 0 < p < 1.
     pub alert_threshold: f64,
-    /// How often as many alerts as the champion a candidate may raise, and how often as few.
+    /// How often as many alerts as the champion a candidate may raise, and how often as few, where the labels do not
+    /// speak for it.
     pub max_alert_ratio: f64,
     /// For how many of a hundred entities a version that passed its test answers, step by step, before it answers
     /// for all; each step lasts a period. None: for all at once.
@@ -56,6 +58,12 @@ impl Default for GateSettings {
 }
 
 impl GateSettings {
+    /// Log odds above which an event is an alert.
+    fn alert_log_odds(&self) -> f32 {
+        let alert = self.alert_threshold;
+        (alert / (1.0 - alert)).ln() as f32
+    }
+
     /// Says which setting is out of its range, if one is.
     ///
     /// # Errors
@@ -111,6 +119,47 @@ impl GateSettings {
         }
         Ok(())
     }
+}
+
+impl GateSettings {
+    /// What so many labels lack before a comparison on them says anything, if they lack something. `usual` is the share of
+    /// frauds that labels have as a rule; it is asked for only where frauds are more than genuine events.
+    ///
+    /// Without genuine events, whoever calls everything fraud wins; without frauds, whoever calls nothing so. Where a feed
+    /// says of frauds alone what they are, the frauds of days come beside the genuine events of an hour: frauds may be
+    /// most of the labels only where that is usual.
+    pub fn lack(&self, rows: usize, frauds: usize, usual: impl FnOnce() -> f64) -> Option<Lack> {
+        let genuine = rows.saturating_sub(frauds);
+        if rows < self.min_rows {
+            return Some(Lack::Labels);
+        }
+        if genuine < self.min_rows.div_ceil(2) {
+            return Some(Lack::Genuine);
+        }
+        if frauds == 0 {
+            return Some(Lack::Frauds);
+        }
+        let is_odd = || {
+            let usual = usual();
+            let most = self.max_fraud_ratio * usual / (1.0 - usual);
+            frauds as f64 > most * genuine as f64
+        };
+        (frauds > genuine && is_odd()).then_some(Lack::Genuine)
+    }
+}
+
+/// What labels lack before a comparison on them says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// They are too few.
+    #[error("too few labels")]
+    Labels,
+    /// Too few of them say genuine.
+    #[error("too few genuine labels")]
+    Genuine,
+    /// None of them says fraud.
+    #[error("no frauds among the labels")]
+    Frauds,
 }
 
 fn setting(name: &'static str, reason: String) -> LearnerError {
@@ -184,13 +233,15 @@ pub enum Harm {
         /// Frauds that say so.
         frauds: u64,
     },
-    /// It raises far more or far fewer alerts.
-    #[error("it would raise alerts for {:.2}% of events where the champion raises them for {:.2}%", 100.0 * candidate, 100.0 * champion)]
+    /// It raises far more or far fewer alerts, and labels do not say that it is right.
+    #[error("it would raise alerts for {:.2}% of events where the champion raises them for {:.2}% and {:.2}% are frauds", 100.0 * candidate, 100.0 * champion, 100.0 * frauds)]
     Alerts {
         /// Share of alerts among the events, by the champion.
         champion: f64,
         /// The same by the candidate.
         candidate: f64,
+        /// Share of frauds among them.
+        frauds: f64,
     },
     /// It gave a score that is no number.
     #[error("it gave a score that is not a number")]
@@ -208,8 +259,11 @@ const EVIDENT_EXCESS: f64 = 0.02;
 const RANKED_FRAUDS: u64 = 20;
 /// What a candidate's average precision may lose.
 const PRECISION_TOLERANCE: f64 = 0.02;
-/// Alert rates are compared where one of them is above this.
+/// Alert rates are compared where one of them is above this …
 const ALERTS_SEEN: f64 = 0.02;
+/// … and where one has so many alerts more than the other: of fewer, chance alone gives all to the one that may have five
+/// times as many as the other, once in forty times.
+const ALERTS_TOLD: u64 = 20;
 
 impl Paired {
     /// Adds events: the champion's log odds, the candidate's, and labels of 0 or 1.
@@ -222,6 +276,12 @@ impl Paired {
     /// Events so far.
     pub fn rows(&self) -> usize {
         self.labels.len()
+    }
+
+    /// What is lacking before a comparison says anything, if something is: see [`GateSettings::lack`].
+    pub fn lack(&self, settings: &GateSettings, usual: impl FnOnce() -> f64) -> Option<Lack> {
+        let frauds = self.labels.iter().filter(|label| **label > 0.5).count();
+        settings.lack(self.rows(), frauds, usual)
     }
 
     /// Compares the two, with bounds of the given confidence. The same events and seed give the
@@ -251,8 +311,7 @@ impl Paired {
             precisions.extend(ranked.as_ref().map(|ranked| precision(ranked, &counts)));
         }
         let ones = vec![1; rows];
-        let alert = settings.alert_threshold;
-        let threshold = (alert / (1.0 - alert)).ln() as f32;
+        let threshold = settings.alert_log_odds();
         let mean = differences.iter().sum::<f64>() / rows.max(1) as f64;
         Comparison {
             rows: rows as u64,
@@ -295,15 +354,45 @@ impl Paired {
                 frauds: comparison.frauds,
             });
         }
+        self.alert_harm(comparison, settings)
+    }
+
+    /// Why the candidate's alerts must not come in place of the champion's, if there is a reason.
+    ///
+    /// A distribution of scores that moved floods those who look at alerts, or leaves them blind, and a few frauds do not
+    /// tell that by the log loss. So a rate of alerts that is another one is harm, unless the labels say that it is right:
+    /// the loss is surely lower (a lower average precision is harm of its own), or the rate is nearer to that of frauds
+    /// and no frauds are missed that raised alerts before.
+    fn alert_harm(&self, comparison: &Comparison, settings: &GateSettings) -> Option<Harm> {
         let (champion, candidate) = (comparison.champion_alerts, comparison.candidate_alerts);
         let ratio = settings.max_alert_ratio;
-        let seen = champion.max(candidate) > ALERTS_SEEN;
-        (seen && (candidate > ratio * champion || champion > ratio * candidate)).then_some(
-            Harm::Alerts {
-                champion,
-                candidate,
-            },
-        )
+        if candidate <= ratio * champion && champion <= ratio * candidate {
+            return None;
+        }
+        let threshold = settings.alert_log_odds();
+        let [before, after] = [&self.champion, &self.candidate]
+            .map(|logits| Alerts::of(logits, &self.labels, threshold));
+        let is_seen = champion.max(candidate) > ALERTS_SEEN;
+        if !is_seen || before.all.abs_diff(after.all) < ALERTS_TOLD {
+            return None;
+        }
+        // Without frauds, a lower loss is that of whoever predicts less.
+        let least = match comparison.frauds < FEW_FRAUDS {
+            true => EVIDENT_EXCESS,
+            false => 0.0,
+        };
+        if comparison.log_loss.high < -least {
+            return None;
+        }
+        let frauds = comparison.frauds as f64 / comparison.rows.max(1) as f64;
+        let is_farther = (candidate - frauds).abs() > (champion - frauds).abs();
+        let is_blind =
+            before.frauds >= FEW_FRAUDS && before.frauds as f64 > ratio * after.frauds as f64;
+        (is_farther || is_blind).then_some(Harm::Alerts {
+            champion,
+            candidate,
+            frauds,
+        })
     }
 
     /// The candidate's loss on an event less the champion's, in nats.
@@ -313,6 +402,26 @@ impl Paired {
             z.max(0.0) + (-z.abs()).exp().ln_1p()
         };
         loss(self.candidate[row]) - loss(self.champion[row])
+    }
+}
+
+/// Alerts among labelled events.
+struct Alerts {
+    all: u64,
+    /// Those that are frauds.
+    frauds: u64,
+}
+
+impl Alerts {
+    fn of(logits: &[f32], labels: &[f32], threshold: f32) -> Self {
+        let mut alerts = Self { all: 0, frauds: 0 };
+        for (logit, label) in logits.iter().zip(labels) {
+            if *logit > threshold {
+                alerts.all += 1;
+                alerts.frauds += u64::from(*label > 0.5);
+            }
+        }
+        alerts
     }
 }
 
@@ -376,153 +485,4 @@ impl Ranked {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::metrics::average_precision;
-
-    /// Log odds of a model that sees `skill` of the truth, and labels drawn from the truth.
-    fn events(rows: usize, seed: u64, skill: f32, other: f32) -> Paired {
-        let mut random = generator(seed, Stream::Shuffle, 0);
-        let mut paired = Paired::default();
-        for _ in 0..rows {
-            let truth = -5.0 + 3.0 * (random.random::<f32>() + random.random::<f32>() - 0.7);
-            let fraud = random.random::<f32>() < 1.0 / (1.0 + (-truth).exp());
-            let seen = |skill: f32| -4.5 + skill * (truth + 4.5);
-            paired.extend(
-                &[seen(skill)],
-                &[seen(other)],
-                &[f32::from(u8::from(fraud))],
-            );
-        }
-        paired
-    }
-
-    fn verdict(paired: &Paired) -> Option<Harm> {
-        let comparison = paired.compare(&GateSettings::default(), 0.95, 1);
-        paired.harm(&comparison, &GateSettings::default())
-    }
-
-    #[test]
-    fn ranked_precision_is_the_metric() {
-        for seed in 0..50 {
-            let mut random = generator(seed, Stream::Weights, 0);
-            let rows = random.random_range(1..80);
-            let scores: Vec<f32> = (0..rows)
-                .map(|_| random.random_range(0..9) as f32)
-                .collect();
-            let labels: Vec<f32> = (0..rows)
-                .map(|_| f32::from(random.random_range(0..4_u8) == 0))
-                .collect();
-            let counts: Vec<u32> = (0..rows).map(|_| random.random_range(0..4)).collect();
-            let weights: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
-            let expected = average_precision(&scores, &labels, &weights).unwrap_or(0.0);
-            let found = Ranked::of(&scores).precision(&labels, &counts);
-            assert!(
-                (found - expected).abs() < 1e-9,
-                "seed {seed}: {found} {expected}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_equal_candidate_passes_and_a_blind_one_does_not() {
-        for seed in 0..20 {
-            assert_eq!(verdict(&events(400, seed, 1.0, 1.0)), None);
-            assert_eq!(verdict(&events(400, seed, 0.95, 1.0)), None, "seed {seed}");
-        }
-        assert!(matches!(
-            verdict(&events(20_000, 1, 1.0, 0.0)),
-            Some(Harm::LogLoss { .. })
-        ));
-    }
-
-    /// Events without a fraud favour whoever predicts least.
-    #[test]
-    fn an_hour_without_frauds_refuses_only_what_is_evident() {
-        let mut paired = events(400, 2, 1.0, 1.0);
-        paired.labels.fill(0.0);
-        paired.candidate.iter_mut().for_each(|logit| *logit += 0.1);
-        assert!(
-            paired
-                .compare(&GateSettings::default(), 0.95, 1)
-                .log_loss
-                .low
-                > 0.0
-        );
-        assert_eq!(verdict(&paired), None);
-        paired.candidate.iter_mut().for_each(|logit| *logit += 4.0);
-        assert!(matches!(verdict(&paired), Some(Harm::LogLoss { .. })));
-    }
-
-    #[test]
-    fn labels_that_were_turned_round_are_seen_in_a_few_hundred_events() {
-        let mut paired = events(300, 3, 1.0, 1.0);
-        paired
-            .candidate
-            .iter_mut()
-            .for_each(|logit| *logit = -*logit);
-        assert!(matches!(verdict(&paired), Some(Harm::LogLoss { .. })));
-        paired.candidate[7] = f32::NAN;
-        assert_eq!(verdict(&paired), Some(Harm::NotANumber));
-    }
-
-    /// A candidate that calls much else fraud, where frauds are too few to tell of its ranking.
-    #[test]
-    fn a_flood_of_alerts_is_refused() {
-        let mut paired = events(600, 5, 1.0, 1.0);
-        for row in (0..600).step_by(10) {
-            paired.candidate[row] = paired.candidate[row].max(1e-3);
-        }
-        let settings = GateSettings {
-            tolerance: 10.0,
-            ..GateSettings::default()
-        };
-        let harm = paired.harm(
-            &paired.compare(&GateSettings::default(), 0.95, 1),
-            &settings,
-        );
-        assert!(matches!(harm, Some(Harm::Alerts { .. })), "{harm:?}");
-    }
-
-    /// Of candidates that are truly equal but for noise, few are refused.
-    #[test]
-    fn bounds_hold_about_as_often_as_they_say() {
-        let mut above = 0;
-        for seed in 0..200 {
-            let mut paired = events(400, seed, 1.0, 1.0);
-            let mut random = generator(seed, Stream::Weights, 1);
-            // A difference of mean zero in the log odds' loss: two noisy copies of one model.
-            for row in 0..400 {
-                paired.champion[row] += random.random::<f32>() - 0.5;
-                paired.candidate[row] += random.random::<f32>() - 0.5;
-            }
-            above += usize::from(
-                paired
-                    .compare(&GateSettings::default(), 0.95, seed)
-                    .log_loss
-                    .low
-                    > 0.0,
-            );
-        }
-        assert!(
-            above <= 24,
-            "{above} of 200 lower bounds are above the truth"
-        );
-    }
-
-    #[test]
-    fn a_bad_setting_is_named() {
-        GateSettings::default().check().unwrap();
-        let bad = GateSettings {
-            confidence: 1.0,
-            ..GateSettings::default()
-        };
-        assert!(
-            bad.check()
-                .unwrap_err()
-                .to_string()
-                .contains("gate.confidence")
-        );
-    }
-}
+mod tests;

@@ -42,7 +42,7 @@ pub use drift::{Drift, DriftWatch, Histograms};
 pub use encoder::Encoder;
 pub use error::{InputsDiffer, LearnerError, Rejection};
 pub use examples::{Examples, InputKind};
-pub use gate::{Comparison, GateSettings, Harm, Interval, Paired};
+pub use gate::{Comparison, GateSettings, Harm, Interval, Lack, Paired};
 pub use journal::{Cause, Entry, Event, Made, State, Watched};
 pub use layer::Layer;
 pub use manifest::{Manifest, Prequential, inputs_hash};

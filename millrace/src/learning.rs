@@ -272,7 +272,7 @@ impl Learning {
         };
         if self.champion.is_none() {
             let settings = &self.plan().settings;
-            if period.labels >= settings.min_labels && period.frauds >= settings.min_frauds {
+            if settings.make_a_first(period.labels, period.frauds) {
                 self.ensure_durable()?;
                 self.learn(&mut period, rows)?;
             }
@@ -544,7 +544,7 @@ impl Learning {
                 ));
                 // Where labels are few, they are counted together over several versions, each of which is a step
                 // from the one before and has scored only labels that it had not seen.
-                if before.paired.rows() < self.settings().gate.min_rows && !afresh {
+                if self.lack(&before.paired).is_some() && !afresh {
                     trial.paired = before.paired;
                 }
             }

@@ -162,7 +162,7 @@ pub struct ModelSettings {
     /// Topic of the scores.
     #[serde(default = "scores")]
     pub scores: String,
-    /// Labels that a first model needs.
+    /// Labels that a first model needs, half of them genuine at least.
     #[serde(default = "min_labels")]
     pub min_labels: usize,
     /// Frauds among them.
@@ -254,6 +254,17 @@ fn min_labels() -> usize {
 
 fn min_frauds() -> usize {
     25
+}
+
+impl ModelSettings {
+    /// Whether so many labels, with so many frauds among them, make a first model. Labels of frauds alone would make one
+    /// that calls everything fraud, and nothing that it is tested against.
+    pub fn make_a_first(&self, labels: usize, frauds: usize) -> bool {
+        let genuine = labels.saturating_sub(frauds);
+        labels >= self.min_labels
+            && frauds >= self.min_frauds
+            && genuine >= self.min_labels.div_ceil(2)
+    }
 }
 
 fn keep() -> usize {

@@ -216,11 +216,18 @@ fn to_the_first(workspace: &Workspace) -> Outcome<String> {
 /// How far it is to the first version, with so many labels and frauds among them.
 pub(super) fn how_far(settings: &ModelSettings, labels: usize, frauds: usize) -> String {
     let come = format!("{labels} labels of scored events have come, {frauds} of them fraud");
-    if labels >= settings.min_labels && frauds >= settings.min_frauds {
+    if settings.make_a_first(labels, frauds) {
         return format!(
             "{come}, which is enough: a running `millrace run` makes the first version when the period that they came in \
              has ended in event time (model.every, {})",
             humantime::format_duration(settings.every)
+        );
+    }
+    if labels >= settings.min_labels && frauds >= settings.min_frauds {
+        return format!(
+            "{come}; of the {} labels that the first version needs (model.min_labels) half must say genuine: does the \
+             feed of labels say which events are not frauds?",
+            settings.min_labels
         );
     }
     format!(

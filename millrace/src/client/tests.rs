@@ -462,6 +462,8 @@ fn what_the_first_version_waits_for_is_said() {
     );
     assert!(said(120, 4).contains("needs 100 and 5"));
     assert!(said(120, 7).contains("enough"), "{}", said(120, 7));
+    assert!(said(120, 70).contains("enough"), "{}", said(120, 70));
+    assert!(said(120, 71).contains("half must say genuine"));
     assert!(said(120, 7).ends_with("has ended in event time (model.every, 1h)"));
 }
 

@@ -4,6 +4,7 @@
 use millrace_learner::{Aliases, Examples, Paired, State, Watched};
 
 use super::past::Past;
+use super::scored::usual_rate;
 use super::trial::came_to;
 use super::{Held, Learning};
 use crate::failure::Outcome;
@@ -62,6 +63,10 @@ impl Learning {
         let rows = anchor.paired.rows();
         let look = (gate.watched_rows / LOOKS).max(1);
         if before / look == rows / look {
+            return Ok(None);
+        }
+        let usual = || usual_rate(&self.history, self.dealt_with);
+        if anchor.paired.lack(&gate, usual).is_some() {
             return Ok(None);
         }
         // Several looks at growing evidence: each must be surer, so that all together are as sure as one.
@@ -155,7 +160,7 @@ impl Learning {
         let gate = &self.settings().gate;
         let mut paired = Paired::default();
         self.pair(&mut paired, anchor, held, until)?;
-        if paired.rows() < gate.min_rows {
+        if self.lack(&paired).is_some() {
             return Ok(false);
         }
         let comparison = paired.compare(gate, 0.5, seed);

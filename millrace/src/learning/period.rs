@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use millrace_learner::{Comparison, Manifest, Metrics, Prequential};
+use millrace_learner::{Comparison, Lack, Manifest, Metrics, Prequential};
 use tracing::{info, warn};
 
 use crate::times::rfc3339;
@@ -64,7 +64,7 @@ pub struct Tested {
     pub version: u64,
     /// What it was compared with.
     pub champion: u64,
-    /// The numbers; none while there are too few labels.
+    /// The numbers; none while the labels do not make a test.
     pub comparison: Option<Comparison>,
     /// What became of it.
     pub verdict: Verdict,
@@ -73,8 +73,8 @@ pub struct Tested {
 /// What became of a version under test.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// There are too few labels yet, and a newer version takes its place in the test.
-    Waiting,
+    /// The labels do not make a test yet, and a newer version takes its place in it.
+    Waiting(Lack),
     /// It answers for so many of a hundred entities.
     Canary(u8),
     /// It passed, and another version is the canary.
@@ -91,8 +91,8 @@ impl fmt::Display for Period {
         for tested in &self.tested {
             let version = tested.version;
             match &tested.verdict {
-                Verdict::Waiting => {
-                    writeln!(f, "version {version} had too few labels to be tested on")?
+                Verdict::Waiting(lack) => {
+                    writeln!(f, "version {version} is not tested yet: {lack}")?;
                 }
                 Verdict::Canary(percent) => {
                     writeln!(f, "version {version} answers for {percent} of 100 entities")?;
@@ -111,7 +111,8 @@ impl fmt::Display for Period {
         match &self.learned {
             Learned::Waiting => write!(
                 f,
-                "{labels} labels with {frauds} frauds are too few for a first model"
+                "{labels} labels with {frauds} frauds and {} genuine events are too few for a first model",
+                labels - frauds
             ),
             Learned::PutAside(reason) => write!(f, "{labels} labels were put aside: {reason}"),
             Learned::Broken(reason) => write!(f, "the update was thrown away: {reason}"),
@@ -136,7 +137,12 @@ impl Period {
         for tested in &self.tested {
             let version = tested.version;
             match &tested.verdict {
-                Verdict::Waiting | Verdict::Passed => {}
+                // A night has few labels, and maybe no fraud.
+                Verdict::Waiting(Lack::Labels | Lack::Frauds) | Verdict::Passed => {}
+                Verdict::Waiting(Lack::Genuine) => warn!(
+                    version,
+                    until, "a version is not tested: labels say fraud, and too few of them genuine"
+                ),
                 Verdict::Canary(percent) => info!(version, until, percent, "a version is canary"),
                 Verdict::Promoted => info!(version, until, "a version serves"),
                 Verdict::Rejected(reason) => {

@@ -89,7 +89,7 @@ impl Learning {
                 break;
             };
             let position = older.manifest.label_position;
-            if self.history.numbered(position, newest).len() >= self.settings().gate.min_rows {
+            if self.are_enough(&self.history.numbered(position, newest)) {
                 break;
             }
             next = older.manifest.parent.filter(|parent| *parent < version);

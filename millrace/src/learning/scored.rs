@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use millrace_learner::Calibration;
 
 use super::Learning;
+use super::history::History;
 use super::line::Line;
 use crate::failure::Outcome;
 use crate::settings::Calibrating;
@@ -26,6 +27,10 @@ const CORRECTED_LEAST: usize = 20;
 const CORRECTED_SHARE: usize = 10;
 /// Of a hundred corrections, so many have come when a label is settled.
 const SETTLED: usize = 95;
+/// Frauds that a span of labels should hold where it is told how often labels say fraud, and spans at most.
+const FRAUDS_A_SPAN: usize = 15;
+const SPANS: usize = 20;
+
 /// How many times as many labels as one takes to be settled there must be, before scores of settled labels say anything
 /// of the model: a young one was another one by then.
 const OLD_ENOUGH: u64 = 4;
@@ -134,6 +139,26 @@ impl Scored {
         let settled: Vec<(f32, bool)> = settled.map(|row| (row.logit, row.fraud)).collect();
         Calibration::of_scored(&settled, before)
     }
+}
+
+/// What share of the labels up to a number says fraud as a rule.
+pub(super) fn usual_rate(history: &History, until: u64) -> f64 {
+    let rows = history.believed(0..history.len());
+    let rows = rows.take_while(|row| history.number(*row) <= until);
+    let labels: Vec<bool> = rows.map(|row| history.is_fraud(row)).collect();
+    median_rate(&labels)
+}
+
+/// The median of the shares of frauds in spans of as many labels each: a flood of wrong frauds, or a feed that is silent
+/// for a time, does not become usual. 0 without labels.
+fn median_rate(labels: &[bool]) -> f64 {
+    let frauds_of = |labels: &[bool]| labels.iter().filter(|fraud| **fraud).count();
+    let spans = (frauds_of(labels) / FRAUDS_A_SPAN).clamp(1, SPANS);
+    let span = labels.len().div_ceil(spans).max(1);
+    let rate = |labels: &[bool]| frauds_of(labels) as f64 / labels.len() as f64;
+    let mut rates: Vec<f64> = labels.chunks(span).map(rate).collect();
+    rates.sort_unstable_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or(0.0)
 }
 
 impl Learning {
@@ -298,5 +323,25 @@ mod tests {
         assert!(raised.apply(-5.0) > -4.0, "{raised:?}");
         // Too young to say.
         assert_eq!(scored.calibration(5_001, before), before);
+    }
+
+    #[test]
+    fn what_is_usual_is_not_what_a_flood_or_a_silence_says() {
+        let one_in =
+            |rows: usize, every: usize| (0..rows).map(move |row| row.is_multiple_of(every));
+        assert_eq!(median_rate(&[]), 0.0);
+        assert_eq!(median_rate(&[true; 40]), 1.0);
+        let few: Vec<bool> = one_in(1_000, 100).collect();
+        assert!((median_rate(&few) - 0.01).abs() < 1e-9);
+        // A third of the labels says fraud ten times as often, or never.
+        for middle in [10, usize::MAX] {
+            let mut labels: Vec<bool> = one_in(20_000, 100).collect();
+            labels.extend(one_in(10_000, middle));
+            assert!((median_rate(&labels) - 0.01).abs() < 0.002, "{middle}");
+        }
+        // What most labels say is usual.
+        let mut labels: Vec<bool> = one_in(10_000, 100).collect();
+        labels.extend(one_in(20_000, 10));
+        assert!((median_rate(&labels) - 0.1).abs() < 0.01);
     }
 }

@@ -12,6 +12,7 @@ use crate::labels::{LabelJoin, ScoredRecord};
 use crate::traffic::{promote, roll_back, set_share};
 
 mod champions;
+mod genuine;
 mod rivals;
 mod rollbacks;
 mod starts;

@@ -1,11 +1,12 @@
 //! How a version comes to take the traffic: shadow, canary, champion; or rejected, or rolled back.
 
 use millrace_learner::{
-    Aliases, Cause, Comparison, Entry, Event, Examples, Harm, Made, Paired, State,
+    Aliases, Cause, Comparison, Entry, Event, Examples, Harm, Lack, Made, Paired, State,
 };
 
 use super::anchor::Anchor;
 use super::period::{Tested, Verdict};
+use super::scored::usual_rate;
 use super::{Held, Learning};
 use crate::failure::Outcome;
 use crate::traces::step;
@@ -26,6 +27,21 @@ impl Trial {
 }
 
 impl Learning {
+    /// What labels lack before a version is tested on them, if they lack something.
+    pub(super) fn lack(&self, paired: &Paired) -> Option<Lack> {
+        let usual = || usual_rate(&self.history, self.dealt_with);
+        paired.lack(&self.settings().gate, usual)
+    }
+
+    /// Whether a version could be tested on the labels of some rows.
+    pub(super) fn are_enough(&self, rows: &[usize]) -> bool {
+        let is_fraud = |row: &&usize| self.history.is_fraud(**row);
+        let frauds = rows.iter().filter(is_fraud).count();
+        let usual = || usual_rate(&self.history, self.dealt_with);
+        let lack = self.settings().gate.lack(rows.len(), frauds, usual);
+        lack.is_none()
+    }
+
     /// Tests a version on labels that neither it nor the champion has learned; the harm that it would do, if any.
     pub(super) fn test(
         &self,
@@ -44,9 +60,10 @@ impl Learning {
             version: trial.held.manifest.version,
             champion: champion.map_or(0, |champion| champion.manifest.version),
             comparison: None,
-            verdict: Verdict::Waiting,
+            verdict: Verdict::Waiting(Lack::Labels),
         };
-        if trial.paired.rows() < gate.min_rows {
+        if let Some(lack) = self.lack(&trial.paired) {
+            tested.verdict = Verdict::Waiting(lack);
             return Ok((tested, None));
         }
         let seed = self.settings().seed ^ at_us as u64;

@@ -247,10 +247,10 @@ impl Tally {
             };
             line.tested = tested.comparison;
             match &tested.verdict {
-                Verdict::Waiting => {
-                    line.reason = Some(
-                        "too few labels yet: a newer version is tested on with them".to_owned(),
-                    );
+                Verdict::Waiting(lack) => {
+                    line.reason = Some(format!(
+                        "{lack} yet: a newer version is tested on with them"
+                    ));
                 }
                 Verdict::Canary(percent) => {
                     line.reason = Some(format!(

@@ -1,0 +1,68 @@
+//! Labels that say of frauds alone what they are.
+
+use millrace_learner::Lack;
+
+use super::*;
+
+/// Labels of an hour come back, and only those of frauds.
+fn frauds_alone(machine: &mut Machine, hour: i64, labels: usize, tag: u32) {
+    let mut step = machine.join.begin(machine.store.as_ref());
+    let numbers = (machine.labels..).filter(|number| is_fraud(*number));
+    let numbers: Vec<u64> = numbers.take(labels).collect();
+    for (at, number) in numbers.iter().enumerate() {
+        let time = hour * HOUR + at as i64;
+        let amount = (number * 37 % 100) as f32;
+        let id = number.to_be_bytes();
+        step.scored(&id, ScoredRecord::new(time, &[amount], tag))
+            .unwrap();
+        step.label(&id, true, time).unwrap();
+        machine.labels = number + 1;
+    }
+    let mut commit = Commit::default();
+    step.finish(&mut machine.join, &mut commit).unwrap();
+    machine.store.commit(commit).unwrap();
+}
+
+#[test]
+fn no_version_takes_traffic_for_what_labels_of_frauds_alone_say() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    machine.hour(0, 300, process.tag());
+    process.learn(0);
+    for hour in 1..16 {
+        // Each second period has a process of its own.
+        if hour % 2 == 0 {
+            process = machine.start();
+        }
+        frauds_alone(&mut machine, hour, 30, process.tag());
+        let period = process.learn(hour);
+        for tested in &period.tested {
+            assert!(tested.comparison.is_none(), "{hour}: {tested:?}");
+            let lacks = [Lack::Labels, Lack::Genuine].map(Verdict::Waiting);
+            assert!(lacks.contains(&tested.verdict), "{hour}: {tested:?}");
+        }
+        assert_eq!(process.canary(&machine), None, "{hour}");
+        assert_eq!(process.scorer.serving().unwrap().version, 1);
+    }
+    // Labels say both again: what they say is tested on.
+    let is_tested = (16..24_i64).any(|hour| {
+        machine.hour(hour, 300, process.tag());
+        let tested = process.learn(hour).tested;
+        tested.iter().any(|tested| tested.comparison.is_some())
+    });
+    assert!(is_tested);
+}
+
+#[test]
+fn labels_of_frauds_alone_make_no_first_model() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    frauds_alone(&mut machine, 0, 400, process.tag());
+    let period = process.learn(0);
+    assert!(matches!(period.learned, Learned::Waiting));
+    let told = period.to_string();
+    assert!(told.contains("400 frauds and 0 genuine events"), "{told}");
+    assert!(process.scorer.serving().is_none());
+    machine.hour(1, 150, process.tag());
+    assert_eq!(learned(&process.learn(1)).version, 1);
+}
