@@ -7,6 +7,9 @@
 //! them: an hour of payments has a handful of frauds, and two numbers are what a few hundred can tell.
 //!
 //! Which scores it is fitted on is not known here: they must be of labels that the model that gave them had not learned.
+//!
+//! Labels that are wrong, or are another choice of events than before, say the same as scores that are off. So a line is
+//! fitted only where labels say fraud about as often as usual, and it moves a bounded way with each version.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,14 @@ pub struct Calibration {
 
 /// Frauds below which nothing is said, and what was decided before stays.
 const LEAST_FRAUDS: usize = 60;
+/// Genuine events that each half of the scores needs: as many as it has frauds at least.
+const LEAST_GENUINE: usize = LEAST_FRAUDS / 2;
+/// How many times as often as usual labels may say fraud in each half, and how many times as seldom. Of the frauds of a
+/// half, 30 at least, chance gives twice as many as usual less than once in a thousand times.
+const MOST_UNUSUAL: f64 = 2.0;
+/// The flattest slope, and one over it the steepest, two of the prior's deviations below 1: labels that ask for a flatter
+/// one say that the scores do not rank their events, which no line sets right.
+const FLATTEST: f64 = 0.5;
 /// Standard deviations of slope and intercept around the identity, as a prior has them: a few frauds move a line by
 /// little, and hundreds decide alone.
 const SLOPE_DEVIATION: f64 = 0.25;
@@ -28,10 +39,13 @@ const INTERCEPT_DEVIATION: f64 = 0.5;
 /// Parts of the newer scores, one after the other in time, by which it is told how sure a gain is: frauds come in
 /// waves, so one event says less than it seems to.
 const PARTS: usize = 20;
-/// Standard errors that a gain must be above 0 …
+/// Standard errors that a gain must be above 0 where there was no line …
 const SURE: f64 = 3.0;
 /// … and its least share of the log loss: what is off by less is left alone.
 const MATERIAL: f64 = 0.01;
+/// Standard errors for a line that goes on farther, which chance gives once in twenty times: that there is a bias was sure,
+/// and how large it is changes.
+const LIKELY: f64 = 1.64;
 
 impl Default for Calibration {
     fn default() -> Self {
@@ -70,14 +84,17 @@ impl Calibration {
     }
 
     /// The line for a version to come, from scores and labels in the order of time: the networks' log odds, before any
-    /// line, and whether the event was fraud. `before` is the line of the version that it goes on from.
+    /// line, and whether the event was fraud. `before` is the line of the version that it goes on from, `usual` the share
+    /// of labels that say fraud as a rule, and `reach` how far the line may move log odds, in nats.
     ///
     /// A line that is fitted on the older half of the newest frauds must help on the newer half, which it has not
-    /// seen: with confidence where there was none before, and at all where there was one. Then the line that is fitted
-    /// on both is the answer; else it is the identity. With too few frauds to say, it is `before`.
-    pub fn of_scored(scored: &[(f32, bool)], before: Self) -> Self {
+    /// seen: with confidence where there was none before, with some where it goes farther from the identity, and at all where
+    /// it comes nearer. Then `before` moves
+    /// towards the line that is fitted on both; where it does not help, the answer is the identity. With too few frauds to
+    /// say, or labels that are unlike the usual ones, it is `before`.
+    pub fn of_scored(scored: &[(f32, bool)], before: Self, usual: f64, reach: f64) -> Self {
         let scored = newest(scored);
-        let frauds = scored.iter().filter(|(_, fraud)| *fraud).count();
+        let frauds = frauds_of(scored);
         if frauds < LEAST_FRAUDS {
             return before;
         }
@@ -87,22 +104,60 @@ impl Calibration {
             .nth(frauds / 2)
             .map_or(scored.len(), |row| row + 1);
         let (older, newer) = scored.split_at(half);
-        if newer.len() < PARTS {
+        let are_usual = is_usual(older, usual) && is_usual(newer, usual);
+        if newer.len() < PARTS || !are_usual {
             return before;
         }
-        if !helps(&Line::fitted(older), newer, before.is_identity()) {
+        let gain = Gain::of(&Line::fitted(older), newer);
+        if gain.is_none() {
             return Self::IDENTITY;
         }
-        let line = Line::fitted(scored);
-        let fitted = Self {
-            slope: line.slope as f32,
-            intercept: line.intercept as f32,
+        let ends = [false, true].map(|is_fraud| mean_of(scored, is_fraud));
+        let (now, fitted) = (Line::from(before), Line::fitted(scored).steep_enough());
+        let is_farther = fitted.way(&Line::SAME, ends) > now.way(&Line::SAME, ends);
+        let is_told = match before.is_identity() {
+            true => gain.is_sure(),
+            false => gain.is_likely(),
         };
-        match fitted.is_rising() {
-            true => fitted,
+        if is_farther && !is_told {
+            return before;
+        }
+        let moved = Self::from(now.towards(&fitted, reach, ends));
+        match moved.is_rising() {
+            true => moved,
             false => Self::IDENTITY,
         }
     }
+}
+
+impl From<Line> for Calibration {
+    fn from(line: Line) -> Self {
+        Self {
+            slope: line.slope as f32,
+            intercept: line.intercept as f32,
+        }
+    }
+}
+
+fn frauds_of(scored: &[(f32, bool)]) -> usize {
+    scored.iter().filter(|(_, fraud)| *fraud).count()
+}
+
+/// Whether labels say fraud about as often as usual, and genuine often enough.
+fn is_usual(scored: &[(f32, bool)], usual: f64) -> bool {
+    let frauds = frauds_of(scored);
+    let genuine = scored.len() - frauds;
+    let odds = frauds as f64 / genuine.max(1) as f64;
+    let usual = usual / (1.0 - usual);
+    let is_near = odds <= MOST_UNUSUAL * usual && odds * MOST_UNUSUAL >= usual;
+    genuine >= LEAST_GENUINE && is_near
+}
+
+/// The mean log odds of frauds, or of genuine events.
+fn mean_of(scored: &[(f32, bool)], is_fraud: bool) -> f64 {
+    let of_kind = scored.iter().filter(|(_, fraud)| *fraud == is_fraud);
+    let logits: Vec<f64> = of_kind.map(|(logit, _)| f64::from(*logit)).collect();
+    logits.iter().sum::<f64>() / logits.len().max(1) as f64
 }
 
 /// The scores from the oldest of the newest frauds on.
@@ -115,27 +170,49 @@ fn newest(scored: &[(f32, bool)]) -> &[(f32, bool)] {
     }
 }
 
-/// Whether a line predicts scores' labels better than the identity, which it was not fitted on.
-fn helps(line: &Line, newer: &[(f32, bool)], is_new: bool) -> bool {
-    let rows = newer.len();
-    let gain = |part: usize| -> f64 {
-        let part = &newer[part * rows / PARTS..(part + 1) * rows / PARTS];
-        let gains = part
-            .iter()
-            .map(|row| Line::SAME.loss(*row) - line.loss(*row));
-        gains.sum()
-    };
-    let gains: Vec<f64> = (0..PARTS).map(gain).collect();
-    let whole: f64 = gains.iter().sum();
-    if !is_new {
-        return whole > 0.0;
+/// How much better than the identity a line predicts labels that it was not fitted on, in nats.
+struct Gain {
+    whole: f64,
+    /// Standard error of that.
+    error: f64,
+    /// What there is to gain.
+    loss: f64,
+}
+
+impl Gain {
+    fn of(line: &Line, newer: &[(f32, bool)]) -> Self {
+        let rows = newer.len();
+        let gain = |part: usize| -> f64 {
+            let part = &newer[part * rows / PARTS..(part + 1) * rows / PARTS];
+            let gains = part
+                .iter()
+                .map(|row| Line::SAME.loss(*row) - line.loss(*row));
+            gains.sum()
+        };
+        let gains: Vec<f64> = (0..PARTS).map(gain).collect();
+        let whole: f64 = gains.iter().sum();
+        let parts = PARTS as f64;
+        let mean = whole / parts;
+        let squares: f64 = gains.iter().map(|gain| (gain - mean).powi(2)).sum();
+        Self {
+            whole,
+            error: (squares * parts / (parts - 1.0)).sqrt(),
+            loss: newer.iter().map(|row| Line::SAME.loss(*row)).sum(),
+        }
     }
-    let parts = PARTS as f64;
-    let mean = whole / parts;
-    let squares: f64 = gains.iter().map(|gain| (gain - mean).powi(2)).sum();
-    let error = (squares / (parts - 1.0) / parts).sqrt();
-    let loss: f64 = newer.iter().map(|row| Line::SAME.loss(*row)).sum();
-    mean > SURE * error && whole > MATERIAL * loss
+
+    /// Whether the line is no better.
+    fn is_none(&self) -> bool {
+        self.whole <= 0.0
+    }
+
+    fn is_likely(&self) -> bool {
+        self.whole > LIKELY * self.error
+    }
+
+    fn is_sure(&self) -> bool {
+        self.whole > SURE * self.error && self.whole > MATERIAL * self.loss
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -151,11 +228,56 @@ const SHORTEST: f64 = 1e-6;
 /// A step that gains less, in nats, is the last.
 const SETTLED: f64 = 1e-9;
 
+impl From<Calibration> for Line {
+    fn from(calibration: Calibration) -> Self {
+        Self {
+            slope: f64::from(calibration.slope),
+            intercept: f64::from(calibration.intercept),
+        }
+    }
+}
+
 impl Line {
     const SAME: Self = Self {
         slope: 1.0,
         intercept: 0.0,
     };
+
+    /// How far it is from another line, at most, between two log odds.
+    fn way(&self, other: &Self, ends: [f64; 2]) -> f64 {
+        let at = |logit: f64| {
+            let slope = self.slope - other.slope;
+            (slope * logit + self.intercept - other.intercept).abs()
+        };
+        ends.map(at).into_iter().fold(0.0, f64::max)
+    }
+
+    /// A share of the way to another line.
+    fn part_of_way(&self, to: &Self, share: f64) -> Self {
+        Self {
+            slope: self.slope + share * (to.slope - self.slope),
+            intercept: self.intercept + share * (to.intercept - self.intercept),
+        }
+    }
+
+    /// The line that it becomes on its way to another, if it moves log odds between two by no more than `reach`.
+    fn towards(&self, to: &Self, reach: f64, ends: [f64; 2]) -> Self {
+        let way = self.way(to, ends);
+        match way > reach {
+            true => self.part_of_way(to, reach / way),
+            false => *to,
+        }
+    }
+
+    /// The farthest line on the way here from the identity that is neither too flat nor too steep: each part of that way
+    /// makes the labels likelier.
+    fn steep_enough(&self) -> Self {
+        let nearest = self.slope.clamp(FLATTEST, 1.0 / FLATTEST);
+        match nearest == self.slope {
+            true => *self,
+            false => Self::SAME.part_of_way(self, (nearest - 1.0) / (self.slope - 1.0)),
+        }
+    }
 
     /// The likeliest line, given the labels and the prior. Each step is halved until it is downhill: where scores are
     /// far off, a whole one leads farther away.
@@ -251,8 +373,14 @@ mod tests {
         (0..rows).map(|_| row()).collect()
     }
 
+    /// The line after one that may move as far as it likes, of labels that are like the usual ones.
+    fn after(scored: &[(f32, bool)], before: Calibration) -> Calibration {
+        let usual = frauds_of(scored) as f64 / scored.len().max(1) as f64;
+        Calibration::of_scored(scored, before, usual, f64::INFINITY)
+    }
+
     fn of(scored: &[(f32, bool)]) -> Calibration {
-        Calibration::of_scored(scored, Calibration::IDENTITY)
+        after(scored, Calibration::IDENTITY)
     }
 
     #[test]
@@ -307,7 +435,7 @@ mod tests {
                 let by = raised.apply(logit) - logit;
                 assert!(by > 1.5 && by < 3.3, "seed {seed}: {by}");
             }
-            let right = Calibration::of_scored(&scored(20_000, seed + 50, 0.0), raised);
+            let right = after(&scored(20_000, seed + 50, 0.0), raised);
             let by = right.apply(-4.0) + 4.0;
             assert!(by.abs() < 0.5, "seed {seed}: {by}");
         }
@@ -334,8 +462,100 @@ mod tests {
             vec![(-4.0, true); LEAST_FRAUDS - 1],
         ];
         for rows in few {
-            assert_eq!(Calibration::of_scored(&rows, before), before);
+            assert_eq!(after(&rows, before), before);
             assert!(of(&rows).is_identity());
         }
+    }
+
+    #[test]
+    fn labels_of_frauds_alone_change_nothing() {
+        let before = Calibration {
+            slope: 0.9,
+            intercept: 0.3,
+        };
+        let mut frauds: Vec<(f32, bool)> = scored(30_000, 1, 1.5);
+        frauds.retain(|(_, fraud)| *fraud);
+        assert!(frauds.len() > Calibration::FRAUDS);
+        for usual in [0.01, 0.9, 1.0] {
+            let line = Calibration::of_scored(&frauds, before, usual, f64::INFINITY);
+            assert_eq!(line, before, "usual: {usual}");
+        }
+        // Genuine events stopped coming in the middle.
+        let mut mixed = scored(2_000, 2, 1.5);
+        mixed.extend(frauds.into_iter().take(150));
+        let line = Calibration::of_scored(&mixed, before, 0.03, f64::INFINITY);
+        assert_eq!(line, before);
+    }
+
+    #[test]
+    fn labels_that_say_fraud_far_more_or_less_often_than_usual_change_nothing() {
+        let rows = scored(20_000, 3, 0.0);
+        let usual = frauds_of(&rows) as f64 / rows.len() as f64;
+        // For each fraud, eight genuine events are called one.
+        let is_wrong = |row: usize| row.is_multiple_of((1.0 / (8.0 * usual)) as usize);
+        let flooded = rows.iter().enumerate();
+        let flooded: Vec<(f32, bool)> = flooded
+            .map(|(row, (logit, fraud))| (*logit, *fraud || is_wrong(row)))
+            .collect();
+        let line =
+            |usual| Calibration::of_scored(&flooded, Calibration::IDENTITY, usual, f64::INFINITY);
+        assert!(line(usual).is_identity());
+        // Where that is usual, the scores are too low.
+        assert!(line(9.0 * usual).apply(-4.0) > -3.5);
+        // Scores that are too high, by labels that hardly say fraud any more.
+        let rows = scored(60_000, 4, -2.5);
+        assert!(of(&rows).apply(-4.0) < -5.0);
+        let few = Calibration::of_scored(&rows, Calibration::IDENTITY, usual, f64::INFINITY);
+        assert!(few.is_identity());
+    }
+
+    #[test]
+    fn a_line_moves_a_bounded_way_with_each_version() {
+        let rows = scored(20_000, 5, 2.5);
+        let usual = frauds_of(&rows) as f64 / rows.len() as f64;
+        let mut line = Calibration::IDENTITY;
+        for version in 0..40 {
+            let next = Calibration::of_scored(&rows, line, usual, 0.125);
+            for is_fraud in [false, true] {
+                let logit = mean_of(newest(&rows), is_fraud);
+                let way = (next.apply(logit) - line.apply(logit)).abs();
+                assert!(way < 0.126, "version {version}: {way}");
+            }
+            assert_eq!(version == 0, line.is_identity());
+            line = next;
+        }
+        let whole = of(&rows);
+        assert!((line.apply(-4.0) - whole.apply(-4.0)).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_line_is_neither_flat_nor_steep() {
+        let line = |slope, intercept| Line { slope, intercept }.steep_enough();
+        let flat = line(0.12, 2.82);
+        assert!((flat.slope - 0.5).abs() < 1e-12);
+        assert!(flat.intercept > 1.5 && flat.intercept < 1.7, "{flat:?}");
+        let steep = line(5.0, 8.0);
+        assert_eq!((steep.slope, steep.intercept), (2.0, 2.0));
+        for slope in [0.5, 0.8, 1.0, 2.0] {
+            assert_eq!(line(slope, 0.7).slope, slope);
+            assert_eq!(line(slope, 0.7).intercept, 0.7);
+        }
+    }
+
+    #[test]
+    fn a_line_goes_farther_only_with_confidence() {
+        let before = Calibration {
+            slope: 1.0,
+            intercept: 0.1,
+        };
+        let mut stayed = 0;
+        for seed in 0..40 {
+            // Scores that are hardly too low, as a few hundred frauds tell it.
+            let rows = scored(20_000, seed, 0.2);
+            let line = after(&rows, before);
+            assert!(line.apply(-4.0) + 4.0 < 0.6, "seed {seed}: {line:?}");
+            stayed += usize::from(line == before);
+        }
+        assert!(stayed > 0);
     }
 }

@@ -27,6 +27,12 @@ const CORRECTED_LEAST: usize = 20;
 const CORRECTED_SHARE: usize = 10;
 /// Of a hundred corrections, so many have come when a label is settled.
 const SETTLED: usize = 95;
+/// How far a line may move log odds in a day's updates, in nats. What serves is the mean of two days of updates, and the
+/// scores that labels meet are those of versions before: a line that was faster would set right what the networks are
+/// learning.
+const REACH_A_DAY: f64 = 1.0;
+const SECONDS_A_DAY: f64 = 86_400.0;
+
 /// Frauds that a span of labels should hold where it is told how often labels say fraud, and spans at most.
 const FRAUDS_A_SPAN: usize = 15;
 const SPANS: usize = 20;
@@ -129,15 +135,22 @@ impl Scored {
         }
     }
 
-    /// The calibration of the version to come. `settling` is how many labels come before one is settled.
-    fn calibration(&self, settling: u64, before: Calibration) -> Calibration {
+    /// The calibration of the version to come. `settling` is how many labels come before one is settled, `usual` what share
+    /// of labels up to a number says fraud as a rule, and `reach` how far log odds may move, in nats.
+    fn calibration(
+        &self,
+        settling: u64,
+        before: Calibration,
+        usual: impl FnOnce(u64) -> f64,
+        reach: f64,
+    ) -> Calibration {
         if self.labels < OLD_ENOUGH * settling {
             return before;
         }
         let until = self.newest.saturating_sub(settling);
         let settled = self.rows.iter().take_while(|row| row.first <= until);
         let settled: Vec<(f32, bool)> = settled.map(|row| (row.logit, row.fraud)).collect();
-        Calibration::of_scored(&settled, before)
+        Calibration::of_scored(&settled, before, usual(until), reach)
     }
 }
 
@@ -182,10 +195,14 @@ impl Learning {
 
     /// The calibration of the version to come, which goes on from one with another.
     pub(super) fn next_calibration(&self, before: Calibration) -> Calibration {
-        match self.is_calibrating() {
-            true => self.scored.calibration(self.settling(), before),
-            false => Calibration::IDENTITY,
+        if !self.is_calibrating() {
+            return Calibration::IDENTITY;
         }
+        let usual = |until| usual_rate(&self.history, until);
+        let days = self.plan().settings.every.as_secs_f64() / SECONDS_A_DAY;
+        let reach = REACH_A_DAY * days;
+        self.scored
+            .calibration(self.settling(), before, usual, reach)
     }
 
     /// How many labels come, as a rule, before one that says "genuine" is settled. 0 where frauds are seldom
@@ -319,10 +336,17 @@ mod tests {
         };
         let examples: Vec<(u64, f32, bool)> = (1..=20_000).map(example).collect();
         scored.note(&examples);
-        let raised = scored.calibration(2_000, before);
-        assert!(raised.apply(-5.0) > -4.0, "{raised:?}");
-        // Too young to say.
-        assert_eq!(scored.calibration(5_001, before), before);
+        let line =
+            |settling, usual: f64, reach| scored.calibration(settling, before, |_| usual, reach);
+        let raised = line(2_000, 0.05, f64::INFINITY);
+        assert!(raised.apply(-5.0) > before.apply(-5.0) + 0.3, "{raised:?}");
+        // Each version goes a part of the way.
+        let a_part = line(2_000, 0.05, 0.1);
+        let way = a_part.apply(-5.0) - before.apply(-5.0);
+        assert!(way > 0.05 && way < 0.101, "{way}");
+        // Labels that are unlike the usual ones, and ones that are too young to say.
+        assert_eq!(line(2_000, 0.001, f64::INFINITY), before);
+        assert_eq!(line(5_001, 0.05, f64::INFINITY), before);
     }
 
     #[test]

@@ -29,6 +29,10 @@ fn no_version_takes_traffic_for_what_labels_of_frauds_alone_say() {
     let mut process = machine.start();
     machine.hour(0, 300, process.tag());
     process.learn(0);
+    let calibration = |process: &Process| {
+        let newest = process.learning.newest().unwrap();
+        newest.checkpoint.calibration()
+    };
     for hour in 1..16 {
         // Each second period has a process of its own.
         if hour % 2 == 0 {
@@ -43,6 +47,7 @@ fn no_version_takes_traffic_for_what_labels_of_frauds_alone_say() {
         }
         assert_eq!(process.canary(&machine), None, "{hour}");
         assert_eq!(process.scorer.serving().unwrap().version, 1);
+        assert!(calibration(&process).is_identity(), "{hour}");
     }
     // Labels say both again: what they say is tested on.
     let is_tested = (16..24_i64).any(|hour| {
