@@ -1,5 +1,9 @@
 //! Labels join what was scored: a scored event waits, under its id, for its label; the pair is an example.
 //!
+//! The labels of a step are numbered in the order in which they became known, whatever partition they came from: while a
+//! loop catches up, a step has labels of many periods, one partition's after the other's. Those of one event stay in the
+//! order in which they came, and a label that comes after a newer one was numbered counts as known with that.
+//!
 //! A label is learned once. A second delivery of it changes nothing. A later one that says the opposite takes its
 //! example away and adds one with the right label at the end of the sequence, so that whoever reads on learns that, once;
 //! a row beside it tells whose place it took. A label that comes before its event waits for it.
@@ -95,8 +99,17 @@ pub struct JoinStep<'a> {
     position: Position,
     /// None where an event was deleted.
     scored: HashMap<Vec<u8>, Option<ScoredRecord>>,
+    /// Labels that were heard in the step and are not numbered yet, as they came.
+    heard: Vec<Heard>,
     commit: Commit,
     counts: LabelCounts,
+}
+
+/// A label that was heard.
+struct Heard {
+    id: Vec<u8>,
+    fraud: bool,
+    known_us: i64,
 }
 
 impl LabelJoin {
@@ -122,6 +135,7 @@ impl LabelJoin {
             store,
             position: self.position,
             scored: HashMap::new(),
+            heard: Vec::new(),
             commit: Commit::default(),
             counts: LabelCounts::default(),
         }
@@ -159,15 +173,39 @@ impl JoinStep<'_> {
         };
         self.commit.delete(Table::Scored, key);
         self.position.waiting -= 1;
-        self.label(id, label.fraud, label.known_us)?;
+        self.label(id, label.fraud, label.known_us);
         Ok(is_new)
     }
 
-    /// Notes a label that became known at a time (µs).
-    ///
-    /// # Errors
-    /// A store that cannot be read.
-    pub fn label(&mut self, id: &[u8], fraud: bool, known_us: i64) -> Result<(), StoreError> {
+    /// Notes a label that became known at a time (µs). It is numbered when the step ends, or something is forgotten.
+    pub fn label(&mut self, id: &[u8], fraud: bool, known_us: i64) {
+        self.heard.push(Heard {
+            id: id.to_vec(),
+            fraud,
+            known_us,
+        });
+    }
+
+    /// Joins the labels that were heard, in the order in which they became known.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let heard = std::mem::take(&mut self.heard);
+        let mut newest: HashMap<&[u8], i64> = HashMap::with_capacity(heard.len());
+        let mut order = Vec::with_capacity(heard.len());
+        for (at, label) in heard.iter().enumerate() {
+            // The last of an event's labels is what counts: none passes one that came before.
+            let known = newest.entry(&label.id).or_insert(label.known_us);
+            *known = label.known_us.max(*known);
+            order.push((*known, at));
+        }
+        order.sort_unstable();
+        for (_, at) in order {
+            let label = &heard[at];
+            self.join(&label.id, label.fraud, label.known_us)?;
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, id: &[u8], fraud: bool, known_us: i64) -> Result<(), StoreError> {
         let Some(mut record) = self.find(id)? else {
             return self.wait(id, WaitingLabel { known_us, fraud });
         };
@@ -196,6 +234,7 @@ impl JoinStep<'_> {
     /// # Errors
     /// A store that cannot be read.
     pub fn forget_event(&mut self, id: &[u8]) -> Result<(), StoreError> {
+        self.settle()?;
         if let Some(record) = self.find(id)? {
             self.scored.insert(id.to_vec(), None);
             if let Some(label) = record.label {
@@ -210,6 +249,7 @@ impl JoinStep<'_> {
     /// # Errors
     /// A store that cannot be read.
     pub fn forget_label(&mut self, id: &[u8]) -> Result<(), StoreError> {
+        self.settle()?;
         let key = key(WAITING, id);
         let puts = self.commit.puts.len();
         self.commit.puts.retain(|(_, other, _)| *other != key);
@@ -240,12 +280,13 @@ impl JoinStep<'_> {
     /// Moves the step's rows into a commit; `join` goes on from there once that is committed.
     ///
     /// # Errors
-    /// A record that cannot be encoded.
+    /// A store that cannot be read, or a record that cannot be encoded.
     pub fn finish(
         mut self,
         join: &mut LabelJoin,
         commit: &mut Commit,
     ) -> Result<LabelCounts, StoreError> {
+        self.settle()?;
         for (id, record) in self.scored {
             let key = key(SCORED, &id);
             match record {
@@ -505,6 +546,7 @@ mod tests {
     use super::*;
     use millrace_feature_store::MemoryStore;
 
+    #[derive(Clone, Copy)]
     enum Happening {
         Scored(&'static str, i64),
         EventGone(&'static str),
@@ -526,7 +568,7 @@ mod tests {
                     step.scored(id.as_bytes(), ScoredRecord::new(*time, &[1.0], 7))
                         .unwrap();
                 }
-                Known(id, fraud, time) => step.label(id.as_bytes(), *fraud, *time).unwrap(),
+                Known(id, fraud, time) => step.label(id.as_bytes(), *fraud, *time),
                 EventGone(id) => step.forget_event(id.as_bytes()).unwrap(),
                 LabelGone(id) => step.forget_label(id.as_bytes()).unwrap(),
                 Crash => {
@@ -581,6 +623,51 @@ mod tests {
                 corrected: 0
             }
         );
+    }
+
+    #[test]
+    fn labels_of_a_step_are_numbered_as_they_became_known() {
+        let scored = ["a", "b", "c", "d", "e", "f"].map(|id| Scored(id, 1));
+        // One partition's labels, and then another's.
+        let labels = [
+            Known("a", true, 10),
+            Known("b", false, 30),
+            Known("c", true, 50),
+            Known("d", false, 20),
+            Known("e", true, 40),
+            Known("f", false, 30),
+        ];
+        let expected = [
+            (1, true, 10),
+            (2, false, 20),
+            (3, false, 30),
+            (4, false, 30),
+            (5, true, 40),
+            (6, true, 50),
+        ];
+        let (examples, counts) = run(&[&scored[..], &labels, &[Done]].concat());
+        assert_eq!((&examples[..], counts.joined), (&expected[..], 6));
+        // Those that wait for their events too, in whatever order these come.
+        let scored = ["c", "f", "a", "e", "b", "d"].map(|id| Scored(id, 1));
+        let (examples, _) = run(&[&labels[..], &[Done], &scored, &[Done]].concat());
+        assert_eq!(examples, expected);
+        // What a crash takes away is numbered the same when the step comes again.
+        let again = [&scored[..], &labels, &[Crash], &scored, &labels, &[Done]].concat();
+        assert_eq!(run(&again).0, expected);
+    }
+
+    #[test]
+    fn the_last_of_an_events_labels_counts_whatever_its_time() {
+        let (examples, counts) = run(&[
+            Scored("a", 1),
+            Scored("b", 1),
+            Known("a", false, 20),
+            Known("a", true, 10),
+            Known("b", false, 15),
+            Done,
+        ]);
+        assert_eq!(examples, [(1, false, 15), (3, true, 20)]);
+        assert_eq!((counts.joined, counts.corrected), (2, 1));
     }
 
     #[test]
@@ -650,7 +737,7 @@ mod tests {
                     let record = ScoredRecord::new(1, &[1.0], 7);
                     step.scored(id.as_bytes(), record).unwrap();
                 }
-                step.label(id.as_bytes(), *fraud, 5).unwrap();
+                step.label(id.as_bytes(), *fraud, 5);
             }
             let mut commit = Commit::default();
             step.finish(&mut join, &mut commit).unwrap();

@@ -121,7 +121,7 @@ impl Machine {
                 true => number.is_multiple_of(2),
                 false => is_fraud(number) && !self.is_silent,
             };
-            step.label(&id, fraud, time).unwrap();
+            step.label(&id, fraud, time);
         }
         let mut commit = Commit::default();
         step.finish(&mut self.join, &mut commit).unwrap();
@@ -134,8 +134,7 @@ impl Machine {
         let mut step = self.join.begin(self.store.as_ref());
         for number in numbers {
             let time = (hour + 1) * HOUR - 1;
-            step.label(&number.to_be_bytes(), !is_fraud(*number), time)
-                .unwrap();
+            step.label(&number.to_be_bytes(), !is_fraud(*number), time);
         }
         let mut commit = Commit::default();
         step.finish(&mut self.join, &mut commit).unwrap();
@@ -234,7 +233,7 @@ fn a_text_is_learned_as_a_category() {
         let record = ScoredRecord::new(number as i64, &[category_code(channel(number))], tag);
         step.scored(&id, record).unwrap();
         let is_fraud = channel(number) == "phone";
-        step.label(&id, is_fraud, number as i64).unwrap();
+        step.label(&id, is_fraud, number as i64);
     }
     let mut commit = Commit::default();
     step.finish(&mut machine.join, &mut commit).unwrap();

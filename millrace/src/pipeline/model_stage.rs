@@ -111,7 +111,7 @@ pub(super) fn join_labels(
         .as_primitive::<TimestampMicrosecondType>();
     for (row, (id, fraud)) in ids.iter().zip(frauds).enumerate() {
         if let Some(fraud) = fraud {
-            join.label(id, fraud, times.value(row))?;
+            join.label(id, fraud, times.value(row));
         }
     }
     Ok(())

@@ -471,7 +471,7 @@ mod tests {
                 step.scored(id.as_bytes(), record).unwrap();
             }
             for (id, fraud) in labels {
-                step.label(id.as_bytes(), *fraud, 2).unwrap();
+                step.label(id.as_bytes(), *fraud, 2);
             }
             let mut commit = Commit::default();
             step.finish(&mut join, &mut commit).unwrap();
