@@ -163,8 +163,9 @@ impl JoinStep<'_> {
             // A second delivery or a replay: the label that was learned stays learned.
             record.label = before.label;
         }
-        self.scored.insert(id.to_vec(), Some(record));
-        if self.position.waiting == 0 {
+        // A second delivery in one step finds in the store what the first has taken.
+        let is_taken = self.scored.insert(id.to_vec(), Some(record)).is_some();
+        if is_taken || self.position.waiting == 0 {
             return Ok(is_new);
         }
         let key = key(WAITING, id);
@@ -686,6 +687,22 @@ mod tests {
             assert_eq!(examples, [(1, true, 5)]);
             assert_eq!((counts.joined, counts.duplicate), (1, 1));
         }
+    }
+
+    #[test]
+    fn an_early_label_is_taken_once_by_an_event_that_comes_twice() {
+        let (examples, counts) = run(&[
+            Known("a", true, 5),
+            Known("b", true, 6),
+            Done,
+            Scored("a", 1),
+            Scored("a", 1),
+            Done,
+            Scored("b", 1),
+            Done,
+        ]);
+        assert_eq!(examples, [(1, true, 5), (2, true, 6)]);
+        assert_eq!((counts.joined, counts.duplicate), (2, 0));
     }
 
     #[test]
