@@ -71,7 +71,7 @@ pub struct Manifest {
 /// Scores that were given before the labels were known, against those labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Prequential {
-    /// Area under the precision-recall steps; none without a fraud.
+    /// Area under the precision-recall steps; none with few frauds.
     pub average_precision: Option<f64>,
     /// Scored events whose label came back.
     pub rows: u64,

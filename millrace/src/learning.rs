@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use millrace_feature_store::Store;
 use millrace_learner::{
     Aliases, Checkpoint, Device, Examples, LearnerError, LearnerSettings, Made, Manifest, Model,
-    Prequential, Registry, State, Update, average_precision, replay_sample, update,
+    Registry, State, Update, replay_sample, update,
 };
 
 use crate::failure::{Kind, Outcome};
@@ -43,7 +43,9 @@ mod history;
 mod line;
 mod past;
 mod period;
+mod prequential;
 mod recall;
+mod reigns;
 mod resume;
 mod rivals;
 mod scored;
@@ -56,13 +58,9 @@ mod tests;
 use anchor::Anchor;
 use checks::Checks;
 use history::History;
-use past::Past;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
 use trial::{Trial, came_to, just_made};
-
-/// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
-const PREQUENTIAL_ROWS: usize = 20_000;
 
 /// How many times as many labels a model that was refused, though it had started afresh, needs for another try.
 const AGAIN_AT_GROWTH: f64 = 1.25;
@@ -79,6 +77,8 @@ pub struct Learning {
     seen: Aliases,
     /// How many of the registry's notes it knows, or has made.
     read: usize,
+    /// Whether one of them moved the traffic, and was not followed yet.
+    was_moved: bool,
     /// End of the period that it was about last, µs of event time.
     under_way: Option<i64>,
     champion: Option<Held>,
@@ -145,6 +145,7 @@ impl Learning {
             device,
             seen: Aliases::default(),
             read: 0,
+            was_moved: false,
             under_way: None,
             champion: None,
             shadow: None,
@@ -160,14 +161,7 @@ impl Learning {
             scored: Scored::default(),
             traces: Traces::default(),
         };
-        let past = learning.resume()?;
-        // Later than that: what is chosen from now on differs from what was seen.
-        learning.scorer.follow(&learning.registry)?;
-        learning.read_examples()?;
-        learning.recall_afresh(&past);
-        learning.recall_tests(&past.tested)?;
-        learning.recall_anchor(&past.served)?;
-        learning.recall_labels(&past)?;
+        learning.take_up()?;
         Ok(learning)
     }
 
@@ -206,10 +200,8 @@ impl Learning {
         match self.deal_with_next(clock_us) {
             Err(failure) if failure.kind == Kind::Overtaken => {
                 tracing::info!("the traffic was moved by somebody else: the period is begun anew");
-                self.follow()?;
-                // So that its labels are counted once.
-                let past = Past::of(&self.registry.journal_entries()?);
-                self.recall_labels(&past)?;
+                // As in a process that starts, so that each label is counted once.
+                self.take_up()?;
                 Ok(None)
             }
             other => other,
@@ -366,29 +358,6 @@ impl Learning {
         }
     }
 
-    fn remember_scores(&mut self, served: &[f32], fresh: &Examples) {
-        let labels = fresh.labels().iter().map(|label| *label > 0.5);
-        self.prequential.extend(served.iter().copied().zip(labels));
-        let surplus = self.prequential.len().saturating_sub(PREQUENTIAL_ROWS);
-        self.prequential.drain(..surplus);
-    }
-
-    fn prequential(&self) -> Prequential {
-        let scored = self.prequential.iter();
-        let (scores, labels): (Vec<f32>, Vec<f32>) = scored
-            .map(|(score, fraud)| (*score, f32::from(u8::from(*fraud))))
-            .unzip();
-        let precision = average_precision(&scores, &labels, &vec![1.0; labels.len()]);
-        if let Some(value) = precision {
-            metrics::gauge!("millrace_prequential_average_precision").set(value);
-        }
-        Prequential {
-            average_precision: precision,
-            rows: labels.len() as u64,
-            frauds: labels.iter().filter(|label| **label > 0.5).count() as u64,
-        }
-    }
-
     /// Removes old versions, but for those that this loop may go back to or go on from.
     fn retain(&self, at_us: i64) -> Outcome<()> {
         let canary = self.canary.as_ref().map(|(trial, _)| trial);
@@ -479,9 +448,14 @@ impl Learning {
             settings: training.to_json()?,
             sha256: BTreeMap::new(),
         };
-        self.dealt_with = manifest.label_position;
-        self.afresh_at = afresh_at;
-        self.publish(period, manifest, updated, afresh)
+        let before = (self.dealt_with, self.afresh_at);
+        (self.dealt_with, self.afresh_at) = (manifest.label_position, afresh_at);
+        let published = self.publish(period, manifest, updated, afresh);
+        if published.is_err() {
+            // A period that is begun anew has its labels.
+            (self.dealt_with, self.afresh_at) = before;
+        }
+        published
     }
 
     /// The data that the store reflects: the next offset of each partition, by topic.
@@ -494,11 +468,19 @@ impl Learning {
         Ok(topics)
     }
 
-    /// The newest version that has not done harm.
+    /// The newest version that has not done harm. One to which a person has given a share may be older than the champion.
     fn newest(&self) -> Option<&Held> {
         let shadow = self.shadow.as_ref().map(|trial| &trial.held);
         let canary = self.canary.as_ref().map(|(trial, _)| &trial.held);
+        let canary = canary.filter(|held| !self.is_older_than_champion(held));
         shadow.or(canary).or(self.champion.as_ref())
+    }
+
+    /// Whether the champion has learned labels that a version has not.
+    fn is_older_than_champion(&self, held: &Held) -> bool {
+        let champion = self.champion.as_ref();
+        let learned = champion.map_or(0, |champion| champion.manifest.label_position);
+        held.manifest.label_position < learned
     }
 
     /// Whether there are so many more labels than at a model's start that it should start afresh: its bins were cut

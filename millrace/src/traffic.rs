@@ -154,7 +154,8 @@ fn which_fit(registry: &Registry, plan: &ModelPlan) -> String {
 /// Versions that a message names, at most.
 const NAMED: usize = 5;
 
-/// Gives a version the traffic of so many of a hundred entities; 0 takes it back.
+/// Gives a version the traffic of so many of a hundred entities; 0 takes it back. The learner leaves it at that, unless the
+/// version does harm.
 ///
 /// # Errors
 /// A version that is not there, cannot be loaded, has other inputs, or serves already, or that has no share to take back;

@@ -85,7 +85,12 @@ impl History {
     pub(super) fn put_aside(&mut self, numbers: RangeInclusive<u64>) {
         let before = |range: &RangeInclusive<u64>| range.start() <= numbers.start();
         let at = self.aside.partition_point(before);
-        self.aside.insert(at, numbers);
+        if at
+            .checked_sub(1)
+            .is_none_or(|last| self.aside[last] != numbers)
+        {
+            self.aside.insert(at, numbers);
+        }
     }
 
     /// Whether a label is put aside. There may be a range for each hour of a month.
@@ -235,7 +240,10 @@ mod tests {
     #[test]
     fn what_is_put_aside_is_in_no_sample_until_it_is_taken_back() {
         let mut history = history(6);
-        history.put_aside(3..=4);
+        for _ in 0..2 {
+            history.put_aside(3..=4);
+        }
+        assert_eq!(history.aside.len(), 1);
         assert_eq!(history.between(1, 1_000), [1, 4, 5]);
         assert_eq!(history.believed(0..6).count(), 4);
         history.take_back(&(3..=4));

@@ -1,4 +1,8 @@
-//! Versions that lead to the champion: what scores again labels that others have scored before.
+//! The versions that score labels again which others have scored before: those that served then, by the log, as far as
+//! they are kept.
+//!
+//! Where the traffic was taken back, or a person has moved it, the scores of what served before say nothing of what goes
+//! on: older labels are scored by the versions that lead to the one that serves since.
 
 use millrace_learner::{LearnerError, Made, Model};
 
@@ -6,15 +10,22 @@ use super::Learning;
 use super::past::Past;
 use crate::failure::Outcome;
 
-/// Versions that score labels again, at most.
-const RECALLED: usize = 8;
+/// Versions that score labels again, at most. Of more, the newest half stays, and of the others one in so many.
+const RECALLED: usize = 32;
 
-/// Some of the versions that lead to a champion, by the number of the last label that each has learned.
+/// Versions by the number of a label, ascending: each scores those after it. It has learned none of them.
+#[derive(Default)]
 pub(super) struct Line(Vec<(u64, Model)>);
 
 impl Line {
-    /// Rows in runs, each with the newest version that had learned none of its labels. A row has a label's number before
-    /// it, by which rows ascend; the first ones, which all versions have learned, are left out.
+    /// The same, with a model for the labels before those of all others.
+    pub(super) fn with_first(mut self, model: Model) -> Self {
+        self.0.insert(0, (0, model));
+        self
+    }
+
+    /// Rows in runs, each with the version that scores them. A row has a label's number before it, by which rows ascend;
+    /// the first ones, which no version scores, are left out.
     pub(super) fn runs<'a>(
         &'a self,
         rows: &'a [(u64, usize)],
@@ -26,20 +37,59 @@ impl Line {
         })
     }
 
-    /// How many versions had not learned a label.
+    /// How many versions score a label or older ones.
     fn before(&self, number: u64) -> usize {
         self.0.partition_point(|(position, _)| *position < number)
     }
 }
 
 impl Learning {
-    /// The champion's line for labels from a number on.
+    /// The versions for labels from a number on.
     ///
     /// # Errors
     /// A registry that cannot be read.
     pub(super) fn line(&self, oldest: u64, past: &Past) -> Outcome<Line> {
+        let Some(champion) = &self.champion else {
+            return Ok(Line::default());
+        };
+        let serving = champion.manifest.version;
+        let reigns = past.reigns.since_moved();
+        let is_known = reigns
+            .last()
+            .is_some_and(|(_, version)| *version == serving);
+        let versions = match reigns.split_first() {
+            Some((first, later)) if is_known && oldest <= first.0 => {
+                let mut versions = self.line_to(first.1, oldest, past)?;
+                versions.extend(later);
+                versions
+            }
+            Some(_) if is_known => reigns.to_vec(),
+            _ => self.line_to(serving, oldest, past)?,
+        };
+        self.load_line(versions, oldest, past)
+    }
+
+    /// The versions that served, for labels from a number on, whatever was taken back since.
+    ///
+    /// # Errors
+    /// A registry that cannot be read.
+    pub(super) fn served_line(&self, oldest: u64, past: &Past) -> Outcome<Line> {
+        match past.reigns.all() {
+            [] => self.line(oldest, past),
+            served => self.load_line(served.to_vec(), oldest, past),
+        }
+    }
+
+    /// Loads versions, each of which scores the labels after a number.
+    fn load_line(&self, mut versions: Vec<(u64, u64)>, oldest: u64, past: &Past) -> Outcome<Line> {
+        let needed = versions.partition_point(|(after, _)| *after < oldest);
+        versions.drain(..needed.saturating_sub(1));
         let mut line = Vec::new();
-        for (position, version) in self.line_of_champion(oldest, past)? {
+        let mut known = 0;
+        for (after, version) in thinned(versions) {
+            let Some(made) = self.made_of(version, past)? else {
+                continue;
+            };
             let champion = self.champion.as_ref();
             let champion = champion.filter(|champion| champion.manifest.version == version);
             let model = match champion {
@@ -47,20 +97,20 @@ impl Learning {
                 // Where one is gone, the one before it stands for it: it has not learned the labels either.
                 None => self.load_if_whole(version)?.map(|held| held.model),
             };
-            line.extend(model.map(|model| (position, model)));
+            if let Some(model) = model {
+                // Logs of older releases do not say what was learned when.
+                known = after.max(made.label_position).max(known);
+                line.push((known, model));
+            }
         }
         Ok(Line(line))
     }
 
-    /// Label positions and numbers of versions that lead to the champion, in order: from the last that had not learned a
-    /// label on.
-    fn line_of_champion(&self, oldest: u64, past: &Past) -> Outcome<Vec<(u64, u64)>> {
-        let Some(champion) = &self.champion else {
-            return Ok(Vec::new());
-        };
-        let champion = &champion.manifest;
-        let mut line = vec![(champion.label_position, champion.version)];
-        let mut next = champion.parent;
+    /// Label positions and numbers of the versions that lead to one, in order: from the last that had not learned a label
+    /// on.
+    fn line_to(&self, version: u64, oldest: u64, past: &Past) -> Outcome<Vec<(u64, u64)>> {
+        let mut line = Vec::new();
+        let mut next = Some(version);
         while let Some(version) = next {
             let Some(made) = self.made_of(version, past)? else {
                 break;
@@ -71,8 +121,8 @@ impl Learning {
             }
             next = made.parent.filter(|parent| *parent < version);
         }
-        let step = line.len().div_ceil(RECALLED).max(1);
-        Ok(line.into_iter().rev().step_by(step).collect())
+        line.reverse();
+        Ok(line)
     }
 
     /// What a version was made of, if it is kept: by the log, or by its manifest where an older release has noted less.
@@ -85,5 +135,32 @@ impl Learning {
             Err(LearnerError::NoSuchVersion { .. } | LearnerError::Damaged { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Some of many versions: the first and the newest ones are among them.
+fn thinned(versions: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    if versions.len() <= RECALLED {
+        return versions;
+    }
+    let older = versions.len() - RECALLED / 2;
+    let step = older.div_ceil(RECALLED / 2);
+    let versions = versions.into_iter().enumerate();
+    let kept = versions.filter(|(at, _)| *at >= older || at.is_multiple_of(step));
+    kept.map(|(_, version)| version).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_versions_the_first_and_the_newest_stay() {
+        let versions = |count: u64| (0..count).map(|at| (10 * at, at)).collect::<Vec<_>>();
+        assert_eq!(thinned(versions(32)), versions(32));
+        let kept = thinned(versions(100));
+        assert!(kept.len() <= RECALLED, "{}", kept.len());
+        assert_eq!(kept[..2], [(0, 0), (60, 6)]);
+        assert_eq!(kept[kept.len() - 16..], versions(100)[84..]);
     }
 }

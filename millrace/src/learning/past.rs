@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use millrace_learner::{Aliases, Entry, Event, Made, Manifest, State};
 
+use super::reigns::Reigns;
 use super::served::Served;
 
 /// How things stand at the log's end.
@@ -26,13 +27,31 @@ pub(super) struct Past {
     pub(super) unusual: Vec<RangeInclusive<u64>>,
     /// The newest version under test, as long as nobody chose another.
     shadow: Option<u64>,
-    canary: Option<u64>,
+    canary: Option<Canary>,
     /// Versions that were tested, had no traffic, and did no harm.
     pub(super) tested: BTreeSet<u64>,
-    /// Versions that were rolled back and did not have traffic again.
-    rolled_back: BTreeSet<u64>,
+    /// Versions that were rolled back, or that a person has replaced, and did not have traffic again.
+    unwanted: BTreeSet<u64>,
     /// What served since the anchor.
     pub(super) served: Served,
+    /// What served when.
+    pub(super) reigns: Reigns,
+}
+
+/// A version that answers for some entities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Canary {
+    version: u64,
+    share: Share,
+}
+
+/// Whose a canary's share is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    /// A person has set it.
+    pub(super) is_pinned: bool,
+    /// The number of the last label that was dealt with when a person chose the version; 0 where the learner did.
+    pub(super) after: u64,
 }
 
 impl Past {
@@ -50,9 +69,11 @@ impl Past {
                     let by_a_person = entry.is_by_a_person();
                     past.came_to(*version, *state, by_a_person);
                     past.served.came_to(*version, *state, by_a_person);
+                    past.reigns.came_to(*version, *state, by_a_person);
                     if let Some(made) = made {
                         past.made.insert(*version, **made);
                         past.served.made(made);
+                        past.reigns.made(made);
                     }
                     // A version comes of labels that were believed.
                     if !by_a_person {
@@ -62,6 +83,7 @@ impl Past {
                 Event::LabelsRefused { first, last } => {
                     past.aside.push(*first..=*last);
                     past.refused_until = past.refused_until.max(*last);
+                    past.reigns.ended(*last);
                     let is_for_inputs = entry.is_for_inputs();
                     past.refused = (!is_for_inputs).then(|| *first..=*last);
                     match is_for_inputs {
@@ -110,20 +132,27 @@ impl Past {
 
     fn came_to(&mut self, version: u64, state: State, by_a_person: bool) {
         self.versions.insert(version);
-        // What was under way came from what is not wanted, but for a canary that was given another share.
-        let is_share = matches!(state, State::Canary { .. }) && self.canary == Some(version);
-        if by_a_person && !is_share {
-            self.shadow = None;
-        }
         match state {
             State::Shadow => self.shadow = Some(version),
+            // What was under way came from what is not wanted.
+            State::Champion if by_a_person => self.shadow = None,
             _ if self.shadow == Some(version) => self.shadow = None,
             _ => {}
         }
+        let canary = self.canary.filter(|canary| canary.version == version);
         match state {
-            State::Canary { .. } => self.canary = Some(version),
+            State::Canary { .. } => {
+                let after = match (canary, by_a_person) {
+                    (Some(canary), _) => canary.share.after,
+                    (None, true) => self.reigns.dealt_with(),
+                    (None, false) => 0,
+                };
+                let is_pinned = by_a_person;
+                let share = Share { is_pinned, after };
+                self.canary = Some(Canary { version, share });
+            }
             State::Champion => self.canary = None,
-            _ if self.canary == Some(version) => self.canary = None,
+            _ if canary.is_some() => self.canary = None,
             _ => {}
         }
         match state {
@@ -137,17 +166,26 @@ impl Past {
         }
         match state {
             State::RolledBack => {
-                self.rolled_back.insert(version);
+                self.unwanted.insert(version);
+            }
+            State::Replaced if by_a_person => {
+                self.unwanted.insert(version);
             }
             State::Canary { .. } | State::Champion => {
-                self.rolled_back.remove(&version);
+                self.unwanted.remove(&version);
             }
             _ => {}
         }
     }
 
+    /// Whose the share of a canary is.
+    pub(super) fn share_of(&self, version: u64) -> Share {
+        let canary = self.canary.filter(|canary| canary.version == version);
+        canary.map(|canary| canary.share).unwrap_or_default()
+    }
+
     /// The version that is to be tested on, of those that are kept: it was not chosen against, and comes from none that
-    /// was rolled back.
+    /// is not wanted.
     pub(super) fn shadow_of(&self, chosen: &Aliases) -> Option<u64> {
         let shadow = self.shadow.filter(|it| self.kept(*it).is_some())?;
         let parent_of = |version: &u64| {
@@ -161,7 +199,7 @@ impl Past {
         };
         let mut line =
             std::iter::successors(Some(shadow), parent_of).take_while(|it| !is_chosen(it));
-        (!line.any(|version| self.rolled_back.contains(&version))).then_some(shadow)
+        (!line.any(|version| self.unwanted.contains(&version))).then_some(shadow)
     }
 }
 
@@ -301,6 +339,30 @@ mod tests {
     }
 
     #[test]
+    fn whose_a_canarys_share_is_is_known() {
+        use State::{Canary, Champion, RolledBack, Shadow};
+        let canary = |percent: u8, cause: Cause| (2, Canary { percent }, cause);
+        let share = |is_pinned: bool, after: u64| Share { is_pinned, after };
+        let mut notes = vec![(1, Champion, OURS), (2, Shadow, OURS)];
+        for (note, expected) in [
+            (canary(10, OURS), share(false, 0)),
+            // Another share of the same test.
+            (canary(20, THEIRS), share(true, 0)),
+            (canary(50, OURS), share(false, 0)),
+            (canary(40, THEIRS), share(true, 0)),
+            ((2, RolledBack, THEIRS), share(false, 0)),
+            // It is tested anew: version 2 has learned 20 labels.
+            (canary(40, THEIRS), share(true, 20)),
+            (canary(30, THEIRS), share(true, 20)),
+        ] {
+            notes.push(note);
+            let past = Past::of(&journal(&notes, false));
+            assert_eq!(past.share_of(2), expected, "{notes:?}");
+            assert_eq!(past.share_of(3), Share::default());
+        }
+    }
+
+    #[test]
     fn a_version_under_test_is_taken_up_unless_somebody_chose_another_way() {
         use State::{Canary, Champion, Rejected, Replaced, RolledBack, Shadow};
         let first = (1, Champion, OURS);
@@ -338,6 +400,38 @@ mod tests {
         check(
             1,
             &[[first, (2, Shadow, OURS)], step, served, back, late].concat(),
+            None,
+        );
+        // A share that is taken back ends what comes from its version, whoever noted that last, and nothing else.
+        let taken = [(2, RolledBack, THEIRS)];
+        check(1, &[[first, (2, Shadow, OURS)], step].concat(), Some(3));
+        check(
+            1,
+            &[&[first, (2, Shadow, OURS)][..], &step, &taken].concat(),
+            None,
+        );
+        check(
+            1,
+            &[
+                &[first, (2, Shadow, OURS)][..],
+                &step[..1],
+                &taken,
+                &step[1..],
+            ]
+            .concat(),
+            None,
+        );
+        let other = [(9, Canary { percent: 40 }, THEIRS), (9, RolledBack, THEIRS)];
+        check(
+            1,
+            &[&[first, (2, Shadow, OURS)][..], &other].concat(),
+            Some(2),
+        );
+        // So does one that goes to another version.
+        let displaced = [(2, Replaced, THEIRS), (9, Canary { percent: 40 }, THEIRS)];
+        check(
+            1,
+            &[&[first, (2, Shadow, OURS)][..], &step, &displaced].concat(),
             None,
         );
         // One that is chosen all the same is wanted, and so is what comes from it.

@@ -77,7 +77,7 @@ pub enum Verdict {
     Waiting(Lack),
     /// It answers for so many of a hundred entities.
     Canary(u8),
-    /// It passed, and another version is the canary.
+    /// It passed, and the traffic stays as it is: another version is the canary, or a person has set its share.
     Passed,
     /// It takes the traffic.
     Promoted,

@@ -1,6 +1,6 @@
 //! What versions under test were tested on before a process started, what served was compared with, how often labels
 //! said fraud, and what a calibration is fitted on. The log keeps what came of it and not the scores; the labels are in the
-//! store, and are scored again. So they are where another champion serves than the one that has scored them.
+//! store, and are scored again, by the versions that served then (`line.rs`).
 
 use std::collections::BTreeSet;
 
@@ -26,12 +26,12 @@ impl Learning {
     /// Counts again what is usual and what labels have said, up to the last that was dealt with.
     pub(super) fn recall_labels(&mut self, past: &Past) -> Outcome<()> {
         self.learn_what_is_usual();
-        self.recall_silence()?;
+        self.recall_silence(past)?;
         self.score_again(past, self.dealt_with)
     }
 
-    /// Scores labels up to a number again, with the champion and kept versions that it comes from: those that a
-    /// calibration is fitted on, and those that are counted together for a flood of frauds.
+    /// Scores labels up to a number again: those that a calibration is fitted on, and those that are counted together for
+    /// a flood of frauds.
     pub(super) fn score_again(&mut self, past: &Past, until: u64) -> Outcome<()> {
         let scored = self.rows_to_recall(until);
         let (refused, heard) = self.rows_of_flood(past, until);
@@ -51,31 +51,79 @@ impl Learning {
         self.afresh_at = self.history.numbered(0, until).len();
     }
 
-    /// Scores again what versions under test had been tested on. `replaced` are versions that a newer one took the place
-    /// of in the test, and that are kept.
-    pub(super) fn recall_tests(&mut self, replaced: &BTreeSet<u64>) -> Outcome<()> {
+    /// Scores again what versions under test had been tested on.
+    pub(super) fn recall_tests(&mut self, past: &Past) -> Outcome<()> {
         if let Some((mut trial, step)) = self.canary.take() {
-            self.recall(&mut trial, replaced)?;
+            self.recall(&mut trial, past)?;
             self.canary = Some((trial, step));
         }
         if let Some(mut trial) = self.shadow.take() {
-            self.recall(&mut trial, replaced)?;
+            self.recall(&mut trial, past)?;
             self.shadow = Some(trial);
         }
         Ok(())
     }
 
-    fn recall(&self, trial: &mut Trial, replaced: &BTreeSet<u64>) -> Outcome<()> {
+    /// Scores again what a version had been tested on.
+    fn recall(&self, trial: &mut Trial, past: &Past) -> Outcome<()> {
+        let (held, paired, chosen) = (&trial.held, &mut trial.paired, trial.share.after);
+        // One that a person chose is tested on what came since, and nothing else.
+        let mut line = match chosen {
+            0 => self.line_of(held, &past.tested)?,
+            _ => Vec::new(),
+        };
+        let oldest = line.last().unwrap_or(held).manifest.label_position;
+        let champions = self.line(oldest.max(chosen) + 1, past)?;
+        while let Some(older) = line.pop() {
+            let newer = line.last().unwrap_or(held);
+            let (after, until) = (older.manifest.label_position, newer.manifest.label_position);
+            self.pair_with_served(paired, &champions, &older, after, until)?;
+        }
+        let after = held.manifest.label_position.max(chosen);
+        self.pair_with_served(paired, &champions, held, after, self.dealt_with)
+    }
+
+    /// Adds the labels after a number, up to another, with the scores of a version and of what served then; the newest of
+    /// them.
+    fn pair_with_served(
+        &self,
+        paired: &mut Paired,
+        champions: &Line,
+        held: &Held,
+        after: u64,
+        until: u64,
+    ) -> Outcome<()> {
+        let rows = self.history.numbered(after, until);
+        let surplus = rows.len().saturating_sub(self.settings().gate.watched_rows);
+        let rows = self.by_number(&rows[surplus..]);
+        for (champion, run) in champions.runs(&rows) {
+            let labels = self
+                .history
+                .examples(run.iter().map(|(_, row)| (*row, 1.0)))?;
+            let served = champion.logits(labels.inputs())?;
+            let logits = held.model.logits(labels.inputs())?;
+            paired.extend(&served, &logits, labels.labels());
+        }
+        Ok(())
+    }
+
+    /// Leaves out old labels of a test that goes on for as long as a person wants. No other version takes the traffic
+    /// meanwhile.
+    pub(super) fn keep_newest(&self, trial: &mut Trial) -> Outcome<()> {
         let Some(champion) = &self.champion else {
             return Ok(());
         };
-        let (held, paired) = (&trial.held, &mut trial.paired);
-        let mut line = self.line_of(held, replaced)?;
-        while let Some(older) = line.pop() {
-            let newer = line.last().unwrap_or(held);
-            self.pair(paired, champion, &older, newer.manifest.label_position)?;
+        if trial.share.is_pinned && trial.paired.rows() > self.settings().gate.watched_rows {
+            trial.paired = Paired::default();
+            self.pair(&mut trial.paired, champion, &trial.held, self.dealt_with)?;
         }
-        self.pair(paired, champion, held, self.dealt_with)
+        Ok(())
+    }
+
+    /// Rows, each behind the number of its label.
+    pub(super) fn by_number(&self, rows: &[usize]) -> Vec<(u64, usize)> {
+        let rows = rows.iter();
+        rows.map(|row| (self.history.number(*row), *row)).collect()
     }
 
     /// The versions before one in the same test, newest first: each took the place of its parent. With labels enough for a
@@ -168,15 +216,11 @@ impl Learning {
     /// Rows, by number, of the newest period that was put aside for what its labels say, and of those since: frauds are
     /// counted from there on.
     fn rows_of_flood(&self, past: &Past, until: u64) -> (Vec<(u64, usize)>, Vec<(u64, usize)>) {
-        let by_number = |rows: Vec<usize>| -> Vec<(u64, usize)> {
-            let rows = rows.into_iter();
-            rows.map(|row| (self.history.number(row), row)).collect()
-        };
-        let mut heard = by_number(self.history.numbered(past.refused_until, until));
+        let mut heard = self.by_number(&self.history.numbered(past.refused_until, until));
         let surplus = heard.len().saturating_sub(HEARD);
         heard.drain(..surplus);
         match &past.refused {
-            Some(refused) if surplus == 0 => (by_number(self.history.among(refused)), heard),
+            Some(refused) if surplus == 0 => (self.by_number(&self.history.among(refused)), heard),
             _ => (Vec::new(), heard),
         }
     }
@@ -205,18 +249,27 @@ impl Learning {
     }
 
     /// Counts again how often the newest labels said fraud, period by period.
-    pub(super) fn recall_silence(&mut self) -> Outcome<()> {
+    pub(super) fn recall_silence(&mut self, past: &Past) -> Outcome<()> {
+        let Some(champion) = &self.champion else {
+            return Ok(());
+        };
         let rows = self.history.numbered(0, self.dealt_with);
-        let rows = &rows[rows.len().saturating_sub(HEARD)..];
+        let rows = self.by_number(&rows[rows.len().saturating_sub(HEARD)..]);
+        let Some((oldest, _)) = rows.first() else {
+            return Ok(());
+        };
+        // Labels of which no version is known that served then count too.
+        let line = self.line(*oldest, past)?.with_first(champion.model.clone());
         let every = micros(self.plan().settings.every);
-        let (Some(champion), Some(checks)) = (&self.champion, &mut self.checks) else {
+        let history = &self.history;
+        let Some(checks) = &mut self.checks else {
             return Ok(());
         };
         let gate = &self.workspace.settings.learner.gate;
-        let period = |row: &usize| self.history.known_us(*row).div_euclid(every);
+        let period = |(_, row): &(u64, usize)| history.known_us(*row).div_euclid(every);
         for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
-            let labels = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
-            let scores = champion.model.score(labels.inputs())?;
+            let labels = history.examples(rows.iter().map(|(_, row)| (*row, 1.0)))?;
+            let (_, scores) = scored_again(history, &line, rows)?;
             checks.recall_silence(&labels, &scores, gate);
         }
         Ok(())

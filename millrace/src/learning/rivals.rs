@@ -12,10 +12,14 @@ use crate::failure::{Failure, Outcome};
 impl Learning {
     /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all.
     pub(super) fn decide(&mut self, aliases: Aliases, notes: Vec<Entry>) -> Outcome<()> {
-        let seen = self.seen;
-        self.append(notes, |decided| match decided == seen {
-            true => Ok(aliases),
-            false => Err(Failure::overtaken("the traffic was moved by somebody else")),
+        let (seen, was_moved) = (self.seen, self.was_moved);
+        self.append(notes, |decided, news| {
+            // One who moves it and back has ended a test all the same.
+            let is_moved = was_moved || decided != seen || news.iter().any(Entry::is_by_a_person);
+            match is_moved {
+                true => Err(Failure::overtaken("the traffic was moved by somebody else")),
+                false => Ok(aliases),
+            }
         })?;
         self.seen = aliases;
         Ok(())
@@ -23,20 +27,22 @@ impl Learning {
 
     /// Keeps notes that move no traffic.
     pub(super) fn note(&mut self, notes: Vec<Entry>) -> Outcome<()> {
-        self.append(notes, Ok)
+        self.append(notes, |decided, _| Ok(decided))
     }
 
     /// Appends an entry to the log, unless another process has learned meanwhile.
     fn append(
         &mut self,
         notes: Vec<Entry>,
-        aliases: impl Fn(Aliases) -> Outcome<Aliases>,
+        aliases: impl Fn(Aliases, &[Entry]) -> Outcome<Aliases>,
     ) -> Outcome<()> {
         let read = self.read;
-        let mut known = read;
+        let (mut known, mut is_moved) = (read, false);
         self.registry.decide(|decided| {
-            check_news(decided.journal.get(read..).unwrap_or_default())?;
-            let aliases = aliases(decided.aliases)?;
+            let news = decided.journal.get(read..).unwrap_or_default();
+            check_news(news)?;
+            is_moved = news.iter().any(Entry::is_by_a_person);
+            let aliases = aliases(decided.aliases, news)?;
             known = decided.journal.len() + notes.len();
             Ok::<_, Failure>(Some(Choice {
                 aliases,
@@ -44,7 +50,30 @@ impl Learning {
             }))
         })?;
         self.read = known;
+        self.was_moved |= is_moved;
         Ok(())
+    }
+
+    /// Who has the traffic, and everything that was noted: of one moment.
+    pub(super) fn decided(&self) -> Outcome<(Aliases, Vec<Entry>)> {
+        let mut found = (Aliases::default(), Vec::new());
+        self.registry.decide(|decided| {
+            found = (decided.aliases, decided.journal.clone());
+            Ok::<_, Failure>(None)
+        })?;
+        Ok(found)
+    }
+
+    /// Whether somebody has moved the traffic since this loop followed.
+    pub(super) fn is_moved(&self) -> Outcome<bool> {
+        let (seen, read) = (self.seen, self.read);
+        let mut is_moved = self.was_moved;
+        self.registry.decide(|decided| {
+            let mut news = decided.journal.get(read..).unwrap_or_default().iter();
+            is_moved |= decided.aliases != seen || news.any(Entry::is_by_a_person);
+            Ok::<_, Failure>(None)
+        })?;
+        Ok(is_moved)
     }
 
     /// Refuses to go on where another process has learned since this one read or wrote the log.

@@ -13,6 +13,7 @@ use crate::traffic::{promote, roll_back, set_share};
 
 mod champions;
 mod genuine;
+mod persons;
 mod rivals;
 mod rollbacks;
 mod starts;

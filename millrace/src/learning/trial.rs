@@ -5,6 +5,7 @@ use millrace_learner::{
 };
 
 use super::anchor::Anchor;
+use super::past::Share;
 use super::period::{Tested, Verdict};
 use super::scored::usual_rate;
 use super::{Held, Learning};
@@ -15,6 +16,8 @@ use crate::traces::step;
 pub(super) struct Trial {
     pub(super) held: Held,
     pub(super) paired: Paired,
+    /// Whose its share of the traffic is.
+    pub(super) share: Share,
 }
 
 impl Trial {
@@ -22,6 +25,7 @@ impl Trial {
         Self {
             held,
             paired: Paired::default(),
+            share: Share::default(),
         }
     }
 }
@@ -82,6 +86,7 @@ impl Learning {
         let Some((mut trial, step)) = self.canary.take() else {
             return Ok(None);
         };
+        self.keep_newest(&mut trial)?;
         let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
         if let Some(harm) = harm {
             let version = trial.held.manifest.version;
@@ -92,7 +97,10 @@ impl Learning {
                 Some(harm.to_string()),
                 at_us,
             )];
-            notes.extend(self.reject_shadow(version, at_us));
+            // What came to be tested since comes from the champion where that is newer.
+            if !self.is_older_than_champion(&trial.held) {
+                notes.extend(self.reject_shadow(version, at_us));
+            }
             let aliases = Aliases {
                 challenger: None,
                 ..self.seen
@@ -105,6 +113,11 @@ impl Learning {
         }
         // A process that took it up has not the labels that it was tested on before.
         if tested.comparison.is_none() {
+            self.canary = Some((trial, step));
+            return Ok(Some(tested));
+        }
+        if trial.share.is_pinned {
+            tested.verdict = Verdict::Passed;
             self.canary = Some((trial, step));
             return Ok(Some(tested));
         }

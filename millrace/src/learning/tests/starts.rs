@@ -153,3 +153,87 @@ fn as_many_settled_frauds_are_scored_again_as_a_calibration_takes() {
     let frauds = scored.filter(|(first, fraud)| *fraud && *first <= settled);
     assert_eq!(frauds.count(), millrace_learner::Calibration::FRAUDS);
 }
+
+#[test]
+fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_own() {
+    let outcome = |one_process: bool| {
+        let mut machine = Machine::new();
+        let mut process = machine.start();
+        machine.hour(0, 300, process.tag());
+        process.learn(0);
+        let mut tested = Vec::new();
+        let mut champions = Vec::new();
+        for hour in 1..16 {
+            if !one_process {
+                process = machine.start();
+            }
+            // A test takes three periods: the champion changes while some are under way.
+            machine.hour(hour, 80, process.tag());
+            let period = process.learn(hour);
+            tested.extend(period.tested.iter().map(|tested| {
+                let comparison = tested.comparison.map(|it| (it.rows, it.champion_log_loss));
+                (hour, tested.version, tested.verdict.clone(), comparison)
+            }));
+            champions.push(process.scorer.serving().unwrap().version);
+        }
+        champions.dedup();
+        (tested, champions, process.learning.scored.scores_of())
+    };
+    let (ours, champions, scores) = outcome(true);
+    let (theirs, others, scores_again) = outcome(false);
+    assert!(champions.len() > 2, "{champions:?}");
+    assert_eq!(champions, others);
+    assert_eq!(ours.len(), theirs.len());
+    for ((hour, version, verdict, ours), theirs) in ours.into_iter().zip(theirs) {
+        assert_eq!((hour, version, verdict), (theirs.0, theirs.1, theirs.2));
+        let (Some((rows, loss)), Some((rows_again, loss_again))) = (ours, theirs.3) else {
+            assert_eq!(ours, theirs.3);
+            continue;
+        };
+        assert_eq!(rows, rows_again, "{hour}");
+        assert!(
+            (loss - loss_again).abs() < 1e-6,
+            "{hour}: {loss} {loss_again}"
+        );
+    }
+    // So are those that a calibration is fitted on.
+    assert_eq!(scores.len(), scores_again.len());
+    for ((first, logit), (first_again, logit_again)) in scores.into_iter().zip(scores_again) {
+        assert_eq!(first, first_again);
+        assert!(
+            (logit - logit_again).abs() < 1e-4,
+            "{first}: {logit} {logit_again}"
+        );
+    }
+}
+
+#[test]
+fn how_well_what_served_does_is_known_to_a_process_that_starts() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    for hour in 0..8 {
+        machine.hour(hour, 300, process.tag());
+        process.learn(hour);
+    }
+    let known = process.learning.prequential();
+    assert_eq!(known.rows, 7 * 300);
+    drop(process);
+    let again = machine.start().learning.prequential();
+    assert_eq!((again.rows, again.frauds), (known.rows, known.frauds));
+    let [known, again] = [known, again].map(|it| it.average_precision.unwrap());
+    assert!((known - again).abs() < 1e-3, "{known} {again}");
+}
+
+#[test]
+fn how_well_what_served_does_is_not_said_by_few_frauds() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    machine.hour(0, 300, process.tag());
+    process.learn(0);
+    for (hour, labels, is_known) in [(1, 80, false), (2, 300, true)] {
+        machine.hour(hour, labels, process.tag());
+        let said = process.learn(hour).prequential;
+        assert_eq!(said.frauds >= 10, is_known, "{said:?}");
+        assert_eq!(said.average_precision.is_some(), is_known);
+    }
+}
