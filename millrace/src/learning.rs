@@ -225,6 +225,9 @@ impl Learning {
     }
 
     fn deal_with_next(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
+        if self.was_moved {
+            self.follow()?;
+        }
         self.read_examples()?;
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {
             return Ok(None);

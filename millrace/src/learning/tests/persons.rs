@@ -117,19 +117,25 @@ fn an_older_version_that_a_person_tries_is_nothing_that_learning_goes_on_from() 
 
 #[test]
 fn a_test_that_a_person_ended_and_began_again_begins_anew() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
-    machine.hour(hour, 300, process.tag());
-    // The traffic is as the loop knows it.
-    let kept = registry(machine.folder.path());
-    set_share(&kept, None, canary, 0).unwrap();
-    set_share(&kept, None, canary, 10).unwrap();
-    let begun = process.learning.next_period((hour + 1) * HOUR).unwrap();
-    assert!(begun.is_none());
-    let period = process.learn(hour);
-    let tested = verdict(&period, canary);
-    assert_eq!(tested.verdict, Verdict::Passed);
-    assert_eq!(tested.comparison.unwrap().rows, 300);
-    assert_eq!(process.canary(&machine), Some((canary, 10)));
+    for is_noted_over in [false, true] {
+        let mut machine = Machine::new();
+        let mut process = machine.start();
+        let (canary, hour) = until_canary(&mut machine, &mut process);
+        machine.hour(hour, 300, process.tag());
+        // The traffic is as the loop knows it.
+        let kept = registry(machine.folder.path());
+        set_share(&kept, None, canary, 0).unwrap();
+        set_share(&kept, None, canary, 10).unwrap();
+        if is_noted_over {
+            process.learning.note(Vec::new()).unwrap();
+        } else {
+            let begun = process.learning.next_period((hour + 1) * HOUR).unwrap();
+            assert!(begun.is_none());
+        }
+        let period = process.learn(hour);
+        let tested = verdict(&period, canary);
+        assert_eq!(tested.verdict, Verdict::Passed);
+        assert_eq!(tested.comparison.unwrap().rows, 300);
+        assert_eq!(process.canary(&machine), Some((canary, 10)));
+    }
 }
