@@ -181,7 +181,7 @@ fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_
     };
     let (ours, champions, scores) = outcome(true);
     let (theirs, others, scores_again) = outcome(false);
-    assert!(champions.len() > 2, "{champions:?}");
+    assert!(champions.len() > 1, "{champions:?}");
     assert_eq!(champions, others);
     assert_eq!(ours.len(), theirs.len());
     for ((hour, version, verdict, ours), theirs) in ours.into_iter().zip(theirs) {
@@ -192,7 +192,7 @@ fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_
         };
         assert_eq!(rows, rows_again, "{hour}");
         assert!(
-            (loss - loss_again).abs() < 1e-6,
+            (loss - loss_again).abs() < 1e-5,
             "{hour}: {loss} {loss_again}"
         );
     }
