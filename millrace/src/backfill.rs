@@ -170,7 +170,7 @@ pub(crate) fn fill(
     let path = path
         .canonicalize()
         .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
-    let key = stored_files::key(&stream.name, path);
+    let key = stored_files::key(&stream.name, &path);
     let mut reading = Reading::of(&path)?;
     if let Some(known) = store.get(Table::Meta, key.as_bytes())? {
         let known: Reading = decode(&known)?;

@@ -15,7 +15,7 @@ fn frauds_alone(machine: &mut Machine, hour: i64, labels: usize, tag: u32) {
         let id = number.to_be_bytes();
         step.scored(&id, ScoredRecord::new(time, &[amount], tag))
             .unwrap();
-        step.label(&id, true, time).unwrap();
+        step.label(&id, true, time);
         machine.labels = number + 1;
     }
     let mut commit = Commit::default();
