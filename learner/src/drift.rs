@@ -16,6 +16,8 @@ use crate::encoder::{Encoder, Place};
 const CELLS: usize = 10;
 /// Added to every cell: one that was never seen must not make the index infinite.
 const SMOOTHING: f64 = 0.5;
+/// How seldom noise is larger than it is said to be: once in e to the power of this many times.
+const SELDOM: f64 = 9.21;
 
 /// How rows fall into the cells of each input: below all edges, between them, above, missing; of a category one for each
 /// that is known, all others, missing. A last column is of their scores, where those are counted.
@@ -66,6 +68,23 @@ impl Histograms {
     /// Rows that were counted.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// The largest indexes of [`Self::stability`] that chance alone gives where nothing moved, but for one time in 10,000.
+    ///
+    /// With n and m rows in k cells that any of them are in, an index is on average (k − 1)(1/n + 1/m), and is distributed
+    /// as χ² of k − 1 degrees of freedom; this is the bound of Laurent and Massart (2000) of that.
+    pub fn noise(&self, reference: &Histograms) -> Vec<f64> {
+        let rows = |counts: &[u64]| counts.iter().sum::<u64>().max(1) as f64;
+        let pairs = self.counts.iter().zip(&reference.counts);
+        pairs
+            .map(|(ours, theirs)| {
+                let cells = ours.iter().zip(theirs).filter(|(a, b)| **a + **b > 0);
+                let freedom = cells.count().saturating_sub(1) as f64;
+                let bound = freedom + 2.0 * (freedom * SELDOM).sqrt() + 2.0 * SELDOM;
+                bound * (1.0 / rows(ours) + 1.0 / rows(theirs))
+            })
+            .collect()
     }
 
     /// The population stability index of each input against a reference, and behind them that of the scores.
@@ -143,7 +162,7 @@ pub struct DriftWatch {
 /// Periods that are remembered: a week of hours and a day, so that a weekend is compared with the
 /// one before it.
 const REMEMBERED: usize = 192;
-/// Periods before which nothing is unusual: two days of hours.
+/// Periods before which nothing is unusual: of hours, two days.
 const LEARNED: usize = 48;
 /// How far above the largest remembered index one is unusual …
 const UNUSUAL: f64 = 3.0;
@@ -151,6 +170,9 @@ const UNUSUAL: f64 = 3.0;
 const LEAST: f64 = 0.25;
 
 impl DriftWatch {
+    /// Rows that an index takes: of fewer it is chance.
+    pub const LEAST_ROWS: usize = 50;
+
     /// Knows nothing yet of `inputs` inputs.
     pub fn new(inputs: usize) -> Self {
         Self {
@@ -163,15 +185,17 @@ impl DriftWatch {
         self.usual.len()
     }
 
-    /// The inputs whose index is unusual, the farthest first.
-    pub fn unusual(&self, stability: &[f64]) -> Vec<Drift> {
+    /// The inputs whose index is unusual, the farthest first. What is no more than `noise`, as [`Histograms::noise`] has it,
+    /// is chance.
+    pub fn unusual(&self, stability: &[f64], noise: &[f64]) -> Vec<Drift> {
         let mut drifts: Vec<Drift> = Vec::new();
-        for (input, (value, usual)) in stability.iter().zip(&self.usual).enumerate() {
+        let values = stability.iter().zip(noise);
+        for (input, ((value, noise), usual)) in values.zip(&self.usual).enumerate() {
             if usual.len() < LEARNED {
                 continue;
             }
             let largest = usual.iter().copied().fold(0.0, f64::max);
-            if *value > LEAST && *value > UNUSUAL * largest {
+            if *value > LEAST.max(*noise) && *value > UNUSUAL * largest {
                 drifts.push(Drift {
                     input,
                     stability: *value,
@@ -228,9 +252,10 @@ mod tests {
         let reference = counted(&encoder, examples.inputs());
         let mut watch = DriftWatch::new(2);
         let moved = |rows: &[f32]| counted(&encoder, rows).stability(&reference)[1];
+        let noise = counted(&encoder, &categories(400, 99, &usual)).noise(&reference);
         for period in 0..60 {
             let stability = [0.0, moved(&categories(400, 100 + period, &usual))];
-            assert_eq!(watch.unusual(&stability), [], "period {period}");
+            assert_eq!(watch.unusual(&stability, &noise), [], "period {period}");
             watch.remember(&stability);
         }
         let shifts: [&[(f32, f64)]; 3] = [
@@ -241,7 +266,7 @@ mod tests {
             &[(812_000.0, 0.3), (4.0, 0.2)],
         ];
         for shift in shifts {
-            let drifts = watch.unusual(&[0.0, moved(&categories(400, 9, shift))]);
+            let drifts = watch.unusual(&[0.0, moved(&categories(400, 9, shift))], &noise);
             let inputs: Vec<usize> = drifts.iter().map(|drift| drift.input).collect();
             assert_eq!(inputs, [1], "{shift:?}");
         }
@@ -306,15 +331,17 @@ mod tests {
         let mut reference = rows(5_000, 3, false, 1.0);
         reference.extend(rows(2_000, 4, true, 1.0));
         let reference = counted(&encoder, &reference);
+        let unusual = |watch: &DriftWatch, rows: &[f32]| {
+            let period = counted(&encoder, rows);
+            watch.unusual(&period.stability(&reference), &period.noise(&reference))
+        };
         let mut watch = DriftWatch::new(3);
         for period in 0..200 {
             let hour = rows(400, 100 + period, period % 4 == 0, 1.0);
-            let stability = counted(&encoder, &hour).stability(&reference);
-            assert_eq!(watch.unusual(&stability), [], "period {period}");
-            watch.remember(&stability);
+            assert_eq!(unusual(&watch, &hour), [], "period {period}");
+            watch.remember(&counted(&encoder, &hour).stability(&reference));
         }
-        let cents = counted(&encoder, &rows(400, 9, true, 100.0)).stability(&reference);
-        let drifts = watch.unusual(&cents);
+        let drifts = unusual(&watch, &rows(400, 9, true, 100.0));
         assert_eq!(drifts.iter().map(|d| d.input).collect::<Vec<_>>(), [0]);
 
         let mut missing = rows(400, 10, false, 1.0);
@@ -322,7 +349,49 @@ mod tests {
             .iter_mut()
             .step_by(3)
             .for_each(|amount| *amount = f32::NAN);
-        let drifts = watch.unusual(&counted(&encoder, &missing).stability(&reference));
+        let drifts = unusual(&watch, &missing);
         assert_eq!(drifts.iter().map(|d| d.input).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn what_few_rows_differ_by_is_noise() {
+        let encoder = encoder();
+        let reference = counted(&encoder, &rows(20_000, 3, false, 1.0));
+        let mut watch = DriftWatch::new(3);
+        for period in 0..100 {
+            let hour = counted(&encoder, &rows(2_000, 100 + period, false, 1.0));
+            watch.remember(&hour.stability(&reference));
+        }
+        // Hours that were large so far become quiet.
+        for period in 0..50 {
+            let few = rows(DriftWatch::LEAST_ROWS, 300 + period, false, 1.0);
+            let few = counted(&encoder, &few);
+            let (stability, noise) = (few.stability(&reference), few.noise(&reference));
+            assert_eq!(watch.unusual(&stability, &noise), [], "period {period}");
+        }
+        let moved = rows(DriftWatch::LEAST_ROWS, 400, false, 100.0);
+        let moved = counted(&encoder, &moved);
+        let drifts = watch.unusual(&moved.stability(&reference), &moved.noise(&reference));
+        assert_eq!(drifts.iter().map(|d| d.input).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn noise_is_what_chance_seldom_exceeds() {
+        let encoder = encoder();
+        let reference = counted(&encoder, &rows(20_000, 3, false, 1.0));
+        let periods: Vec<Histograms> = (0..200)
+            .map(|period| counted(&encoder, &rows(500, 100 + period, false, 1.0)))
+            .collect();
+        let indexes: Vec<f64> = periods
+            .iter()
+            .map(|period| period.stability(&reference)[0])
+            .collect();
+        let mean = indexes.iter().sum::<f64>() / indexes.len() as f64;
+        let largest = indexes.iter().copied().fold(0.0, f64::max);
+        let noise = periods[0].noise(&reference)[0];
+        assert!(
+            largest < noise && noise < 8.0 * mean,
+            "{mean} {largest} {noise}"
+        );
     }
 }

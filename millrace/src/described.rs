@@ -315,7 +315,8 @@ const METRICS: &[Metric] = &[
         "millrace_prequential_average_precision",
         Kind::Gauge,
         "",
-        "Average precision of what was answered, over the newest labels, none of which the version had learned.",
+        "Average precision of what was answered, over the newest 20,000 labels, none of which the version had learned; once \
+         ten of them are frauds.",
     ),
     (
         "millrace_input_stability_index",

@@ -180,6 +180,7 @@ impl Learning {
                 self.dealt_with,
                 micros(self.plan().settings.every),
                 champion.manifest.fitted_position,
+                &self.settings().gate,
             )
         });
     }
@@ -324,7 +325,7 @@ impl Learning {
     fn test_then_learn(&mut self, period: &mut Period, mut rows: Vec<usize>) -> Outcome<()> {
         let mut fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
         let mut served = self.score_by_champion(&fresh)?;
-        if let Some(disbelief) = self.disbelief(&fresh, &served) {
+        if let Some(disbelief) = self.disbelief(&fresh, &served)? {
             let is_new_normal = self.put_aside(&rows, &disbelief, period.end_us)?;
             if !is_new_normal {
                 period.learned = Learned::PutAside(disbelief.reason().to_owned());

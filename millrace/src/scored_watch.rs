@@ -2,13 +2,14 @@
 //! scores, are still distributed as they were.
 //!
 //! A period's inputs are compared with the first ones that were seen, as the learner's checks compare labelled ones,
-//! and an input is named where it moved farther than it ever did. An alarm changes nothing by itself: the events are
-//! real, whatever they look like, and must be scored.
+//! and an input is named where it moved farther than it ever did, or where more of its values than ever are beyond all
+//! that the first model started from. An alarm changes nothing by itself: the events are real, whatever they look like,
+//! and must be scored. So less is enough for one than for putting labels aside: a small share that adds up over a day.
 //!
 //! What is usual takes days to know, so it is kept in the store, in the commits of the steps that it saw.
 
 use millrace_feature_store::{Commit, Store, StoreError, Table, decode, encode};
-use millrace_learner::{DriftWatch, Encoder, Histograms, Model};
+use millrace_learner::{DriftWatch, Encoder, Histograms, Model, TailWatch, Tails};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
@@ -66,6 +67,8 @@ struct Reference {
 struct Lately {
     current: Histograms,
     watch: DriftWatch,
+    current_tails: Tails,
+    tails: TailWatch,
     period: Option<i64>,
     /// Periods in a row in which something moved.
     unusual_periods: usize,
@@ -78,10 +81,32 @@ pub struct Alarm {
     pub until_us: i64,
     /// The input.
     pub input: String,
-    /// Its population stability index.
-    pub stability: f64,
-    /// The largest that was usual.
+    /// What of it is unusual.
+    pub measure: Measure,
+    /// How much that is.
+    pub value: f64,
+    /// The most that was usual.
     pub usual: f64,
+}
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// The population stability index.
+    StabilityIndex,
+    /// The share of values that are beyond all that the first model started from, in the period or in some together.
+    ShareBeyond,
+}
+
+impl Measure {
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StabilityIndex => "stability index",
+            Self::ShareBeyond => "share beyond the model's range",
+        }
+    }
 }
 
 impl ScoredWatch {
@@ -121,7 +146,9 @@ impl ScoredWatch {
             && encoder.width() + 1 == self.names.len()
             && lately.watch.inputs() == self.names.len()
             && reference.histograms.is_of(encoder)
-            && lately.current.is_of(encoder);
+            && lately.current.is_of(encoder)
+            && lately.current_tails.is_of(encoder)
+            && lately.tails.is_of(encoder);
         is_ours.then_some(State {
             reference,
             lately,
@@ -157,38 +184,16 @@ impl ScoredWatch {
         let ended = lately.period.filter(|before| *before < period);
         lately.period = Some(lately.period.map_or(period, |before| before.max(period)));
         let mut alarms = Vec::new();
+        // A handful of events says nothing of a period: it is judged with the next one …
+        let is_enough = lately.current.rows() >= DriftWatch::LEAST_ROWS as u64;
         if let Some(ended) = ended {
             *has_ended = true;
-            let current = std::mem::replace(&mut lately.current, Histograms::new(encoder));
-            // A handful of events says nothing of a period of which the others were not kept.
-            let is_whole = !std::mem::take(is_cut) || current.rows() >= KEPT_ROWS;
-            let is_known = reference.histograms.rows() >= REFERENCE_ROWS;
-            if is_known && is_whole && current.rows() > 0 {
-                let stability = current.stability(&reference.histograms);
-                for (name, value) in self.names.iter().zip(&stability) {
-                    metrics::gauge!("millrace_input_stability_index", "input" => name.clone())
-                        .set(*value);
-                }
-                let drifts = lately.watch.unusual(&stability);
-                lately.unusual_periods = if drifts.is_empty() {
-                    0
-                } else {
-                    lately.unusual_periods + 1
-                };
-                if drifts.is_empty() || lately.unusual_periods >= NEW_NORMAL {
-                    lately.watch.remember(&stability);
-                }
-                for drift in drifts {
-                    let input = self.names.get(drift.input).cloned().unwrap_or_default();
-                    metrics::counter!("millrace_drift_alarms_total", "input" => input.clone())
-                        .increment(1);
-                    alarms.push(Alarm {
-                        until_us: (ended + 1) * self.every_us,
-                        input,
-                        stability: drift.stability,
-                        usual: drift.usual,
-                    });
-                }
+            // … but for one of which the others were not kept.
+            let is_whole = !std::mem::take(is_cut) || lately.current.rows() >= KEPT_ROWS;
+            if is_enough || !is_whole {
+                let until_us = (ended + 1) * self.every_us;
+                let is_known = reference.histograms.rows() >= REFERENCE_ROWS;
+                alarms = lately.end_period(reference, is_known && is_whole, until_us, &self.names);
             }
         }
         let before = lately.current.rows();
@@ -199,6 +204,7 @@ impl ScoredWatch {
         }
         lately.current.add(encoder, rows);
         lately.current.add_scores(scores);
+        lately.current_tails.add(encoder, rows);
         *unkept += lately.current.rows() - before;
         alarms
     }
@@ -227,6 +233,64 @@ impl ScoredWatch {
     }
 }
 
+impl Lately {
+    /// Ends a period, and judges it where that can be done. What is unusual of it.
+    fn end_period(
+        &mut self,
+        reference: &Reference,
+        can_be_judged: bool,
+        until_us: i64,
+        names: &[String],
+    ) -> Vec<Alarm> {
+        let encoder = &reference.encoder;
+        let current = std::mem::replace(&mut self.current, Histograms::new(encoder));
+        let tails = std::mem::replace(&mut self.current_tails, Tails::new(encoder));
+        if !can_be_judged {
+            return Vec::new();
+        }
+        let stability = current.stability(&reference.histograms);
+        for (name, value) in names.iter().zip(&stability) {
+            metrics::gauge!("millrace_input_stability_index", "input" => name.clone()).set(*value);
+        }
+        let noise = current.noise(&reference.histograms);
+        let drifts = self.watch.unusual(&stability, &noise);
+        self.unusual_periods = if drifts.is_empty() {
+            0
+        } else {
+            self.unusual_periods + 1
+        };
+        if drifts.is_empty() || self.unusual_periods >= NEW_NORMAL {
+            self.watch.remember(&stability);
+        }
+        let alarm = |input: usize, measure: Measure, value: f64, usual: f64| Alarm {
+            until_us,
+            input: names.get(input).cloned().unwrap_or_default(),
+            measure,
+            value,
+            usual,
+        };
+        let mut alarms: Vec<Alarm> = drifts
+            .iter()
+            .map(|it| alarm(it.input, Measure::StabilityIndex, it.stability, it.usual))
+            .collect();
+        let mut outlying = self.tails.adding_up(&tails);
+        outlying.extend(self.tails.judge(tails, NEW_NORMAL));
+        for it in outlying {
+            let share = it.beyond as f64 / it.rows.max(1) as f64;
+            let alarm = alarm(it.input, Measure::ShareBeyond, share, it.usual);
+            // Once an input is enough.
+            if alarms.iter().all(|other| other.input != alarm.input) {
+                alarms.push(alarm);
+            }
+        }
+        for alarm in &alarms {
+            metrics::counter!("millrace_drift_alarms_total", "input" => alarm.input.clone())
+                .increment(1);
+        }
+        alarms
+    }
+}
+
 impl State {
     fn new(encoder: &Encoder, inputs_hash: &str, every_us: i64) -> Self {
         Self {
@@ -239,6 +303,8 @@ impl State {
             lately: Lately {
                 current: Histograms::new(encoder),
                 watch: DriftWatch::new(encoder.width() + 1),
+                current_tails: Tails::new(encoder),
+                tails: TailWatch::default(),
                 period: None,
                 unusual_periods: 0,
             },
@@ -331,6 +397,45 @@ mod tests {
         assert!(moved.contains(&setting.names[0].as_str()), "{moved:?}");
         assert!(!moved.contains(&SCORE), "{moved:?}");
         assert_eq!(alarms[0].until_us, (hour + 2) * HOUR);
+    }
+
+    #[test]
+    fn values_beyond_all_that_the_model_started_from_are_named_when_they_are_scored() {
+        let setting = Setting::new();
+        let mut watch = setting.start("a");
+        // Of all events of an hour, so many have values that are far beyond.
+        let mut see = |hour: i64, events: usize, beyond: usize| -> Vec<(String, Measure)> {
+            let value = |event: usize| match event < beyond {
+                true => 1e9,
+                false => (event * 37 % 32) as f32,
+            };
+            let width = setting.model.width();
+            let rows = (0..events).flat_map(|event| vec![value(event); width]);
+            let rows: Vec<f32> = rows.collect();
+            let alarms = watch.see(&setting.model, &rows, &vec![0.1; events], hour * HOUR);
+            let named = alarms.into_iter().map(|it| (it.input, it.measure));
+            named.collect()
+        };
+        for hour in 0..80 {
+            let events = if hour < 5 { 4_000 } else { 100 };
+            assert!(see(hour, events, 0).is_empty(), "{hour}");
+        }
+        // A few in each hour say nothing, and add up within a day.
+        let named = (setting.names[0].clone(), Measure::ShareBeyond);
+        let told = (80..104).find(|hour| see(*hour, 100, 3).contains(&named));
+        assert!(told.is_some_and(|hour| hour > 81), "{told:?}");
+    }
+
+    #[test]
+    fn an_hour_with_a_handful_of_events_is_judged_with_the_next_one() {
+        let setting = Setting::new();
+        let (mut watch, hour) = setting.usual();
+        assert_eq!(setting.see(&mut watch, hour, 5, true), []);
+        for later in 1..12 {
+            // Five events an hour that all lack their inputs: fifty of them tell.
+            let alarms = setting.see(&mut watch, hour + later, 5, true);
+            assert_eq!(alarms.is_empty(), later != 10, "{later}");
+        }
     }
 
     #[test]

@@ -2,12 +2,23 @@
 //!
 //! Labels are joined by id, so that one delivered twice is learned once; that is not checked here.
 
+mod again;
+mod flood;
+mod scarcity;
+mod silence;
+mod usual;
+
 use millrace_learner::{
-    Cause, DriftWatch, Encoder, Examples, GateSettings, Histograms, Outlying, TailWatch, Tails,
-    roc_auc,
+    Cause, DriftWatch, Encoder, Examples, GateSettings, Histograms, Model, Outlying, TailWatch,
+    Tails, roc_auc,
 };
 
 use super::history::History;
+use crate::failure::Outcome;
+use flood::Flood;
+use scarcity::Scarcity;
+use silence::Silence;
+use usual::{heard, usual_tails};
 
 /// What was usual so far.
 pub(super) struct Checks {
@@ -16,27 +27,17 @@ pub(super) struct Checks {
     reference: Histograms,
     watch: DriftWatch,
     tails: TailWatch,
+    /// The inputs of the newest rows: a period that has few is judged with them.
+    newest: Vec<f32>,
+    /// Rows since what is usual of inputs was last learned: it is not learned of the same rows again and again.
+    unlearned: usize,
     /// Periods in a row that were refused for their inputs.
     unusual_periods: usize,
     /// Labels that were believed, and frauds among them.
     believed: (usize, usize),
+    scarcity: Scarcity,
     silence: Silence,
     flood: Flood,
-}
-
-/// Labels since the newest period that said fraud about as often as was to be expected.
-#[derive(Default)]
-struct Silence {
-    labels: usize,
-    frauds: usize,
-    expected: f64,
-}
-
-/// Labels since frauds last were no more than is plausible, with the champion's probabilities.
-#[derive(Default)]
-struct Flood {
-    labels: Vec<f32>,
-    scores: Vec<f32>,
 }
 
 /// Why a period's labels are put aside.
@@ -65,13 +66,11 @@ impl Disbelief {
 
 /// Frauds, and genuine events, from which on labels can contradict a model.
 const TELLING: usize = 20;
-/// How many times too many frauds may be expected before a lack of them says anything: the champion may be badly
-/// calibrated, above all the first one.
+/// How many times too many frauds, or genuine events, may be expected before a lack of them says anything: the champion may
+/// be badly calibrated, above all the first one.
 const OVERESTIMATE: f64 = 3.0;
-/// So few frauds are not believed where chance alone would seldom give so few: none where 28 were expected.
+/// So few are not believed where chance alone would seldom give so few: no frauds where 28 were expected.
 const UNLIKELY: f64 = 1e-4;
-/// Labels that are counted together for a flood of frauds, at most. A process that starts counts fewer: see `recall.rs`.
-const FLOOD_ROWS: usize = 50_000;
 /// Examples that the reference holds, about.
 const REFERENCE_ROWS: usize = 20_000;
 
@@ -84,6 +83,7 @@ impl Checks {
         until: u64,
         every_us: i64,
         fitted: u64,
+        settings: &GateSettings,
     ) -> Self {
         let rows: Vec<usize> = history
             .believed(0..history.len())
@@ -99,25 +99,39 @@ impl Checks {
         }
         let mut watch = DriftWatch::new(encoder.width());
         let period = |row: &usize| history.known_us(*row).div_euclid(every_us);
-        for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
-            let mut histograms = Histograms::new(encoder);
-            for row in rows {
-                inputs.clear();
-                history.copy_inputs(*row, &mut inputs);
-                histograms.add(encoder, &inputs);
+        let is_fraud = |row: &&usize| history.is_fraud(**row);
+        let (mut seen, mut learned) = (0, 0);
+        for of_period in rows.chunk_by(|a, b| period(a) == period(b)) {
+            let first = seen;
+            seen += of_period.len();
+            if seen - learned >= DriftWatch::LEAST_ROWS {
+                learned = seen;
+                let from = first.min(seen.saturating_sub(DriftWatch::LEAST_ROWS));
+                let mut histograms = Histograms::new(encoder);
+                for row in &rows[from..seen] {
+                    inputs.clear();
+                    history.copy_inputs(*row, &mut inputs);
+                    histograms.add(encoder, &inputs);
+                }
+                watch.remember(&histograms.stability(&reference));
             }
-            watch.remember(&histograms.stability(&reference));
+        }
+        let known = (0..history.len()).take_while(|row| history.number(*row) <= until);
+        let known = known.count();
+        let mut newest = Vec::new();
+        for row in known.saturating_sub(DriftWatch::LEAST_ROWS)..known {
+            history.copy_inputs(row, &mut newest);
         }
         Self {
             encoder: encoder.clone(),
             reference,
             watch,
             tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
+            newest,
+            unlearned: seen - learned,
             unusual_periods: 0,
-            believed: (
-                rows.len(),
-                rows.iter().filter(|row| history.is_fraud(**row)).count(),
-            ),
+            believed: (rows.len(), rows.iter().filter(is_fraud).count()),
+            scarcity: heard(history, &rows, until, every_us, settings),
             silence: Silence::default(),
             flood: Flood::default(),
         }
@@ -133,43 +147,89 @@ impl Checks {
     pub(super) fn going_on_from(self, before: Self) -> Self {
         Self {
             unusual_periods: before.unusual_periods,
+            scarcity: before.scarcity,
             silence: before.silence,
             flood: before.flood,
             ..self
         }
     }
 
-    /// Why the labels of a period must not be learned, if there is a reason. `scores` are the
+    /// Why the labels of a period that ended at `end_us` must not be learned, if there is a reason. `scores` are the
     /// champion's probabilities, `names` the inputs'.
+    ///
+    /// # Errors
+    /// Inputs that a champion cannot score.
     pub(super) fn disbelief(
+        &mut self,
+        end_us: i64,
+        names: &[String],
+        fresh: &Examples,
+        champion: &Model,
+        scores: &[f32],
+        settings: &GateSettings,
+    ) -> Outcome<Option<Disbelief>> {
+        let inputs = self.with_those_before(fresh.inputs());
+        if let Some(reason) = contradiction(fresh, scores, settings) {
+            return Ok(Some(Disbelief::Labels(reason)));
+        }
+        let before = self.scarcity;
+        let (labels, frauds) = (fresh.len(), fresh.frauds());
+        let ratio = settings.max_fraud_ratio;
+        if let Some(reason) = self.scarcity.hear(end_us, labels, frauds, ratio) {
+            return Ok(Some(Disbelief::Labels(reason)));
+        }
+        let mut disbelief = self.disbelief_of_inputs(names, fresh, &inputs, settings);
+        if disbelief.is_none() {
+            // Only where the inputs are as ever is the champion's expectation worth something.
+            disbelief = self.disbelief_of_frauds(fresh, champion, scores, settings)?;
+        }
+        if disbelief.is_some() {
+            self.scarcity = before;
+        }
+        Ok(disbelief)
+    }
+
+    /// The inputs of a period, and where it has few rows those of the newest before it: of a handful nothing can be said.
+    fn with_those_before(&mut self, inputs: &[f32]) -> Vec<f32> {
+        let least = DriftWatch::LEAST_ROWS * self.encoder.width();
+        let lacking = least.saturating_sub(inputs.len());
+        let mut all = self.newest[self.newest.len().saturating_sub(lacking)..].to_vec();
+        all.extend_from_slice(inputs);
+        self.newest = all[all.len().saturating_sub(least)..].to_vec();
+        all
+    }
+
+    /// Why a period's labels must not be learned for their inputs. `inputs` are those of the rows that are judged.
+    fn disbelief_of_inputs(
         &mut self,
         names: &[String],
         fresh: &Examples,
-        scores: &[f32],
+        inputs: &[f32],
         settings: &GateSettings,
     ) -> Option<Disbelief> {
-        if let Some(reason) = contradiction(fresh, scores, settings) {
-            return Some(Disbelief::Labels(reason));
-        }
         let encoder = &self.encoder;
         let mut histograms = Histograms::new(encoder);
-        histograms.add(encoder, fresh.inputs());
+        histograms.add(encoder, inputs);
+        let is_enough = histograms.rows() >= DriftWatch::LEAST_ROWS as u64;
         let stability = histograms.stability(&self.reference);
-        let drifts = self.watch.unusual(&stability);
+        let drifts = match is_enough {
+            true => self
+                .watch
+                .unusual(&stability, &histograms.noise(&self.reference)),
+            false => Vec::new(),
+        };
         let Some(first) = drifts.first() else {
             self.unusual_periods = 0;
             let mut tails = Tails::new(encoder);
             tails.add(encoder, fresh.inputs());
             let outlying = self.tails.judge(tails, settings.unusual_periods.max(1));
-            if let Some(reason) = beyond(&outlying, names) {
-                return Some(Disbelief::Labels(reason));
+            let reason = beyond(&outlying, names);
+            self.unlearned += if reason.is_none() { fresh.len() } else { 0 };
+            if self.unlearned >= DriftWatch::LEAST_ROWS {
+                self.unlearned = 0;
+                self.watch.remember(&stability);
             }
-            self.watch.remember(&stability);
-            // Only where the inputs are as ever is the champion's expectation worth something.
-            if let Some(reason) = self.flood.hear(fresh.labels(), scores, settings) {
-                return Some(Disbelief::Labels(reason));
-            }
-            return self.silence(fresh, scores, settings);
+            return reason.map(Disbelief::Labels);
         };
         self.unusual_periods += 1;
         let name = |input: usize| names.get(input).map_or("?", String::as_str);
@@ -188,37 +248,49 @@ impl Checks {
         Some(Disbelief::Inputs(reason))
     }
 
-    /// Why labels that say fraud too seldom must not be learned, if they do.
-    fn silence(
+    /// Why labels that say fraud too often, or too seldom, must not be learned, if they do.
+    fn disbelief_of_frauds(
         &mut self,
         fresh: &Examples,
+        champion: &Model,
         scores: &[f32],
         settings: &GateSettings,
-    ) -> Option<Disbelief> {
-        let (labels, frauds) = (fresh.len(), fresh.frauds());
-        let expected = expected_frauds(scores, self.believed);
-        let ratio = settings.max_fraud_ratio;
-        let reason = self.silence.hear(labels, frauds, expected, ratio);
-        if reason.is_none() {
-            self.believed.0 += labels;
-            self.believed.1 += frauds;
+    ) -> Outcome<Option<Disbelief>> {
+        if let Some(reason) = self.flood.hear(fresh.labels(), scores, settings) {
+            return Ok(Some(Disbelief::Labels(reason)));
         }
-        reason.map(Disbelief::Labels)
+        let (labels, frauds) = self.believed;
+        let usual = frauds as f64 / labels.max(1) as f64;
+        let ratio = settings.max_fraud_ratio;
+        let reason = self.silence.hear_labels(fresh, champion, usual, ratio)?;
+        if reason.is_none() {
+            self.believed.0 += fresh.len();
+            self.believed.1 += fresh.frauds();
+        }
+        Ok(reason.map(Disbelief::Labels))
     }
 
-    /// Takes labels that a process before this one has believed, and the champion's probabilities of them: how often they
-    /// said fraud counts on.
-    pub(super) fn recall_silence(
+    /// Takes labels that a process before this one has believed, or has put aside, with a model that had not learned them
+    /// and the share of labels that said fraud before: how often they said fraud counts on.
+    ///
+    /// # Errors
+    /// Inputs that the model cannot score.
+    fn recall_silence(
         &mut self,
         labels: &Examples,
-        scores: &[f32],
+        model: &Model,
+        usual: f64,
+        is_aside: bool,
         settings: &GateSettings,
-    ) {
-        let expected = expected_frauds(scores, self.believed);
+    ) -> Outcome<()> {
+        let before = is_aside.then(|| self.silence.clone());
         let ratio = settings.max_fraud_ratio;
-        // Whether they were to be believed was decided then.
-        let (labels, frauds) = (labels.len(), labels.frauds());
-        let _ = self.silence.hear(labels, frauds, expected, ratio);
+        let reason = self.silence.hear_labels(labels, model, usual, ratio)?;
+        // What was put aside for another reason was not counted.
+        if let Some(before) = before.filter(|_| reason.is_none()) {
+            self.silence = before;
+        }
+        Ok(())
     }
 
     /// Begins to count for a flood of frauds anew, with labels that were put aside, or none, and probabilities of them. Those
@@ -248,46 +320,6 @@ impl Checks {
     }
 }
 
-/// What share of values beyond the edges is usual, by the periods of `rows`, which are believed, and how many of the
-/// newest in a row were put aside for one that is not.
-fn usual_tails(
-    encoder: &Encoder,
-    history: &History,
-    rows: &[usize],
-    until: u64,
-    every_us: i64,
-    fitted: u64,
-) -> TailWatch {
-    let mut watch = TailWatch::default();
-    if fitted == 0 {
-        return watch;
-    }
-    let period = |row: &usize| history.known_us(*row).div_euclid(every_us);
-    let tails = |rows: &[usize]| {
-        let mut tails = Tails::new(encoder);
-        let mut inputs = Vec::new();
-        for row in rows {
-            inputs.clear();
-            history.copy_inputs(*row, &mut inputs);
-            tails.add(encoder, &inputs);
-        }
-        tails
-    };
-    // What the edges are of is within them.
-    let newer = rows.partition_point(|row| history.number(*row) <= fitted);
-    for rows in rows[newer..].chunk_by(|a, b| period(a) == period(b)) {
-        watch.remember(tails(rows));
-    }
-    let aside = rows.last().map_or(0, |last| last + 1)..history.len();
-    let aside: Vec<usize> = aside
-        .take_while(|row| history.number(*row) <= until)
-        .collect();
-    for rows in aside.chunk_by(|a, b| period(a) == period(b)) {
-        watch.recall(tails(rows));
-    }
-    watch
-}
-
 /// Why values beyond all that a model was made of are not believed.
 fn beyond(outlying: &[Outlying], names: &[String]) -> Option<String> {
     let (first, others) = outlying.split_first()?;
@@ -305,68 +337,6 @@ fn beyond(outlying: &[Outlying], names: &[String]) -> Option<String> {
         reason.push_str(&format!(" So are those of {}", others.join(", ")));
     }
     Some(reason)
-}
-
-/// How many of some labels are frauds at least, by the champion's probabilities and by how often labels have said so
-/// before: neither a champion that expects too many nor a wave that is over makes later labels look wrong.
-fn expected_frauds(scores: &[f32], (labels, frauds): (usize, usize)) -> f64 {
-    let by_champion: f64 = scores.iter().map(|score| f64::from(*score)).sum();
-    let usual = frauds as f64 / labels.max(1) as f64;
-    by_champion.min(usual * scores.len() as f64)
-}
-
-impl Silence {
-    /// Takes a period's labels. Why they are not believed, if labels have said fraud too seldom for too long.
-    fn hear(
-        &mut self,
-        labels: usize,
-        frauds: usize,
-        expected: f64,
-        max_fraud_ratio: f64,
-    ) -> Option<String> {
-        self.labels += labels;
-        self.frauds += frauds;
-        self.expected += expected;
-        let is_usual = frauds >= 1 && frauds as f64 * OVERESTIMATE >= expected;
-        if is_usual || self.frauds as f64 * max_fraud_ratio >= self.expected {
-            *self = Self::default();
-            return None;
-        }
-        let by_chance = poisson_at_most(self.frauds, self.expected / OVERESTIMATE);
-        (by_chance < UNLIKELY).then(|| {
-            format!(
-                "{} of the newest {} labels are frauds where {:.1} were expected: does the feed of labels still say \
-                 which events are frauds?",
-                self.frauds, self.labels, self.expected
-            )
-        })
-    }
-}
-
-impl Flood {
-    /// Takes a period's labels and the champion's probabilities of them. Why they are not believed, if periods together
-    /// say what one of them is too short to say.
-    ///
-    /// This is the cumulative sum of Page (1954, "Continuous inspection schemes"): of the frauds less the most that is
-    /// plausible, counted from where it was last at its lowest. Rates below that, such as those of a new pattern, never
-    /// add up.
-    fn hear(&mut self, labels: &[f32], scores: &[f32], settings: &GateSettings) -> Option<String> {
-        self.labels.extend_from_slice(labels);
-        self.scores.extend_from_slice(scores);
-        let frauds = self.labels.iter().filter(|label| **label > 0.5).count();
-        let expected: f64 = self.scores.iter().map(|score| f64::from(*score)).sum();
-        let is_plausible = frauds as f64 <= settings.max_fraud_ratio * expected;
-        if is_plausible || self.labels.len() > FLOOD_ROWS {
-            *self = Self::default();
-            return None;
-        }
-        let reason = contradiction_of(&self.labels, &self.scores, settings)?;
-        // The next period begins with this one: those before it were believed, and must not speak against it for long.
-        let before = self.labels.len() - labels.len();
-        self.labels.drain(..before);
-        self.scores.drain(..before);
-        Some(format!("in the newest periods together, {reason}"))
-    }
 }
 
 /// The probability of at most so many events of a Poisson distribution.
@@ -415,7 +385,12 @@ fn contradiction_of(labels: &[f32], scores: &[f32], settings: &GateSettings) -> 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use millrace_learner::{Device, InputKind, LearnerSettings, update};
+
     use super::*;
+    use crate::labels::Example;
+
+    const HOUR: i64 = 3_600_000_000;
 
     fn labelled(frauds: usize, genuine: usize, right: bool) -> (Examples, Vec<f32>) {
         let mut examples = Examples::new(1);
@@ -433,74 +408,107 @@ mod tests {
         contradiction(&examples, &scores, &GateSettings::default())
     }
 
-    #[test]
-    fn labels_that_stop_saying_fraud_are_not_believed() {
-        let ratio = GateSettings::default().max_fraud_ratio;
-        let mut silence = Silence::default();
-        let mut hear = |frauds, expected| silence.hear(400, frauds, expected, ratio);
-        assert_eq!(hear(5, 4.0), None);
-        // Nothing for a while is chance, until it is not.
-        for period in 1..=6 {
-            assert_eq!(hear(0, 4.0), None, "period {period}");
+    /// Periods of amounts that are all alike, and what is usual of them.
+    fn history(periods: usize, rows: usize) -> (History, Encoder) {
+        let mut history = History::new(vec![InputKind::Number], 7);
+        let mut examples = Examples::new(1);
+        for row in 0..periods * rows {
+            let amount = (row * 37 % 100) as f32;
+            let fraud = row.is_multiple_of(20);
+            examples.push(&[amount], fraud, 1.0).unwrap();
+            let example = Example {
+                known_us: (row / rows) as i64 * HOUR,
+                event_time_us: 0,
+                inputs: vec![amount],
+                inputs_tag: 7,
+                fraud,
+                probability: None,
+                version: 0,
+            };
+            history.push(row as u64 + 1, example);
         }
-        let reason = hear(0, 4.0).unwrap();
-        let said = "0 of the newest 2800 labels are frauds where 28.0 were expected";
-        assert!(reason.contains(said), "{reason}");
-        assert!(hear(0, 4.0).is_some());
-        // Not silent, and far from usual.
-        assert!(hear(1, 4.0).is_some());
-        // They are back, and at once believed.
-        assert_eq!(hear(3, 4.0), None);
-        assert_eq!(hear(0, 4.0), None);
-        // Many labels at once decide at once.
-        assert!(hear(2, 200.0).is_some());
+        (history, Encoder::fit(&examples, 24).unwrap())
     }
 
-    #[test]
-    fn a_champion_that_expects_three_times_too_many_keeps_no_label_out() {
-        let ratio = GateSettings::default().max_fraud_ratio;
-        let mut silence = Silence::default();
-        for period in 0..1_000 {
-            let frauds = usize::from(period % 3 == 0);
-            assert_eq!(silence.hear(100, frauds, 1.0, ratio), None, "{period}");
-            assert_eq!(silence.hear(4_000, 13, 40.0, ratio), None, "{period}");
-        }
-        // It is held to how often labels have said fraud before.
-        let wild = vec![0.5; 100];
-        assert_eq!(expected_frauds(&wild, (1_000, 10)), 1.0);
-        assert_eq!(expected_frauds(&[0.25, 0.25], (10, 9)), 0.5);
-        assert_eq!(expected_frauds(&wild, (0, 0)), 0.0);
-        assert!((poisson_at_most(0, 9.25) - (-9.25_f64).exp()).abs() < 1e-12);
-        assert!((poisson_at_most(2, 2.0) - 5.0 * (-2.0_f64).exp()).abs() < 1e-12);
-    }
-
-    #[test]
-    fn frauds_that_are_far_too_many_for_periods_together_are_not_believed() {
+    /// Why periods of so many rows, all of one amount, are put aside, one after the other.
+    fn refused(checks: &mut Checks, rows: &[usize], amount: f32) -> Vec<Option<Cause>> {
         let settings = GateSettings::default();
-        let mut flood = Flood::default();
-        // Of 40 labels, scored low as frauds and genuine events alike.
-        let mut hear = |frauds: usize| {
-            let labels: Vec<f32> = (0..40_usize)
-                .map(|row| f32::from(u8::from(row.is_multiple_of(5) && row / 5 < frauds)))
-                .collect();
-            let scores: Vec<f32> = (0..40).map(|row| 0.004 + (row % 3) as f32 / 1e4).collect();
-            flood.hear(&labels, &scores, &settings)
+        let judged = rows.iter().map(|rows| {
+            let mut fresh = Examples::new(1);
+            for _ in 0..*rows {
+                fresh.push(&[amount], false, 1.0).unwrap();
+            }
+            let inputs = checks.with_those_before(fresh.inputs());
+            let names = ["amount".to_owned()];
+            let disbelief = checks.disbelief_of_inputs(&names, &fresh, &inputs, &settings);
+            disbelief.map(|it| it.cause())
+        });
+        judged.collect()
+    }
+
+    #[test]
+    fn a_handful_of_labels_moves_no_input_and_many_handfuls_do() {
+        let (history, encoder) = history(100, 100);
+        let settings = GateSettings::default();
+        let newest = history.newest();
+        let checks = || Checks::new(&encoder, &history, newest, HOUR, 0, &settings);
+        assert_eq!(refused(&mut checks(), &[1, 3], 50.0), [None, None]);
+        let many = refused(&mut checks(), &[5; 10], 50.0);
+        assert_eq!(many.first(), Some(&None));
+        assert_eq!(many.last(), Some(&Some(Cause::Inputs)));
+        assert_eq!(refused(&mut checks(), &[60], 50.0), [Some(Cause::Inputs)]);
+        // What is usual was not learned of handfuls either.
+        let quiet = history_of_handfuls();
+        let (history, encoder) = (&quiet.0, &quiet.1);
+        let mut checks = Checks::new(encoder, history, history.newest(), HOUR, 0, &settings);
+        assert_eq!(refused(&mut checks, &[60], 50.0), [Some(Cause::Inputs)]);
+    }
+
+    fn history_of_handfuls() -> (History, Encoder) {
+        history(2_000, 2)
+    }
+
+    #[test]
+    fn labels_that_say_fraud_alone_are_not_believed_where_the_inputs_are_as_ever() {
+        let (history, encoder) = history(100, 100);
+        let settings = GateSettings::default();
+        let until = history.newest();
+        let mut checks = Checks::new(&encoder, &history, until, HOUR, 0, &settings);
+        let champion = {
+            let settings = LearnerSettings {
+                hidden: Vec::new(),
+                members: 1,
+                bins: 4,
+                initial_passes: 2,
+                ..LearnerSettings::default()
+            };
+            let rows = history.believed(0..history.len()).map(|row| (row, 1.0));
+            let labels = history.examples(rows).unwrap();
+            let nothing = Examples::new(1);
+            let made = update(&settings, Device::Cpu, None, &labels, &nothing, 7);
+            Model::new(&made.unwrap().checkpoint)
         };
-        // Ten times as many as expected are plausible, for however long.
-        for period in 0..200 {
-            assert_eq!(hear(1), None, "{period}");
-        }
-        assert_eq!((hear(7), hear(7)), (None, None));
-        let reason = hear(7).unwrap();
-        let said = "in the newest periods together, 21 of 120 labels are frauds";
-        assert!(reason.starts_with(said), "{reason}");
-        // Its labels and the next ones are fewer than tell anything, and usual ones end it.
-        assert_eq!(hear(7), None);
-        assert!(hear(7).is_some());
-        for _ in 0..6 {
-            assert_eq!(hear(0), None);
-        }
-        assert!(flood.labels.is_empty());
+        let mut hear = |hour: i64, frauds: usize, genuine: usize| {
+            let mut fresh = Examples::new(1);
+            for row in 0..frauds + genuine {
+                let amount = (row * 37 % 100) as f32;
+                fresh.push(&[amount], row < frauds, 1.0).unwrap();
+            }
+            // A champion that knows that they are frauds.
+            let scores = vec![0.9; fresh.len()];
+            let names = ["amount".to_owned()];
+            let end_us = (101 + hour) * HOUR;
+            let disbelief = checks.disbelief(end_us, &names, &fresh, &champion, &scores, &settings);
+            disbelief.unwrap().map(|it| it.reason().to_owned())
+        };
+        let told: Vec<bool> = (0..8).map(|hour| hear(hour, 4, 0).is_some()).collect();
+        assert_eq!(told, [false, false, false, false, true, true, true, true]);
+        let reason = hear(8, 4, 0).unwrap();
+        assert!(
+            reason.ends_with("genuine labels seem not to come"),
+            "{reason}"
+        );
+        assert_eq!(hear(9, 5, 95), None);
     }
 
     #[test]

@@ -10,13 +10,20 @@ use crate::failure::Outcome;
 
 impl Learning {
     /// Why fresh labels must not be learned, if there is a reason. `served` are the champion's log odds of them.
-    pub(super) fn disbelief(&mut self, fresh: &Examples, served: &[f32]) -> Option<Disbelief> {
+    pub(super) fn disbelief(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+    ) -> Outcome<Option<Disbelief>> {
         self.count_in_bins_of_champion();
         let names = self.plan().input_names();
-        let checks = self.checks.as_mut()?;
+        let end_us = self.under_way.unwrap_or_default();
+        let (Some(checks), Some(champion)) = (&mut self.checks, &self.champion) else {
+            return Ok(None);
+        };
         let scores: Vec<f32> = served.iter().map(|logit| probability(*logit)).collect();
         let gate = &self.workspace.settings.learner.gate;
-        checks.disbelief(&names, fresh, &scores, gate)
+        checks.disbelief(end_us, &names, fresh, &champion.model, &scores, gate)
     }
 
     /// Counts anew what is usual where another model than before serves that has other bins.

@@ -18,12 +18,6 @@ const RECALLED: usize = 32;
 pub(super) struct Line(Vec<(u64, Model)>);
 
 impl Line {
-    /// The same, with a model for the labels before those of all others.
-    pub(super) fn with_first(mut self, model: Model) -> Self {
-        self.0.insert(0, (0, model));
-        self
-    }
-
     /// Rows in runs, each with the version that scores them. A row has a label's number before it, by which rows ascend;
     /// the first ones, which no version scores, are left out.
     pub(super) fn runs<'a>(

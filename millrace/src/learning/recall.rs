@@ -247,33 +247,6 @@ impl Learning {
         }
         Ok(())
     }
-
-    /// Counts again how often the newest labels said fraud, period by period.
-    pub(super) fn recall_silence(&mut self, past: &Past) -> Outcome<()> {
-        let Some(champion) = &self.champion else {
-            return Ok(());
-        };
-        let rows = self.history.numbered(0, self.dealt_with);
-        let rows = self.by_number(&rows[rows.len().saturating_sub(HEARD)..]);
-        let Some((oldest, _)) = rows.first() else {
-            return Ok(());
-        };
-        // Labels of which no version is known that served then count too.
-        let line = self.line(*oldest, past)?.with_first(champion.model.clone());
-        let every = micros(self.plan().settings.every);
-        let history = &self.history;
-        let Some(checks) = &mut self.checks else {
-            return Ok(());
-        };
-        let gate = &self.workspace.settings.learner.gate;
-        let period = |(_, row): &(u64, usize)| history.known_us(*row).div_euclid(every);
-        for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
-            let labels = history.examples(rows.iter().map(|(_, row)| (*row, 1.0)))?;
-            let (_, scores) = scored_again(history, &line, rows)?;
-            checks.recall_silence(&labels, &scores, gate);
-        }
-        Ok(())
-    }
 }
 
 /// Labels of rows, and the probabilities that a line gives them.

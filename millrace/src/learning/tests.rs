@@ -61,6 +61,8 @@ struct Machine {
     shift: f32,
     /// Whether no label says fraud from now on.
     is_silent: bool,
+    /// Whether no label says "genuine" from now on: those of genuine events do not come.
+    is_without_genuine: bool,
     /// Whether every second label says fraud from now on, whatever the amount.
     is_flooded: bool,
     /// Whether one amount in ten is in cents.
@@ -90,6 +92,7 @@ impl Machine {
             labels: 0,
             shift: 0.0,
             is_silent: false,
+            is_without_genuine: false,
             is_flooded: false,
             some_in_cents: false,
         }
@@ -122,7 +125,9 @@ impl Machine {
                 true => number.is_multiple_of(2),
                 false => is_fraud(number) && !self.is_silent,
             };
-            step.label(&id, fraud, time);
+            if fraud || !self.is_without_genuine {
+                step.label(&id, fraud, time);
+            }
         }
         let mut commit = Commit::default();
         step.finish(&mut self.join, &mut commit).unwrap();

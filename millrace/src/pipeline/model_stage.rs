@@ -89,7 +89,8 @@ impl ModelStage {
         for alarm in alarms {
             warn!(
                 input = alarm.input,
-                stability_index = alarm.stability,
+                measure = alarm.measure.name(),
+                value = alarm.value,
                 usual = alarm.usual,
                 until = rfc3339(alarm.until_us),
                 "an input of scored events moved"

@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use super::Run;
 use super::tally::{Day, UpdateLine};
-use crate::scored_watch::Alarm;
+use crate::scored_watch::{Alarm, Measure};
 use crate::times::rfc3339;
 
 const WIDTH: u32 = 900;
@@ -87,7 +87,7 @@ pub(super) fn page(runs: &[Run]) -> String {
         &mut html,
         "Drift of inputs",
         "The largest population stability index of each day's alarms: of inputs of scored events that moved farther \
-         than was usual. 0 on days without an alarm.",
+         than was usual. 0 on days without such an alarm.",
         &input_drift(runs, &days),
     );
     for run in runs {
@@ -142,11 +142,12 @@ fn input_drift(runs: &[Run], days: &[Vec<Day>]) -> String {
             .iter()
             .map(|day| (day.day_us.div_euclid(DAY_US), 0.0))
             .collect();
-        for alarm in &run.tally.alarms {
+        let indexes = run.tally.alarms.iter();
+        for alarm in indexes.filter(|alarm| alarm.measure == Measure::StabilityIndex) {
             let index = largest
                 .entry((alarm.until_us - 1).div_euclid(DAY_US))
                 .or_default();
-            *index = index.max(alarm.stability);
+            *index = index.max(alarm.value);
         }
         let point = |(day, index): (i64, f64)| (day as f64, index);
         largest.into_iter().map(point).collect()
@@ -302,6 +303,14 @@ fn calibrated(versions: &[(u64, i64, Calibration)]) -> String {
     )
 }
 
+/// An index, or a share.
+fn measured(measure: Measure, value: f64) -> String {
+    match measure {
+        Measure::StabilityIndex => format!("{value:.2}"),
+        Measure::ShareBeyond => format!("{:.2}%", 100.0 * value),
+    }
+}
+
 fn alarms(html: &mut String, alarms: &[Alarm]) {
     if alarms.is_empty() {
         html.push_str("<p>No input of a scored event moved farther than usual.</p>\n");
@@ -309,16 +318,17 @@ fn alarms(html: &mut String, alarms: &[Alarm]) {
     }
     html.push_str(
         "<details><summary>Inputs of scored events that moved, when they were scored</summary>\n\
-         <table><tr><th>until</th><th>input</th><th>stability index</th><th>usual, at most</th></tr>\n",
+         <table><tr><th>until</th><th>input</th><th>what</th><th>how much</th><th>usual, at most</th></tr>\n",
     );
     for alarm in alarms {
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td class=\"text\">{}</td><td>{:.2}</td><td>{:.2}</td></tr>",
+            "<tr><td>{}</td><td class=\"text\">{}</td><td class=\"text\">{}</td><td>{}</td><td>{}</td></tr>",
             rfc3339(alarm.until_us),
             escape(&alarm.input),
-            alarm.stability,
-            alarm.usual
+            alarm.measure.name(),
+            measured(alarm.measure, alarm.value),
+            measured(alarm.measure, alarm.usual)
         );
     }
     html.push_str("</table></details>\n");

@@ -74,6 +74,37 @@ fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_
 }
 
 #[test]
+fn labels_that_stop_saying_genuine_are_put_aside_though_each_period_has_a_process_of_its_own() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    for hour in 0..6 {
+        machine.hour(hour, 300, process.tag());
+        process.learn(hour);
+    }
+    drop(process);
+    let is_noticed = |machine: &mut Machine, hour: i64| {
+        let mut process = machine.start();
+        machine.hour(hour, 100, process.tag());
+        match process.learn(hour).learned {
+            Learned::PutAside(reason) => reason.ends_with("genuine labels seem not to come"),
+            _ => false,
+        }
+    };
+    // About seven frauds an hour, of which twenty tell.
+    machine.is_without_genuine = true;
+    let noticed = (6..16_i64).find(|hour| is_noticed(&mut machine, *hour));
+    assert!(
+        noticed.is_some_and(|hour| (8..=10).contains(&hour)),
+        "{noticed:?}"
+    );
+    assert!(is_noticed(&mut machine, 16));
+    machine.is_without_genuine = false;
+    assert!(!is_noticed(&mut machine, 17));
+    let last = machine.start().learning.dealt_with;
+    assert_eq!(last, machine.start().learning.history.newest());
+}
+
+#[test]
 fn frauds_that_are_far_too_many_are_counted_on_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
         let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n"));
