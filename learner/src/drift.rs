@@ -129,17 +129,23 @@ fn score_cell(score: f32) -> usize {
     place.clamp(0.0, (CELLS + 1) as f64) as usize
 }
 
-/// The population stability index of two histograms with the same cells.
+/// The population stability index of two histograms with the same cells. Cells that both have nothing in say nothing: what
+/// is added to them would be another share of few rows than of many.
 fn stability(ours: &[u64], theirs: &[u64]) -> f64 {
-    let cells = ours.len() as f64;
-    let share =
-        |count: u64, all: u64| (count as f64 + SMOOTHING) / (all as f64 + SMOOTHING * cells);
+    let cells: Vec<(u64, u64)> = ours
+        .iter()
+        .copied()
+        .zip(theirs.iter().copied())
+        .filter(|(ours, theirs)| ours + theirs > 0)
+        .collect();
+    let smoothed = SMOOTHING * cells.len() as f64;
+    let share = |count: u64, all: u64| (count as f64 + SMOOTHING) / (all as f64 + smoothed);
     let (all_ours, all_theirs) = (ours.iter().sum(), theirs.iter().sum());
-    let of_cell = |(ours, theirs): (&u64, &u64)| {
+    let of_cell = |(ours, theirs): &(u64, u64)| {
         let (p, q) = (share(*ours, all_ours), share(*theirs, all_theirs));
         (p - q) * (p / q).ln()
     };
-    ours.iter().zip(theirs).map(of_cell).sum()
+    cells.iter().map(of_cell).sum()
 }
 
 /// An input that moved.
@@ -307,6 +313,10 @@ mod tests {
         let expected = divergence(&p, &q) + divergence(&q, &p);
         assert!((stability(&ours, &theirs) - expected).abs() < 1e-12);
         assert_eq!(stability(&ours, &ours), 0.0);
+        // What nobody has anything in does not count, however few the rows.
+        let (few, many) = ([0, 50, 0, 0], [0, 20_000, 0, 0]);
+        assert_eq!(stability(&few, &many), 0.0);
+        assert_eq!(stability(&[0, 0], &[0, 0]), 0.0);
     }
 
     #[test]

@@ -328,7 +328,8 @@ const METRICS: &[Metric] = &[
         "millrace_drift_alarms_total",
         Kind::Counter,
         "input",
-        "Periods in which an input, or under the name score the scores, moved more than is usual.",
+        "Periods in which an input, or under the name score the scores, moved more than is usual, or had more values beyond all \
+         that the first model started from.",
     ),
     (
         "millrace_registry_reachable",
