@@ -85,7 +85,7 @@ impl Past {
                     past.refused_until = past.refused_until.max(*last);
                     past.reigns.ended(*last);
                     let is_for_inputs = entry.is_for_inputs();
-                    past.refused = (!is_for_inputs).then(|| *first..=*last);
+                    past.refused = (!is_for_inputs).then_some(*first..=*last);
                     match is_for_inputs {
                         true => past.unusual.push(*first..=*last),
                         false => past.unusual.clear(),
