@@ -58,12 +58,12 @@ fn store<S: Simd>(_simd: S, numbers: &mut [f32], at: usize, value: S::f32s) {
     S::as_mut_simd_f32s(&mut numbers[at..at + S::F32_LANES]).0[0] = value;
 }
 
-/// What a value takes from a [`FirstLayer`]'s table: so much of a row, and so much of the row after it.
+/// So much of a row of a [`FirstLayer`]'s table. A value is one or, between two edges, two of them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    at: usize,
-    own: f32,
-    after: f32,
+pub(crate) struct Term {
+    /// Where the row begins in the table.
+    row: usize,
+    share: f32,
 }
 
 /// The first layer of all members, laid out by input and bin.
@@ -154,7 +154,7 @@ impl FirstLayer {
 
     /// What a value takes from the table.
     #[inline]
-    pub(crate) fn entry(&self, input: usize, place: Place) -> Entry {
+    pub(crate) fn terms(&self, input: usize, place: Place) -> impl Iterator<Item = Term> {
         let (start, rows) = self.starts[input];
         let (row, own, after) = match place {
             Place::Missing => (rows, 1.0, 0.0),
@@ -162,8 +162,12 @@ impl FirstLayer {
             Place::Bin { bin, fraction } => (bin, 1.0 - fraction, fraction),
             Place::Category { code } => (code, 1.0, 0.0),
         };
-        let at = start + row * self.stride;
-        Entry { at, own, after }
+        let term = |row, share| Term {
+            row: start + row * self.stride,
+            share,
+        };
+        let after = (after != 0.0).then(|| term(row + 1, after));
+        [Some(term(row, own)), after].into_iter().flatten()
     }
 
     /// What the next layer reads of a row, as some members see it: `outs` begins with the first one's numbers, and
@@ -173,53 +177,58 @@ impl FirstLayer {
         &self,
         simd: S,
         members: Range<usize>,
-        entries: &[Entry],
+        terms: &[Term],
         outs: &mut [f32],
         apart: usize,
     ) {
-        let width = self.outputs;
-        let all = members.start * width..members.end * width;
-        let biases = self.bias[all.clone()].chunks_exact(width);
-        for (out, bias) in outs.chunks_mut(apart).zip(biases) {
-            out[..width].copy_from_slice(bias);
-        }
-        for entry in entries {
-            let row = &self.table[entry.at..][all.clone()].chunks_exact(width);
-            if entry.after == 0.0 {
-                for (out, row) in outs.chunks_mut(apart).zip(row.clone()) {
-                    add_row(simd, &mut out[..width], row);
-                }
-                continue;
+        // As many sums at a time as stay in registers.
+        let (many, few) = (8 * S::F32_LANES, 2 * S::F32_LANES);
+        for (member, out) in members.zip(outs.chunks_mut(apart)) {
+            let (mut at, first) = (0, member * self.outputs);
+            while at + many <= self.outputs {
+                let sums = self.sums::<S, 8>(simd, terms, first + at);
+                self.finish(simd, member, at, sums, out);
+                at += many;
             }
-            let after = self.table[entry.at + self.stride..][all.clone()].chunks_exact(width);
-            for ((out, row), after) in outs.chunks_mut(apart).zip(row.clone()).zip(after) {
-                add_between(simd, &mut out[..width], [row, after], entry);
-            }
-        }
-        for (out, passage) in outs.chunks_mut(apart).zip(&self.passages[members]) {
-            for at in (0..width).step_by(S::F32_LANES) {
-                let sum = vector(simd, out, at);
-                store(simd, out, at, passage.pass(simd, at, sum));
+            while at < self.outputs {
+                let sums = self.sums::<S, 2>(simd, terms, first + at);
+                self.finish(simd, member, at, sums, out);
+                at += few;
             }
         }
     }
-}
 
-#[inline(always)]
-fn add_row<S: Simd>(simd: S, sums: &mut [f32], row: &[f32]) {
-    let (sums, row) = (S::as_mut_simd_f32s(sums).0, S::as_simd_f32s(row).0);
-    for (sum, number) in sums.iter_mut().zip(row) {
-        *sum = simd.add_f32s(*sum, *number);
+    /// Some vectors of a row's sums; `at` counts the numbers of all members.
+    #[inline(always)]
+    fn sums<S: Simd, const N: usize>(&self, simd: S, terms: &[Term], at: usize) -> [S::f32s; N] {
+        let mut sums = [simd.splat_f32s(0.0); N];
+        let bias = S::as_simd_f32s(&self.bias[at..at + N * S::F32_LANES]).0;
+        for (sum, bias) in sums.iter_mut().zip(bias) {
+            *sum = *bias;
+        }
+        for term in terms {
+            let row = &self.table[term.row + at..][..N * S::F32_LANES];
+            let share = simd.splat_f32s(term.share);
+            for (sum, numbers) in sums.iter_mut().zip(S::as_simd_f32s(row).0) {
+                *sum = simd.mul_add_f32s(share, *numbers, *sum);
+            }
+        }
+        sums
     }
-}
 
-#[inline(always)]
-fn add_between<S: Simd>(simd: S, sums: &mut [f32], rows: [&[f32]; 2], entry: &Entry) {
-    let (own, after) = (simd.splat_f32s(entry.own), simd.splat_f32s(entry.after));
-    let [row, next] = rows.map(|row| S::as_simd_f32s(row).0);
-    for ((sum, number), next) in S::as_mut_simd_f32s(sums).0.iter_mut().zip(row).zip(next) {
-        let value = simd.mul_f32s(after, *next);
-        *sum = simd.add_f32s(*sum, simd.mul_add_f32s(own, *number, value));
+    #[inline(always)]
+    fn finish<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        member: usize,
+        at: usize,
+        sums: [S::f32s; N],
+        out: &mut [f32],
+    ) {
+        for (i, sum) in sums.into_iter().enumerate() {
+            let at = at + i * S::F32_LANES;
+            store(simd, out, at, self.passages[member].pass(simd, at, sum));
+        }
     }
 }
 

@@ -5,11 +5,13 @@
 //! code is a real product. The loops over numbers are in `kernel.rs`; how a model is trained is in
 //! [`crate::trainer`](crate::update).
 
+use std::ops::Range;
+
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::encoder::Encoder;
 use crate::error::LearnerError;
-use crate::kernel::{DenseLayer, Entry, FirstLayer, LastLayer};
+use crate::kernel::{DenseLayer, FirstLayer, LastLayer, Term};
 use crate::layer::Layer;
 
 /// A model ready to score. It does not change, and may be shared between threads.
@@ -149,16 +151,22 @@ impl Model {
             });
         }
         // Where each value falls is the same for all members.
-        let places = rows.chunks_exact(width).flat_map(|row| {
-            let values = row.iter().enumerate();
-            values.map(|(input, value)| self.first.entry(input, self.encoder.place(input, *value)))
-        });
-        let entries: Vec<Entry> = places.collect();
+        let mut terms = Vec::with_capacity(2 * rows.len());
+        let mut of_rows = Vec::with_capacity(count);
+        for row in rows.chunks_exact(width) {
+            let first = terms.len();
+            for (input, value) in row.iter().enumerate() {
+                let place = self.encoder.place(input, *value);
+                terms.extend(self.first.terms(input, place));
+            }
+            of_rows.push(first..terms.len());
+        }
         let mut odds = vec![Odds::default(); count];
         // With the widest vectors that this machine has.
         pulp::Arch::new().dispatch(Scoring {
             model: self,
-            entries: &entries,
+            terms: &terms,
+            rows: &of_rows,
             odds: &mut odds,
         });
         Ok(odds)
@@ -171,7 +179,10 @@ const TOGETHER: usize = 64;
 /// The members' answers to some rows, compiled once for each kind of vector unit.
 struct Scoring<'a> {
     model: &'a Model,
-    entries: &'a [Entry],
+    /// What the rows take from the first layer's table.
+    terms: &'a [Term],
+    /// Each row's place in `terms`.
+    rows: &'a [Range<usize>],
     odds: &'a mut [Odds],
 }
 
@@ -180,18 +191,15 @@ impl pulp::WithSimd for Scoring<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        let (model, width) = (self.model, self.model.width());
+        let model = self.model;
         let middle = model.middle.iter().map(DenseLayer::outputs);
         let widest = middle.fold(model.first.outputs(), usize::max);
         // As much as passes the layers together, and no more: a request has few rows.
         let pairs = TOGETHER.min(self.odds.len() * model.members);
         let mut values = vec![0.0; pairs * widest];
         let mut next = values.clone();
-        let rows = self
-            .odds
-            .chunks_mut(TOGETHER)
-            .zip(self.entries.chunks(TOGETHER * width));
-        for (odds, entries) in rows {
+        let tiles = self.odds.chunks_mut(TOGETHER);
+        for (odds, rows) in tiles.zip(self.rows.chunks(TOGETHER)) {
             // Few rows go through several members at once, for these share their matrix; many go member by member,
             // for the weights of one fit into a core's cache, and those of all do not.
             let at_once = (TOGETHER / odds.len()).max(1);
@@ -199,12 +207,12 @@ impl pulp::WithSimd for Scoring<'_> {
                 let members = member..(member + at_once).min(model.members);
                 let pairs = members.len() * odds.len();
                 let mut stride = model.first.outputs();
-                for (row, entries) in entries.chunks_exact(width).enumerate() {
+                for (row, terms) in rows.iter().enumerate() {
+                    let terms = &self.terms[terms.clone()];
                     let outs = &mut values[row * stride..pairs * stride];
                     let apart = odds.len() * stride;
-                    model
-                        .first
-                        .forward(simd, members.clone(), entries, outs, apart);
+                    let members = members.clone();
+                    model.first.forward(simd, members, terms, outs, apart);
                 }
                 for layer in &model.middle {
                     let inputs = &values[..pairs * stride];
