@@ -87,11 +87,11 @@ def main() -> int:
                 calls[0] += done.stdout.count(b"\n")
                 failures[0] += done.returncode != 0
 
+        thread = threading.Thread(target=score)
         try:
             time.sleep(5)
             for topic, file in files.items():
                 others.append(subprocess.Popen([*run, "produce", topic, str(file)], stderr=subprocess.DEVNULL))
-            thread = threading.Thread(target=score)
             thread.start()
             started = time.monotonic()
             rows = []
@@ -99,6 +99,8 @@ def main() -> int:
                 time.sleep(EVERY)
                 if process.poll() is not None:
                     sys.exit(f"millrace run ended: {(folder / 'run.log').read_text()[-2000:]}")
+                if any(other.poll() not in (None, 0) for other in others):
+                    sys.exit(f"millrace produce failed: is there a broker at {arguments.brokers}?")
                 at = time.monotonic() - started
                 memory = rss(process.pid)
                 events = metric(metrics, "millrace_events_total")
@@ -112,6 +114,9 @@ def main() -> int:
             stop.set()
             for other in others:
                 other.kill()
+            # What is being scored is answered before the process is told to stop.
+            if thread.ident is not None:
+                thread.join()
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
             log.close()

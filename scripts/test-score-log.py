@@ -51,6 +51,10 @@ def start() -> subprocess.Popen:
     return subprocess.Popen([PROGRAM, "--project", PROJECT, "run", "--create-topics"], stdout=log, stderr=log)
 
 
+def has_model() -> bool:
+    return bool(json.loads(millrace("models", "list", "--json").stdout or "[]"))
+
+
 def wait(until: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + SECONDS
     while not until():
@@ -196,24 +200,32 @@ def main() -> None:
     s3.create_bucket(Bucket=BUCKET)
     make_project()
     print(millrace("generate", "--days", "20", "--output", PAYMENTS).stderr.strip())
-    for stream in ("labels", "transactions"):
-        print(millrace("produce", "--create", stream, PAYMENTS / f"{stream}.parquet").stderr.strip())
     data = duckdb.connect()
     data.execute(f"CREATE TABLE payments AS FROM '{PAYMENTS}/transactions.parquet'")
     rows = data.execute("SELECT count(*) FROM payments").fetchone()[0]
+    print(millrace("produce", "--create", "labels", PAYMENTS / "labels.parquet").stderr.strip())
 
-    for kill in range(KILLS):
+    # Two weeks until there is a model, and then what it scores.
+    early = "event_time < (SELECT min(event_time) FROM payments) + INTERVAL 14 DAYS"
+    for part, which in (("first", early), ("then", f"NOT ({early})")):
+        file = PAYMENTS / f"{part}.parquet"
+        data.execute(f"COPY (FROM payments WHERE {which} ORDER BY event_time) TO '{file}'")
+        print(millrace("produce", "--create", "transactions", file).stderr.strip())
+        sent = data.execute(f"SELECT count(*) FROM payments WHERE {early} OR {part == 'then'}").fetchone()[0]
+        before = complete_to()
+        for kill in range(KILLS // 2):
+            run = start()
+            at = before + (sent - before) * (kill + random.random()) / (KILLS // 2 + 1)
+            wait(lambda at=at: complete_to() >= at, "the log's growth")
+            time.sleep(random.random())
+            run.kill()
+            run.wait()
+            print(f"killed with {complete_to()} of {rows} rows in the log", flush=True)
         run = start()
-        at = rows * (kill + random.random()) / (KILLS + 1)
-        wait(lambda at=at: complete_to() >= at, "the log's growth")
-        time.sleep(random.random())
-        run.kill()
-        run.wait()
-        print(f"killed with {complete_to()} of {rows} rows in the log", flush=True)
-    run = start()
-    wait(lambda: complete_to() >= rows, "the log's end")
-    run.terminate()
-    assert run.wait(SECONDS) == 0
+        wait(lambda sent=sent: complete_to() >= sent, "the log's end")
+        wait(has_model, "a first model")
+        run.terminate()
+        assert run.wait(SECONDS) == 0
 
     data.execute(f"CREATE TABLE sent AS FROM read_json('{topic('transactions')}')")
     scores = topic("scores")
@@ -222,6 +234,7 @@ def main() -> None:
     messages = data.execute(f"SELECT count(*) FROM read_json('{scores}', sample_size = -1)").fetchone()[0]
     wrong, (code, log) = found(data), audit()
     versions = data.execute("SELECT count(DISTINCT model_version) FROM log").fetchone()[0]
+    assert versions, "no payment was scored"
     print(f"{len(keys()) - 1} files, {rows} payments, {messages} messages in the topic of scores, {versions} versions")
     print(f"wrong: {wrong}; audit: {log}")
     said = (PROJECT / "run.log").read_text()
