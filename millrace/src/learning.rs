@@ -62,7 +62,7 @@ pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
 use trial::{Trial, came_to, just_made};
 
-/// How many times as many labels a model that was refused, though it had started afresh, needs for another try.
+/// How many times as many labels a model that was broken or refused, though it had started afresh, needs for another try.
 const AGAIN_AT_GROWTH: f64 = 1.25;
 
 /// The loop's state between updates.
@@ -414,6 +414,7 @@ impl Learning {
             Err(LearnerError::Rejected(reason)) => {
                 metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
                 self.dealt_with = last.unwrap_or(self.dealt_with);
+                self.afresh_at = afresh_at;
                 period.learned = Learned::Broken(reason.to_string());
                 return Ok(());
             }
@@ -491,7 +492,7 @@ impl Learning {
     /// from few, and its first passes saw few.
     fn has_outgrown(&self, manifest: &Manifest, known: usize) -> bool {
         let growth = self.settings().afresh_at_growth;
-        // One that was refused is not tried again with nearly the same labels.
+        // One that was broken or refused is not tried again with nearly the same labels.
         let tried = AGAIN_AT_GROWTH * self.afresh_at as f64;
         growth > 1.0
             && known as f64 >= growth * manifest.fitted_rows.max(1) as f64

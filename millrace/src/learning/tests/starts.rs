@@ -161,6 +161,29 @@ fn a_start_afresh_that_was_refused_is_not_tried_again_with_nearly_the_same_label
 }
 
 #[test]
+fn a_start_afresh_that_was_broken_is_not_tried_again_with_nearly_the_same_labels() {
+    let settings = SETTINGS.replace("afresh_at_growth = 1.0", "afresh_at_growth = 2.0");
+    let mut machine = Machine::with(&settings);
+    let mut process = machine.start();
+    machine.hour(0, 300, process.tag());
+    process.learn(0);
+    drop(process);
+    // From now on a start goes wild, and what goes on from a version does not.
+    let rate = "initial_learning_rate = ";
+    let wild = settings.replace(&format!("{rate}0.05"), &format!("{rate}1e38"));
+    assert_ne!(wild, settings);
+    std::fs::write(machine.folder.path().join("millrace.toml"), wild).unwrap();
+    let mut process = machine.start();
+    // With 600 labels, twice those of the first; then with 700, of the 750 that it takes, and with 800.
+    for (hour, labels, is_afresh) in [(1, 300, true), (2, 100, false), (3, 100, true)] {
+        machine.hour(hour, labels, process.tag());
+        let learned = process.learn(hour).learned;
+        let is_broken = matches!(learned, Learned::Broken(_));
+        assert_eq!(is_broken, is_afresh, "{hour}: {learned:?}");
+    }
+}
+
+#[test]
 fn as_many_settled_frauds_are_scored_again_as_a_calibration_takes() {
     let mut machine = Machine::new();
     let mut process = machine.start();
