@@ -27,14 +27,10 @@ impl Learning {
         let after = first.checked_sub(1).map(|last| believed[last]);
         let after = after.map_or(0, |row| self.history.number(row));
         // Those that were put aside too: whether it was for this is seen again.
-        let rows = self.history.among(&(after + 1..=self.dealt_with));
+        let rows = self.by_number(&self.history.among(&(after + 1..=self.dealt_with)));
         if rows.is_empty() {
             return Ok(());
         }
-        let rows: Vec<(u64, usize)> = rows
-            .into_iter()
-            .map(|row| (self.history.number(row), row))
-            .collect();
         let later = &believed[first..];
         let is_fraud = |row: &&usize| self.history.is_fraud(**row);
         let later = (later.len(), later.iter().filter(is_fraud).count());
