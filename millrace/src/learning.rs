@@ -323,7 +323,7 @@ impl Learning {
     }
 
     fn test_then_learn(&mut self, period: &mut Period, mut rows: Vec<usize>) -> Outcome<()> {
-        let mut fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+        let mut fresh = self.history.unweighted(rows.iter().copied())?;
         let mut served = self.score_by_champion(&fresh)?;
         if let Some(disbelief) = self.disbelief(&fresh, &served)? {
             let is_new_normal = self.put_aside(&rows, &disbelief, period.end_us)?;
@@ -332,7 +332,7 @@ impl Learning {
                 return Ok(());
             }
             rows = self.release(period.end_us)?;
-            fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+            fresh = self.history.unweighted(rows.iter().copied())?;
             served = self.score_by_champion(&fresh)?;
         } else {
             self.unusual.clear();
@@ -398,10 +398,10 @@ impl Learning {
             };
             (
                 self.sample(&self.settled(known.clone()), &sample, seed)?,
-                self.history.examples(std::iter::empty())?,
+                self.history.unweighted(std::iter::empty())?,
             )
         } else {
-            let fresh = self.history.examples(rows.iter().map(|row| (*row, 1.0)))?;
+            let fresh = self.history.unweighted(rows.iter().copied())?;
             let first = rows.first().copied().unwrap_or(0);
             let past: Vec<usize> = self.history.believed(0..first).collect();
             (fresh, self.sample(&self.settled(past), training, seed)?)

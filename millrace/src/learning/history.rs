@@ -185,6 +185,16 @@ impl History {
         })
     }
 
+    /// Rows, each behind the number of its label.
+    pub(super) fn by_number(&self, rows: &[usize]) -> Vec<(u64, usize)> {
+        rows.iter().map(|row| (self.number(*row), *row)).collect()
+    }
+
+    /// Examples of rows, each of which stands for itself alone.
+    pub(super) fn unweighted(&self, rows: impl Iterator<Item = usize>) -> Outcome<Examples> {
+        self.examples(rows.map(|row| (row, 1.0)))
+    }
+
     /// Examples of rows, each with its weight.
     pub(super) fn examples(&self, rows: impl Iterator<Item = (usize, f32)>) -> Outcome<Examples> {
         let mut examples = Examples::of_kinds(self.kinds.clone());

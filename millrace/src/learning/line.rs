@@ -4,9 +4,10 @@
 //! Where the traffic was taken back, or a person has moved it, the scores of what served before say nothing of what goes
 //! on: older labels are scored by the versions that lead to the one that serves since.
 
-use millrace_learner::{LearnerError, Made, Model};
+use millrace_learner::{Examples, LearnerError, Made, Model};
 
 use super::Learning;
+use super::history::History;
 use super::past::Past;
 use crate::failure::Outcome;
 
@@ -17,18 +18,38 @@ const RECALLED: usize = 32;
 #[derive(Default)]
 pub(super) struct Line(Vec<(u64, Model)>);
 
+/// Rows that one version scores.
+pub(super) struct Run<'a> {
+    pub(super) model: &'a Model,
+    pub(super) rows: &'a [(u64, usize)],
+    /// The examples of these rows.
+    pub(super) labels: Examples,
+}
+
 impl Line {
     /// Rows in runs, each with the version that scores them. A row has a label's number before it, by which rows ascend;
     /// the first ones, which no version scores, are left out.
     pub(super) fn runs<'a>(
         &'a self,
+        history: &'a History,
         rows: &'a [(u64, usize)],
-    ) -> impl Iterator<Item = (&'a Model, &'a [(u64, usize)])> + 'a {
+    ) -> impl Iterator<Item = Outcome<Run<'a>>> + 'a {
         let runs = rows.chunk_by(move |a, b| self.before(a.0) == self.before(b.0));
-        runs.filter_map(move |run| {
-            let newest = self.before(run.first()?.0).checked_sub(1)?;
-            Some((&self.0.get(newest)?.1, run))
+        runs.filter_map(move |rows| {
+            let model = self.model_of(rows.first()?.0)?;
+            let labels = history.unweighted(rows.iter().map(|(_, row)| *row));
+            Some(labels.map(|labels| Run {
+                model,
+                rows,
+                labels,
+            }))
         })
+    }
+
+    /// The version that scores a label, if one is left that has not learned it.
+    pub(super) fn model_of(&self, number: u64) -> Option<&Model> {
+        let newest = self.before(number).checked_sub(1)?;
+        self.0.get(newest).map(|(_, model)| model)
     }
 
     /// How many versions score a label or older ones.

@@ -44,17 +44,16 @@ impl Learning {
     pub(super) fn recall_prequential(&mut self, past: &Past) -> Outcome<()> {
         self.prequential.clear();
         let rows = self.history.numbered(0, self.dealt_with);
-        let rows = self.by_number(&rows[rows.len().saturating_sub(ROWS)..]);
+        let newest = rows.len().saturating_sub(ROWS);
+        let rows = self.history.by_number(&rows[newest..]);
         let Some((oldest, _)) = rows.first() else {
             return Ok(());
         };
         let line = self.served_line(*oldest, past)?;
-        for (model, run) in line.runs(&rows) {
-            let labels = self
-                .history
-                .examples(run.iter().map(|(_, row)| (*row, 1.0)))?;
-            let logits = model.logits(labels.inputs())?;
-            let frauds = run.iter().map(|(_, row)| self.history.is_fraud(*row));
+        for run in line.runs(&self.history, &rows) {
+            let run = run?;
+            let logits = run.model.logits(run.labels.inputs())?;
+            let frauds = run.labels.labels().iter().map(|label| *label > 0.5);
             self.prequential.extend(logits.into_iter().zip(frauds));
         }
         Ok(())

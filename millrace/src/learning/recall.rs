@@ -95,14 +95,12 @@ impl Learning {
     ) -> Outcome<()> {
         let rows = self.history.numbered(after, until);
         let surplus = rows.len().saturating_sub(self.settings().gate.watched_rows);
-        let rows = self.by_number(&rows[surplus..]);
-        for (champion, run) in champions.runs(&rows) {
-            let labels = self
-                .history
-                .examples(run.iter().map(|(_, row)| (*row, 1.0)))?;
-            let served = champion.logits(labels.inputs())?;
-            let logits = held.model.logits(labels.inputs())?;
-            paired.extend(&served, &logits, labels.labels());
+        let rows = self.history.by_number(&rows[surplus..]);
+        for run in champions.runs(&self.history, &rows) {
+            let run = run?;
+            let served = run.model.logits(run.labels.inputs())?;
+            let logits = held.model.logits(run.labels.inputs())?;
+            paired.extend(&served, &logits, run.labels.labels());
         }
         Ok(())
     }
@@ -118,12 +116,6 @@ impl Learning {
             self.pair(&mut trial.paired, champion, &trial.held, self.dealt_with)?;
         }
         Ok(())
-    }
-
-    /// Rows, each behind the number of its label.
-    pub(super) fn by_number(&self, rows: &[usize]) -> Vec<(u64, usize)> {
-        let rows = rows.iter();
-        rows.map(|row| (self.history.number(*row), *row)).collect()
     }
 
     /// The versions before one in the same test, newest first: each took the place of its parent. With labels enough for a
@@ -158,8 +150,8 @@ impl Learning {
         let learned = [held, champion].map(|held| held.manifest.label_position);
         let rows = self.history.numbered(learned[0].max(learned[1]), until);
         let surplus = rows.len().saturating_sub(self.settings().gate.watched_rows);
-        let rows = rows[surplus..].iter().map(|row| (*row, 1.0));
-        let labels = self.history.examples(rows)?;
+        let rows = rows[surplus..].iter().copied();
+        let labels = self.history.unweighted(rows)?;
         if labels.is_empty() {
             return Ok(());
         }
@@ -200,7 +192,7 @@ impl Learning {
                 serving = self.load_if_whole(version)?.unwrap_or(serving);
             }
             let rows = self.history.numbered(from, until).into_iter();
-            let labels = self.history.examples(rows.map(|row| (row, 1.0)))?;
+            let labels = self.history.unweighted(rows)?;
             from = from.max(until);
             if labels.is_empty() {
                 continue;
@@ -216,11 +208,12 @@ impl Learning {
     /// Rows, by number, of the newest period that was put aside for what its labels say, and of those since: frauds are
     /// counted from there on.
     fn rows_of_flood(&self, past: &Past, until: u64) -> (Vec<(u64, usize)>, Vec<(u64, usize)>) {
-        let mut heard = self.by_number(&self.history.numbered(past.refused_until, until));
+        let history = &self.history;
+        let mut heard = history.by_number(&history.numbered(past.refused_until, until));
         let surplus = heard.len().saturating_sub(HEARD);
         heard.drain(..surplus);
         match &past.refused {
-            Some(refused) if surplus == 0 => (self.by_number(&self.history.among(refused)), heard),
+            Some(refused) if surplus == 0 => (history.by_number(&history.among(refused)), heard),
             _ => (Vec::new(), heard),
         }
     }
@@ -256,10 +249,10 @@ fn scored_again(
     rows: &[(u64, usize)],
 ) -> Outcome<(Vec<f32>, Vec<f32>)> {
     let (mut labels, mut scores) = (Vec::new(), Vec::new());
-    for (model, run) in line.runs(rows) {
-        let examples = history.examples(run.iter().map(|(_, row)| (*row, 1.0)))?;
-        scores.extend(model.score(examples.inputs())?);
-        labels.extend_from_slice(examples.labels());
+    for run in line.runs(history, rows) {
+        let run = run?;
+        scores.extend(run.model.score(run.labels.inputs())?);
+        labels.extend_from_slice(run.labels.labels());
     }
     Ok((labels, scores))
 }

@@ -240,11 +240,10 @@ impl Learning {
 
     /// Scores again what others have scored: each label by a version of the champion's line that had not learned it.
     pub(super) fn recall_scores(&mut self, line: &Line, rows: &[(u64, usize)]) -> Outcome<()> {
-        for (model, run) in line.runs(rows) {
-            let examples = run.iter().map(|(_, row)| (*row, 1.0));
-            let examples = self.history.examples(examples)?;
-            let logits = model.raw_logits(examples.inputs())?;
-            for ((first, row), logit) in run.iter().zip(logits) {
+        for run in line.runs(&self.history, rows) {
+            let run = run?;
+            let logits = run.model.raw_logits(run.labels.inputs())?;
+            for ((first, row), logit) in run.rows.iter().zip(logits) {
                 self.scored.push(Row {
                     first: *first,
                     logit,

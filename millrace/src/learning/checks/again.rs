@@ -27,7 +27,8 @@ impl Learning {
         let after = first.checked_sub(1).map(|last| believed[last]);
         let after = after.map_or(0, |row| self.history.number(row));
         // Those that were put aside too: whether it was for this is seen again.
-        let rows = self.by_number(&self.history.among(&(after + 1..=self.dealt_with)));
+        let rows = self.history.among(&(after + 1..=self.dealt_with));
+        let rows = self.history.by_number(&rows);
         if rows.is_empty() {
             return Ok(());
         }
@@ -43,16 +44,15 @@ impl Learning {
         let gate = &self.workspace.settings.learner.gate;
         let period = |row: usize| history.known_us(row).div_euclid(every);
         for rows in rows.chunk_by(|a, b| period(a.1) == period(b.1)) {
-            let Some((model, run)) = line.runs(rows).next() else {
+            let Some((number, first)) = rows.first() else {
                 continue;
             };
             // Where no version is left that has not learned them, nothing can be said.
-            if run.first() != rows.first() {
+            let Some(model) = line.model_of(*number) else {
                 continue;
-            }
-            let is_aside = |(_, row): &(u64, usize)| believed.binary_search(row).is_err();
-            let is_aside = rows.first().is_some_and(is_aside);
-            let labels = history.examples(rows.iter().map(|(_, row)| (*row, 1.0)))?;
+            };
+            let is_aside = believed.binary_search(first).is_err();
+            let labels = history.unweighted(rows.iter().map(|(_, row)| *row))?;
             checks.recall_silence(&labels, model, usual, is_aside, gate)?;
         }
         Ok(())
