@@ -45,6 +45,7 @@ mod past;
 mod period;
 mod prequential;
 mod recall;
+mod recount;
 mod reigns;
 mod resume;
 mod rivals;

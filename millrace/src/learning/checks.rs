@@ -2,7 +2,6 @@
 //!
 //! Labels are joined by id, so that one delivered twice is learned once; that is not checked here.
 
-mod again;
 mod flood;
 mod scarcity;
 mod silence;
@@ -18,6 +17,7 @@ use crate::failure::Outcome;
 use flood::Flood;
 use scarcity::Scarcity;
 use silence::Silence;
+pub(super) use silence::is_usual;
 use usual::{heard, usual_tails};
 
 /// What was usual so far.
@@ -275,7 +275,7 @@ impl Checks {
     ///
     /// # Errors
     /// Inputs that the model cannot score.
-    fn recall_silence(
+    pub(super) fn recall_silence(
         &mut self,
         labels: &Examples,
         model: &Model,
@@ -309,7 +309,6 @@ impl Checks {
     }
 
     /// Labels that were believed, and frauds among them.
-    #[cfg(test)]
     pub(super) fn believed(&self) -> (usize, usize) {
         self.believed
     }

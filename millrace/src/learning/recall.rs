@@ -7,20 +7,15 @@ use std::collections::BTreeSet;
 use millrace_learner::Paired;
 
 use super::anchor::Anchor;
-use super::history::History;
 use super::line::Line;
 use super::past::Past;
 use super::served::Served;
 use super::trial::Trial;
 use super::{Held, Learning};
 use crate::failure::Outcome;
-use crate::settings::micros;
 
 /// Versions that served since the anchor, and are loaded to score again, at most.
 const RECALLED: usize = 32;
-
-/// Labels that are looked at for how often they said fraud.
-const HEARD: usize = 20_000;
 
 impl Learning {
     /// Counts again what is usual and what labels have said, up to the last that was dealt with.
@@ -204,55 +199,4 @@ impl Learning {
         self.anchor = Some(anchor);
         Ok(())
     }
-
-    /// Rows, by number, of the newest period that was put aside for what its labels say, and of those since: frauds are
-    /// counted from there on.
-    fn rows_of_flood(&self, past: &Past, until: u64) -> (Vec<(u64, usize)>, Vec<(u64, usize)>) {
-        let history = &self.history;
-        let mut heard = history.by_number(&history.numbered(past.refused_until, until));
-        let surplus = heard.len().saturating_sub(HEARD);
-        heard.drain(..surplus);
-        match &past.refused {
-            Some(refused) if surplus == 0 => (history.by_number(&history.among(refused)), heard),
-            _ => (Vec::new(), heard),
-        }
-    }
-
-    /// Counts again for a flood of frauds, period by period.
-    fn recall_flood(
-        &mut self,
-        line: &Line,
-        refused: &[(u64, usize)],
-        heard: &[(u64, usize)],
-    ) -> Outcome<()> {
-        let every = micros(self.plan().settings.every);
-        let history = &self.history;
-        let period = |(_, row): &(u64, usize)| history.known_us(*row).div_euclid(every);
-        let Some(checks) = &mut self.checks else {
-            return Ok(());
-        };
-        let gate = &self.workspace.settings.learner.gate;
-        let (labels, scores) = scored_again(history, line, refused)?;
-        checks.begin_flood(&labels, &scores, gate);
-        for rows in heard.chunk_by(|a, b| period(a) == period(b)) {
-            let (labels, scores) = scored_again(history, line, rows)?;
-            checks.recall_flood(&labels, &scores, gate);
-        }
-        Ok(())
-    }
-}
-
-/// Labels of rows, and the probabilities that a line gives them.
-fn scored_again(
-    history: &History,
-    line: &Line,
-    rows: &[(u64, usize)],
-) -> Outcome<(Vec<f32>, Vec<f32>)> {
-    let (mut labels, mut scores) = (Vec::new(), Vec::new());
-    for run in line.runs(history, rows) {
-        let run = run?;
-        scores.extend(run.model.score(run.labels.inputs())?);
-        labels.extend_from_slice(run.labels.labels());
-    }
-    Ok((labels, scores))
 }

@@ -4,7 +4,7 @@ use millrace_learner::GateSettings;
 
 use super::contradiction_of;
 
-/// Labels that are counted together for a flood of frauds, at most. A process that starts counts fewer: see `recall.rs`.
+/// Labels that are counted together for a flood of frauds, at most. A process that starts counts fewer: see `recount.rs`.
 const FLOOD_ROWS: usize = 50_000;
 
 /// Labels since frauds last were no more than is plausible, with the champion's probabilities.

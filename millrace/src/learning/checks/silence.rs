@@ -79,7 +79,7 @@ impl Silence {
 }
 
 /// Whether a period says fraud about as often as was expected, or more often.
-pub(super) fn is_usual(frauds: usize, expected: f64) -> bool {
+pub(in crate::learning) fn is_usual(frauds: usize, expected: f64) -> bool {
     frauds >= 1 && frauds as f64 * OVERESTIMATE >= expected
 }
 

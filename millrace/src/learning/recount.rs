@@ -1,12 +1,15 @@
-//! How often labels said fraud, counted again by a process that starts.
+//! How often labels said fraud, counted again by a process that starts: too seldom for long, or too often together. What
+//! comes of it says `checks.rs`.
 
-use super::silence::is_usual;
+use super::Learning;
+use super::checks::is_usual;
+use super::history::History;
+use super::line::Line;
+use super::past::Past;
 use crate::failure::Outcome;
-use crate::learning::Learning;
-use crate::learning::past::Past;
 use crate::settings::micros;
 
-/// Labels that are looked at.
+/// Newest labels that are counted again.
 const HEARD: usize = 20_000;
 
 impl Learning {
@@ -15,11 +18,11 @@ impl Learning {
     ///
     /// # Errors
     /// A registry that cannot be read, or inputs that a version cannot score.
-    pub(in crate::learning) fn recall_silence(&mut self, past: &Past) -> Outcome<()> {
+    pub(super) fn recall_silence(&mut self, past: &Past) -> Outcome<()> {
         let Some(checks) = &self.checks else {
             return Ok(());
         };
-        let (labels, frauds) = checks.believed;
+        let (labels, frauds) = checks.believed();
         let usual = frauds as f64 / labels.max(1) as f64;
         let every = micros(self.plan().settings.every);
         let believed = self.history.numbered(0, self.dealt_with);
@@ -74,4 +77,59 @@ impl Learning {
         }
         first
     }
+
+    /// Rows, by number, of the newest period that was put aside for what its labels say, and of those since: frauds are
+    /// counted from there on.
+    pub(super) fn rows_of_flood(
+        &self,
+        past: &Past,
+        until: u64,
+    ) -> (Vec<(u64, usize)>, Vec<(u64, usize)>) {
+        let history = &self.history;
+        let mut heard = history.by_number(&history.numbered(past.refused_until, until));
+        let surplus = heard.len().saturating_sub(HEARD);
+        heard.drain(..surplus);
+        match &past.refused {
+            Some(refused) if surplus == 0 => (history.by_number(&history.among(refused)), heard),
+            _ => (Vec::new(), heard),
+        }
+    }
+
+    /// Counts again for a flood of frauds, period by period.
+    pub(super) fn recall_flood(
+        &mut self,
+        line: &Line,
+        refused: &[(u64, usize)],
+        heard: &[(u64, usize)],
+    ) -> Outcome<()> {
+        let every = micros(self.plan().settings.every);
+        let history = &self.history;
+        let period = |(_, row): &(u64, usize)| history.known_us(*row).div_euclid(every);
+        let Some(checks) = &mut self.checks else {
+            return Ok(());
+        };
+        let gate = &self.workspace.settings.learner.gate;
+        let (labels, scores) = scored_again(history, line, refused)?;
+        checks.begin_flood(&labels, &scores, gate);
+        for rows in heard.chunk_by(|a, b| period(a) == period(b)) {
+            let (labels, scores) = scored_again(history, line, rows)?;
+            checks.recall_flood(&labels, &scores, gate);
+        }
+        Ok(())
+    }
+}
+
+/// Labels of rows, and the probabilities that a line gives them.
+fn scored_again(
+    history: &History,
+    line: &Line,
+    rows: &[(u64, usize)],
+) -> Outcome<(Vec<f32>, Vec<f32>)> {
+    let (mut labels, mut scores) = (Vec::new(), Vec::new());
+    for run in line.runs(history, rows) {
+        let run = run?;
+        scores.extend(run.model.score(run.labels.inputs())?);
+        labels.extend_from_slice(run.labels.labels());
+    }
+    Ok((labels, scores))
 }
