@@ -98,7 +98,7 @@ impl Checks {
             reference.add(encoder, &inputs);
         }
         let mut watch = DriftWatch::new(encoder.width());
-        let period = |row: &usize| history.known_us(*row).div_euclid(every_us);
+        let period = |row: &usize| history.period(*row, every_us);
         let is_fraud = |row: &&usize| history.is_fraud(**row);
         let (mut seen, mut learned) = (0, 0);
         for of_period in rows.chunk_by(|a, b| period(a) == period(b)) {

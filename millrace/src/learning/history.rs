@@ -130,8 +130,9 @@ impl History {
         self.frauds[row]
     }
 
-    pub(super) fn known_us(&self, row: usize) -> i64 {
-        self.known_us[row]
+    /// In which period, of so many µs of event time, a row's label became known; counted from 1970.
+    pub(super) fn period(&self, row: usize, every_us: i64) -> i64 {
+        self.known_us[row].div_euclid(every_us)
     }
 
     /// Whether a row's label says the opposite of one that was known before.

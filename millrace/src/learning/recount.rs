@@ -45,8 +45,8 @@ impl Learning {
             return Ok(());
         };
         let gate = &self.workspace.settings.learner.gate;
-        let period = |row: usize| history.known_us(row).div_euclid(every);
-        for rows in rows.chunk_by(|a, b| period(a.1) == period(b.1)) {
+        let period = |(_, row): &(u64, usize)| history.period(*row, every);
+        for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
             let Some((number, first)) = rows.first() else {
                 continue;
             };
@@ -64,7 +64,7 @@ impl Learning {
     /// Where in believed rows the period begins that follows the newest which said fraud as often as usual, of the newest
     /// of them.
     fn first_since_usual(&self, believed: &[usize], usual: f64, every: i64) -> usize {
-        let period = |row: &usize| self.history.known_us(*row).div_euclid(every);
+        let period = |row: &usize| self.history.period(*row, every);
         let mut first = believed.len().saturating_sub(HEARD);
         let mut seen = 0;
         for rows in believed.chunk_by(|a, b| period(a) == period(b)) {
@@ -104,7 +104,7 @@ impl Learning {
     ) -> Outcome<()> {
         let every = micros(self.plan().settings.every);
         let history = &self.history;
-        let period = |(_, row): &(u64, usize)| history.known_us(*row).div_euclid(every);
+        let period = |(_, row): &(u64, usize)| history.period(*row, every);
         let Some(checks) = &mut self.checks else {
             return Ok(());
         };

@@ -14,7 +14,7 @@ pub(super) fn heard(
     settings: &GateSettings,
 ) -> Scarcity {
     let mut scarcity = Scarcity::new(every_us);
-    let period = |row: &usize| history.known_us(*row).div_euclid(every_us);
+    let period = |row: &usize| history.period(*row, every_us);
     let all = history.among(&(1..=until));
     for of_period in all.chunk_by(|a, b| period(a) == period(b)) {
         let Some(first) = of_period.first() else {
@@ -47,7 +47,7 @@ pub(super) fn usual_tails(
     if fitted == 0 {
         return watch;
     }
-    let period = |row: &usize| history.known_us(*row).div_euclid(every_us);
+    let period = |row: &usize| history.period(*row, every_us);
     let mut inputs = Vec::new();
     // What the edges are of is within them.
     let all = history.among(&(fitted + 1..=until));
