@@ -9,13 +9,9 @@ use millrace_learner::Paired;
 use super::anchor::Anchor;
 use super::line::Line;
 use super::past::Past;
-use super::served::Served;
 use super::trial::Trial;
 use super::{Held, Learning};
 use crate::failure::Outcome;
-
-/// Versions that served since the anchor, and are loaded to score again, at most.
-const RECALLED: usize = 32;
 
 impl Learning {
     /// Counts again what is usual and what labels have said, up to the last that was dealt with.
@@ -158,43 +154,31 @@ impl Learning {
 
     /// Scores again what was compared with the anchor. Where the log does not say what that was, what serves is watched
     /// from here on.
-    pub(super) fn recall_anchor(&mut self, served: &Served) -> Outcome<()> {
+    pub(super) fn recall_anchor(&mut self, past: &Past) -> Outcome<()> {
         let Some(champion) = self.champion.clone() else {
             return Ok(());
         };
         let version = champion.manifest.version;
-        let Some(watched) = served.anchor_of(version) else {
+        let watched = past.served.anchor_of(version);
+        let held = match watched {
+            Some(watched) if watched.version == version => Some(champion.clone()),
+            Some(watched) => self.load_if_whole(watched.version)?,
+            None => None,
+        };
+        let (Some(watched), Some(held)) = (watched, held) else {
             self.anchor = Some(Anchor::new(champion, self.dealt_with));
             return Ok(());
         };
-        let held = match watched.version == version {
-            true => Some(champion.clone()),
-            false => self.load_if_whole(watched.version)?,
-        };
-        let Some(held) = held else {
-            self.anchor = Some(Anchor::new(champion, self.dealt_with));
-            return Ok(());
-        };
-        let mut serving = held.clone();
         let mut anchor = Anchor::new(held, watched.after);
-        anchor.promoted = served.promoted().to_vec();
-        let spans = served.spans();
-        // Where there were many, or one is gone, the one before it stands for it: it has not learned the labels either.
-        let step = spans.len().div_ceil(RECALLED).max(1);
-        let mut from = watched.after;
-        for (index, (until, version)) in spans.into_iter().enumerate() {
-            if index.is_multiple_of(step) && version != serving.manifest.version {
-                serving = self.load_if_whole(version)?.unwrap_or(serving);
-            }
-            let rows = self.history.numbered(from, until).into_iter();
-            let labels = self.history.unweighted(rows)?;
-            from = from.max(until);
-            if labels.is_empty() {
-                continue;
-            }
-            let before = anchor.held.model.logits(labels.inputs())?;
-            let logits = serving.model.logits(labels.inputs())?;
-            anchor.paired.extend(&before, &logits, labels.labels());
+        anchor.promoted = past.served.promoted().to_vec();
+        let line = self.served_line(watched.after + 1, past)?;
+        let rows = self.history.numbered(watched.after, self.dealt_with);
+        let rows = self.history.by_number(&rows);
+        for run in line.runs(&self.history, &rows) {
+            let run = run?;
+            let before = anchor.held.model.logits(run.labels.inputs())?;
+            let served = run.model.logits(run.labels.inputs())?;
+            anchor.paired.extend(&before, &served, run.labels.labels());
         }
         self.anchor = Some(anchor);
         Ok(())

@@ -18,7 +18,7 @@ impl Learning {
         self.read_examples()?;
         self.recall_afresh(&past);
         self.recall_tests(&past)?;
-        self.recall_anchor(&past.served)?;
+        self.recall_anchor(&past)?;
         self.recall_labels(&past)?;
         self.recall_prequential(&past)?;
         self.was_moved = false;

@@ -1,5 +1,5 @@
-//! What the registry's log says of what served: since when it is compared with which version, the anchor, and whose
-//! scores the labels since then met.
+//! What the registry's log says of what served: since when it is compared with which version, the anchor. Whose scores the
+//! labels since then met says `reigns.rs`.
 
 use millrace_learner::{Made, State, Watched};
 
@@ -8,11 +8,7 @@ use millrace_learner::{Made, State, Watched};
 pub(super) struct Served {
     /// The version that has the traffic.
     champion: Option<u64>,
-    /// The version that scores the labels of the period that is under way.
-    scores: Option<u64>,
     anchor: Option<Watched>,
-    /// Up to which label which version scored them, the oldest first.
-    spans: Vec<(u64, u64)>,
     promoted: Vec<u64>,
 }
 
@@ -25,10 +21,8 @@ impl Served {
                 if by_a_person {
                     self.begin_anew();
                 }
-                match self.anchor {
-                    None => self.scores = Some(version),
-                    // A period's labels meet what served before they moved the traffic.
-                    Some(_) => self.promoted.push(version),
+                if self.anchor.is_some() {
+                    self.promoted.push(version);
                 }
             }
             State::RolledBack if self.champion == Some(version) => self.begin_anew(),
@@ -38,9 +32,6 @@ impl Served {
 
     /// Takes what was noted of a version that was made, which ends a period.
     pub(super) fn made(&mut self, made: &Made) {
-        let scored = self.scores.map(|version| (made.label_position, version));
-        self.spans.extend(scored);
-        self.scores = self.champion;
         let first = self.champion.map(|version| Watched {
             version,
             after: made.label_position,
@@ -50,25 +41,11 @@ impl Served {
             self.anchor = anchor;
             self.promoted.clear();
         }
-        let after = anchor.map_or(0, |anchor| anchor.after);
-        self.spans.retain(|(until, _)| *until > after);
     }
 
     /// The anchor, if what serves is what the log says.
     pub(super) fn anchor_of(&self, champion: u64) -> Option<Watched> {
         self.anchor.filter(|_| self.champion == Some(champion))
-    }
-
-    /// Up to which label which version scored those since the anchor, the oldest first; each version once in a row.
-    pub(super) fn spans(&self) -> Vec<(u64, u64)> {
-        let mut spans: Vec<(u64, u64)> = Vec::new();
-        for (until, version) in &self.spans {
-            match spans.last_mut() {
-                Some(last) if last.1 == *version => last.0 = *until,
-                _ => spans.push((*until, *version)),
-            }
-        }
-        spans
     }
 
     /// Versions that came to have the traffic since the anchor, the oldest first.
@@ -78,7 +55,6 @@ impl Served {
 
     fn begin_anew(&mut self) {
         self.anchor = None;
-        self.spans.clear();
         self.promoted.clear();
     }
 }
@@ -111,10 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn labels_meet_what_served_before_they_moved_the_traffic() {
+    fn what_served_is_watched_until_it_is_the_anchor() {
         let mut served = begun();
         assert_eq!(watched(&served, 1), Some((1, 10)));
-        assert!(served.spans().is_empty());
         served.made(&made(20, Some((1, 10))));
         // The labels up to 30 give version 2 the traffic, and those up to 40 version 3.
         served.came_to(1, State::Replaced, false);
@@ -124,14 +99,13 @@ mod tests {
         served.came_to(3, State::Champion, false);
         served.made(&made(40, Some((1, 10))));
         served.made(&made(50, Some((1, 10))));
-        assert_eq!(served.spans(), [(30, 1), (40, 2), (50, 3)]);
         assert_eq!(served.promoted(), [2, 3]);
         // Something else has the traffic than the log says.
         assert_eq!(watched(&served, 2), None);
         // What served for long enough is the next anchor.
         served.made(&made(60, Some((3, 60))));
         assert_eq!(watched(&served, 3), Some((3, 60)));
-        assert!(served.spans().is_empty() && served.promoted().is_empty());
+        assert!(served.promoted().is_empty());
     }
 
     #[test]
@@ -147,7 +121,6 @@ mod tests {
             assert_eq!(watched(&served, 1), None);
             served.made(&made(40, Some((1, 30))));
             assert_eq!(watched(&served, 1), Some((1, 30)));
-            assert_eq!(served.spans(), [(40, 1)]);
             assert!(served.promoted().is_empty());
         }
         let mut served = begun();

@@ -94,6 +94,7 @@ fn what_served_is_watched_on_though_each_period_has_a_process_of_its_own() {
         let mut machine = Machine::with(&format!("{SETTINGS}watched_rows = 800\n"));
         let mut process = machine.start();
         let mut states = Vec::new();
+        let mut losses = Vec::new();
         for hour in 0..12 {
             if !one_process {
                 process = machine.start();
@@ -103,10 +104,15 @@ fn what_served_is_watched_on_though_each_period_has_a_process_of_its_own() {
             let anchor = process.learning.anchor.as_ref().unwrap();
             let watched = (anchor.held.manifest.version, anchor.after);
             states.push((hour, watched, anchor.paired.rows(), anchor.promoted.clone()));
+            if anchor.paired.rows() > 0 {
+                let gate = &process.learning.settings().gate;
+                let compared = anchor.paired.compare(gate, gate.confidence, 7);
+                losses.extend([compared.champion_log_loss, compared.log_loss.mean]);
+            }
         }
-        states
+        (states, losses)
     };
-    let states = outcome(true);
+    let (states, losses) = outcome(true);
     // It moves on with 900 labels, of the 800 that it takes.
     let moves = |(_, (_, after), rows, _): &(i64, (u64, u64), usize, Vec<u64>)| (*after, *rows);
     let first: Vec<(u64, usize)> = states.iter().map(moves).take(5).collect();
@@ -119,5 +125,10 @@ fn what_served_is_watched_on_though_each_period_has_a_process_of_its_own() {
             .iter()
             .any(|(_, _, _, promoted)| !promoted.is_empty())
     );
-    assert_eq!(outcome(false), states);
+    let (states_again, losses_again) = outcome(false);
+    assert_eq!(states_again, states);
+    // By the scores of what served then.
+    for (loss, again) in losses.iter().zip(&losses_again) {
+        assert!((loss - again).abs() < 1e-5, "{loss} {again}");
+    }
 }
