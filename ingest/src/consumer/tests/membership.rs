@@ -11,6 +11,20 @@ use super::*;
 use crate::ahead::Polled;
 use crate::consumer::membership::SHARED;
 
+/// How many partitions a topic has, as the statistics say it when its metadata do: a mock's topic does not grow.
+fn tell_partitions(ingest: &mut Ingest, topic: &str, count: i32) {
+    let partitions = (0..count).map(|partition| (partition, Partition::default()));
+    let of_topic = Topic {
+        partitions: partitions.collect(),
+        ..Topic::default()
+    };
+    ingest.consumer.context().stats(Statistics {
+        topics: HashMap::from([(topic.to_owned(), of_topic)]),
+        ..Statistics::default()
+    });
+    ingest.note_unshared();
+}
+
 #[test]
 fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
     let cluster = Cluster::new(&[("tx", 2)]);
@@ -18,18 +32,7 @@ fn partitions_that_are_new_are_not_read_and_no_lag_of_0_says_so() {
     poll_until(&mut ingest, &mut Seen::default(), |_, caught_up| caught_up);
     assert_eq!((ingest.lag(), ingest.unshared()), (0, vec![]));
 
-    // As the statistics say it when the topic's metadata do: a mock's topic does not grow.
-    let partitions = (0..4).map(|partition| (partition, Partition::default()));
-    let topic = Topic {
-        partitions: partitions.collect(),
-        ..Topic::default()
-    };
-    let statistics = Statistics {
-        topics: HashMap::from([("tx".to_owned(), topic)]),
-        ..Statistics::default()
-    };
-    ingest.consumer.context().stats(statistics);
-    ingest.note_unshared();
+    tell_partitions(&mut ingest, "tx", 4);
     assert_eq!(
         ingest.unshared(),
         [("tx".to_owned(), 2), ("tx".to_owned(), 3)]
@@ -46,17 +49,7 @@ fn how_many_partitions_topics_have_is_said_as_soon_as_it_is_known() {
     ingest.sharing.counts.clear();
     let said = |ingest: &Ingest| Polled::new(Step::default(), ingest).partition_counts;
     assert!(said(&ingest).is_empty());
-    let partitions = (0..2).map(|partition| (partition, Partition::default()));
-    let topic = Topic {
-        partitions: partitions.collect(),
-        ..Topic::default()
-    };
-    let statistics = Statistics {
-        topics: HashMap::from([("tx".to_owned(), topic)]),
-        ..Statistics::default()
-    };
-    ingest.consumer.context().stats(statistics);
-    ingest.note_unshared();
+    tell_partitions(&mut ingest, "tx", 2);
     assert_eq!(said(&ingest), [("tx".to_owned(), 2)]);
 }
 
