@@ -2,228 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-
-use millrace_feature_store::{Commit, MemoryStore};
 use millrace_features::category_code;
 
 use super::*;
-use crate::labels::{LabelJoin, ScoredRecord};
 use crate::traffic::{promote, roll_back, set_share};
 
 mod champions;
 mod genuine;
+mod machine;
 mod persons;
 mod rivals;
 mod rollbacks;
 mod starts;
 
-const HOUR: i64 = 3_600_000_000;
-
-const SETTINGS: &str = r#"
-[model]
-inputs = "inputs"
-label = "labels.is_fraud"
-every = "1h"
-min_labels = 200
-min_frauds = 5
-registry = "models"
-[learner]
-device = "cpu"
-afresh_at_growth = 1.0
-[learner.training]
-hidden = []
-members = 1
-bins = 4
-initial_passes = 100
-initial_learning_rate = 0.05
-learning_rate = 0.005
-[learner.gate]
-min_rows = 200
-tolerance = 1.0
-max_alert_ratio = 1000.0
-"#;
-
-const SOURCES: &str = "CREATE EXTERNAL TABLE tx (tx_id VARCHAR NOT NULL, card_id VARCHAR NOT NULL, amount DOUBLE \
-    NOT NULL, event_time TIMESTAMP NOT NULL) STORED AS KAFKA LOCATION 'tx' WITH ORDER (event_time) OPTIONS ('key' \
-    'card_id', 'id' 'tx_id');
-    CREATE EXTERNAL TABLE labels (tx_id VARCHAR NOT NULL, is_fraud BOOLEAN NOT NULL, event_time TIMESTAMP NOT NULL) \
-    STORED AS KAFKA LOCATION 'labels' WITH ORDER (event_time) OPTIONS ('key' 'tx_id', 'id' 'tx_id');";
-
-/// A machine: what outlives a process.
-struct Machine {
-    folder: tempfile::TempDir,
-    store: Arc<dyn Store>,
-    join: LabelJoin,
-    /// Labels that have come.
-    labels: u64,
-    /// What is added to all amounts from now on.
-    shift: f32,
-    /// Whether no label says fraud from now on.
-    is_silent: bool,
-    /// Whether no label says "genuine" from now on: those of genuine events do not come.
-    is_without_genuine: bool,
-    /// Whether every second label says fraud from now on, whatever the amount.
-    is_flooded: bool,
-    /// Whether one amount in ten is in cents.
-    some_in_cents: bool,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self::with(SETTINGS)
-    }
-
-    fn with(settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("millrace.toml", settings);
-        write("sources.sql", SOURCES);
-        write(
-            "inputs.sql",
-            "CREATE VIEW inputs AS SELECT t.amount FROM tx t",
-        );
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        Self {
-            join: LabelJoin::open(store.as_ref()).unwrap(),
-            folder,
-            store,
-            labels: 0,
-            shift: 0.0,
-            is_silent: false,
-            is_without_genuine: false,
-            is_flooded: false,
-            some_in_cents: false,
-        }
-    }
-
-    /// A process that starts here.
-    fn start(&self) -> Process {
-        let workspace = Arc::new(Workspace::open(self.folder.path()).unwrap());
-        let registry = Arc::new(registry(self.folder.path()));
-        let scorer = Arc::new(Scorer::new(workspace.model().unwrap().clone()));
-        let store = Arc::clone(&self.store);
-        let learning = Learning::open(workspace, store, registry, Arc::clone(&scorer)).unwrap();
-        Process { learning, scorer }
-    }
-
-    /// Labels of an hour come back: large amounts are fraud, mostly.
-    fn hour(&mut self, hour: i64, labels: u64, tag: u32) {
-        let mut step = self.join.begin(self.store.as_ref());
-        for at in 0..labels {
-            let number = self.labels + at;
-            let id = number.to_be_bytes();
-            let mut amount = (number * 37 % 100) as f32 + self.shift;
-            if self.some_in_cents && number.is_multiple_of(10) {
-                amount *= 100.0;
-            }
-            let time = hour * HOUR + at as i64;
-            step.scored(&id, ScoredRecord::new(time, &[amount], tag))
-                .unwrap();
-            let fraud = match self.is_flooded {
-                true => number.is_multiple_of(2),
-                false => is_fraud(number) && !self.is_silent,
-            };
-            if fraud || !self.is_without_genuine {
-                step.label(&id, fraud, time);
-            }
-        }
-        let mut commit = Commit::default();
-        step.finish(&mut self.join, &mut commit).unwrap();
-        self.store.commit(commit).unwrap();
-        self.labels += labels;
-    }
-
-    /// In an hour it is said of some events that their label was wrong.
-    fn correct(&mut self, hour: i64, numbers: &[u64]) {
-        let mut step = self.join.begin(self.store.as_ref());
-        for number in numbers {
-            let time = (hour + 1) * HOUR - 1;
-            step.label(&number.to_be_bytes(), !is_fraud(*number), time);
-        }
-        let mut commit = Commit::default();
-        step.finish(&mut self.join, &mut commit).unwrap();
-        self.store.commit(commit).unwrap();
-    }
-}
-
-fn is_fraud(number: u64) -> bool {
-    let amount = number * 37 % 100;
-    amount > 90 && !number.is_multiple_of(3) || number.is_multiple_of(97)
-}
-
-fn registry(folder: &Path) -> Registry {
-    Registry::open(folder.join("models")).unwrap()
-}
-
-struct Process {
-    learning: Learning,
-    scorer: Arc<Scorer>,
-}
-
-impl Process {
-    fn tag(&self) -> u32 {
-        self.scorer.plan.inputs_tag()
-    }
-
-    /// Deals with the hour that has just ended.
-    fn learn(&mut self, hour: i64) -> Period {
-        let period = self
-            .learning
-            .next_period((hour + 1) * HOUR)
-            .unwrap()
-            .unwrap();
-        assert_eq!(period.end_us, (hour + 1) * HOUR);
-        assert!(
-            self.learning
-                .next_period((hour + 1) * HOUR)
-                .unwrap()
-                .is_none()
-        );
-        period
-    }
-
-    /// The version that answers for some entities, and for how many of a hundred.
-    fn canary(&self, machine: &Machine) -> Option<(u64, u8)> {
-        let challenger = registry(machine.folder.path()).challenger().unwrap();
-        let (version, percent) = challenger?;
-        assert!(
-            self.scorer.of_version(version).is_some(),
-            "the canary does not serve"
-        );
-        assert_ne!(self.scorer.serving().unwrap().version, version);
-        Some((version, percent))
-    }
-}
-
-fn learned(period: &Period) -> &Manifest {
-    match &period.learned {
-        Learned::Version(new) => &new.manifest,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn verdict(period: &Period, version: u64) -> &Tested {
-    period
-        .tested
-        .iter()
-        .find(|tested| tested.version == version)
-        .unwrap()
-}
-
-/// Hours until a version is canary, its version, and the hour to come.
-fn until_canary(machine: &mut Machine, process: &mut Process) -> (u64, i64) {
-    for hour in 0..20 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-        if let Some((version, percent)) = process.canary(machine) {
-            assert_eq!(percent, 10);
-            return (version, hour + 1);
-        }
-    }
-    panic!("no version became canary");
-}
+use machine::*;
 
 #[test]
 fn a_text_is_learned_as_a_category() {
@@ -231,19 +23,14 @@ fn a_text_is_learned_as_a_category() {
     let inputs = "CREATE VIEW inputs AS SELECT t.card_id AS channel FROM tx t";
     std::fs::write(machine.folder.path().join("inputs.sql"), inputs).unwrap();
     let mut process = machine.start();
-    let tag = process.tag();
     let channel = |number: u64| ["shop", "web", "phone"][(number % 3) as usize];
-    let mut step = machine.join.begin(machine.store.as_ref());
-    for number in 0..600_u64 {
-        let id = number.to_be_bytes();
-        let record = ScoredRecord::new(number as i64, &[category_code(channel(number))], tag);
-        step.scored(&id, record).unwrap();
-        let is_fraud = channel(number) == "phone";
-        step.label(&id, is_fraud, number as i64);
-    }
-    let mut commit = Commit::default();
-    step.finish(&mut machine.join, &mut commit).unwrap();
-    machine.store.commit(commit).unwrap();
+    let event = |number: u64| {
+        let channel = channel(number);
+        let is_fraud = channel == "phone";
+        (number, category_code(channel), Some(is_fraud))
+    };
+    let events: Vec<Event> = (0..600).map(event).collect();
+    machine.events(0, process.tag(), &events);
 
     let period = process.learn(0);
     assert_eq!(learned(&period).inputs, ["channel"]);
@@ -453,9 +240,7 @@ fn a_unit_that_some_events_have_is_named_and_is_usual_after_some_periods() {
     for hour in 0..52 {
         machine.shift = shift_of(hour);
         machine.hour(hour, 100, process.tag());
-        let period = process.learn(hour);
-        let is_put_aside = matches!(period.learned, Learned::PutAside(_));
-        assert!(!is_put_aside, "{hour}: {:?}", period.learned);
+        assert_eq!(put_aside(&process.learn(hour)), None, "{hour}");
     }
     drop(process);
     machine.some_in_cents = true;
@@ -464,13 +249,10 @@ fn a_unit_that_some_events_have_is_named_and_is_usual_after_some_periods() {
         let mut process = machine.start();
         machine.shift = shift_of(hour);
         machine.hour(hour, 100, process.tag());
-        match process.learn(hour).learned {
-            Learned::PutAside(reason) => {
-                let said = "values of input 'amount' are beyond all that the model started from";
-                assert!(reason.starts_with(said), "{reason}");
-            }
-            other => panic!("{hour}: {other:?}"),
-        }
+        let period = process.learn(hour);
+        let reason = put_aside(&period).unwrap();
+        let said = "values of input 'amount' are beyond all that the model started from";
+        assert!(reason.starts_with(said), "{reason}");
     }
     for hour in 57..60 {
         let mut process = machine.start();
@@ -484,17 +266,7 @@ fn a_unit_that_some_events_have_is_named_and_is_usual_after_some_periods() {
 fn labels_that_may_yet_be_corrected_are_not_replayed_where_frauds_are_corrections() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    for hour in 0..8 {
-        machine.hour(hour, 300, process.tag());
-        // Two hours later it is known which of them were frauds.
-        if hour >= 2 {
-            let from = (hour as u64 - 2) * 300;
-            let genuine = (from..from + 300).filter(|number| !is_fraud(*number));
-            let numbers: Vec<u64> = genuine.take(30).collect();
-            machine.correct(hour, &numbers);
-        }
-        process.learn(hour);
-    }
+    process.pass_with_corrections(&mut machine, 0..8);
     let learning = &process.learning;
     let settling = learning.settling();
     assert!(settling > 500 && settling < 1_200, "{settling}");
@@ -516,21 +288,15 @@ fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
     let mut machine = Machine::new();
     let mut process = machine.start();
     // As many periods as it takes to know what is usual.
-    for hour in 0..52 {
-        machine.hour(hour, 100, process.tag());
-        process.learn(hour);
-    }
+    process.pass(&mut machine, 0..52, 100);
     drop(process);
     machine.shift = 150.0;
-    let put_aside = |period: &Period| match &period.learned {
-        Learned::PutAside(reason) => reason.starts_with("input 'amount' moved"),
-        _ => false,
-    };
     for hour in 52..57 {
         let mut process = machine.start();
         machine.hour(hour, 100, process.tag());
         let period = process.learn(hour);
-        assert!(put_aside(&period), "{:?}", period.learned);
+        let reason = put_aside(&period).unwrap();
+        assert!(reason.starts_with("input 'amount' moved"), "{reason}");
     }
     let mut process = machine.start();
     machine.hour(57, 100, process.tag());

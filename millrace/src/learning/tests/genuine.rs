@@ -6,21 +6,13 @@ use super::*;
 
 /// Labels of an hour come back, and only those of frauds.
 fn frauds_alone(machine: &mut Machine, hour: i64, labels: usize, tag: u32) {
-    let mut step = machine.join.begin(machine.store.as_ref());
     let numbers = (machine.labels..).filter(|number| is_fraud(*number));
-    let numbers: Vec<u64> = numbers.take(labels).collect();
-    for (at, number) in numbers.iter().enumerate() {
-        let time = hour * HOUR + at as i64;
-        let amount = (number * 37 % 100) as f32;
-        let id = number.to_be_bytes();
-        step.scored(&id, ScoredRecord::new(time, &[amount], tag))
-            .unwrap();
-        step.label(&id, true, time);
-        machine.labels = number + 1;
+    let events = numbers.map(|number| (number, amount(number), Some(true)));
+    let events: Vec<Event> = events.take(labels).collect();
+    if let Some((last, _, _)) = events.last() {
+        machine.labels = last + 1;
     }
-    let mut commit = Commit::default();
-    step.finish(&mut machine.join, &mut commit).unwrap();
-    machine.store.commit(commit).unwrap();
+    machine.events(hour, tag, &events);
 }
 
 #[test]

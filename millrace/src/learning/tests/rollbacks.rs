@@ -8,34 +8,15 @@ fn watching() -> Machine {
 
 /// A version takes the traffic: one that is as good as the first, or one that calls half of all events fraud.
 fn serve(process: &mut Process, is_good: bool) -> u64 {
-    let learning = &mut process.learning;
-    let first = learning.anchor.as_ref().unwrap().held.clone();
-    let checkpoint = match is_good {
-        true => first.checkpoint.clone(),
-        false => {
-            let mut examples = Examples::new(1);
-            for number in 0..300_u64 {
-                let fraud = is_fraud(number) || number.is_multiple_of(2);
-                let amount = (number * 37 % 100) as f32;
-                examples.push(&[amount], fraud, 1.0).unwrap();
-            }
-            let training = learning.settings().training.clone();
-            let nothing = Examples::new(1);
-            let update = update(&training, Device::Cpu, None, &examples, &nothing, 7);
-            update.unwrap().checkpoint
-        }
+    let first = process.learning.anchor.as_ref().unwrap().held.clone();
+    let model = match is_good {
+        true => first.checkpoint,
+        false => process.trained((0..300_u64).map(|number| {
+            let fraud = is_fraud(number) || number.is_multiple_of(2);
+            (amount(number), fraud)
+        })),
     };
-    let published = learning
-        .registry
-        .publish(first.manifest.clone(), &checkpoint);
-    let manifest = Manifest {
-        version: published.unwrap(),
-        ..first.manifest
-    };
-    let version = manifest.version;
-    let held = Held::new(manifest, checkpoint);
-    learning.promote(held, HOUR, None, None).unwrap();
-    version
+    process.serve(&first.manifest, model, HOUR)
 }
 
 /// Versions served one after the other, good ones and bad ones, and then labels come.
@@ -91,7 +72,7 @@ fn the_traffic_goes_back_to_the_newest_version_before_the_harm() {
 #[test]
 fn what_served_is_watched_on_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
-        let mut machine = Machine::with(&format!("{SETTINGS}watched_rows = 800\n"));
+        let mut machine = watching();
         let mut process = machine.start();
         let mut states = Vec::new();
         let mut losses = Vec::new();

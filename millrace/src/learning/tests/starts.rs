@@ -54,19 +54,13 @@ fn a_process_that_starts_knows_by_the_log_what_was_learned() {
 fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_of_its_own() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    for hour in 0..6 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-    }
+    process.pass(&mut machine, 0..6, 300);
     drop(process);
     machine.is_silent = true;
     let mut is_noticed = |hour: i64| {
         let mut process = machine.start();
         machine.hour(hour, 100, process.tag());
-        match process.learn(hour).learned {
-            Learned::PutAside(reason) => reason.contains("are frauds where"),
-            _ => false,
-        }
+        put_aside(&process.learn(hour)).is_some_and(|reason| reason.contains("are frauds where"))
     };
     // A hundred labels have about seven frauds. None among them is chance, and among many of them it is not.
     let noticed = (6..26_i64).find(|hour| is_noticed(*hour));
@@ -77,18 +71,13 @@ fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_
 fn labels_that_stop_saying_genuine_are_put_aside_though_each_period_has_a_process_of_its_own() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    for hour in 0..6 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-    }
+    process.pass(&mut machine, 0..6, 300);
     drop(process);
     let is_noticed = |machine: &mut Machine, hour: i64| {
         let mut process = machine.start();
         machine.hour(hour, 100, process.tag());
-        match process.learn(hour).learned {
-            Learned::PutAside(reason) => reason.ends_with("genuine labels seem not to come"),
-            _ => false,
-        }
+        let said = "genuine labels seem not to come";
+        put_aside(&process.learn(hour)).is_some_and(|reason| reason.ends_with(said))
     };
     // About seven frauds an hour, of which twenty tell.
     machine.is_without_genuine = true;
@@ -118,10 +107,7 @@ fn frauds_that_are_far_too_many_are_counted_on_though_each_period_has_a_process_
             }
             machine.is_flooded = hour < 5;
             machine.hour(hour, 20, process.tag());
-            reasons.push(match process.learn(hour).learned {
-                Learned::PutAside(reason) => Some(reason),
-                _ => None,
-            });
+            reasons.push(put_aside(&process.learn(hour)).map(str::to_owned));
         }
         reasons
     };
@@ -187,17 +173,7 @@ fn a_start_afresh_that_was_broken_is_not_tried_again_with_nearly_the_same_labels
 fn as_many_settled_frauds_are_scored_again_as_a_calibration_takes() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    for hour in 0..16 {
-        machine.hour(hour, 300, process.tag());
-        // Two hours later it is known which of them were frauds.
-        if hour >= 2 {
-            let from = (hour as u64 - 2) * 300;
-            let genuine = (from..from + 300).filter(|number| !is_fraud(*number));
-            let numbers: Vec<u64> = genuine.take(30).collect();
-            machine.correct(hour, &numbers);
-        }
-        process.learn(hour);
-    }
+    process.pass_with_corrections(&mut machine, 0..16);
     drop(process);
     let learning = machine.start().learning;
     let settling = learning.settling();
@@ -265,10 +241,7 @@ fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_
 fn how_well_what_served_does_is_known_to_a_process_that_starts() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    for hour in 0..8 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-    }
+    process.pass(&mut machine, 0..8, 300);
     let known = process.learning.prequential();
     assert_eq!(known.rows, 7 * 300);
     drop(process);
