@@ -41,6 +41,7 @@ mod checks;
 mod doubts;
 mod history;
 mod line;
+mod notes;
 mod past;
 mod period;
 mod prequential;
@@ -59,9 +60,10 @@ mod tests;
 use anchor::Anchor;
 use checks::Checks;
 use history::History;
+use notes::{came_to, just_made};
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
-use trial::{Trial, came_to, just_made};
+use trial::Trial;
 
 /// How many times as many labels a model that was broken or refused, though it had started afresh, needs for another try.
 const AGAIN_AT_GROWTH: f64 = 1.25;

@@ -1,11 +1,11 @@
 //! Whether many small steps have done harm: what served is compared with a version of some days before, the anchor, and
 //! taken back.
 
-use millrace_learner::{Aliases, Examples, Paired, State, Watched};
+use millrace_learner::{Aliases, Comparison, Examples, Paired, State, Watched};
 
+use super::notes::{came_to, of_bad_descent};
 use super::past::Past;
 use super::scored::usual_rate;
-use super::trial::came_to;
 use super::{Held, Learning};
 use crate::failure::Outcome;
 
@@ -52,8 +52,35 @@ impl Learning {
         until: u64,
         at_us: i64,
     ) -> Outcome<Option<(u64, u64, String)>> {
-        let gate = self.settings().gate.clone();
         let seed = self.settings().seed ^ at_us as u64;
+        let Some((comparison, reason)) = self.harm_since_anchor(fresh, served, until, seed)? else {
+            return Ok(None);
+        };
+        let Some(champion) = &self.champion else {
+            return Ok(None);
+        };
+        let bad = champion.manifest.version;
+        let Some(good) = self.newest_good(bad, until, seed)? else {
+            return Ok(None);
+        };
+        let version = good.manifest.version;
+        self.take_back(bad, good, comparison, reason.clone(), until, at_us)?;
+        // What goes on is not off by what the scores of those that did harm were off by.
+        let past = Past::of(&self.registry.journal_entries()?);
+        self.score_again(&past, until)?;
+        Ok(Some((bad, version, reason)))
+    }
+
+    /// What was found where what served did harm, and the reason in words. Where it did none over enough labels, what serves
+    /// is the next anchor.
+    fn harm_since_anchor(
+        &mut self,
+        fresh: &Examples,
+        served: &[f32],
+        until: u64,
+        seed: u64,
+    ) -> Outcome<Option<(Comparison, String)>> {
+        let gate = self.settings().gate.clone();
         let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
             return Ok(None);
         };
@@ -78,33 +105,35 @@ impl Learning {
             }
             return Ok(None);
         };
-        let bad = champion.manifest.version;
-        let reason = format!(
-            "what served since version {} did harm: {harm}",
-            anchor.held.manifest.version
-        );
-        let Some(good) = self.newest_good(bad, until, seed)? else {
-            return Ok(None);
-        };
+        let version = anchor.held.manifest.version;
+        let reason = format!("what served since version {version} did harm: {harm}");
+        Ok(Some((comparison, reason)))
+    }
+
+    /// Gives the traffic of a bad version, and of what comes from it, to a good one, with which it is compared from the
+    /// labels after a number on.
+    fn take_back(
+        &mut self,
+        bad: u64,
+        good: Held,
+        comparison: Comparison,
+        reason: String,
+        until: u64,
+        at_us: i64,
+    ) -> Outcome<()> {
         let version = good.manifest.version;
+        let (rolled_back, because) = (State::RolledBack, Some(of_bad_descent(bad)));
         // Not `promote`: the version before is rolled back and not replaced.
         let mut notes = vec![came_to(
             bad,
-            State::RolledBack,
+            rolled_back,
             Some(comparison),
-            Some(reason.clone()),
+            Some(reason),
             at_us,
         )];
         if let Some((canary, _)) = self.canary.take() {
-            let because = format!("it comes from version {bad}, which was taken back");
-            let version = canary.held.manifest.version;
-            notes.push(came_to(
-                version,
-                State::RolledBack,
-                None,
-                Some(because),
-                at_us,
-            ));
+            let canary = canary.held.manifest.version;
+            notes.push(came_to(canary, rolled_back, None, because, at_us));
         }
         notes.extend(self.reject_shadow(bad, at_us));
         notes.push(came_to(version, State::Champion, None, None, at_us));
@@ -120,10 +149,7 @@ impl Learning {
         metrics::gauge!("millrace_model_version").set(version as f64);
         self.anchor = Some(Anchor::new(good.clone(), until));
         self.champion = Some(good);
-        // What goes on is not off by what the scores of those that did harm were off by.
-        let past = Past::of(&self.registry.journal_entries()?);
-        self.score_again(&past, until)?;
-        Ok(Some((bad, version, reason)))
+        Ok(())
     }
 
     /// The newest version before a bad one that served since the anchor and is as good as that; else the anchor itself,

@@ -1,10 +1,9 @@
 //! How a version comes to take the traffic: shadow, canary, champion; or rejected, or rolled back.
 
-use millrace_learner::{
-    Aliases, Cause, Comparison, Entry, Event, Examples, Harm, Lack, Made, Paired, State,
-};
+use millrace_learner::{Aliases, Comparison, Entry, Examples, Harm, Lack, Made, Paired, State};
 
 use super::anchor::Anchor;
+use super::notes::{came_to, just_made, of_bad_descent};
 use super::past::Share;
 use super::period::{Tested, Verdict};
 use super::scored::usual_rate;
@@ -194,7 +193,7 @@ impl Learning {
     /// A version under test that comes from one that did harm is not tested on.
     pub(super) fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Option<Entry> {
         let version = self.shadow.take()?.held.manifest.version;
-        let because = format!("it comes from version {ancestor}, which was taken back");
+        let because = of_bad_descent(ancestor);
         Some(came_to(
             version,
             State::Rejected,
@@ -241,33 +240,4 @@ impl Learning {
         self.champion = Some(held);
         Ok(())
     }
-}
-
-/// Where a version is now.
-pub(super) fn came_to(
-    version: u64,
-    state: State,
-    comparison: Option<Comparison>,
-    reason: Option<String>,
-    at_us: i64,
-) -> Entry {
-    Entry {
-        at_us,
-        event: Event::Version {
-            version,
-            state,
-            comparison: comparison.map(Box::new),
-            made: None,
-        },
-        reason,
-        cause: Some(Cause::Learner),
-    }
-}
-
-/// The same note, of a version that was made just now.
-pub(super) fn just_made(mut note: Entry, of: Made) -> Entry {
-    if let Event::Version { made, .. } = &mut note.event {
-        *made = Some(Box::new(of));
-    }
-    note
 }
