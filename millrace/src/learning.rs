@@ -17,23 +17,19 @@
 //! served is compared with a version of some days before, and where many small steps have done harm, the traffic goes back
 //! to the newest version before it (`learning/anchor.rs`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use millrace_feature_store::Store;
-use millrace_learner::{
-    Aliases, Checkpoint, Device, Examples, LearnerError, LearnerSettings, Made, Manifest, Model,
-    Registry, State, Update, replay_sample, update,
-};
+use millrace_learner::{Aliases, Checkpoint, Device, Examples, Manifest, Model, Registry};
 
 use crate::failure::{Kind, Outcome};
 use crate::labels::{corrections_between, examples_after};
 use crate::scorer::Scorer;
 use crate::settings::{LearnerSection, micros};
-use crate::times::{now_us, rfc3339};
-use crate::traces::{Traces, step};
+use crate::traces::Traces;
 use crate::workspace::{ModelPlan, Workspace};
 
 mod anchor;
@@ -41,6 +37,7 @@ mod checks;
 mod doubts;
 mod history;
 mod line;
+mod make;
 mod notes;
 mod past;
 mod period;
@@ -60,13 +57,9 @@ mod tests;
 use anchor::Anchor;
 use checks::Checks;
 use history::History;
-use notes::{came_to, just_made};
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
 use trial::Trial;
-
-/// How many times as many labels a model that was broken or refused, though it had started afresh, needs for another try.
-const AGAIN_AT_GROWTH: f64 = 1.25;
 
 /// The loop's state between updates.
 pub struct Learning {
@@ -273,7 +266,7 @@ impl Learning {
             let settings = &self.plan().settings;
             if settings.make_a_first(period.labels, period.frauds) {
                 self.ensure_durable()?;
-                self.learn(&mut period, rows)?;
+                self.learn(&mut period, &rows)?;
             }
         } else {
             self.ensure_durable()?;
@@ -354,7 +347,7 @@ impl Learning {
         // Only now: a period that is begun anew counts once.
         self.remember_scores(&served, &fresh);
         period.prequential = self.prequential();
-        self.learn(period, rows)
+        self.learn(period, &rows)
     }
 
     /// The champion's log odds of fresh labels, which it has not seen; they are the scores of the served model too.
@@ -380,193 +373,6 @@ impl Learning {
         Ok(())
     }
 
-    /// Makes a version of what serves, or is tested, and the period's labels.
-    fn learn(&mut self, period: &mut Period, rows: Vec<usize>) -> Outcome<()> {
-        let seed = self.settings().seed ^ period.end_us as u64;
-        let last = rows.last().map(|row| self.history.number(*row));
-        let known = self.history.between(0, period.end_us);
-        let parent = self.newest();
-        let afresh = parent.is_none_or(|parent| self.has_outgrown(&parent.manifest, known.len()));
-        let training = &scaled(&self.settings().training, self.plan().settings.every);
-        let afresh_at = if afresh { known.len() } else { self.afresh_at };
-        let start = parent.filter(|_| !afresh).map(|parent| &parent.checkpoint);
-        let before = parent.map(|parent| parent.checkpoint.calibration());
-        // One that starts afresh is tested with it too: scores are mostly off for what labels are like.
-        let calibration = self.next_calibration(before.unwrap_or_default());
-        let (fresh, replay) = if afresh {
-            let sample = LearnerSettings {
-                replay_frauds: training.initial_frauds,
-                replay_negatives: training.initial_negatives,
-                ..training.clone()
-            };
-            (
-                self.sample(&self.settled(known.clone()), &sample, seed)?,
-                self.history.unweighted(std::iter::empty())?,
-            )
-        } else {
-            let fresh = self.history.unweighted(rows.iter().copied())?;
-            let first = rows.first().copied().unwrap_or(0);
-            let past: Vec<usize> = self.history.believed(0..first).collect();
-            (fresh, self.sample(&self.settled(past), training, seed)?)
-        };
-        let training_step = step("update");
-        let updated = update(training, self.device, start, &fresh, &replay, seed);
-        drop(training_step);
-        let mut updated = match updated {
-            Ok(updated) => updated,
-            Err(LearnerError::Rejected(reason)) => {
-                metrics::counter!("millrace_updates_total", "outcome" => "refused").increment(1);
-                self.dealt_with = last.unwrap_or(self.dealt_with);
-                self.afresh_at = afresh_at;
-                period.learned = Learned::Broken(reason.to_string());
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        updated.calibrate(calibration, &fresh)?;
-        let manifest = Manifest {
-            version: 0,
-            parent: parent
-                .map(|parent| parent.manifest.version)
-                .filter(|_| !afresh),
-            created: rfc3339(now_us()),
-            inputs: self.plan().input_names(),
-            inputs_hash: self.plan().inputs_hash(),
-            meanings: self.plan().input_meanings(),
-            label_position: last.unwrap_or(self.dealt_with),
-            trained_until_us: period.end_us,
-            rows: updated.rows,
-            replayed: updated.replayed,
-            fitted_rows: match start {
-                Some(_) => parent.map_or(0, |parent| parent.manifest.fitted_rows),
-                None => known.len() as u64,
-            },
-            fitted_position: match start {
-                Some(_) => parent.map_or(0, |parent| parent.manifest.fitted_position),
-                None => last.unwrap_or(self.dealt_with),
-            },
-            seed,
-            code_version: env!("CARGO_PKG_VERSION").to_owned(),
-            before: updated.metrics.before,
-            after: updated.metrics.after,
-            prequential: Some(period.prequential),
-            calibration: updated.checkpoint.calibration(),
-            device: updated.device.to_string(),
-            offsets: self.offsets()?,
-            settings: training.to_json()?,
-            sha256: BTreeMap::new(),
-        };
-        let before = (self.dealt_with, self.afresh_at);
-        (self.dealt_with, self.afresh_at) = (manifest.label_position, afresh_at);
-        let published = self.publish(period, manifest, updated, afresh);
-        if published.is_err() {
-            // A period that is begun anew has its labels.
-            (self.dealt_with, self.afresh_at) = before;
-        }
-        published
-    }
-
-    /// The data that the store reflects: the next offset of each partition, by topic.
-    fn offsets(&self) -> Outcome<BTreeMap<String, BTreeMap<i32, i64>>> {
-        let mut topics: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
-        for offset in self.store.offsets()? {
-            let partitions = topics.entry(offset.topic).or_default();
-            partitions.insert(offset.partition, offset.next);
-        }
-        Ok(topics)
-    }
-
-    /// The newest version that has not done harm. One to which a person has given a share may be older than the champion.
-    fn newest(&self) -> Option<&Held> {
-        let shadow = self.shadow.as_ref().map(|trial| &trial.held);
-        let canary = self.canary.as_ref().map(|(trial, _)| &trial.held);
-        let canary = canary.filter(|held| !self.is_older_than_champion(held));
-        shadow.or(canary).or(self.champion.as_ref())
-    }
-
-    /// Whether the champion has learned labels that a version has not.
-    fn is_older_than_champion(&self, held: &Held) -> bool {
-        let champion = self.champion.as_ref();
-        let learned = champion.map_or(0, |champion| champion.manifest.label_position);
-        held.manifest.label_position < learned
-    }
-
-    /// Whether there are so many more labels than at a model's start that it should start afresh: its bins were cut
-    /// from few, and its first passes saw few.
-    fn has_outgrown(&self, manifest: &Manifest, known: usize) -> bool {
-        let growth = self.settings().afresh_at_growth;
-        // One that was broken or refused is not tried again with nearly the same labels.
-        let tried = AGAIN_AT_GROWTH * self.afresh_at as f64;
-        growth > 1.0
-            && known as f64 >= growth * manifest.fitted_rows.max(1) as f64
-            && known as f64 >= tried
-    }
-
-    fn publish(
-        &mut self,
-        period: &mut Period,
-        mut manifest: Manifest,
-        updated: Update,
-        afresh: bool,
-    ) -> Outcome<()> {
-        // Others learned while this one did: a version that is not noted is of no use.
-        self.check_rivals()?;
-        manifest.version = self
-            .registry
-            .publish(manifest.clone(), &updated.checkpoint)?;
-        let held = Held::new(manifest.clone(), updated.checkpoint);
-        if self.champion.is_none() {
-            self.promote(held, period.end_us, None, Some(manifest.made()))?;
-            self.learn_what_is_usual();
-        } else {
-            let mut trial = Trial::new(held);
-            let at_us = period.end_us;
-            let mut notes = Vec::new();
-            if let Some(before) = self.shadow.take() {
-                let because = "a newer version took its place in the test".to_owned();
-                let version = before.held.manifest.version;
-                notes.push(came_to(
-                    version,
-                    State::Replaced,
-                    None,
-                    Some(because),
-                    at_us,
-                ));
-                // Where labels are few, they are counted together over several versions, each of which is a step
-                // from the one before and has scored only labels that it had not seen.
-                if self.lack(&before.paired).is_some() && !afresh {
-                    trial.paired = before.paired;
-                }
-            }
-            let shadow = came_to(manifest.version, State::Shadow, None, None, at_us);
-            let made = Made {
-                watched: self.anchor.as_ref().map(Anchor::watched),
-                ..manifest.made()
-            };
-            notes.push(just_made(shadow, made));
-            self.note(notes)?;
-            self.shadow = Some(trial);
-        }
-        period.learned = Learned::Version(Box::new(NewVersion {
-            manifest,
-            shift: updated.shift,
-            shortened: updated.shortened,
-            afresh,
-        }));
-        Ok(())
-    }
-
-    /// A replay sample of some rows.
-    fn sample(&self, rows: &[usize], settings: &LearnerSettings, seed: u64) -> Outcome<Examples> {
-        let labels: Vec<(u64, bool)> = rows
-            .iter()
-            .map(|row| (*row as u64, self.history.is_fraud(*row)))
-            .collect();
-        let sample = replay_sample(&labels, settings, seed).into_iter();
-        self.history
-            .examples(sample.map(|(row, weight)| (row as usize, weight)))
-    }
-
     fn read_examples(&mut self) -> Outcome<()> {
         let after = self.history.last_read;
         let history = &mut self.history;
@@ -588,20 +394,5 @@ impl Learning {
         let most = self.workspace.settings.learner.history_rows;
         self.history.trim(most, self.dealt_with);
         Ok(())
-    }
-}
-
-/// The settings of hourly updates, for updates of another period.
-fn scaled(hourly: &LearnerSettings, every: Duration) -> LearnerSettings {
-    let hours = every.as_secs_f64() / 3_600.0;
-    let averaged = hourly.averaged_updates as f64 / hours;
-    // An update of many hours has as many steps to make as theirs, and what is old is not to be forgotten in them.
-    let replayed = |rows: usize| (rows as f64 * hours.max(1.0)).round() as usize;
-    LearnerSettings {
-        // What serves is not to be older because updates are rarer.
-        averaged_updates: (averaged.round() as u64).max(1),
-        replay_frauds: replayed(hourly.replay_frauds),
-        replay_negatives: replayed(hourly.replay_negatives),
-        ..hourly.clone()
     }
 }

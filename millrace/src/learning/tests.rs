@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use millrace_features::category_code;
+use millrace_learner::State;
 
+use super::notes::came_to;
 use super::*;
 use crate::traffic::{promote, roll_back, set_share};
 

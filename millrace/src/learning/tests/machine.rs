@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use millrace_feature_store::{Commit, MemoryStore};
+use millrace_learner::update;
 
 use crate::labels::{JoinStep, LabelJoin, ScoredRecord};
 use crate::learning::*;
