@@ -8,8 +8,8 @@ mod silence;
 mod usual;
 
 use millrace_learner::{
-    Cause, DriftWatch, Encoder, Examples, GateSettings, Histograms, Model, Outlying, TailWatch,
-    Tails, roc_auc,
+    Cause, Drift, DriftWatch, Encoder, Examples, GateSettings, Histograms, Model, Outlying,
+    TailWatch, Tails, roc_auc,
 };
 
 use super::history::History;
@@ -18,7 +18,7 @@ use flood::Flood;
 use scarcity::Scarcity;
 use silence::Silence;
 pub(super) use silence::is_usual;
-use usual::{heard, usual_tails};
+use usual::{distribution, heard, newest_inputs, usual_drift, usual_tails};
 
 /// What was usual so far.
 pub(super) struct Checks {
@@ -89,46 +89,17 @@ impl Checks {
             .believed(0..history.len())
             .take_while(|row| history.number(*row) <= until)
             .collect();
-        let mut reference = Histograms::new(encoder);
         let step = rows.len().div_ceil(REFERENCE_ROWS).max(1);
-        let mut inputs = Vec::new();
-        for row in rows.iter().step_by(step) {
-            inputs.clear();
-            history.copy_inputs(*row, &mut inputs);
-            reference.add(encoder, &inputs);
-        }
-        let mut watch = DriftWatch::new(encoder.width());
-        let period = |row: &usize| history.period(*row, every_us);
+        let reference = distribution(encoder, history, rows.iter().step_by(step));
+        let (watch, unlearned) = usual_drift(encoder, history, &rows, &reference, every_us);
         let is_fraud = |row: &&usize| history.is_fraud(**row);
-        let (mut seen, mut learned) = (0, 0);
-        for of_period in rows.chunk_by(|a, b| period(a) == period(b)) {
-            let first = seen;
-            seen += of_period.len();
-            if seen - learned >= DriftWatch::LEAST_ROWS {
-                learned = seen;
-                let from = first.min(seen.saturating_sub(DriftWatch::LEAST_ROWS));
-                let mut histograms = Histograms::new(encoder);
-                for row in &rows[from..seen] {
-                    inputs.clear();
-                    history.copy_inputs(*row, &mut inputs);
-                    histograms.add(encoder, &inputs);
-                }
-                watch.remember(&histograms.stability(&reference));
-            }
-        }
-        let known = (0..history.len()).take_while(|row| history.number(*row) <= until);
-        let known = known.count();
-        let mut newest = Vec::new();
-        for row in known.saturating_sub(DriftWatch::LEAST_ROWS)..known {
-            history.copy_inputs(row, &mut newest);
-        }
         Self {
             encoder: encoder.clone(),
             reference,
             watch,
             tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
-            newest,
-            unlearned: seen - learned,
+            newest: newest_inputs(history, until),
+            unlearned,
             unusual_periods: 0,
             believed: (rows.len(), rows.iter().filter(is_fraud).count()),
             scarcity: heard(history, &rows, until, every_us, settings),
@@ -218,7 +189,7 @@ impl Checks {
                 .unusual(&stability, &histograms.noise(&self.reference)),
             false => Vec::new(),
         };
-        let Some(first) = drifts.first() else {
+        let Some(reason) = moved(&drifts, names) else {
             self.unusual_periods = 0;
             let mut tails = Tails::new(encoder);
             tails.add(encoder, fresh.inputs());
@@ -232,19 +203,6 @@ impl Checks {
             return reason.map(Disbelief::Labels);
         };
         self.unusual_periods += 1;
-        let name = |input: usize| names.get(input).map_or("?", String::as_str);
-        let mut reason = format!(
-            "input '{}' moved: its stability index is {:.2} where at most {:.2} was usual",
-            name(first.input),
-            first.stability,
-            first.usual
-        );
-        if let Some((_, others)) = drifts.split_first()
-            && !others.is_empty()
-        {
-            let others: Vec<&str> = others.iter().map(|drift| name(drift.input)).collect();
-            reason.push_str(&format!("; so did {}", others.join(", ")));
-        }
         Some(Disbelief::Inputs(reason))
     }
 
@@ -317,6 +275,23 @@ impl Checks {
     pub(super) fn is_new_normal(&self, settings: &GateSettings) -> bool {
         self.unusual_periods >= settings.unusual_periods.max(1)
     }
+}
+
+/// Why inputs that are distributed as never before are not believed.
+fn moved(drifts: &[Drift], names: &[String]) -> Option<String> {
+    let (first, others) = drifts.split_first()?;
+    let name = |input: usize| names.get(input).map_or("?", String::as_str);
+    let mut reason = format!(
+        "input '{}' moved: its stability index is {:.2} where at most {:.2} was usual",
+        name(first.input),
+        first.stability,
+        first.usual
+    );
+    if !others.is_empty() {
+        let others: Vec<&str> = others.iter().map(|drift| name(drift.input)).collect();
+        reason.push_str(&format!("; so did {}", others.join(", ")));
+    }
+    Some(reason)
 }
 
 /// Why values beyond all that a model was made of are not believed.
