@@ -172,6 +172,7 @@ impl Learning {
         Ok(topics)
     }
 
+    /// Writes a version; the first one serves at once, and the others are tested.
     fn publish(
         &mut self,
         period: &mut Period,
@@ -189,33 +190,7 @@ impl Learning {
             self.promote(held, period.end_us, None, Some(manifest.made()))?;
             self.learn_what_is_usual();
         } else {
-            let mut trial = Trial::new(held);
-            let at_us = period.end_us;
-            let mut notes = Vec::new();
-            if let Some(before) = self.shadow.take() {
-                let because = "a newer version took its place in the test".to_owned();
-                let version = before.held.manifest.version;
-                notes.push(came_to(
-                    version,
-                    State::Replaced,
-                    None,
-                    Some(because),
-                    at_us,
-                ));
-                // Where labels are few, they are counted together over several versions, each of which is a step
-                // from the one before and has scored only labels that it had not seen.
-                if self.lack(&before.paired).is_some() && !afresh {
-                    trial.paired = before.paired;
-                }
-            }
-            let shadow = came_to(manifest.version, State::Shadow, None, None, at_us);
-            let made = Made {
-                watched: self.anchor.as_ref().map(Anchor::watched),
-                ..manifest.made()
-            };
-            notes.push(just_made(shadow, made));
-            self.note(notes)?;
-            self.shadow = Some(trial);
+            self.begin_test(held, afresh, period.end_us)?;
         }
         period.learned = Learned::Version(Box::new(NewVersion {
             manifest,
@@ -223,6 +198,32 @@ impl Learning {
             shortened: updated.shortened,
             afresh,
         }));
+        Ok(())
+    }
+
+    /// Tests a version that was made just now, in place of the one before.
+    fn begin_test(&mut self, held: Held, is_afresh: bool, at_us: i64) -> Outcome<()> {
+        let shadow = came_to(held.manifest.version, State::Shadow, None, None, at_us);
+        let made = Made {
+            watched: self.anchor.as_ref().map(Anchor::watched),
+            ..held.manifest.made()
+        };
+        let mut trial = Trial::new(held);
+        let mut notes = Vec::new();
+        if let Some(before) = self.shadow.take() {
+            let because = "a newer version took its place in the test".to_owned();
+            let version = before.held.manifest.version;
+            let (state, because) = (State::Replaced, Some(because));
+            notes.push(came_to(version, state, None, because, at_us));
+            // Where labels are few, they are counted together over several versions, each of which is a step
+            // from the one before and has scored only labels that it had not seen.
+            if self.lack(&before.paired).is_some() && !is_afresh {
+                trial.paired = before.paired;
+            }
+        }
+        notes.push(just_made(shadow, made));
+        self.note(notes)?;
+        self.shadow = Some(trial);
         Ok(())
     }
 

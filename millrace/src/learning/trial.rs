@@ -110,7 +110,7 @@ impl Learning {
             tested.verdict = Verdict::Rejected(harm.to_string());
             return Ok(Some(tested));
         }
-        // A process that took it up has not the labels that it was tested on before.
+        // Its labels make no test yet.
         if tested.comparison.is_none() {
             self.canary = Some((trial, step));
             return Ok(Some(tested));
@@ -193,14 +193,8 @@ impl Learning {
     /// A version under test that comes from one that did harm is not tested on.
     pub(super) fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Option<Entry> {
         let version = self.shadow.take()?.held.manifest.version;
-        let because = of_bad_descent(ancestor);
-        Some(came_to(
-            version,
-            State::Rejected,
-            None,
-            Some(because),
-            at_us,
-        ))
+        let because = Some(of_bad_descent(ancestor));
+        Some(came_to(version, State::Rejected, None, because, at_us))
     }
 
     /// The version is on disk before it takes traffic, and the alias is moved before the scorer. The first one was made
