@@ -3,6 +3,7 @@
 
 use millrace_learner::{Aliases, Comparison, Examples, Paired, State, Watched};
 
+use super::line::Known;
 use super::notes::{came_to, of_bad_descent};
 use super::past::Past;
 use super::scored::usual_rate;
@@ -67,7 +68,7 @@ impl Learning {
         self.take_back(bad, good, comparison, reason.clone(), until, at_us)?;
         // What goes on is not off by what the scores of those that did harm were off by.
         let past = Past::of(&self.registry.journal_entries()?);
-        self.score_again(&past, until)?;
+        self.score_again(&mut Known::of(past), until)?;
         Ok(Some((bad, version, reason)))
     }
 

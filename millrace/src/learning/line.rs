@@ -4,6 +4,9 @@
 //! Where the traffic was taken back, or a person has moved it, the scores of what served before say nothing of what goes
 //! on: older labels are scored by the versions that lead to the one that serves since.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use millrace_learner::{Examples, LearnerError, Made, Model};
 
 use super::Learning;
@@ -14,9 +17,26 @@ use crate::failure::Outcome;
 /// Versions that score labels again, at most. Of more, the newest half stays, and of the others one in so many.
 const RECALLED: usize = 32;
 
+/// What is known of those who learned before: the log, and the versions that score labels again. Several lines have the
+/// same ones, and a version in an object store is some requests: each is loaded once.
+pub(super) struct Known {
+    pub(super) past: Past,
+    /// None of a version that is gone or damaged.
+    models: BTreeMap<u64, Option<Arc<Model>>>,
+}
+
+impl Known {
+    pub(super) fn of(past: Past) -> Self {
+        Self {
+            past,
+            models: BTreeMap::new(),
+        }
+    }
+}
+
 /// Versions by the number of a label, ascending: each scores those after it. It has learned none of them.
 #[derive(Default)]
-pub(super) struct Line(Vec<(u64, Model)>);
+pub(super) struct Line(Vec<(u64, Arc<Model>)>);
 
 /// Rows that one version scores.
 pub(super) struct Run<'a> {
@@ -49,7 +69,7 @@ impl Line {
     /// The version that scores a label, if one is left that has not learned it.
     pub(super) fn model_of(&self, number: u64) -> Option<&Model> {
         let newest = self.before(number).checked_sub(1)?;
-        self.0.get(newest).map(|(_, model)| model)
+        self.0.get(newest).map(|(_, model)| model.as_ref())
     }
 
     /// How many versions score a label or older ones.
@@ -63,11 +83,12 @@ impl Learning {
     ///
     /// # Errors
     /// A registry that cannot be read.
-    pub(super) fn line(&self, oldest: u64, past: &Past) -> Outcome<Line> {
+    pub(super) fn line(&self, oldest: u64, known: &mut Known) -> Outcome<Line> {
         let Some(champion) = &self.champion else {
             return Ok(Line::default());
         };
         let serving = champion.manifest.version;
+        let past = &known.past;
         let reigns = past.reigns.since_moved();
         let is_known = reigns
             .last()
@@ -81,44 +102,60 @@ impl Learning {
             Some(_) if is_known => reigns.to_vec(),
             _ => self.line_to(serving, oldest, past)?,
         };
-        self.load_line(versions, oldest, past)
+        self.load_line(versions, oldest, known)
     }
 
     /// The versions that served, for labels from a number on, whatever was taken back since.
     ///
     /// # Errors
     /// A registry that cannot be read.
-    pub(super) fn served_line(&self, oldest: u64, past: &Past) -> Outcome<Line> {
-        match past.reigns.all() {
-            [] => self.line(oldest, past),
-            served => self.load_line(served.to_vec(), oldest, past),
+    pub(super) fn served_line(&self, oldest: u64, known: &mut Known) -> Outcome<Line> {
+        let served = known.past.reigns.all().to_vec();
+        match served.is_empty() {
+            true => self.line(oldest, known),
+            false => self.load_line(served, oldest, known),
         }
     }
 
     /// Loads versions, each of which scores the labels after a number.
-    fn load_line(&self, mut versions: Vec<(u64, u64)>, oldest: u64, past: &Past) -> Outcome<Line> {
+    fn load_line(
+        &self,
+        mut versions: Vec<(u64, u64)>,
+        oldest: u64,
+        known: &mut Known,
+    ) -> Outcome<Line> {
         let needed = versions.partition_point(|(after, _)| *after < oldest);
         versions.drain(..needed.saturating_sub(1));
         let mut line = Vec::new();
-        let mut known = 0;
+        let mut from = 0;
         for (after, version) in thinned(versions) {
-            let Some(made) = self.made_of(version, past)? else {
+            let Some(made) = self.made_of(version, &known.past)? else {
                 continue;
             };
-            let champion = self.champion.as_ref();
-            let champion = champion.filter(|champion| champion.manifest.version == version);
-            let model = match champion {
-                Some(champion) => Some(champion.model.clone()),
-                // Where one is gone, the one before it stands for it: it has not learned the labels either.
-                None => self.load_if_whole(version)?.map(|held| held.model),
-            };
-            if let Some(model) = model {
+            // Where one is gone, the one before it stands for it: it has not learned the labels either.
+            if let Some(model) = self.model_of(version, known)? {
                 // Logs of older releases do not say what was learned when.
-                known = after.max(made.label_position).max(known);
-                line.push((known, model));
+                from = after.max(made.label_position).max(from);
+                line.push((from, model));
             }
         }
         Ok(Line(line))
+    }
+
+    /// A version, if it is there and whole.
+    fn model_of(&self, version: u64, known: &mut Known) -> Outcome<Option<Arc<Model>>> {
+        if let Some(model) = known.models.get(&version) {
+            return Ok(model.clone());
+        }
+        let champion = self.champion.as_ref();
+        let champion = champion.filter(|champion| champion.manifest.version == version);
+        let model = match champion {
+            Some(champion) => Some(champion.model.clone()),
+            None => self.load_if_whole(version)?.map(|held| held.model),
+        };
+        let model = model.map(Arc::new);
+        known.models.insert(version, model.clone());
+        Ok(model)
     }
 
     /// Label positions and numbers of the versions that lead to one, in order: from the last that had not learned a label

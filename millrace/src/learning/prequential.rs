@@ -3,7 +3,7 @@
 use millrace_learner::{Examples, Prequential, average_precision};
 
 use super::Learning;
-use super::past::Past;
+use super::line::Known;
 use crate::failure::Outcome;
 
 /// Labels over which prequential average precision is taken: enough for some frauds at 1 in 100.
@@ -41,7 +41,7 @@ impl Learning {
     }
 
     /// Scores again the newest labels that served versions have scored, by which it is told how well they do.
-    pub(super) fn recall_prequential(&mut self, past: &Past) -> Outcome<()> {
+    pub(super) fn recall_prequential(&mut self, known: &mut Known) -> Outcome<()> {
         self.prequential.clear();
         let rows = self.history.numbered(0, self.dealt_with);
         let newest = rows.len().saturating_sub(ROWS);
@@ -49,7 +49,7 @@ impl Learning {
         let Some((oldest, _)) = rows.first() else {
             return Ok(());
         };
-        let line = self.served_line(*oldest, past)?;
+        let line = self.served_line(*oldest, known)?;
         for run in line.runs(&self.history, &rows) {
             let run = run?;
             let logits = run.model.logits(run.labels.inputs())?;

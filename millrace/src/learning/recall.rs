@@ -1,13 +1,13 @@
-//! What versions under test were tested on before a process started, what served was compared with, how often labels
-//! said fraud, and what a calibration is fitted on. The log keeps what came of it and not the scores; the labels are in the
-//! store, and are scored again, by the versions that served then (`line.rs`).
+//! What versions under test were tested on before a process started, what served was compared with, and what a calibration
+//! is fitted on. The log keeps what came of it and not the scores; the labels are in the store, and are scored again, by
+//! the versions that served then (`line.rs`). How often labels said fraud is counted again by `recount.rs`.
 
 use std::collections::BTreeSet;
 
 use millrace_learner::Paired;
 
 use super::anchor::Anchor;
-use super::line::Line;
+use super::line::{Known, Line};
 use super::past::Past;
 use super::trial::Trial;
 use super::{Held, Learning};
@@ -15,22 +15,22 @@ use crate::failure::Outcome;
 
 impl Learning {
     /// Counts again what is usual and what labels have said, up to the last that was dealt with.
-    pub(super) fn recall_labels(&mut self, past: &Past) -> Outcome<()> {
+    pub(super) fn recall_labels(&mut self, known: &mut Known) -> Outcome<()> {
         self.learn_what_is_usual();
-        self.recall_silence(past)?;
-        self.score_again(past, self.dealt_with)
+        self.recall_silence(known)?;
+        self.score_again(known, self.dealt_with)
     }
 
     /// Scores labels up to a number again: those that a calibration is fitted on, and those that are counted together for
     /// a flood of frauds.
-    pub(super) fn score_again(&mut self, past: &Past, until: u64) -> Outcome<()> {
+    pub(super) fn score_again(&mut self, known: &mut Known, until: u64) -> Outcome<()> {
         let scored = self.rows_to_recall(until);
-        let (refused, heard) = self.rows_of_flood(past, until);
+        let (refused, heard) = self.rows_of_flood(&known.past, until);
         let firsts = [&scored, &refused, &heard].map(|rows| rows.first().map(|row| row.0));
         let Some(oldest) = firsts.into_iter().flatten().min() else {
             return Ok(());
         };
-        let line = self.line(oldest, past)?;
+        let line = self.line(oldest, known)?;
         self.recall_scores(&line, &scored)?;
         self.recall_flood(&line, &refused, &heard)
     }
@@ -43,28 +43,28 @@ impl Learning {
     }
 
     /// Scores again what versions under test had been tested on.
-    pub(super) fn recall_tests(&mut self, past: &Past) -> Outcome<()> {
+    pub(super) fn recall_tests(&mut self, known: &mut Known) -> Outcome<()> {
         if let Some((mut trial, step)) = self.canary.take() {
-            self.recall(&mut trial, past)?;
+            self.recall(&mut trial, known)?;
             self.canary = Some((trial, step));
         }
         if let Some(mut trial) = self.shadow.take() {
-            self.recall(&mut trial, past)?;
+            self.recall(&mut trial, known)?;
             self.shadow = Some(trial);
         }
         Ok(())
     }
 
     /// Scores again what a version had been tested on.
-    fn recall(&self, trial: &mut Trial, past: &Past) -> Outcome<()> {
+    fn recall(&self, trial: &mut Trial, known: &mut Known) -> Outcome<()> {
         let (held, paired, chosen) = (&trial.held, &mut trial.paired, trial.share.after);
         // One that a person chose is tested on what came since, and nothing else.
         let mut line = match chosen {
-            0 => self.line_of(held, &past.tested)?,
+            0 => self.line_of(held, &known.past.tested)?,
             _ => Vec::new(),
         };
         let oldest = line.last().unwrap_or(held).manifest.label_position;
-        let champions = self.line(oldest.max(chosen) + 1, past)?;
+        let champions = self.line(oldest.max(chosen) + 1, known)?;
         while let Some(older) = line.pop() {
             let newer = line.last().unwrap_or(held);
             let (after, until) = (older.manifest.label_position, newer.manifest.label_position);
@@ -154,12 +154,12 @@ impl Learning {
 
     /// Scores again what was compared with the anchor. Where the log does not say what that was, what serves is watched
     /// from here on.
-    pub(super) fn recall_anchor(&mut self, past: &Past) -> Outcome<()> {
+    pub(super) fn recall_anchor(&mut self, known: &mut Known) -> Outcome<()> {
         let Some(champion) = self.champion.clone() else {
             return Ok(());
         };
         let version = champion.manifest.version;
-        let watched = past.served.anchor_of(version);
+        let watched = known.past.served.anchor_of(version);
         let held = match watched {
             Some(watched) if watched.version == version => Some(champion.clone()),
             Some(watched) => self.load_if_whole(watched.version)?,
@@ -170,8 +170,8 @@ impl Learning {
             return Ok(());
         };
         let mut anchor = Anchor::new(held, watched.after);
-        anchor.promoted = past.served.promoted().to_vec();
-        let line = self.served_line(watched.after + 1, past)?;
+        anchor.promoted = known.past.served.promoted().to_vec();
+        let line = self.served_line(watched.after + 1, known)?;
         let rows = self.history.numbered(watched.after, self.dealt_with);
         let rows = self.history.by_number(&rows);
         for run in line.runs(&self.history, &rows) {

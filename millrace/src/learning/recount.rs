@@ -4,7 +4,7 @@
 use super::Learning;
 use super::checks::is_usual;
 use super::history::History;
-use super::line::Line;
+use super::line::{Known, Line};
 use super::past::Past;
 use crate::failure::Outcome;
 use crate::settings::micros;
@@ -18,7 +18,7 @@ impl Learning {
     ///
     /// # Errors
     /// A registry that cannot be read, or inputs that a version cannot score.
-    pub(super) fn recall_silence(&mut self, past: &Past) -> Outcome<()> {
+    pub(super) fn recall_silence(&mut self, known: &mut Known) -> Outcome<()> {
         let Some(checks) = &self.checks else {
             return Ok(());
         };
@@ -39,7 +39,7 @@ impl Learning {
         let is_fraud = |row: &&usize| self.history.is_fraud(**row);
         let later = (later.len(), later.iter().filter(is_fraud).count());
         let usual = (frauds - later.1) as f64 / (labels - later.0).max(1) as f64;
-        let line = self.line(after + 1, past)?;
+        let line = self.line(after + 1, known)?;
         let history = &self.history;
         let Some(checks) = &mut self.checks else {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use millrace_learner::{Entry, LearnerError};
 
+use super::line::Known;
 use super::past::Past;
 use super::trial::Trial;
 use super::{Held, Learning};
@@ -12,15 +13,15 @@ impl Learning {
     pub(super) fn take_up(&mut self) -> Outcome<()> {
         // Until all of it is done, nothing is decided.
         self.was_moved = true;
-        let past = self.resume()?;
+        let mut known = Known::of(self.resume()?);
         // Later than that: what is chosen from now on differs from what was seen.
         self.scorer.follow(&self.registry)?;
         self.read_examples()?;
-        self.recall_afresh(&past);
-        self.recall_tests(&past)?;
-        self.recall_anchor(&past)?;
-        self.recall_labels(&past)?;
-        self.recall_prequential(&past)?;
+        self.recall_afresh(&known.past);
+        self.recall_tests(&mut known)?;
+        self.recall_anchor(&mut known)?;
+        self.recall_labels(&mut known)?;
+        self.recall_prequential(&mut known)?;
         self.was_moved = false;
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! What a process that starts knows of those before it, by scoring labels again.
 
 use super::*;
+use crate::learning::line::Known;
+use crate::learning::past::Past;
 
 #[test]
 fn a_process_that_starts_scores_again_what_a_calibration_is_fitted_on() {
@@ -20,6 +22,27 @@ fn a_process_that_starts_scores_again_what_a_calibration_is_fitted_on() {
     assert_eq!(corrected, Some(&(401, !is_fraud(400))));
     drop(process);
     assert_eq!(machine.start().learning.scored.labels_of(), scored);
+}
+
+#[test]
+fn a_version_that_scores_labels_again_is_loaded_once() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    process.pass(&mut machine, 0..8, 300);
+    assert_ne!(process.scorer.serving().unwrap().version, 1);
+    let learning = &process.learning;
+    let known = || Known::of(Past::of(&learning.registry.journal_entries().unwrap()));
+    // The first version scored the labels of the second hour.
+    let is_scored = |known: &mut Known| {
+        let line = learning.served_line(301, known).unwrap();
+        line.model_of(301).is_some()
+    };
+    let mut of_before = known();
+    assert!(is_scored(&mut of_before));
+    let first = machine.folder.path().join("models/v000001");
+    std::fs::remove_dir_all(first).unwrap();
+    assert!(is_scored(&mut of_before));
+    assert!(!is_scored(&mut known()));
 }
 
 #[test]
