@@ -52,6 +52,8 @@ pub(super) struct Share {
     pub(super) is_pinned: bool,
     /// The number of the last label that was dealt with when a person chose the version; 0 where the learner did.
     pub(super) after: u64,
+    /// End of the period whose labels gave it, µs of event time; none where a person did.
+    pub(super) stepped_us: Option<i64>,
 }
 
 impl Past {
@@ -67,7 +69,7 @@ impl Past {
                     ..
                 } => {
                     let by_a_person = entry.is_by_a_person();
-                    past.came_to(*version, *state, by_a_person);
+                    past.came_to(*version, *state, by_a_person, entry.at_us);
                     past.served.came_to(*version, *state, by_a_person);
                     past.reigns.came_to(*version, *state, by_a_person);
                     if let Some(made) = made {
@@ -130,7 +132,7 @@ impl Past {
         Some(afresh.label_position)
     }
 
-    fn came_to(&mut self, version: u64, state: State, by_a_person: bool) {
+    fn came_to(&mut self, version: u64, state: State, by_a_person: bool, at_us: i64) {
         self.versions.insert(version);
         match state {
             State::Shadow => self.shadow = Some(version),
@@ -147,8 +149,11 @@ impl Past {
                     (None, true) => self.reigns.dealt_with(),
                     (None, false) => 0,
                 };
-                let is_pinned = by_a_person;
-                let share = Share { is_pinned, after };
+                let share = Share {
+                    is_pinned: by_a_person,
+                    after,
+                    stepped_us: (!by_a_person).then_some(at_us),
+                };
                 self.canary = Some(Canary { version, share });
             }
             State::Champion => self.canary = None,
@@ -342,13 +347,21 @@ mod tests {
     fn whose_a_canarys_share_is_is_known() {
         use State::{Canary, Champion, RolledBack, Shadow};
         let canary = |percent: u8, cause: Cause| (2, Canary { percent }, cause);
-        let share = |is_pinned: bool, after: u64| Share { is_pinned, after };
+        let share = |is_pinned: bool, after: u64| Share {
+            is_pinned,
+            after,
+            stepped_us: None,
+        };
+        let ours = Share {
+            stepped_us: Some(0),
+            ..Share::default()
+        };
         let mut notes = vec![(1, Champion, OURS), (2, Shadow, OURS)];
         for (note, expected) in [
-            (canary(10, OURS), share(false, 0)),
+            (canary(10, OURS), ours),
             // Another share of the same test.
             (canary(20, THEIRS), share(true, 0)),
-            (canary(50, OURS), share(false, 0)),
+            (canary(50, OURS), ours),
             (canary(40, THEIRS), share(true, 0)),
             ((2, RolledBack, THEIRS), share(false, 0)),
             // It is tested anew: version 2 has learned 20 labels.

@@ -77,7 +77,8 @@ pub enum Verdict {
     Waiting(Lack),
     /// It answers for so many of a hundred entities.
     Canary(u8),
-    /// It passed, and the traffic stays as it is: another version is the canary, or a person has set its share.
+    /// It passed, and the traffic stays as it is: another version is the canary, a person has set its share, or the same
+    /// labels gave it that, before the period was begun anew.
     Passed,
     /// It takes the traffic.
     Promoted,

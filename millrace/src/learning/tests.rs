@@ -118,6 +118,36 @@ fn a_canary_goes_a_step_a_period_however_few_labels_a_process_has_seen() {
 }
 
 #[test]
+fn a_canary_goes_one_step_in_a_period_that_is_begun_anew() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    let (canary, hour) = until_canary(&mut machine, &mut process);
+    machine.hour(hour, 300, process.tag());
+    let period = process.learn(hour);
+    assert_eq!(verdict(&period, canary).verdict, Verdict::Canary(50));
+    for _ in 0..3 {
+        // The process ends before the period's new version is noted.
+        drop(process);
+        machine.lose_newest_decision();
+        process = machine.start();
+        let period = process.learn(hour);
+        assert_eq!(verdict(&period, canary).verdict, Verdict::Passed);
+        assert_eq!(learned(&period).rows, 300);
+        assert_eq!(process.canary(&machine), Some((canary, 50)));
+    }
+    machine.hour(hour + 1, 300, process.tag());
+    let period = process.learn(hour + 1);
+    assert_eq!(verdict(&period, canary).verdict, Verdict::Promoted);
+    // So does the next one, which began with this period's labels.
+    let (next, _) = process.canary(&machine).unwrap();
+    drop(process);
+    machine.lose_newest_decision();
+    process = machine.start();
+    process.learn(hour + 1);
+    assert_eq!(process.canary(&machine), Some((next, 10)));
+}
+
+#[test]
 fn labels_of_several_periods_test_a_version_though_each_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
         let mut machine = Machine::new();

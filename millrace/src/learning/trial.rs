@@ -115,7 +115,9 @@ impl Learning {
             self.canary = Some((trial, step));
             return Ok(Some(tested));
         }
-        if trial.share.is_pinned {
+        // A period that is begun anew has the labels that gave it this share.
+        let stepped_us = trial.share.stepped_us;
+        if trial.share.is_pinned || stepped_us.is_some_and(|stepped_us| stepped_us >= at_us) {
             tested.verdict = Verdict::Passed;
             self.canary = Some((trial, step));
             return Ok(Some(tested));
@@ -164,7 +166,7 @@ impl Learning {
     /// Gives a version that passed a test the traffic of a step, or all of it after the last.
     pub(super) fn step_forward(
         &mut self,
-        trial: Trial,
+        mut trial: Trial,
         step: usize,
         comparison: Option<Comparison>,
         at_us: i64,
@@ -186,6 +188,7 @@ impl Learning {
         )?;
         self.scorer
             .start_canary(held.manifest.clone(), held.model.clone(), percent)?;
+        trial.share.stepped_us = Some(at_us);
         self.canary = Some((trial, step));
         Ok(Verdict::Canary(percent))
     }

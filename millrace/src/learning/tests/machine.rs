@@ -145,6 +145,14 @@ impl Machine {
         });
     }
 
+    /// The newest decision did not come to the log: the process ended before. The version that it was of is there.
+    pub(super) fn lose_newest_decision(&self) {
+        let files = std::fs::read_dir(self.folder.path().join("models/log")).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let newest = files.filter(|file| file.extension().is_some_and(|it| it == "json"));
+        std::fs::remove_file(newest.max().unwrap()).unwrap();
+    }
+
     fn step(&mut self, join: impl FnOnce(&mut JoinStep<'_>)) {
         let mut step = self.join.begin(self.store.as_ref());
         join(&mut step);
