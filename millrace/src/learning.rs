@@ -57,6 +57,7 @@ mod tests;
 use anchor::Anchor;
 use checks::Checks;
 use history::History;
+use past::Released;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
 use trial::Trial;
@@ -87,6 +88,8 @@ pub struct Learning {
     checks: Option<Checks>,
     /// Periods in a row whose labels were put aside for their inputs.
     unusual: Vec<RangeInclusive<u64>>,
+    /// Those that are learned after all, in the period that is under way.
+    released: Option<Released>,
     /// Sequence number of the last label that was learned or put aside.
     dealt_with: u64,
     /// Labels that were known when a model last started afresh.
@@ -149,6 +152,7 @@ impl Learning {
             anchor: None,
             checks: None,
             unusual: Vec::new(),
+            released: None,
             dealt_with: 0,
             afresh_at: 0,
             done_until_us: None,
@@ -173,12 +177,20 @@ impl Learning {
             Checks::new(
                 champion.checkpoint.encoder(),
                 &self.history,
-                self.dealt_with,
+                self.judged_until(),
                 micros(self.plan().settings.every),
                 champion.manifest.fitted_position,
                 &self.settings().gate,
             )
         });
+    }
+
+    /// Number of the last label of which it is known whether it is believed: what was released is, and is not learned yet.
+    fn judged_until(&self) -> u64 {
+        let released = self.released.as_ref();
+        released
+            .map_or(0, |released| *released.numbers.end())
+            .max(self.dealt_with)
     }
 
     /// Where it trains.
@@ -273,6 +285,7 @@ impl Learning {
             self.test_then_learn(&mut period, rows)?;
         }
         self.done_until_us = Some(end_us);
+        self.released = None;
         period.seconds = started.elapsed().as_secs_f64();
         period.log();
         Ok(period)
@@ -321,7 +334,13 @@ impl Learning {
     fn test_then_learn(&mut self, period: &mut Period, mut rows: Vec<usize>) -> Outcome<()> {
         let mut fresh = self.history.unweighted(rows.iter().copied())?;
         let mut served = self.score_by_champion(&fresh)?;
-        if let Some(disbelief) = self.disbelief(&fresh, &served)? {
+        let released = self.released.as_ref();
+        let disbelief = match released.is_some_and(|it| it.end_us == period.end_us) {
+            // It is begun anew, and was judged before.
+            true => None,
+            false => self.disbelief(&fresh, &served)?,
+        };
+        if let Some(disbelief) = disbelief {
             let is_new_normal = self.put_aside(&rows, &disbelief, period.end_us)?;
             if !is_new_normal {
                 period.learned = Learned::PutAside(disbelief.reason().to_owned());

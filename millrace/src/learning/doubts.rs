@@ -6,6 +6,7 @@ use millrace_learner::{Cause, Entry, Event, Examples};
 
 use super::Learning;
 use super::checks::Disbelief;
+use super::past::Released;
 use crate::failure::Outcome;
 
 impl Learning {
@@ -79,9 +80,10 @@ impl Learning {
     /// Inputs that stay unusual are the new normal: what was put aside for them is learned after all. The rows.
     pub(super) fn release(&mut self, at_us: i64) -> Outcome<Vec<usize>> {
         let released = std::mem::take(&mut self.unusual);
-        let before = released
-            .first()
-            .map_or(self.dealt_with, |range| range.start() - 1);
+        let (Some(first), Some(last)) = (released.first(), released.last()) else {
+            return Ok(Vec::new());
+        };
+        let numbers = *first.start()..=*last.end();
         let periods = self.settings().gate.unusual_periods;
         let reason = format!("inputs have been like this for {periods} periods in a row");
         let entry = |range: &RangeInclusive<u64>| Entry {
@@ -98,8 +100,15 @@ impl Learning {
         for range in &released {
             self.history.take_back(range);
         }
+        let released = Released {
+            numbers,
+            end_us: at_us,
+        };
+        // A period that is begun anew has its labels.
+        self.dealt_with = released.after();
+        self.released = Some(released);
         self.learn_what_is_usual();
-        Ok(self.history.between(before, at_us))
+        Ok(self.history.between(self.dealt_with, at_us))
     }
 }
 

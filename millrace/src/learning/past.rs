@@ -21,6 +21,8 @@ pub(super) struct Past {
     pub(super) aside: Vec<RangeInclusive<u64>>,
     /// The last label that ever was.
     pub(super) refused_until: u64,
+    /// Labels that were released, and that no version has learned yet.
+    pub(super) released: Option<Released>,
     /// The newest that were put aside, if that was for what they say and none were released since.
     pub(super) refused: Option<RangeInclusive<u64>>,
     /// Labels of the newest periods in a row that were put aside for their inputs.
@@ -43,6 +45,22 @@ pub(super) struct Past {
 struct Canary {
     version: u64,
     share: Share,
+}
+
+/// Labels that had been put aside and are to be learned after all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Released {
+    /// From the first of them to the last. Between them may be others that stay aside.
+    pub(super) numbers: RangeInclusive<u64>,
+    /// End of the period that learns them, µs of event time.
+    pub(super) end_us: i64,
+}
+
+impl Released {
+    /// Number of the last label before them.
+    pub(super) fn after(&self) -> u64 {
+        self.numbers.start().saturating_sub(1)
+    }
 }
 
 /// Whose a canary's share is.
@@ -76,6 +94,7 @@ impl Past {
                         past.made.insert(*version, **made);
                         past.served.made(made);
                         past.reigns.made(made);
+                        past.released = None;
                     }
                     // A version comes of labels that were believed.
                     if !by_a_person {
@@ -86,6 +105,7 @@ impl Past {
                     past.aside.push(*first..=*last);
                     past.refused_until = past.refused_until.max(*last);
                     past.reigns.ended(*last);
+                    past.released = None;
                     let is_for_inputs = entry.is_for_inputs();
                     past.refused = (!is_for_inputs).then_some(*first..=*last);
                     match is_for_inputs {
@@ -97,6 +117,16 @@ impl Past {
                     past.aside.retain(|range| *range != (*first..=*last));
                     past.unusual.clear();
                     past.refused = None;
+                    past.reigns.released(*first);
+                    let numbers = match past.released.take() {
+                        Some(others) => {
+                            let (start, end) = others.numbers.into_inner();
+                            start.min(*first)..=end.max(*last)
+                        }
+                        None => *first..=*last,
+                    };
+                    let end_us = entry.at_us;
+                    past.released = Some(Released { numbers, end_us });
                 }
                 Event::Removed { versions } => past.removed.extend(versions),
             }
@@ -327,6 +357,42 @@ mod tests {
             assert_eq!(past.refused, expected);
         }
         assert_eq!(Past::of(&journal).refused_until, 20);
+    }
+
+    #[test]
+    fn labels_that_were_released_are_to_be_learned_until_a_version_has() {
+        let entry = |event| Entry {
+            at_us: 7,
+            event,
+            reason: None,
+            cause: Some(Cause::Inputs),
+        };
+        let numbers = [(11, 15), (16, 20)];
+        let refused = numbers.map(|(first, last)| entry(Event::LabelsRefused { first, last }));
+        let released = numbers.map(|(first, last)| entry(Event::LabelsReleased { first, last }));
+        let begun = [refused.to_vec(), released.to_vec()].concat();
+        let expected = Released {
+            numbers: 11..=20,
+            end_us: 7,
+        };
+        assert_eq!(expected.after(), 10);
+        // A step of the canary does not end the period; what ends it is a version that was made, or the next period.
+        let step = journal(&[(1, State::Canary { percent: 10 }, OURS)], true);
+        let made = journal(&[(2, State::Shadow, OURS)], false);
+        let next = vec![entry(Event::LabelsRefused {
+            first: 21,
+            last: 25,
+        })];
+        for (news, expected) in [
+            (Vec::new(), Some(expected.clone())),
+            (step, Some(expected)),
+            (made, None),
+            (next, None),
+        ] {
+            let past = Past::of(&[begun.clone(), news].concat());
+            assert_eq!(past.released, expected);
+            assert!(past.aside.iter().all(|range| *range.start() == 21));
+        }
     }
 
     #[test]

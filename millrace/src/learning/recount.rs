@@ -25,12 +25,12 @@ impl Learning {
         let (labels, frauds) = checks.believed();
         let usual = frauds as f64 / labels.max(1) as f64;
         let every = micros(self.plan().settings.every);
-        let believed = self.history.numbered(0, self.dealt_with);
+        let believed = self.history.numbered(0, self.judged_until());
         let first = self.first_since_usual(&believed, usual, every);
         let after = first.checked_sub(1).map(|last| believed[last]);
         let after = after.map_or(0, |row| self.history.number(row));
         // Those that were put aside too: whether it was for this is seen again.
-        let rows = self.history.among(&(after + 1..=self.dealt_with));
+        let rows = self.history.among(&(after + 1..=self.judged_until()));
         let rows = self.history.by_number(&rows);
         if rows.is_empty() {
             return Ok(());

@@ -51,6 +51,16 @@ impl Reigns {
         }
     }
 
+    /// Labels from a number on were not dealt with after all: what has the traffic now scores them.
+    pub(super) fn released(&mut self, first: u64) {
+        self.dealt_with = self.dealt_with.min(first.saturating_sub(1));
+        let dealt_with = self.dealt_with;
+        self.all.retain(|(after, _)| *after <= dealt_with);
+        self.begin();
+        let newest = self.all.len().saturating_sub(1);
+        self.moved = self.moved.map(|moved| moved.min(newest));
+    }
+
     /// What has the traffic scores the labels to come.
     fn begin(&mut self) {
         let Some(champion) = self.champion else {
@@ -139,6 +149,21 @@ mod tests {
         reigns.came_to(5, State::Champion, true);
         reigns.came_to(4, State::Champion, true);
         assert_eq!(reigns.all(), [(10, 1), (30, 5), (40, 4)]);
+    }
+
+    #[test]
+    fn what_has_the_traffic_scores_labels_that_are_released() {
+        let mut reigns = begun();
+        reigns.ended(40);
+        reigns.came_to(5, State::Champion, true);
+        reigns.ended(50);
+        assert_eq!(reigns.all(), [(10, 1), (30, 2), (40, 5)]);
+        for first in [31, 41] {
+            reigns.released(first);
+            assert_eq!(reigns.all(), [(10, 1), (30, 5)]);
+            assert_eq!(reigns.since_moved(), [(30, 5)]);
+            assert_eq!(reigns.dealt_with(), 30);
+        }
     }
 
     #[test]

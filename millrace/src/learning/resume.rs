@@ -3,10 +3,11 @@
 use millrace_learner::{Entry, LearnerError};
 
 use super::line::Known;
-use super::past::Past;
+use super::past::{Past, Released};
 use super::trial::Trial;
 use super::{Held, Learning};
 use crate::failure::Outcome;
+use crate::settings::micros;
 
 impl Learning {
     /// Goes on from what the registry's log says, and the store's labels.
@@ -40,16 +41,23 @@ impl Learning {
             self.history.put_aside(range.clone());
         }
         self.unusual.clone_from(&past.unusual);
+        self.released.clone_from(&past.released);
+        let released = past.released.as_ref();
+        let refused_until = released.map_or(past.refused_until, Released::after);
         // What a process published, and did not live to note, has learned nothing that others may not.
         let learned = past.made.values().map(|made| made.label_position);
         self.dealt_with = learned
-            .chain([champion.manifest.label_position, past.refused_until])
+            .chain([champion.manifest.label_position, refused_until])
             .max()
             .unwrap_or(0)
             .max(self.dealt_with);
         let until = past.made.values().map(|made| made.trained_until_us);
+        // The period that was to learn them is begun anew, and not each of those that they came in.
+        let every = micros(self.plan().settings.every);
+        let released = released.map(|released| released.end_us.saturating_sub(every));
         self.done_until_us = until
             .chain([champion.manifest.trained_until_us])
+            .chain(released)
             .max()
             .max(self.done_until_us);
         if let Some(version) = past.shadow_of(&seen) {

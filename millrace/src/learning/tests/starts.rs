@@ -117,6 +117,37 @@ fn labels_that_stop_saying_genuine_are_put_aside_though_each_period_has_a_proces
 }
 
 #[test]
+fn labels_that_were_released_are_learned_though_the_process_that_did_so_ended() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    // As many periods as it takes to know what is usual.
+    process.pass(&mut machine, 0..52, 100);
+    machine.shift = 150.0;
+    for hour in 52..57 {
+        machine.hour(hour, 100, process.tag());
+        assert!(put_aside(&process.learn(hour)).is_some(), "{hour}");
+    }
+    machine.hour(57, 100, process.tag());
+    let made = learned(&process.learn(57)).clone();
+    assert_eq!(made.rows, 600);
+    let believed = |process: &Process| process.learning.checks.as_ref().unwrap().believed();
+    let expected = believed(&process);
+    for _ in 0..2 {
+        // The process ends before the period's new version is noted.
+        drop(process);
+        machine.lose_newest_decision();
+        process = machine.start();
+        assert_eq!(believed(&process), expected);
+        let period = process.learn(57);
+        let again = learned(&period);
+        assert_eq!((period.labels, again.rows), (600, 600));
+        assert_eq!(again.label_position, made.label_position);
+    }
+    machine.hour(58, 100, process.tag());
+    assert_eq!(learned(&process.learn(58)).rows, 100);
+}
+
+#[test]
 fn frauds_that_are_far_too_many_are_counted_on_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
         let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n"));
