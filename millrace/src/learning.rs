@@ -86,7 +86,7 @@ pub struct Learning {
     /// A version of some days ago, and how it would have done since.
     anchor: Option<Anchor>,
     checks: Option<Checks>,
-    /// Periods in a row whose labels were put aside for their inputs.
+    /// The newest periods whose labels were put aside for their inputs, with none between them that was believed.
     unusual: Vec<RangeInclusive<u64>>,
     /// Those that are learned after all, in the period that is under way.
     released: Option<Released>,

@@ -31,8 +31,6 @@ pub(super) struct Checks {
     newest: Vec<f32>,
     /// Rows since what is usual of inputs was last learned: it is not learned of the same rows again and again.
     unlearned: usize,
-    /// Periods in a row that were refused for their inputs.
-    unusual_periods: usize,
     /// Labels that were believed, and frauds among them.
     believed: (usize, usize),
     scarcity: Scarcity,
@@ -100,7 +98,6 @@ impl Checks {
             tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
             newest: newest_inputs(history, until),
             unlearned,
-            unusual_periods: 0,
             believed: (rows.len(), rows.iter().filter(is_fraud).count()),
             scarcity: heard(history, &rows, until, every_us, settings),
             silence: Silence::default(),
@@ -117,7 +114,6 @@ impl Checks {
     #[must_use]
     pub(super) fn going_on_from(self, before: Self) -> Self {
         Self {
-            unusual_periods: before.unusual_periods,
             scarcity: before.scarcity,
             silence: before.silence,
             flood: before.flood,
@@ -189,21 +185,19 @@ impl Checks {
                 .unusual(&stability, &histograms.noise(&self.reference)),
             false => Vec::new(),
         };
-        let Some(reason) = moved(&drifts, names) else {
-            self.unusual_periods = 0;
-            let mut tails = Tails::new(encoder);
-            tails.add(encoder, fresh.inputs());
-            let outlying = self.tails.judge(tails, settings.unusual_periods.max(1));
-            let reason = beyond(&outlying, names);
-            self.unlearned += if reason.is_none() { fresh.len() } else { 0 };
-            if self.unlearned >= DriftWatch::LEAST_ROWS {
-                self.unlearned = 0;
-                self.watch.remember(&stability);
-            }
-            return reason.map(Disbelief::Labels);
-        };
-        self.unusual_periods += 1;
-        Some(Disbelief::Inputs(reason))
+        if let Some(reason) = moved(&drifts, names) {
+            return Some(Disbelief::Inputs(reason));
+        }
+        let mut tails = Tails::new(encoder);
+        tails.add(encoder, fresh.inputs());
+        let outlying = self.tails.judge(tails, settings.unusual_periods.max(1));
+        let reason = beyond(&outlying, names);
+        self.unlearned += if reason.is_none() { fresh.len() } else { 0 };
+        if self.unlearned >= DriftWatch::LEAST_ROWS {
+            self.unlearned = 0;
+            self.watch.remember(&stability);
+        }
+        reason.map(Disbelief::Labels)
     }
 
     /// Why labels that say fraud too often, or too seldom, must not be learned, if they do.
@@ -269,11 +263,6 @@ impl Checks {
     /// Labels that were believed, and frauds among them.
     pub(super) fn believed(&self) -> (usize, usize) {
         self.believed
-    }
-
-    /// Whether inputs have been unusual for so long that they are usual now.
-    pub(super) fn is_new_normal(&self, settings: &GateSettings) -> bool {
-        self.unusual_periods >= settings.unusual_periods.max(1)
     }
 }
 

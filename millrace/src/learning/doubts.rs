@@ -62,17 +62,11 @@ impl Learning {
         self.history.put_aside(first..=last);
         self.dealt_with = self.dealt_with.max(last);
         match disbelief {
-            Disbelief::Labels(_) => {
-                self.unusual.clear();
-                Ok(false)
-            }
+            // It does not say that inputs are usual again: where they are not, a champion's scores may be of no use.
+            Disbelief::Labels(_) => Ok(false),
             Disbelief::Inputs(_) => {
                 self.unusual.push(first..=last);
-                let gate = &self.settings().gate;
-                // Other processes may have put the first of them aside.
-                let is_long = self.unusual.len() >= gate.unusual_periods.max(1);
-                let checks = self.checks.as_ref();
-                Ok(is_long || checks.is_some_and(|checks| checks.is_new_normal(gate)))
+                Ok(self.unusual.len() >= self.settings().gate.unusual_periods.max(1))
             }
         }
     }

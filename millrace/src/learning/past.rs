@@ -25,7 +25,7 @@ pub(super) struct Past {
     pub(super) released: Option<Released>,
     /// The newest that were put aside, if that was for what they say and none were released since.
     pub(super) refused: Option<RangeInclusive<u64>>,
-    /// Labels of the newest periods in a row that were put aside for their inputs.
+    /// Labels of the newest periods that were put aside for their inputs, with none between them that was believed.
     pub(super) unusual: Vec<RangeInclusive<u64>>,
     /// The newest version under test, as long as nobody chose another.
     shadow: Option<u64>,
@@ -108,9 +108,8 @@ impl Past {
                     past.released = None;
                     let is_for_inputs = entry.is_for_inputs();
                     past.refused = (!is_for_inputs).then_some(*first..=*last);
-                    match is_for_inputs {
-                        true => past.unusual.push(*first..=*last),
-                        false => past.unusual.clear(),
+                    if is_for_inputs {
+                        past.unusual.push(*first..=*last);
                     }
                 }
                 Event::LabelsReleased { first, last } => {
@@ -393,6 +392,30 @@ mod tests {
             assert_eq!(past.released, expected);
             assert!(past.aside.iter().all(|range| *range.start() == 21));
         }
+    }
+
+    #[test]
+    fn labels_that_say_too_much_do_not_end_a_row_of_unusual_inputs() {
+        let refused = |first: u64, cause: Cause| Entry {
+            at_us: 0,
+            event: Event::LabelsRefused {
+                first,
+                last: first + 4,
+            },
+            reason: None,
+            cause: Some(cause),
+        };
+        let mut journal = journal(&[(1, State::Champion, OURS)], false);
+        for (first, cause) in [
+            (11, Cause::Inputs),
+            (16, Cause::Labels),
+            (21, Cause::Inputs),
+        ] {
+            journal.push(refused(first, cause));
+        }
+        let past = Past::of(&journal);
+        assert_eq!(past.unusual, [11..=15, 21..=25]);
+        assert_eq!(past.aside, [11..=15, 16..=20, 21..=25]);
     }
 
     #[test]

@@ -147,6 +147,45 @@ fn labels_that_were_released_are_learned_though_the_process_that_did_so_ended() 
     assert_eq!(learned(&process.learn(58)).rows, 100);
 }
 
+/// A hundred labels of an hour come back, all of one amount, of which a champion expects next to no fraud.
+fn hour_of_one_amount(machine: &mut Machine, hour: i64, tag: u32, label: impl Fn(u64) -> bool) {
+    let event = |number: u64| (number, 50.0, Some(label(number)));
+    let events: Vec<Event> = (machine.labels..machine.labels + 100).map(event).collect();
+    machine.labels += 100;
+    machine.events(hour, tag, &events);
+}
+
+#[test]
+fn labels_that_contradict_do_not_end_a_row_of_unusual_inputs() {
+    for one_process in [true, false] {
+        let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n"));
+        let mut process = machine.start();
+        // As many periods as it takes to know what is usual.
+        process.pass(&mut machine, 0..52, 100);
+        for hour in 52..58 {
+            if !one_process {
+                process = machine.start();
+            }
+            let is_flooded = hour == 55;
+            let label = |number: u64| match is_flooded {
+                true => number.is_multiple_of(2),
+                false => is_fraud(number),
+            };
+            hour_of_one_amount(&mut machine, hour, process.tag(), label);
+            let period = process.learn(hour);
+            let reason = put_aside(&period).unwrap();
+            let said = match is_flooded {
+                true => "50 of 100 labels are frauds where",
+                false => "input 'amount' moved",
+            };
+            assert!(reason.starts_with(said), "{hour}: {reason}");
+        }
+        hour_of_one_amount(&mut machine, 58, process.tag(), is_fraud);
+        // All but those that contradict.
+        assert_eq!(learned(&process.learn(58)).rows, 600);
+    }
+}
+
 #[test]
 fn frauds_that_are_far_too_many_are_counted_on_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
