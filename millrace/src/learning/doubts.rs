@@ -6,7 +6,8 @@ use millrace_learner::{Cause, Entry, Event, Examples};
 
 use super::Learning;
 use super::checks::Disbelief;
-use super::past::Released;
+use super::line::Known;
+use super::past::{Past, Released};
 use crate::failure::Outcome;
 
 impl Learning {
@@ -102,6 +103,9 @@ impl Learning {
         self.dealt_with = released.after();
         self.released = Some(released);
         self.learn_what_is_usual();
+        // As in a process that starts: labels that said fraud too seldom before count on, and so do these.
+        let past = Past::of(&self.registry.journal_entries()?);
+        self.recall_silence(&mut Known::of(past))?;
         Ok(self.history.between(self.dealt_with, at_us))
     }
 }

@@ -1,5 +1,5 @@
-//! How often labels said fraud, counted again by a process that starts: too seldom for long, or too often together. What
-//! comes of it says `checks.rs`.
+//! How often labels said fraud, counted again by a process that starts: too seldom for long, or too often together. The
+//! first is also counted again where labels are released that were put aside. What comes of it says `checks.rs`.
 
 use super::Learning;
 use super::checks::is_usual;

@@ -187,6 +187,42 @@ fn labels_that_contradict_do_not_end_a_row_of_unusual_inputs() {
 }
 
 #[test]
+fn labels_without_a_fraud_count_on_where_they_were_put_aside_for_their_inputs_and_released() {
+    for one_process in [true, false] {
+        let mut machine = Machine::new();
+        let mut process = machine.start();
+        // As many periods as it takes to know what is usual.
+        process.pass(&mut machine, 0..52, 100);
+        // Some 21 frauds are to be expected, and 28 tell.
+        machine.is_silent = true;
+        for hour in 52..55 {
+            machine.hour(hour, 100, process.tag());
+            assert_eq!(learned(&process.learn(hour)).rows, 100, "{hour}");
+        }
+        for hour in 55..60 {
+            if !one_process {
+                process = machine.start();
+            }
+            hour_of_one_amount(&mut machine, hour, process.tag(), |_| false);
+            let period = process.learn(hour);
+            assert!(put_aside(&period).is_some_and(|it| it.contains(" moved")));
+        }
+        hour_of_one_amount(&mut machine, 60, process.tag(), |_| false);
+        assert_eq!(learned(&process.learn(60)).rows, 600);
+        if !one_process {
+            process = machine.start();
+        }
+        machine.hour(61, 200, process.tag());
+        let period = process.learn(61);
+        let reason = put_aside(&period).unwrap();
+        assert!(
+            reason.starts_with("0 of the newest 1100 labels"),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
 fn frauds_that_are_far_too_many_are_counted_on_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
         let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n"));
