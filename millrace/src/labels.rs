@@ -6,11 +6,13 @@
 //!
 //! A label is learned once. A second delivery of it changes nothing. A later one that says the opposite takes its
 //! example away and adds one with the right label at the end of the sequence, so that whoever reads on learns that, once;
-//! a row beside it tells whose place it took. A label that comes before its event waits for it.
+//! a row beside it tells whose place it took. A label that comes before its event waits for it. An example that is
+//! deleted leaves a row too: whoever has read it learns by that that it is gone.
 //!
-//! Rows: `Scored` holds `[0][id]` → [`ScoredRecord`], `[1][id]` → [`WaitingLabel`] and `[3][sequence number: u64 BE]` →
-//! the number of the example that a correction replaces; `Examples` holds `[sequence number: u64 BE]` → [`Example`]. Each
-//! value starts with its time, by which it expires.
+//! Rows: `Scored` holds `[0][id]` → [`ScoredRecord`], `[1][id]` → [`WaitingLabel`], `[3][sequence number: u64 BE]` →
+//! the number of the example that a correction replaces, and `[5][number of the next example: u64 BE][number: u64 BE]` →
+//! the number of an example that was deleted before that one came; `Examples` holds `[sequence number: u64 BE]` →
+//! [`Example`]. Each value starts with its time, by which it expires.
 
 use std::collections::HashMap;
 
@@ -239,7 +241,7 @@ impl JoinStep<'_> {
         if let Some(record) = self.find(id)? {
             self.scored.insert(id.to_vec(), None);
             if let Some(label) = record.label {
-                self.drop_example(label.example);
+                self.forget_example(label.example, record.event_time_us)?;
             }
         }
         Ok(())
@@ -263,9 +265,20 @@ impl JoinStep<'_> {
         if let Some(mut record) = self.find(id)?
             && let Some(label) = record.label.take()
         {
-            self.drop_example(label.example);
+            self.forget_example(label.example, record.event_time_us)?;
             self.scored.insert(id.to_vec(), Some(record));
         }
+        Ok(())
+    }
+
+    /// Drops an example that was deleted, and leaves a row for those who have read it.
+    fn forget_example(&mut self, number: u64, event_time_us: i64) -> Result<(), StoreError> {
+        self.drop_example(number);
+        // The row stays for as long as the event would, at least.
+        let time_us = self.position.known_us.max(event_time_us);
+        let key = deletion_key(self.position.next_example, number);
+        self.commit
+            .put(Table::Scored, key, timed(time_us, &number)?);
         Ok(())
     }
 
@@ -500,6 +513,38 @@ pub fn corrections_between(
     failed.map_or(Ok(()), Err)
 }
 
+/// Shows the numbers of the examples that were deleted since the one with the number `after` was the newest; the same
+/// ones again until there is a newer one.
+///
+/// # Errors
+/// A store that cannot be read, or a row that does not decode.
+pub fn deletions_after(
+    store: &dyn Store,
+    after: u64,
+    visit: &mut dyn FnMut(u64),
+) -> Result<(), StoreError> {
+    let from = key(DELETED, &after.saturating_add(1).to_be_bytes());
+    let mut failed = None;
+    let end = [DELETED + 1];
+    store.scan(
+        Table::Scored,
+        &from,
+        &end,
+        false,
+        &mut |_, value| match parse(value) {
+            Ok(number) => {
+                visit(number);
+                std::ops::ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                std::ops::ControlFlow::Break(())
+            }
+        },
+    )?;
+    failed.map_or(Ok(()), Err)
+}
+
 /// The keys of all scored events, from the first on, to that of what follows them.
 pub(crate) const SCORED_START: &[u8] = &[SCORED];
 pub(crate) const SCORED_END: &[u8] = &[WAITING];
@@ -508,6 +553,7 @@ const SCORED: u8 = 0;
 const WAITING: u8 = 1;
 /// 2 is that of the rows that an audit compares, and 4 of the events that it has seen.
 const CORRECTED: u8 = 3;
+const DELETED: u8 = 5;
 
 fn key(kind: u8, id: &[u8]) -> Vec<u8> {
     [&[kind], id].concat()
@@ -515,6 +561,10 @@ fn key(kind: u8, id: &[u8]) -> Vec<u8> {
 
 fn correction_key(number: u64) -> Vec<u8> {
     key(CORRECTED, &number.to_be_bytes())
+}
+
+fn deletion_key(next: u64, number: u64) -> Vec<u8> {
+    [&[DELETED][..], &next.to_be_bytes(), &number.to_be_bytes()].concat()
 }
 
 fn timed<T: Serialize>(time_us: i64, record: &T) -> Result<Vec<u8>, StoreError> {

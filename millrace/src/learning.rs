@@ -17,7 +17,7 @@
 //! served is compared with a version of some days before, and where many small steps have done harm, the traffic goes back
 //! to the newest version before it (`learning/anchor.rs`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,7 +26,7 @@ use millrace_feature_store::Store;
 use millrace_learner::{Aliases, Checkpoint, Device, Examples, Manifest, Model, Registry};
 
 use crate::failure::{Kind, Outcome};
-use crate::labels::{corrections_between, examples_after};
+use crate::labels::{corrections_between, deletions_after, examples_after};
 use crate::scorer::Scorer;
 use crate::settings::{LearnerSection, micros};
 use crate::traces::Traces;
@@ -399,8 +399,13 @@ impl Learning {
             history.push(number, example);
             true
         })?;
-        // Each was committed with its example.
-        let until = history.last_read;
+        let mut gone = BTreeSet::new();
+        deletions_after(self.store.as_ref(), after, &mut |number| {
+            gone.insert(number);
+        })?;
+        // Each was committed with its example, which may have been deleted before it was read.
+        let after = history.corrected_until;
+        let until = gone.last().copied().unwrap_or(0).max(history.last_read);
         if until > after {
             let scored = &mut self.scored;
             let mut correct = |number, replaced| {
@@ -408,7 +413,11 @@ impl Learning {
                 scored.correct(number, replaced);
             };
             corrections_between(self.store.as_ref(), after, until, &mut correct)?;
+            history.corrected_until = until;
         }
+        // What they took the place of is known by now.
+        history.forget(&gone);
+        self.scored.forget(&gone);
         // What was not learned yet must stay, however much that is.
         let most = self.workspace.settings.learner.history_rows;
         self.history.trim(most, self.dealt_with);

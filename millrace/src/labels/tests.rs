@@ -231,6 +231,50 @@ fn a_correction_tells_whose_place_it_took() {
 }
 
 #[test]
+fn whoever_has_read_an_example_learns_that_it_was_deleted() {
+    let store = MemoryStore::new();
+    let mut join = LabelJoin::open(&store).unwrap();
+    let mut apply = |happenings: &[Happening]| {
+        let mut step = join.begin(&store);
+        for happening in happenings {
+            match happening {
+                Scored(id, time) => {
+                    let record = ScoredRecord::new(*time, &[1.0], 7);
+                    step.scored(id.as_bytes(), record).unwrap();
+                }
+                Known(id, fraud, time) => step.label(id.as_bytes(), *fraud, *time),
+                EventGone(id) => step.forget_event(id.as_bytes()).unwrap(),
+                LabelGone(id) => step.forget_label(id.as_bytes()).unwrap(),
+                Done | Crash => {}
+            }
+        }
+        let mut commit = Commit::default();
+        step.finish(&mut join, &mut commit).unwrap();
+        store.commit(commit).unwrap();
+    };
+    let gone = |after: u64| {
+        let mut found = Vec::new();
+        deletions_after(&store, after, &mut |number| found.push(number)).unwrap();
+        found
+    };
+    let scored = ["a", "b", "c", "d"].map(|id| Scored(id, 1));
+    let labels = ["a", "b", "c"].map(|id| Known(id, false, 5));
+    apply(&[&scored[..], &labels].concat());
+    assert!(gone(0).is_empty());
+    apply(&[LabelGone("b"), EventGone("c"), EventGone("d")]);
+    // Nothing came since the third example.
+    assert_eq!((gone(0), gone(3)), (vec![2, 3], vec![2, 3]));
+    // The one that a correction has put in another's place, and what was deleted in the step in which it came.
+    apply(&[Known("a", true, 6), LabelGone("a"), Known("b", true, 7)]);
+    apply(&[LabelGone("b")]);
+    assert_eq!((gone(3), gone(5)), (vec![2, 3, 4, 5], vec![5]));
+    assert!(gone(6).is_empty());
+    // A label that is deleted twice had its example once.
+    apply(&[LabelGone("b")]);
+    assert_eq!(gone(5), [5]);
+}
+
+#[test]
 fn what_was_deleted_is_no_example_and_may_come_again() {
     for commits in [false, true] {
         let maybe = || if commits { Done } else { Known("y", false, 1) };

@@ -14,6 +14,8 @@ pub(super) struct History {
     inputs_tag: u32,
     /// Number of the last example that was read.
     pub(super) last_read: u64,
+    /// Number up to which corrections were read.
+    pub(super) corrected_until: u64,
     numbers: VecDeque<u64>,
     known_us: VecDeque<i64>,
     frauds: VecDeque<bool>,
@@ -33,6 +35,7 @@ impl History {
             kinds,
             inputs_tag,
             last_read: 0,
+            corrected_until: 0,
             numbers: VecDeque::new(),
             known_us: VecDeque::new(),
             frauds: VecDeque::new(),
@@ -63,6 +66,20 @@ impl History {
     pub(super) fn correct(&mut self, number: u64, replaced: u64) {
         self.corrections.insert(number);
         self.replaced.insert(replaced);
+    }
+
+    /// Forgets examples that were deleted, learned or not.
+    pub(super) fn forget(&mut self, gone: &BTreeSet<u64>) {
+        let is_there = |number: &u64| self.numbers.binary_search(number).is_ok();
+        if !gone.iter().any(is_there) {
+            return;
+        }
+        let stays: Vec<bool> = self.numbers.iter().map(|it| !gone.contains(it)).collect();
+        let width = self.width();
+        retain(&mut self.numbers, &stays, 1);
+        retain(&mut self.known_us, &stays, 1);
+        retain(&mut self.frauds, &stays, 1);
+        retain(&mut self.inputs, &stays, width);
     }
 
     /// Forgets the oldest of the learned examples where there are more than `most` in all.
@@ -209,6 +226,16 @@ impl History {
     }
 }
 
+/// Keeps the values of rows that stay, of which each has so many.
+fn retain<T>(values: &mut VecDeque<T>, stays: &[bool], width: usize) {
+    let mut at = 0;
+    values.retain(|_| {
+        let row = at / width;
+        at += 1;
+        stays[row]
+    });
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -309,6 +336,28 @@ mod tests {
         history.trim(3, 8);
         assert_eq!(history.between(0, 1_000), [0, 1, 2]);
         assert!(history.replaced.is_empty() && history.corrections.len() == 2);
+    }
+
+    #[test]
+    fn what_was_deleted_is_forgotten_whether_it_was_learned_or_not() {
+        let mut history = history(6);
+        history.push(7, example(70, 7));
+        history.correct(7, 2);
+        history.put_aside(3..=4);
+        for _ in 0..2 {
+            history.forget(&BTreeSet::from([3, 5, 7, 9]));
+            assert_eq!(history.numbers, [1, 2, 4, 6]);
+            assert_eq!(history.known_us, [10, 20, 40, 60]);
+            assert_eq!(history.frauds, [true; 4]);
+            let inputs = [10.0, -1.0, 20.0, -1.0, 40.0, -1.0, 60.0, -1.0];
+            assert_eq!(history.inputs, inputs);
+        }
+        // What the deleted one took the place of does not come back.
+        assert_eq!(history.between(0, 1_000), [0, 3]);
+        assert_eq!(history.first_known_after(4), Some(60));
+        history.trim(1, 6);
+        assert_eq!(history.numbers, [6]);
+        assert_eq!(history.last_read, 7);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! it has now is of a version that has learned the wrong one. Where frauds become known as corrections, the newest
 //! labels say "genuine" of frauds too: until they are settled they count neither here nor in replays.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use millrace_learner::Calibration;
 
@@ -72,6 +72,15 @@ impl Scored {
         }
         if let Ok(at) = self.rows.binary_search_by_key(&first, |row| row.first) {
             self.rows[at].fraud = !self.rows[at].fraud;
+        }
+    }
+
+    /// Forgets the scores of events whose example was deleted.
+    pub(super) fn forget(&mut self, gone: &BTreeSet<u64>) {
+        let firsts: BTreeSet<u64> = gone.iter().map(|number| self.first_of(*number)).collect();
+        let at = |first: &u64| self.rows.binary_search_by_key(first, |row| row.first);
+        if firsts.iter().any(|first| at(first).is_ok()) {
+            self.rows.retain(|row| !firsts.contains(&row.first));
         }
     }
 
@@ -308,6 +317,21 @@ mod tests {
         // Labels that were put aside before are no newer scores.
         scored.note(&[(3, -3.0, true)]);
         assert_eq!(scored.rows.len(), 6);
+    }
+
+    #[test]
+    fn what_was_deleted_has_no_score() {
+        let mut scored = Scored::default();
+        scored.note(&[1, 2, 3, 4].map(|number| (number, -3.0, false)));
+        scored.correct(5, 2);
+        for _ in 0..2 {
+            scored.forget(&BTreeSet::from([3, 5, 9]));
+            assert_eq!(scored.labels_of(), [(1, false), (4, false)]);
+        }
+        // The label that comes in its place is another.
+        scored.note(&[(6, -3.0, true)]);
+        assert_eq!(scored.labels_of(), [(1, false), (4, false), (6, true)]);
+        assert_eq!(scored.waited(6), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::*;
 use crate::traffic::{promote, roll_back, set_share};
 
 mod champions;
+mod deletions;
 mod genuine;
 mod machine;
 mod persons;

@@ -153,6 +153,15 @@ impl Machine {
         std::fs::remove_file(newest.max().unwrap()).unwrap();
     }
 
+    /// Labels of some events are deleted.
+    pub(super) fn delete(&mut self, numbers: &[u64]) {
+        self.step(|step| {
+            for number in numbers {
+                step.forget_label(&number.to_be_bytes()).unwrap();
+            }
+        });
+    }
+
     fn step(&mut self, join: impl FnOnce(&mut JoinStep<'_>)) {
         let mut step = self.join.begin(self.store.as_ref());
         join(&mut step);
