@@ -275,6 +275,7 @@ impl Pipeline {
                 pending: &pending,
             };
             let streams = &self.live.workspace.project.streams;
+            let mut seen = Vec::with_capacity(1);
             step_aside();
             for (batch, traces) in step.batches.iter().zip(&mut *traces) {
                 let rows = batch.batch.num_rows();
@@ -287,7 +288,7 @@ impl Pipeline {
                     if let Some(log) = &self.log {
                         log.take(&mut logged, batch, &scores, new, now_us())?;
                     }
-                    model.look_for_drift(&batch.batch, &scores, &self.live.progress);
+                    seen.push((&batch.batch, scores));
                 }
             }
             for batch in &step.batches {
@@ -305,6 +306,10 @@ impl Pipeline {
             }
             traces.iter_mut().for_each(EventTraces::sent);
             counts = join.finish(&mut model.join, &mut commit)?;
+            // Only now: until its scores are taken, a step is applied again, and its events are to count once.
+            for (events, scores) in &seen {
+                model.look_for_drift(events, scores, &self.live.progress);
+            }
             model.watch.keep(&mut commit)?;
         }
         crash_point!("acknowledged");

@@ -1,17 +1,22 @@
-//! What a pipeline lets go of, over a store in memory.
+//! What a pipeline lets go of, and what it keeps of a step that is applied again, over a store in memory.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray};
-use millrace_feature_store::MemoryStore;
+use millrace_feature_store::{MemoryStore, Table};
 use millrace_features::SqlFile;
+use millrace_learner::Model;
+use opentelemetry::trace::SpanContext;
 
 use super::*;
 use crate::evolve::begin;
 use crate::fill::Filler;
 use crate::live::Progress;
+use crate::score_log::tests::{Payment, step};
+use crate::scorer::Scores;
+use crate::serve::tests as served;
 use crate::settings::Settings;
 use crate::workspace::ProjectSql;
 
@@ -134,6 +139,61 @@ fn what_a_step_lets_go_of_is_part_of_its_commit() {
     };
     pipeline.apply(&step).unwrap();
     assert_eq!(gone(&store, &workspace), Some(NEWEST - 16 * DAY));
+}
+
+/// A topic that does not take scores, so many times.
+struct Refusing(usize);
+
+impl ScoreSink for Refusing {
+    fn send(
+        &mut self,
+        _events: &RecordBatch,
+        _scores: &Scores,
+        _traces: &[(usize, SpanContext)],
+    ) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        match self.0.checked_sub(1) {
+            Some(left) => {
+                self.0 = left;
+                Err(Failure::failed("the broker is away"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn events_of_a_step_that_is_applied_again_are_looked_at_once_for_drift() {
+    let kept = |refusals: usize| {
+        let live = served::live();
+        let (manifest, checkpoint) = served::model(&live);
+        let scorer = live.scorer.as_ref().unwrap();
+        scorer.swap(manifest, Model::new(&checkpoint)).unwrap();
+        let payment = |number: usize| Payment {
+            id: format!("tx-{number}"),
+            card: format!("card-{number}"),
+            amount: (number % 100) as f64,
+            time: NEWEST + number as i64,
+        };
+        // So many that what was seen is kept with the step.
+        let payments: Vec<Payment> = (0..1_000).map(payment).collect();
+        let step = step(&live, &payments, 0..payments.len());
+        let topic = Box::new(Refusing(refusals));
+        let mut pipeline = Pipeline::new(live.clone(), Some(topic)).unwrap();
+        for _ in 0..refusals {
+            let applied = pipeline.apply(&step);
+            assert!(matches!(applied, Err(StepFailure::Scores(_))));
+        }
+        pipeline.apply(&step).unwrap();
+        let kept = |key: &str| live.store.get(Table::Meta, key.as_bytes()).unwrap();
+        ["drift-reference", "drift-lately"].map(kept)
+    };
+    let once = kept(0);
+    assert!(once.iter().all(Option::is_some));
+    assert!(kept(3) == once, "the events were counted more than once");
 }
 
 #[test]
