@@ -89,9 +89,9 @@ impl Calibration {
     ///
     /// A line that is fitted on the older half of the newest frauds must help on the newer half, which it has not
     /// seen: with confidence where there was none before, with some where it goes farther from the identity, and at all where
-    /// it comes nearer. Then `before` moves
-    /// towards the line that is fitted on both; where it does not help, the answer is the identity. With too few frauds to
-    /// say, or labels that are unlike the usual ones, it is `before`.
+    /// it comes nearer. Then `before` moves towards the line that is fitted on both. Where it does not help, `before` moves
+    /// towards the identity, unless it helps itself. With too few frauds to say, or labels that are unlike the usual ones,
+    /// the answer is `before`.
     pub fn of_scored(scored: &[(f32, bool)], before: Self, usual: f64, reach: f64) -> Self {
         let scored = newest(scored);
         let frauds = frauds_of(scored);
@@ -108,21 +108,28 @@ impl Calibration {
         if newer.len() < PARTS || !are_usual {
             return before;
         }
-        let gain = Gain::of(&Line::fitted(older), newer);
-        if gain.is_none() {
-            return Self::IDENTITY;
-        }
         let ends = [false, true].map(|is_fraud| mean_of(scored, is_fraud));
-        let (now, fitted) = (Line::from(before), Line::fitted(scored).steep_enough());
-        let is_farther = fitted.way(&Line::SAME, ends) > now.way(&Line::SAME, ends);
-        let is_told = match before.is_identity() {
-            true => gain.is_sure(),
-            false => gain.is_likely(),
+        let now = Line::from(before);
+        let gain = Gain::of(&Line::fitted(older), newer);
+        let to = if gain.is_none() {
+            // Where scores come to be off by less, what is fitted on older ones goes too far, and `before` may not.
+            if !Gain::of(&now, newer).is_none() {
+                return before;
+            }
+            Line::SAME
+        } else {
+            let fitted = Line::fitted(scored).steep_enough();
+            let is_farther = fitted.way(&Line::SAME, ends) > now.way(&Line::SAME, ends);
+            let is_told = match before.is_identity() {
+                true => gain.is_sure(),
+                false => gain.is_likely(),
+            };
+            if is_farther && !is_told {
+                return before;
+            }
+            fitted
         };
-        if is_farther && !is_told {
-            return before;
-        }
-        let moved = Self::from(now.towards(&fitted, reach, ends));
+        let moved = Self::from(now.towards(&to, reach, ends));
         match moved.is_rising() {
             true => moved,
             false => Self::IDENTITY,
@@ -526,6 +533,60 @@ mod tests {
         }
         let whole = of(&rows);
         assert!((line.apply(-4.0) - whole.apply(-4.0)).abs() < 1e-3);
+    }
+
+    /// How far a line is from another at the mean log odds of frauds and of genuine events.
+    fn way(line: Calibration, other: Calibration, scored: &[(f32, bool)]) -> f64 {
+        let ends = [false, true].map(|is_fraud| mean_of(newest(scored), is_fraud));
+        Line::from(line).way(&Line::from(other), ends)
+    }
+
+    #[test]
+    fn a_line_that_helps_stays_where_the_one_of_older_scores_goes_too_far() {
+        let before = Calibration {
+            slope: 1.0,
+            intercept: 0.5,
+        };
+        let mut stayed = 0;
+        for seed in 0..20 {
+            // A hundred frauds of scores that are too low by far, and a hundred of ones that are too low by little.
+            let part = |seed: u64, error: f32| {
+                let mut rows = scored(40_000, seed, error);
+                let mut frauds = rows.iter().enumerate().filter(|(_, row)| row.1);
+                let last = frauds.nth(99).unwrap().0;
+                rows.truncate(last + 1);
+                rows
+            };
+            let (mut rows, newer) = (part(seed, 1.7), part(seed + 50, 0.5));
+            // As often as usual, as far as both can be.
+            let odds = [rows.len(), newer.len()].map(|rows| 100.0 / (rows - 100) as f64);
+            let odds = (odds[0] * odds[1]).sqrt();
+            rows.extend(newer);
+            let next = Calibration::of_scored(&rows, before, odds / (1.0 + odds), 0.042);
+            let way = way(next, before, &rows);
+            assert!(way < 0.043, "seed {seed}: {way}");
+            stayed += usize::from(next == before);
+        }
+        assert!(stayed >= 10, "{stayed}");
+    }
+
+    #[test]
+    fn a_line_that_is_not_needed_any_more_goes_back_a_bounded_way() {
+        for seed in 0..20 {
+            let rows = scored(20_000, seed, 0.0);
+            let usual = frauds_of(&rows) as f64 / rows.len() as f64;
+            let mut line = Calibration {
+                slope: 1.0,
+                intercept: 2.5,
+            };
+            for _ in 0..3 {
+                let next = Calibration::of_scored(&rows, line, usual, 0.042);
+                let way = way(next, line, &rows);
+                assert!(way > 0.041 && way < 0.043, "seed {seed}: {way}");
+                assert!(next.apply(-4.0) < line.apply(-4.0), "seed {seed}");
+                line = next;
+            }
+        }
     }
 
     #[test]
