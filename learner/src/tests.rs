@@ -527,6 +527,29 @@ fn a_first_update_stops_when_passes_no_longer_help() {
     assert!(few.log_loss < 1.05 * quality(&whole.checkpoint, &test).log_loss);
 }
 
+/// The last rows of a later update are replayed ones: its parent knows them, and they do not say when to stop.
+#[test]
+fn a_later_update_makes_the_passes_that_are_set() {
+    let parent = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let (fresh, known) = (payments(4_000, 2), payments(60_000, 3));
+    let mut replay = none();
+    for row in 0..known.len() {
+        let fraud = known.labels()[row] > 0.5;
+        if fraud || row.is_multiple_of(40) {
+            let weight = if fraud { 1.0 } else { 40.0 };
+            replay.push(known.row(row), fraud, weight).unwrap();
+        }
+    }
+    let twice = LearnerSettings {
+        passes: 2,
+        max_shift: 100.0,
+        ..settings()
+    };
+    let updated = update(&twice, Device::Cpu, Some(&parent), &fresh, &replay, 7).unwrap();
+    let pass = (fresh.len() + replay.len()).div_ceil(twice.batch_rows) as u64;
+    assert_eq!(updated.steps, 2 * pass);
+}
+
 /// A logistic regression and a plain perceptron are settings of the same code.
 #[test]
 fn the_baselines_are_settings() {

@@ -159,6 +159,8 @@ struct Task<'a> {
 
 /// How many steps to make, and how long each is.
 struct Schedule {
+    /// Whether the model starts afresh.
+    is_first: bool,
     passes: usize,
     batches: usize,
     first_rate: f64,
@@ -174,6 +176,7 @@ impl Schedule {
             false => (settings.passes, settings.learning_rate),
         };
         Self {
+            is_first: first,
             passes,
             batches: rows.div_ceil(settings.batch_rows),
             first_rate,
@@ -390,11 +393,13 @@ const HOLD_BACK_FRAUDS: usize = 20;
 const PATIENCE: usize = 2;
 
 impl Task<'_> {
-    /// How many of the newest rows tell when to stop. Examples are in the order in which they
-    /// became known.
+    /// How many of the newest rows tell when to stop, where a model starts afresh: its examples are in
+    /// the order in which they became known. Those of a later update end with the replayed ones, which
+    /// the parent has learned: they say nothing.
     fn held_back(&self) -> usize {
         let rows = self.examples.len();
-        if self.schedule.passes == 1 || rows < HOLD_BACK_ROWS {
+        let may_stop = self.schedule.is_first && self.schedule.passes > 1;
+        if !may_stop || rows < HOLD_BACK_ROWS {
             return 0;
         }
         let newest = &self.examples.labels()[rows - rows / 10..];
