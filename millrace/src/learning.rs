@@ -241,6 +241,7 @@ impl Learning {
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {
             return Ok(None);
         };
+        self.trim();
         let work = self.traces.period(end_us);
         let learned = self.learn_period(end_us);
         if let Some(work) = work {
@@ -418,9 +419,12 @@ impl Learning {
         // What they took the place of is known by now.
         history.forget(&gone);
         self.scored.forget(&gone);
-        // What was not learned yet must stay, however much that is.
-        let most = self.workspace.settings.learner.history_rows;
-        self.history.trim(most, self.dealt_with);
         Ok(())
+    }
+
+    /// Forgets the oldest examples that a replay would choose from. What was not learned yet stays, however much that is.
+    fn trim(&mut self) {
+        let most = self.settings().history_rows;
+        self.history.trim(most, self.dealt_with);
     }
 }

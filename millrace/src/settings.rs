@@ -277,7 +277,8 @@ fn keep() -> usize {
 pub struct LearnerSection {
     /// `auto` (CUDA where there is a GPU), `cpu`, `cuda` or `cuda:N`.
     pub device: Device,
-    /// Labels of the recent history that an update may choose its replay from.
+    /// Labels of the recent history that an update may choose its replay from, without those that are put aside: as many
+    /// of these are kept besides, and all that were not learned yet.
     pub history_rows: usize,
     /// Seed of everything random in training.
     pub seed: u64,

@@ -76,21 +76,51 @@ impl History {
         }
         let stays: Vec<bool> = self.numbers.iter().map(|it| !gone.contains(it)).collect();
         let width = self.width();
-        retain(&mut self.numbers, &stays, 1);
-        retain(&mut self.known_us, &stays, 1);
-        retain(&mut self.frauds, &stays, 1);
-        retain(&mut self.inputs, &stays, width);
+        retain_rows(&mut self.numbers, 1, &stays);
+        retain_rows(&mut self.known_us, 1, &stays);
+        retain_rows(&mut self.frauds, 1, &stays);
+        retain_rows(&mut self.inputs, width, &stays);
     }
 
-    /// Forgets the oldest of the learned examples where there are more than `most` in all.
-    pub(super) fn trim(&mut self, most: usize, learned: u64) {
-        let learned = self.numbers.partition_point(|number| *number <= learned);
-        let surplus = self.numbers.len().saturating_sub(most).min(learned);
-        self.numbers.drain(..surplus);
-        self.known_us.drain(..surplus);
-        self.frauds.drain(..surplus);
+    /// Forgets the oldest examples up to a number, which were dealt with: of those that are believed the newest `most` stay,
+    /// and as many of the others. Labels that are put aside push none out that a replay may choose.
+    pub(super) fn trim(&mut self, most: usize, dealt_with: u64) {
+        let rows = self.numbers.partition_point(|number| *number <= dealt_with);
+        self.keep_newest(most, rows, Self::is_believed);
+    }
+
+    /// Of the first rows keeps the newest `most` of each of two kinds.
+    fn keep_newest(
+        &mut self,
+        most: usize,
+        rows: usize,
+        is_of_the_first: impl Fn(&Self, usize) -> bool,
+    ) {
+        if rows <= most {
+            return;
+        }
+        let history = &*self;
+        let mut left = [most; 2];
+        let mut stays = vec![false; rows];
+        for (row, stays) in stays.iter_mut().enumerate().rev() {
+            let left = &mut left[usize::from(is_of_the_first(history, row))];
+            *stays = *left > 0;
+            *left = left.saturating_sub(1);
+        }
+        let gone = stays.iter().position(|stays| *stays).unwrap_or(rows);
         let width = self.width();
-        self.inputs.drain(..surplus * width);
+        self.numbers.drain(..gone);
+        self.known_us.drain(..gone);
+        self.frauds.drain(..gone);
+        self.inputs.drain(..gone * width);
+        let stays = &stays[gone..];
+        // Seldom: all that is behind the first that goes is moved.
+        if stays.contains(&false) {
+            retain_rows(&mut self.numbers, 1, stays);
+            retain_rows(&mut self.known_us, 1, stays);
+            retain_rows(&mut self.frauds, 1, stays);
+            retain_rows(&mut self.inputs, width, stays);
+        }
         if let Some(first) = self.numbers.front() {
             self.aside.retain(|range| range.end() >= first);
             self.replaced = self.replaced.split_off(first);
@@ -197,10 +227,13 @@ impl History {
         &self,
         rows: std::ops::Range<usize>,
     ) -> impl Iterator<Item = usize> + '_ {
-        rows.filter(|row| {
-            let number = self.numbers[*row];
-            !self.replaced.contains(&number) && !self.is_aside(number)
-        })
+        rows.filter(move |row| self.is_believed(*row))
+    }
+
+    /// Whether a row is not put aside, and no correction has taken its place.
+    fn is_believed(&self, row: usize) -> bool {
+        let number = self.numbers[row];
+        !self.replaced.contains(&number) && !self.is_aside(number)
     }
 
     /// Rows, each behind the number of its label.
@@ -226,13 +259,13 @@ impl History {
     }
 }
 
-/// Keeps the values of rows that stay, of which each has so many.
-fn retain<T>(values: &mut VecDeque<T>, stays: &[bool], width: usize) {
+/// Of values, so many a row, removes those of the first rows that do not stay.
+fn retain_rows<T>(values: &mut VecDeque<T>, width: usize, stays: &[bool]) {
     let mut at = 0;
     values.retain(|_| {
-        let row = at / width;
+        let stays = stays.get(at / width).copied().unwrap_or(true);
         at += 1;
-        stays[row]
+        stays
     });
 }
 
@@ -304,15 +337,45 @@ mod tests {
     }
 
     #[test]
-    fn trimming_keeps_what_was_not_learned() {
+    fn trimming_keeps_what_was_not_dealt_with() {
         let mut history = history(10);
-        history.trim(4, 3);
-        assert_eq!(history.numbers, [4, 5, 6, 7, 8, 9, 10]);
+        // Nor does that push out what a replay may choose.
+        history.trim(4, 4);
+        assert_eq!(history.len(), 10);
         history.trim(4, 9);
-        assert_eq!(history.numbers, [7, 8, 9, 10]);
+        assert_eq!(history.numbers, [6, 7, 8, 9, 10]);
         history.trim(4, 10);
+        assert_eq!(history.numbers, [7, 8, 9, 10]);
         assert_eq!(history.first_known_after(0), Some(70));
         assert_eq!(history.inputs.len(), 8);
+    }
+
+    #[test]
+    fn what_is_put_aside_pushes_no_believed_labels_out() {
+        let mut history = history(12);
+        for numbers in [2..=2, 5..=9] {
+            history.put_aside(numbers);
+        }
+        history.trim(3, 12);
+        assert_eq!(history.numbers, [7, 8, 9, 10, 11, 12]);
+        history.push(13, example(130, 7));
+        history.put_aside(13..=13);
+        history.trim(3, 13);
+        assert_eq!(history.numbers, [8, 9, 10, 11, 12, 13]);
+        // Some in the middle go, with all that is known of them.
+        for number in 14..=16 {
+            history.push(number, example(number as i64 * 10, 7));
+        }
+        history.put_aside(14..=16);
+        history.trim(3, 16);
+        assert_eq!(history.numbers, [10, 11, 12, 14, 15, 16]);
+        assert_eq!(history.known_us, [100, 110, 120, 140, 150, 160]);
+        let inputs: Vec<f32> = history.inputs.range(6..).copied().collect();
+        assert_eq!(inputs, [140.0, -1.0, 150.0, -1.0, 160.0, -1.0]);
+        assert_eq!(history.frauds.len(), 6);
+        assert_eq!(history.between(0, 1_000), [0, 1, 2]);
+        history.take_back(&(14..=16));
+        assert_eq!(history.between(12, 1_000), [3, 4, 5]);
     }
 
     #[test]
@@ -333,9 +396,11 @@ mod tests {
         let is_correction = |row: &usize| history.is_correction(*row);
         let rows: Vec<usize> = (0..8).filter(is_correction).collect();
         assert_eq!(rows, [6, 7]);
-        history.trim(3, 8);
-        assert_eq!(history.between(0, 1_000), [0, 1, 2]);
-        assert!(history.replaced.is_empty() && history.corrections.len() == 2);
+        history.trim(1, 8);
+        assert_eq!(history.numbers, [4, 8]);
+        assert_eq!(history.between(0, 1_000), [1]);
+        let left = (history.replaced.len(), history.corrections.len());
+        assert_eq!(left, (1, 2));
     }
 
     #[test]

@@ -18,6 +18,7 @@ impl Learning {
         // Later than that: what is chosen from now on differs from what was seen.
         self.scorer.follow(&self.registry)?;
         self.read_examples()?;
+        self.trim();
         self.recall_afresh(&known.past);
         self.recall_tests(&mut known)?;
         self.recall_anchor(&mut known)?;

@@ -14,6 +14,7 @@ mod deletions;
 mod genuine;
 mod machine;
 mod persons;
+mod replays;
 mod rivals;
 mod rollbacks;
 mod starts;

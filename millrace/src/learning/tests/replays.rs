@@ -1,0 +1,55 @@
+//! What updates may choose their replays from.
+
+use super::*;
+
+/// A machine whose updates replay so many labels at most.
+fn remembering(rows: usize, settings: &str) -> Machine {
+    let learner = format!("[learner]\nhistory_rows = {rows}\n");
+    Machine::with(&format!("{SETTINGS}{settings}").replace("[learner]\n", &learner))
+}
+
+#[test]
+fn labels_that_are_put_aside_push_no_others_out_of_replays() {
+    for one_process in [true, false] {
+        let mut machine = remembering(600, "max_fraud_ratio = 3.0\n");
+        let mut process = machine.start();
+        for hour in 0..12 {
+            if !one_process {
+                process = machine.start();
+            }
+            machine.is_flooded = (5..11).contains(&hour);
+            machine.hour(hour, 300, process.tag());
+            let period = process.learn(hour);
+            if machine.is_flooded {
+                let is_put_aside = matches!(period.learned, Learned::PutAside(_));
+                assert!(is_put_aside, "{hour}: {:?}", period.learned);
+                continue;
+            }
+            // Those of the hours before, as many as are kept.
+            let replayed = learned(&period).replayed;
+            assert_eq!(replayed, (300 * hour as u64).min(600), "{hour}");
+        }
+    }
+}
+
+#[test]
+fn labels_that_wait_to_be_learned_push_no_others_out_of_replays() {
+    let mut machine = remembering(600, "");
+    let mut process = machine.start();
+    for hour in 0..2 {
+        machine.hour(hour, 300, process.tag());
+        process.learn(hour);
+    }
+    // As many as have come while no process was there.
+    for hour in 2..6 {
+        machine.hour(hour, 300, process.tag());
+    }
+    process = machine.start();
+    for _ in 2..6 {
+        let period = process.learning.next_period(6 * HOUR).unwrap().unwrap();
+        assert_eq!(
+            (learned(&period).rows, learned(&period).replayed),
+            (300, 600)
+        );
+    }
+}
