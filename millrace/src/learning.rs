@@ -395,9 +395,16 @@ impl Learning {
 
     fn read_examples(&mut self) -> Outcome<()> {
         let after = self.history.last_read;
+        let (most, dealt_with) = (self.settings().history_rows, self.dealt_with);
         let history = &mut self.history;
+        let mut read: usize = 0;
         examples_after(self.store.as_ref(), after, &mut |number, example| {
             history.push(number, example);
+            read += 1;
+            // A process that starts reads all that the store has, which may be far more than it keeps.
+            if read.is_multiple_of(most) {
+                history.trim(most, dealt_with);
+            }
             true
         })?;
         let mut gone = BTreeSet::new();

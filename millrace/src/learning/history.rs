@@ -163,6 +163,12 @@ impl History {
         self.numbers.len()
     }
 
+    /// How many examples there is room for: no more than twice as many as there ever were.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.numbers.capacity()
+    }
+
     /// Adds a row's inputs to a list.
     pub(super) fn copy_inputs(&self, row: usize, to: &mut Vec<f32>) {
         let width = self.width();

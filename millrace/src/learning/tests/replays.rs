@@ -53,3 +53,18 @@ fn labels_that_wait_to_be_learned_push_no_others_out_of_replays() {
         );
     }
 }
+
+#[test]
+fn a_process_that_starts_has_few_more_labels_in_memory_than_it_keeps() {
+    let mut machine = remembering(100, "");
+    let mut process = machine.start();
+    for hour in 0..3 {
+        machine.hour(hour, 500, process.tag());
+        process.learn(hour);
+    }
+    drop(process);
+    let learning = machine.start().learning;
+    let history = &learning.history;
+    assert_eq!((history.len(), history.newest()), (100, 1_500));
+    assert!(history.room() <= 512, "{}", history.room());
+}
