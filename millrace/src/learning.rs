@@ -50,6 +50,7 @@ mod rivals;
 mod scored;
 mod served;
 mod trial;
+mod upkeep;
 
 #[cfg(test)]
 mod tests;
@@ -378,21 +379,6 @@ impl Learning {
         }
     }
 
-    /// Removes old versions, but for those that this loop may go back to or go on from.
-    fn retain(&self, at_us: i64) -> Outcome<()> {
-        let canary = self.canary.as_ref().map(|(trial, _)| trial);
-        let trials = [self.shadow.as_ref(), canary].into_iter().flatten();
-        let needed: Vec<u64> = trials
-            .map(|trial| &trial.held)
-            .chain(self.anchor.as_ref().map(|anchor| &anchor.held))
-            .chain(&self.champion)
-            .map(|held| held.manifest.version)
-            .collect();
-        self.registry
-            .retain(self.plan().settings.keep, &needed, at_us)?;
-        Ok(())
-    }
-
     fn read_examples(&mut self) -> Outcome<()> {
         let after = self.history.last_read;
         let (most, dealt_with) = (self.settings().history_rows, self.dealt_with);
@@ -427,11 +413,5 @@ impl Learning {
         history.forget(&gone);
         self.scored.forget(&gone);
         Ok(())
-    }
-
-    /// Forgets the oldest examples that a replay would choose from. What was not learned yet stays, however much that is.
-    fn trim(&mut self) {
-        let most = self.settings().history_rows;
-        self.history.trim(most, self.dealt_with);
     }
 }

@@ -192,6 +192,7 @@ impl Learning {
         } else {
             self.begin_test(held, afresh, period.end_us)?;
         }
+        self.retain(period.end_us);
         period.learned = Learned::Version(Box::new(NewVersion {
             manifest,
             shift: updated.shift,
@@ -218,7 +219,7 @@ impl Learning {
             // Where labels are few, they are counted together over several versions, each of which is a step
             // from the one before and has scored only labels that it had not seen.
             if self.lack(&before.paired).is_some() && !is_afresh {
-                trial.paired = before.paired;
+                trial.go_on_from(before);
             }
         }
         notes.push(just_made(shadow, made));

@@ -30,7 +30,7 @@ pub(super) struct Past {
     /// The newest version under test, as long as nobody chose another.
     shadow: Option<u64>,
     canary: Option<Canary>,
-    /// Versions that were tested, had no traffic, and did no harm.
+    /// Versions that were tested, had no traffic, and did no harm; also those that were removed.
     pub(super) tested: BTreeSet<u64>,
     /// Versions that were rolled back, or that a person has replaced, and did not have traffic again.
     unwanted: BTreeSet<u64>,
@@ -130,7 +130,6 @@ impl Past {
                 Event::Removed { versions } => past.removed.extend(versions),
             }
         }
-        past.tested.retain(|it| !past.removed.contains(it));
         past
     }
 
@@ -151,7 +150,12 @@ impl Past {
     /// What a version was made of, if that is known and the version was not removed.
     pub(super) fn kept(&self, version: u64) -> Option<&Made> {
         let made = self.made.get(&version)?;
-        (!self.removed.contains(&version)).then_some(made)
+        (!self.is_removed(version)).then_some(made)
+    }
+
+    /// Whether a version was removed.
+    pub(super) fn is_removed(&self, version: u64) -> bool {
+        self.removed.contains(&version)
     }
 
     /// Number of the last label that the newest version had learned that started afresh.
@@ -324,7 +328,9 @@ mod tests {
         });
         let past = Past::of(&journal);
         assert_eq!(past.shadow_of(&chosen), None);
-        assert!(past.tested.is_empty() && !past.lacks_what_came_after(1));
+        assert!(past.is_removed(2) && past.is_removed(3) && !past.is_removed(1));
+        assert_eq!(past.tested, whole.tested);
+        assert!(!past.lacks_what_came_after(1));
         let learned = past.made.values().map(|made| made.label_position);
         assert_eq!(learned.max(), Some(30));
     }

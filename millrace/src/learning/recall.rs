@@ -2,14 +2,12 @@
 //! is fitted on. The log keeps what came of it and not the scores; the labels are in the store, and are scored again, by
 //! the versions that served then (`line.rs`). How often labels said fraud is counted again by `recount.rs`.
 
-use std::collections::BTreeSet;
-
 use millrace_learner::Paired;
 
 use super::anchor::Anchor;
 use super::line::{Known, Line};
 use super::past::Past;
-use super::trial::Trial;
+use super::trial::{Trial, thin};
 use super::{Held, Learning};
 use crate::failure::Outcome;
 
@@ -60,9 +58,12 @@ impl Learning {
         let (held, paired, chosen) = (&trial.held, &mut trial.paired, trial.share.after);
         // One that a person chose is tested on what came since, and nothing else.
         let mut line = match chosen {
-            0 => self.line_of(held, &known.past.tested)?,
+            0 => self.line_of(held, &known.past)?,
             _ => Vec::new(),
         };
+        let versions = line.iter().rev().map(|older| older.manifest.version);
+        trial.line = versions.collect();
+        thin(&mut trial.line);
         let oldest = line.last().unwrap_or(held).manifest.label_position;
         let champions = self.line(oldest.max(chosen) + 1, known)?;
         while let Some(older) = line.pop() {
@@ -104,27 +105,32 @@ impl Learning {
         };
         if trial.share.is_pinned && trial.paired.rows() > self.settings().gate.watched_rows {
             trial.paired = Paired::default();
+            trial.line.clear();
             self.pair(&mut trial.paired, champion, &trial.held, self.dealt_with)?;
         }
         Ok(())
     }
 
     /// The versions before one in the same test, newest first: each took the place of its parent. With labels enough for a
-    /// test, one began anew.
-    fn line_of(&self, held: &Held, replaced: &BTreeSet<u64>) -> Outcome<Vec<Held>> {
+    /// test, one began anew. Where one is gone, the one before it stands for it: it has not learned the labels either.
+    fn line_of(&self, held: &Held, past: &Past) -> Outcome<Vec<Held>> {
         let newest = held.manifest.label_position;
         let mut line = Vec::new();
         let mut next = held.manifest.parent;
-        while let Some(version) = next.filter(|version| replaced.contains(version)) {
-            let Some(older) = self.load_if_whole(version)? else {
+        while let Some(version) = next.filter(|version| past.tested.contains(version)) {
+            let older = match past.is_removed(version) {
+                true => None,
+                false => self.load_if_whole(version)?,
+            };
+            let by_log = past.made.get(&version).copied();
+            let Some(made) = by_log.or(older.as_ref().map(|older| older.manifest.made())) else {
                 break;
             };
-            let position = older.manifest.label_position;
-            if self.are_enough(&self.history.numbered(position, newest)) {
+            if self.are_enough(&self.history.numbered(made.label_position, newest)) {
                 break;
             }
-            next = older.manifest.parent.filter(|parent| *parent < version);
-            line.push(older);
+            next = made.parent.filter(|parent| *parent < version);
+            line.extend(older);
         }
         Ok(line)
     }

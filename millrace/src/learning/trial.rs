@@ -11,10 +11,16 @@ use super::{Held, Learning};
 use crate::failure::Outcome;
 use crate::traces::step;
 
+/// Versions of one test that are kept are fewer than this.
+const LINE: usize = 64;
+
 /// A version that is compared with what serves.
 pub(super) struct Trial {
     pub(super) held: Held,
     pub(super) paired: Paired,
+    /// Versions that were in this test before it and are kept, the oldest first: each has scored labels that the next one
+    /// has learned. A process that starts asks them again.
+    pub(super) line: Vec<u64>,
     /// Whose its share of the traffic is.
     pub(super) share: Share,
 }
@@ -24,8 +30,17 @@ impl Trial {
         Self {
             held,
             paired: Paired::default(),
+            line: Vec::new(),
             share: Share::default(),
         }
+    }
+
+    /// Goes on with the test of the version before, whose place it takes.
+    pub(super) fn go_on_from(&mut self, before: Self) {
+        self.paired = before.paired;
+        self.line = before.line;
+        self.line.push(before.held.manifest.version);
+        thin(&mut self.line);
     }
 }
 
@@ -224,7 +239,6 @@ impl Learning {
         self.decide(aliases, notes.collect())?;
         self.scorer
             .swap(held.manifest.clone(), held.model.clone())?;
-        self.retain(at_us)?;
         metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
         metrics::gauge!("millrace_model_version").set(version as f64);
         match &mut self.anchor {
@@ -236,5 +250,40 @@ impl Learning {
         }
         self.champion = Some(held);
         Ok(())
+    }
+}
+
+/// Makes a line of versions shorter than [`LINE`]: the first and the newest half stay, and the longer ago it was, the
+/// fewer of the others.
+pub(super) fn thin(line: &mut Vec<u64>) {
+    while line.len() >= LINE {
+        let mut at: usize = 0;
+        line.retain(|_| {
+            at += 1;
+            at > LINE / 2 || !at.is_multiple_of(2)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_line_the_first_and_the_newest_stay() {
+        let mut line = Vec::new();
+        for version in 1..=1_000 {
+            line.push(version);
+            thin(&mut line);
+            assert!(line.len() < LINE, "{version}");
+        }
+        assert_eq!(line.first(), Some(&1));
+        let newest: Vec<u64> = (1_001 - LINE as u64 / 2..=1_000).collect();
+        assert!(line.ends_with(&newest), "{line:?}");
+        assert!(line.is_sorted());
+        // One that a process finds is as short.
+        let mut line: Vec<u64> = (1..=200).collect();
+        thin(&mut line);
+        assert!(line.len() < LINE && line.first() == Some(&1), "{line:?}");
     }
 }

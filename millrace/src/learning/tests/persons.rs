@@ -139,3 +139,26 @@ fn a_test_that_a_person_ended_and_began_again_begins_anew() {
         assert_eq!(process.canary(&machine), Some((canary, 10)));
     }
 }
+
+#[test]
+fn old_versions_go_though_none_takes_the_traffic() {
+    let settings = SETTINGS.replace("min_frauds = 5\n", "min_frauds = 5\nkeep = 3\n");
+    let mut machine = Machine::with(&settings);
+    let mut process = machine.start();
+    let (canary, first) = until_canary(&mut machine, &mut process);
+    let champion = process.scorer.serving().unwrap().version;
+    let kept = registry(machine.folder.path());
+    set_share(&kept, None, canary, 40).unwrap();
+    process.learning.follow().unwrap();
+    for hour in first..first + 4 {
+        if hour == first + 2 {
+            process = machine.start();
+        }
+        machine.hour(hour, 300, process.tag());
+        let newest = learned(&process.learn(hour)).version;
+        let mut expected = std::collections::BTreeSet::from([champion, canary]);
+        expected.extend(newest - 2..=newest);
+        let versions = kept.versions().unwrap();
+        assert!(versions.iter().eq(&expected), "{hour}: {versions:?}");
+    }
+}

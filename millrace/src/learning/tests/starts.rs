@@ -393,3 +393,57 @@ fn how_well_what_served_does_is_not_said_by_few_frauds() {
         assert_eq!(said.average_precision.is_some(), is_known);
     }
 }
+
+#[test]
+fn what_a_test_has_gone_through_is_kept_until_it_has_labels_enough() {
+    let outcome = |one_process: bool| {
+        let settings = SETTINGS.replace("min_frauds = 5\n", "min_frauds = 5\nkeep = 1\n");
+        let mut machine = Machine::with(&settings);
+        let mut process = machine.start();
+        machine.hour(0, 300, process.tag());
+        process.learn(0);
+        let mut tested = Vec::new();
+        for hour in 1..14 {
+            if !one_process {
+                process = machine.start();
+            }
+            machine.hour(hour, 40, process.tag());
+            let period = process.learn(hour);
+            tested.extend(period.tested.iter().map(|tested| {
+                let rows = tested.comparison.map(|comparison| comparison.rows);
+                (hour, tested.version, rows, tested.verdict.clone())
+            }));
+        }
+        (tested, registry(machine.folder.path()).versions().unwrap())
+    };
+    let (tested, versions) = outcome(true);
+    // Five periods have 200 labels.
+    assert_eq!(tested[4], (6, 6, Some(200), Verdict::Canary(10)));
+    assert!(versions.len() < 12, "{versions:?}");
+    assert_eq!(outcome(false), (tested, versions));
+}
+
+#[test]
+fn where_a_version_that_was_tested_is_gone_the_one_before_it_is_asked_again() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    machine.hour(0, 300, process.tag());
+    process.learn(0);
+    for hour in 1..6 {
+        machine.hour(hour, 40, process.tag());
+        process.learn(hour);
+    }
+    let test = |process: &Process| {
+        let trial = process.learning.shadow.as_ref().unwrap();
+        (
+            trial.held.manifest.version,
+            trial.line.clone(),
+            trial.paired.rows(),
+        )
+    };
+    assert_eq!(test(&process), (6, vec![2, 3, 4, 5], 160));
+    drop(process);
+    let kept = registry(machine.folder.path());
+    assert_eq!(kept.retain(1, &[2, 5], 6 * HOUR).unwrap(), [3, 4]);
+    assert_eq!(test(&machine.start()), (6, vec![2, 5], 160));
+}
