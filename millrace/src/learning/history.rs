@@ -232,7 +232,7 @@ impl History {
     pub(super) fn believed(
         &self,
         rows: std::ops::Range<usize>,
-    ) -> impl Iterator<Item = usize> + '_ {
+    ) -> impl DoubleEndedIterator<Item = usize> + '_ {
         rows.filter(move |row| self.is_believed(*row))
     }
 

@@ -217,7 +217,8 @@ impl Learning {
     /// How many labels come, as a rule, before one that says "genuine" is settled. 0 where frauds are seldom
     /// corrections.
     pub(super) fn settling(&self) -> u64 {
-        let rows = (0..self.history.len()).rev();
+        // Those that are put aside, wrong ones as a rule, say nothing of how others become known.
+        let rows = self.history.believed(0..self.history.len()).rev();
         let frauds = rows.filter(|row| self.history.is_fraud(*row));
         let frauds: Vec<usize> = frauds.take(FRAUDS_LOOKED_AT).collect();
         let numbers = frauds.iter().map(|row| self.history.number(*row));

@@ -68,3 +68,34 @@ fn a_process_that_starts_has_few_more_labels_in_memory_than_it_keeps() {
     assert_eq!((history.len(), history.newest()), (100, 1_500));
     assert!(history.room() <= 512, "{}", history.room());
 }
+
+#[test]
+fn frauds_that_are_put_aside_do_not_tell_how_frauds_become_known() {
+    let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 2.0\n"));
+    let mut process = machine.start();
+    for hour in 0..8 {
+        machine.hour(hour, 300, process.tag());
+        // Two hours later it is known of some that they were frauds.
+        if hour >= 2 {
+            let from = (hour as u64 - 2) * 300;
+            let genuine = (from..from + 300).filter(|number| !is_fraud(*number));
+            let numbers: Vec<u64> = genuine.take(10).collect();
+            machine.correct(hour, &numbers);
+        }
+        process.learn(hour);
+    }
+    let settling = process.learning.settling();
+    assert!(settling > 500, "{settling}");
+    // More of them than are looked at.
+    machine.is_flooded = true;
+    for hour in 8..12 {
+        machine.hour(hour, 300, process.tag());
+        let learned = process.learn(hour).learned;
+        assert!(
+            matches!(learned, Learned::PutAside(_)),
+            "{hour}: {learned:?}"
+        );
+    }
+    assert_eq!(process.learning.settling(), settling);
+    assert_eq!(machine.start().learning.settling(), settling);
+}
