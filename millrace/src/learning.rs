@@ -97,6 +97,8 @@ pub struct Learning {
     afresh_at: usize,
     /// End of the last period that was dealt with, µs of event time.
     done_until_us: Option<i64>,
+    /// End of the period of which it was said last that labels make no first model, µs of event time.
+    told_waiting_us: Option<i64>,
     /// Sequence number up to which examples are known to survive a crash.
     durable: u64,
     prequential: VecDeque<(f32, bool)>,
@@ -157,6 +159,7 @@ impl Learning {
             dealt_with: 0,
             afresh_at: 0,
             done_until_us: None,
+            told_waiting_us: None,
             durable: 0,
             prequential: VecDeque::new(),
             scored: Scored::default(),
@@ -281,6 +284,8 @@ impl Learning {
             if settings.make_a_first(period.labels, period.frauds) {
                 self.ensure_durable()?;
                 self.learn(&mut period, &rows)?;
+            } else {
+                self.tell_waiting(&period);
             }
         } else {
             self.ensure_durable()?;

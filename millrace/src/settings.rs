@@ -261,9 +261,12 @@ impl ModelSettings {
     /// that calls everything fraud, and nothing that it is tested against.
     pub fn make_a_first(&self, labels: usize, frauds: usize) -> bool {
         let genuine = labels.saturating_sub(frauds);
-        labels >= self.min_labels
-            && frauds >= self.min_frauds
-            && genuine >= self.min_labels.div_ceil(2)
+        labels >= self.min_labels && frauds >= self.min_frauds && genuine >= self.min_genuine()
+    }
+
+    /// Genuine events that a first model needs.
+    pub fn min_genuine(&self) -> usize {
+        self.min_labels.div_ceil(2)
     }
 }
 

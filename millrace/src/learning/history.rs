@@ -89,6 +89,13 @@ impl History {
         self.keep_newest(most, rows, Self::is_believed);
     }
 
+    /// Before there is a model: of the examples that became known before a time, which were too few of a kind for one, the
+    /// newest `most` frauds stay, and as many genuine events.
+    pub(super) fn trim_waiting(&mut self, most: usize, before_us: i64) {
+        let rows = self.known_us.partition_point(|known| *known < before_us);
+        self.keep_newest(most, rows, Self::is_fraud);
+    }
+
     /// Of the first rows keeps the newest `most` of each of two kinds.
     fn keep_newest(
         &mut self,
@@ -382,6 +389,26 @@ mod tests {
         assert_eq!(history.between(0, 1_000), [0, 1, 2]);
         history.take_back(&(14..=16));
         assert_eq!(history.between(12, 1_000), [3, 4, 5]);
+    }
+
+    #[test]
+    fn before_there_is_a_model_some_of_each_kind_stay() {
+        let mut history = History::new(vec![InputKind::Number, InputKind::Category], 7);
+        for number in 1..=12_u64 {
+            let fraud = number == 2 || number > 10;
+            let known_us = number as i64 * 10;
+            let example = Example {
+                fraud,
+                ..example(known_us, 7)
+            };
+            history.push(number, example);
+        }
+        history.trim_waiting(3, 110);
+        // What came since was in no period yet.
+        assert_eq!(history.numbers, [2, 8, 9, 10, 11, 12]);
+        assert_eq!(history.frauds, [true, false, false, false, true, true]);
+        history.trim_waiting(2, 1_000);
+        assert_eq!(history.numbers, [9, 10, 11, 12]);
     }
 
     #[test]

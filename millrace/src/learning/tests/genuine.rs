@@ -2,6 +2,7 @@
 
 use millrace_learner::Lack;
 
+use super::replays::remembering;
 use super::*;
 
 /// Labels of an hour come back, and only those of frauds.
@@ -62,4 +63,30 @@ fn labels_of_frauds_alone_make_no_first_model() {
     assert!(process.scorer.serving().is_none());
     machine.hour(1, 150, process.tag());
     assert_eq!(learned(&process.learn(1)).version, 1);
+}
+
+#[test]
+fn of_labels_that_make_no_first_model_some_are_kept() {
+    // A first model needs 200.
+    let mut machine = remembering(100, "");
+    let mut process = machine.start();
+    for hour in 0..26 {
+        frauds_alone(&mut machine, hour, 100, process.tag());
+        let period = process.learn(hour);
+        assert!(matches!(period.learned, Learned::Waiting));
+        // Those of the hour, and of those before as many as one needs.
+        let kept = (100 * hour as usize).min(200);
+        assert_eq!(period.labels, kept + 100, "{hour}");
+        // Once a day it is said that all are frauds.
+        let told = match hour {
+            0 => None,
+            1..25 => Some(2 * HOUR),
+            _ => Some(26 * HOUR),
+        };
+        assert_eq!(process.learning.told_waiting_us, told, "{hour}");
+    }
+    assert_eq!(process.learning.history.len(), 300);
+    machine.hour(26, 150, process.tag());
+    let period = process.learn(26);
+    assert_eq!((learned(&period).version, period.labels), (1, 350));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A machine whose updates replay so many labels at most.
-fn remembering(rows: usize, settings: &str) -> Machine {
+pub(super) fn remembering(rows: usize, settings: &str) -> Machine {
     let learner = format!("[learner]\nhistory_rows = {rows}\n");
     Machine::with(&format!("{SETTINGS}{settings}").replace("[learner]\n", &learner))
 }
