@@ -264,8 +264,8 @@ impl Learning {
         Ok(())
     }
 
-    /// Forgets all scores. The rows of the newest labels up to a number, by the number of their event's first example: as
-    /// many as a calibration is fitted on.
+    /// Forgets all scores. The rows of the newest events that had a label up to a number, by the number of their first
+    /// example: as many as a calibration is fitted on.
     pub(super) fn rows_to_recall(&mut self, until: u64) -> Vec<(u64, usize)> {
         let settling = self.settling();
         let is_calibrating = self.is_calibrating();
@@ -276,8 +276,9 @@ impl Learning {
         }
         let mut rows: Vec<(u64, usize)> = history
             .believed(0..history.len())
-            .filter(|row| history.number(*row) <= until)
             .map(|row| (scored.first_of(history.number(row)), row))
+            // A correction sets a score's label as soon as it is read, whatever period it is of.
+            .filter(|(first, _)| *first <= until)
             .collect();
         rows.sort_unstable();
         scored.labels = rows.len() as u64;

@@ -46,6 +46,26 @@ fn a_version_that_scores_labels_again_is_loaded_once() {
 }
 
 #[test]
+fn a_score_has_a_corrected_label_though_the_correction_is_in_no_period_yet() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    process.pass(&mut machine, 0..5, 300);
+    machine.correct(5, &[400]);
+    // It is read before its period has ended.
+    assert!(process.learning.next_period(5 * HOUR).unwrap().is_none());
+    let scored = process.learning.scored.labels_of();
+    assert!(scored.contains(&(401, !is_fraud(400))), "{}", scored.len());
+    let mut other = machine.start();
+    assert_eq!(other.learning.scored.labels_of(), scored);
+    // Its period tells nothing more of it.
+    machine.hour(5, 300, other.tag());
+    other.learn(5);
+    let scored = other.learning.scored.labels_of();
+    assert_eq!(scored.len(), 1_500);
+    assert_eq!(machine.start().learning.scored.labels_of(), scored);
+}
+
+#[test]
 fn a_process_that_starts_knows_by_the_log_what_was_learned() {
     let mut machine = Machine::new();
     let mut process = machine.start();
