@@ -29,6 +29,7 @@ mod table_file;
 
 pub(crate) use columns::nearest;
 pub(crate) use columns::{column_as, lost_row, outside_row, unit_slip};
+pub(crate) use json_lines::near_key;
 pub(crate) use json_rows::json_text;
 pub use json_rows::write_json;
 pub(crate) use rows_file::RowsFile;

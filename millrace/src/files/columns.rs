@@ -134,6 +134,7 @@ impl Columns {
             name,
             near,
             stream,
+            &self.left_out,
         ))
     }
 
@@ -259,12 +260,13 @@ fn unknown<'a>(file: &'a Schema, stream: &Stream) -> impl Iterator<Item = &'a st
     names.filter(move |name| stream.schema.index_of(name).is_err())
 }
 
-/// A column that the stream has and the file does not.
-pub(super) fn missing_column(
+/// A column that the stream has and the file does not; `left_out` are those that only the file has.
+fn missing_column(
     place: &str,
     name: &str,
     near: Option<String>,
     stream: &Stream,
+    left_out: &[String],
 ) -> Failure {
     let failure = Failure::input(format!(
         "{place}: there is no column '{name}', which stream '{}' declares",
@@ -281,7 +283,11 @@ pub(super) fn missing_column(
                 .iter()
                 .map(|field| field.name().as_str())
                 .collect();
-            failure.hint(format!("the stream's columns: {}", names.join(", ")))
+            let known = format!("the stream's columns: {}", names.join(", "));
+            failure.hint(match left_out {
+                [] => known,
+                others => format!("{known}; the file has besides: {}", others.join(", ")),
+            })
         }
     }
 }

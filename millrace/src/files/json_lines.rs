@@ -107,7 +107,7 @@ impl JsonLines {
         let is_empty = |column: &usize| batch.column(*column).null_count() == batch.num_rows();
         self.empty.retain(is_empty);
         if self.left_out.is_none() {
-            self.left_out = Some(self.unknown_keys(chunk.line(0)));
+            self.left_out = Some(unknown_keys(chunk.line(0), &self.columns));
         }
     }
 
@@ -164,7 +164,7 @@ impl JsonLines {
         let number = chunk.lines.get(bad.index).map_or(0, |(number, _)| *number);
         let failure = self.at(number, &bad.detail);
         match bad.reason {
-            Reason::MissingField => match self.near_field(chunk.line(bad.index), &bad.detail) {
+            Reason::MissingField => match near_key(chunk.line(bad.index), bad, &self.columns) {
                 Some(near) => failure.hint(format!(
                     "did you mean '{near}'? Name it the same in the file and in sources.sql"
                 )),
@@ -178,23 +178,26 @@ impl JsonLines {
         }
     }
 
-    /// A field of the line that no column has and that is nearly the missing one.
-    fn near_field(&self, line: &[u8], detail: &str) -> Option<String> {
-        let missing = detail.split('`').nth(1)?;
-        let others = self.unknown_keys(line);
-        nearest(missing, others.iter().map(String::as_str))
-    }
-
-    /// The keys of a line that no column has.
-    fn unknown_keys(&self, line: &[u8]) -> Vec<String> {
-        let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line);
-        let keys = object.unwrap_or_default().into_iter().map(|(key, _)| key);
-        keys.filter(|key| !self.columns.contains(key)).collect()
-    }
-
     fn at(&self, line: u64, what: &str) -> Failure {
         Failure::input(format!("{}:{line}: {what}", self.path.display()))
     }
+}
+
+/// Of an event that lacks a field: its key that no column has and that is nearly the field's name.
+pub(crate) fn near_key(event: &[u8], bad: &BadMessage, columns: &[String]) -> Option<String> {
+    if bad.reason != Reason::MissingField {
+        return None;
+    }
+    let missing = bad.detail.split('`').nth(1)?;
+    let others = unknown_keys(event, columns);
+    nearest(missing, others.iter().map(String::as_str))
+}
+
+/// The keys of an event that no column has.
+fn unknown_keys(event: &[u8], columns: &[String]) -> Vec<String> {
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(event);
+    let keys = object.unwrap_or_default().into_iter().map(|(key, _)| key);
+    keys.filter(|key| !columns.contains(key)).collect()
 }
 
 const ONE_OBJECT_A_LINE: &str = "one JSON object a line, with the types that sources.sql declares";

@@ -523,6 +523,10 @@ fn mistakes_in_csv_are_told_with_their_row() {
         &["no column 'amount'", "did you mean 'amuont'?"],
     );
     says(
+        &csv("tx,event_time\n"),
+        &["no column 'id'", "event_time; the file has besides: tx"],
+    );
+    says(
         &csv("ID,event_time\n"),
         &["no column 'id'", "did you mean 'ID'?"],
     );

@@ -27,7 +27,7 @@ use super::look_up::{check_step, check_time};
 use super::refusal::{Refusal, Violation, check_bytes, check_count};
 use super::{answered, caller};
 use crate::failure::{Outcome, with_causes};
-use crate::files::nearest;
+use crate::files::{near_key, nearest};
 use crate::live::Live;
 use crate::scorer::{Scorer, Scores};
 use crate::settings::micros;
@@ -453,20 +453,32 @@ impl Decoders {
         let decoded = decoded.map_err(|e| internal(&e))?;
         match decoded.bad.is_empty() {
             true => Ok(decoded.batch),
-            false => Err(Refusal::Arguments(
-                decoded.bad.iter().map(bad_event).collect(),
-            )),
+            false => Err(Refusal::Arguments(self.bad_events(&decoded.bad, events))),
         }
+    }
+
+    /// What is wrong with events; of a field that one lacks, also which of its own may be meant by it.
+    fn bad_events(&self, bad: &[BadMessage], events: &[String]) -> Vec<Violation> {
+        let fields = self.spec.schema.fields().iter();
+        let columns: Vec<String> = fields.map(|field| field.name().clone()).collect();
+        let violation = |bad: &BadMessage| {
+            let event = events.get(bad.index).map_or("", String::as_str);
+            let mut reason = format!("{}: {}", bad.reason, bad.detail);
+            if let Some(near) = near_key(event.as_bytes(), bad, &columns) {
+                reason = format!(
+                    "{reason}; it has '{near}', which stream '{}' does not declare",
+                    self.spec.name
+                );
+            }
+            Violation::new(path(bad.index), reason)
+        };
+        bad.iter().map(violation).collect()
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<JsonDecoder>> {
         // Nothing is done under the lock that could leave the vector half changed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn bad_event(bad: &BadMessage) -> Violation {
-    Violation::new(path(bad.index), format!("{}: {}", bad.reason, bad.detail))
 }
 
 fn internal(error: &dyn std::error::Error) -> Refusal {

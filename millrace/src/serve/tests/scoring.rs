@@ -203,6 +203,11 @@ async fn mistakes_in_events_are_named() {
             "event_json[1]: missing_field: ",
         ),
         (
+            vec![good().replace("\"amount\"", "\"amout\"")],
+            "event_json[0]: missing_field: `amount` is missing; it has 'amout', which stream 'transactions' does not \
+             declare",
+        ),
+        (
             vec![good(), "nothing".to_owned(), "{".to_owned()],
             "event_json[1]: unparsable: ",
         ),
