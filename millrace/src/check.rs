@@ -291,7 +291,7 @@ mod tests {
             ),
             (
                 "[kafka]\nmax_rows = 0",
-                json!(["millrace.toml", null, null]),
+                json!(["millrace.toml", 2, 12]),
                 "kafka.max_rows is below 1",
             ),
         ] {
@@ -306,6 +306,12 @@ mod tests {
             );
             assert_eq!(mistakes[0]["hint"], said["hint"]);
         }
+        std::fs::remove_file(path.join("features/v.sql")).unwrap();
+        let said = says("[model]\ninputs = 'i'\nlabel = 'tx.x'");
+        let mistake = &said["mistakes"][0];
+        assert_eq!(place(mistake), json!(["millrace.toml", 2, 10]));
+        assert_eq!(mistake["hint"], said["hint"]);
+
         std::fs::remove_file(path.join("millrace.toml")).unwrap();
         let said = failure_json(&Workspace::open(path).unwrap_err());
         let mistake = json!({ "file": null, "line": null, "column": null, "message": said["error"], "hint": said["hint"] });

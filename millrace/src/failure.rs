@@ -57,6 +57,9 @@ pub struct Mistake {
     pub message: String,
     /// The nearest thing that works, where one is known.
     pub hint: Option<String>,
+    /// The setting of millrace.toml that it is of, by its whole name, while its place is not known.
+    #[serde(skip)]
+    pub(crate) setting: Option<String>,
 }
 
 /// The result of a command.
@@ -96,11 +99,20 @@ impl Failure {
             column: place.map(|(_, column)| column),
             message: what,
             hint: None,
+            setting: None,
         };
         Self {
             mistakes: vec![mistake],
             ..Self::input(message)
         }
+    }
+
+    /// Says of which setting it is, by its whole name: `Settings::placed` finds its place.
+    pub(crate) fn of_setting(mut self, name: &str) -> Self {
+        for mistake in &mut self.mistakes {
+            mistake.setting = Some(name.to_owned());
+        }
+        self
     }
 
     /// Somebody else has moved the traffic meanwhile.
@@ -150,6 +162,7 @@ impl Failure {
                 column: None,
                 message: self.message.clone(),
                 hint: self.hint.clone(),
+                setting: None,
             }];
         }
         let hinted = |mistake: &Mistake| Mistake {
@@ -204,6 +217,7 @@ impl From<Problem> for Mistake {
             column: Some(problem.position.column),
             message: problem.message,
             hint: problem.hint,
+            setting: None,
         }
     }
 }

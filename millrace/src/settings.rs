@@ -355,6 +355,23 @@ impl Settings {
         Ok(settings)
     }
 
+    /// A failure at the place of the setting that it is of, where the project's file has that setting.
+    pub(crate) fn placed(folder: &Path, failure: Failure) -> Failure {
+        let mistake = failure.mistakes.first();
+        let named = mistake.and_then(|m| Some((m.setting.clone()?, m.message.clone())));
+        let text = std::fs::read_to_string(folder.join(SETTINGS_FILE));
+        let (Some((setting, what)), Ok(text)) = (named, text) else {
+            return failure;
+        };
+        let Some(start) = reference::value_of(&text, &setting) else {
+            return failure;
+        };
+        Failure {
+            hint: failure.hint,
+            ..Failure::in_file(SETTINGS_FILE, Some(place(&text, start)), what)
+        }
+    }
+
     fn read_changed(folder: &Path, changes: &[String]) -> Outcome<Self> {
         let mut settings = Self::read_file(folder)?;
         if changes.is_empty() {
@@ -488,11 +505,13 @@ fn of_change(folder: &Path, changes: &[String], failure: Failure) -> Failure {
         settings.is_ok_and(|settings| settings.check().is_err())
     };
     let first = (0..=changes.len()).find(|count| is_wrong(&changes[..*count]));
-    let change = first.and_then(|count| changes.get(count.checked_sub(1)?));
-    // A property of Kafka's client may be a password.
-    let Some(change) = change.filter(|change| !change.contains("kafka.properties")) else {
-        return failure;
+    let Some(change) = first.and_then(|count| changes.get(count.checked_sub(1)?)) else {
+        return Settings::placed(folder, failure);
     };
+    // A property of Kafka's client may be a password.
+    if change.contains("kafka.properties") {
+        return failure;
+    }
     let file = format!("{SETTINGS_FILE}: ");
     let what = failure.message.strip_prefix(&file);
     let said = Failure::input(format!("{change}: {}", what.unwrap_or(&failure.message)));
@@ -648,7 +667,7 @@ mod tests {
             ("learner.device=gpu", "hint: its default is device = "),
             (
                 "learner.gate.min_rows=0",
-                "error: learner.gate.min_rows=0: learner: learner setting `gate.min_rows`",
+                "error: learner.gate.min_rows=0: learner.gate.min_rows: 0 is below 1",
             ),
             ("model.every=1ns", "error: model.every=1ns: model.every is"),
             ("model.every", "gives no value"),
@@ -685,6 +704,32 @@ mod tests {
             "error: millrace.toml:2:10: '7077' is not an address and its port\n  hint: its default is listen = \
              \"127.0.0.1:7077\"; docs/settings.md says what it is"
         );
+        for (text, expected) in [
+            (
+                "[learner.gate]\nmin_rows = 5\ncanary = [50, 10]",
+                "error: millrace.toml:3:10: learner.gate.canary: [50, 10] does not rise from 1 to 99\n",
+            ),
+            (
+                "learner.training = { passes = 2, members = 0 }",
+                "error: millrace.toml:1:44: learner.training.members: 0 is below 1\n",
+            ),
+            (
+                "[kafka.properties]\n\"security.protocl\" = \"ssl\"",
+                "error: millrace.toml:2:22: kafka.properties: \"security.protocl\" is no property of Kafka's client\n",
+            ),
+            (
+                "[score_log]\nlocation = \"\"",
+                "error: millrace.toml:2:12: score_log.location is empty",
+            ),
+            (
+                // The other address is the default.
+                "[server]\nlisten = \"127.0.0.1:9187\"",
+                "error: millrace.toml: server.metrics is the address of server.listen\n",
+            ),
+        ] {
+            let said = said(text);
+            assert!(said.starts_with(expected), "{text}: {said}");
+        }
     }
 
     #[test]

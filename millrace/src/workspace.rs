@@ -83,7 +83,11 @@ impl Workspace {
             views,
             inputs: inputs.transpose()?,
         };
-        Self::plan(folder, settings, sql)
+        Self::plan(folder, settings, sql).map_err(|failure| match changes {
+            [] => Settings::placed(folder, failure),
+            // The setting may be one of them.
+            _ => failure,
+        })
     }
 
     /// Plans a project.
@@ -204,33 +208,41 @@ impl Workspace {
 impl ModelPlan {
     fn new(settings: &ModelSettings, project: &Project) -> Outcome<Self> {
         let inputs = project.input_view(&settings.inputs).map_err(|hint| {
-            bad_model(format!(
-                "model.inputs: there is no view '{}' in inputs.sql",
-                settings.inputs
-            ))
+            bad_model(
+                INPUTS,
+                format!(
+                    "model.inputs: there is no view '{}' in inputs.sql",
+                    settings.inputs
+                ),
+            )
             .hint(hint)
         })?;
         let (stream, column) = settings.label.split_once('.').ok_or_else(|| {
-            bad_model(format!(
-                "model.label: '{}' is not stream.column",
-                settings.label
-            ))
+            bad_model(
+                LABEL,
+                format!("model.label: '{}' is not stream.column", settings.label),
+            )
             .hint("label = \"labels.is_fraud\"")
         })?;
         let labels = project.stream(stream).map_err(|hint| {
-            bad_model(format!("model.label: there is no stream '{stream}'")).hint(hint)
+            bad_model(LABEL, format!("model.label: there is no stream '{stream}'")).hint(hint)
         })?;
         let label_column = label_column(labels, column)?;
         let event_id = inputs.stream.id.ok_or_else(|| {
             let stream = &inputs.stream.name;
-            bad_model(format!(
-                "stream '{stream}' names no id, so no label can be joined to its scores"
-            ))
+            bad_model(
+                INPUTS,
+                format!("stream '{stream}' names no id, so no label can be joined to its scores"),
+            )
             .hint("add 'id' 'tx_id' to its OPTIONS in sources.sql")
         })?;
         let id_name = inputs.stream.schema.field(event_id).name();
         let label_id = labels.schema.index_of(id_name).map_err(|_| {
-            bad_model(format!("stream '{stream}' has no column '{id_name}'")).hint(format!(
+            bad_model(
+                LABEL,
+                format!("stream '{stream}' has no column '{id_name}'"),
+            )
+            .hint(format!(
                 "a label names the scored event by its id, '{id_name}'"
             ))
         })?;
@@ -318,9 +330,13 @@ fn other_inputs(error: &LearnerError) -> Failure {
     )
 }
 
-fn bad_model(message: impl Into<String>) -> Failure {
-    Failure::in_file(SETTINGS_FILE, None, message)
+/// A mistake in `[model]`, of a setting by its whole name.
+fn bad_model(setting: &str, message: impl Into<String>) -> Failure {
+    Failure::in_file(SETTINGS_FILE, None, message).of_setting(setting)
 }
+
+const INPUTS: &str = "model.inputs";
+const LABEL: &str = "model.label";
 
 fn label_column(labels: &Stream, column: &str) -> Outcome<usize> {
     let index = labels.schema.index_of(column).map_err(|_| {
@@ -330,20 +346,24 @@ fn label_column(labels: &Stream, column: &str) -> Outcome<usize> {
             .iter()
             .map(|f| f.name().as_str())
             .collect();
-        bad_model(format!(
-            "model.label: stream '{}' has no column '{column}'",
-            labels.name
-        ))
+        bad_model(
+            LABEL,
+            format!(
+                "model.label: stream '{}' has no column '{column}'",
+                labels.name
+            ),
+        )
         .hint(format!("its columns: {}", names.join(", ")))
     })?;
     let data_type = labels.schema.field(index).data_type();
     if data_type == &DataType::Boolean || data_type.is_numeric() {
         return Ok(index);
     }
-    Err(
-        bad_model(format!("model.label: '{column}' is of type {data_type}"))
-            .hint("a label is BOOLEAN, or a number that is 1 for fraud and 0 otherwise"),
+    Err(bad_model(
+        LABEL,
+        format!("model.label: '{column}' is of type {data_type}"),
     )
+    .hint("a label is BOOLEAN, or a number that is 1 for fraud and 0 otherwise"))
 }
 
 fn check_same_type(
@@ -357,14 +377,17 @@ fn check_same_type(
     if event.data_type() == label.data_type() {
         return Ok(());
     }
-    Err(bad_model(format!(
-        "'{}' is {} in stream '{}' and {} in stream '{}'",
-        event.name(),
-        event.data_type(),
-        inputs.stream.name,
-        label.data_type(),
-        labels.name
-    ))
+    Err(bad_model(
+        LABEL,
+        format!(
+            "'{}' is {} in stream '{}' and {} in stream '{}'",
+            event.name(),
+            event.data_type(),
+            inputs.stream.name,
+            label.data_type(),
+            labels.name
+        ),
+    )
     .hint("declare both of the same type"))
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millrace_ingest::{IngestError, IngestSettings};
+use millrace_learner::LearnerError;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
@@ -55,9 +56,9 @@ impl Settings {
             "is below 1",
         )?;
         let training = learner.training.check();
-        training.map_err(|e| wrong(&format!("learner.training: {e}")))?;
+        training.map_err(|e| of_learner("learner.training", e))?;
         let gate = learner.gate.check();
-        gate.map_err(|e| wrong(&format!("learner: {e}")))?;
+        gate.map_err(|e| of_learner("learner", e))?;
         let location = self.score_log.location.as_deref();
         require(
             "score_log.location",
@@ -117,9 +118,7 @@ impl Settings {
 fn check_properties(kafka: &IngestSettings) -> Outcome<()> {
     match kafka.check() {
         Err(IngestError::ReservedProperty { key, because }) => {
-            return Err(wrong(&format!(
-                "kafka.properties: \"{key}\" cannot be set: {because}"
-            )));
+            return Err(wrong_property(&key, &format!("cannot be set: {because}")));
         }
         other => other?,
     }
@@ -135,9 +134,16 @@ fn check_properties(kafka: &IngestSettings) -> Outcome<()> {
             }
             _ => "has a value that Kafka's client does not take",
         };
-        return Err(wrong(&format!("kafka.properties: \"{name}\" {reason}")));
+        return Err(wrong_property(name, reason));
     }
     Ok(())
+}
+
+fn wrong_property(name: &str, reason: &str) -> Failure {
+    wrong(
+        &format!("kafka.properties.{name}"),
+        &format!("kafka.properties: \"{name}\" {reason}"),
+    )
 }
 
 /// So begins what librdkafka says of a name.
@@ -145,7 +151,8 @@ const NO_SUCH: &str = "No such configuration property";
 
 /// Whether a location of the log can be one, wherever it leads to.
 fn check_location(location: &str) -> Outcome<()> {
-    let wrong = |reason: String| wrong(&format!("score_log.location = \"{location}\": {reason}"));
+    let name = "score_log.location";
+    let wrong = |reason: String| wrong(name, &format!("{name} = \"{location}\": {reason}"));
     if let Some(url) = meant_as_url(location) {
         return Err(wrong(format!("did you mean {url}?")));
     }
@@ -167,12 +174,24 @@ fn check_location(location: &str) -> Outcome<()> {
 fn require(name: &str, holds: bool, reason: &str) -> Outcome<()> {
     match holds {
         true => Ok(()),
-        false => Err(wrong(&format!("{name} {reason}"))),
+        false => Err(wrong(name, &format!("{name} {reason}"))),
     }
 }
 
-fn wrong(what: &str) -> Failure {
+/// What the learner says of a setting in a section, which it knows by the rest of its name.
+fn of_learner(section: &str, error: LearnerError) -> Failure {
+    match error {
+        LearnerError::Setting { name, reason } => {
+            let name = format!("{section}.{name}");
+            wrong(&name, &format!("{name}: {reason}"))
+        }
+        other => other.into(),
+    }
+}
+
+fn wrong(setting: &str, what: &str) -> Failure {
     Failure::in_file(SETTINGS_FILE, None, what)
+        .of_setting(setting)
         .hint("docs/settings.md lists every setting with its default")
 }
 
@@ -212,12 +231,18 @@ mod tests {
             ),
             ("[topics]\npartitions = 0", "topics.partitions"),
             ("[server]\nlisten = \"127.0.0.1:9187\"", "server.metrics"),
-            ("[learner.training]\nmembers = 0", "members"),
+            (
+                "[learner.training]\nmembers = 0",
+                "millrace.toml: learner.training.members: 0 is below 1",
+            ),
             (
                 "[learner.training]\naveraged_updates = 0",
                 "averaged_updates",
             ),
-            ("[learner.gate]\ncanary = [50, 10]", "gate.canary"),
+            (
+                "[learner.gate]\ncanary = [50, 10]",
+                "millrace.toml: learner.gate.canary: [50, 10] does not rise",
+            ),
             ("[learner.gate]\nmin_rows = 0", "gate.min_rows"),
             ("[learner.gate]\nwatched_rows = 0", "gate.watched_rows"),
             (

@@ -1,5 +1,7 @@
 //! What docs/settings.md says of every setting, for messages; a test holds the page to the defaults.
 
+use toml::de::DeTable;
+
 use crate::files::nearest;
 
 const PAGE: &str = include_str!("../../../docs/settings.md");
@@ -81,6 +83,23 @@ pub(super) fn setting_at(text: &str, offset: usize) -> Option<String> {
     Some(match section {
         Some(section) => format!("{section}.{name}"),
         None => name.to_owned(),
+    })
+}
+
+/// Where the value of a setting begins in a file that has it, by its whole name.
+pub(super) fn value_of(text: &str, name: &str) -> Option<usize> {
+    let table = DeTable::parse(text).ok()?;
+    value_in(table.get_ref(), name)
+}
+
+/// A name may have dots of its own, as those of Kafka's properties do.
+fn value_in(table: &DeTable<'_>, name: &str) -> Option<usize> {
+    table.iter().find_map(|(key, value)| {
+        let key: &str = key.get_ref();
+        match name.strip_prefix(key)? {
+            "" => Some(value.span().start),
+            rest => value_in(value.get_ref().as_table()?, rest.strip_prefix('.')?),
+        }
     })
 }
 
