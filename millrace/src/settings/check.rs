@@ -8,6 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use crate::failure::{Failure, Outcome};
+use crate::files::nearest;
 use crate::object_stores::meant_as_url;
 use crate::settings::{SETTINGS_FILE, Settings};
 
@@ -128,16 +129,53 @@ fn check_properties(kafka: &IngestSettings) -> Outcome<()> {
         let Err(error) = client.create_native_config() else {
             continue;
         };
-        let reason = match error {
+        return Err(match error {
             KafkaError::ClientConfig(_, said, ..) if said.starts_with(NO_SUCH) => {
-                "is no property of Kafka's client"
+                no_such_property(name)
             }
-            _ => "has a value that Kafka's client does not take",
-        };
-        return Err(wrong_property(name, reason));
+            _ => wrong_property(name, "has a value that Kafka's client does not take"),
+        });
     }
     Ok(())
 }
+
+fn no_such_property(name: &str) -> Failure {
+    let failure = wrong_property(name, "is no property of Kafka's client");
+    match nearest(name, PROPERTIES.into_iter()) {
+        Some(near) => failure.hint(format!("did you mean \"{near}\"?")),
+        None => failure.hint(
+            "librdkafka's CONFIGURATION.md lists its properties; those of the client for Java have other names",
+        ),
+    }
+}
+
+/// What most connections need. librdkafka has more properties, and no call that lists them.
+const PROPERTIES: [&str; 24] = [
+    "client.dns.lookup",
+    "client.id",
+    "client.rack",
+    "compression.type",
+    "debug",
+    "enable.ssl.certificate.verification",
+    "fetch.max.bytes",
+    "isolation.level",
+    "linger.ms",
+    "message.max.bytes",
+    "sasl.kerberos.keytab",
+    "sasl.kerberos.principal",
+    "sasl.kerberos.service.name",
+    "sasl.mechanism",
+    "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "session.timeout.ms",
+    "socket.timeout.ms",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "ssl.key.password",
+];
 
 fn wrong_property(name: &str, reason: &str) -> Failure {
     wrong(
@@ -200,6 +238,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_property_that_is_near_is_meant() {
+        let hint = |name: &str| no_such_property(name).hint.unwrap();
+        for name in ["securty.protocol", "security_protocol"] {
+            assert_eq!(hint(name), "did you mean \"security.protocol\"?");
+        }
+        let java = hint("ssl.truststore.location");
+        assert!(java.starts_with("librdkafka's CONFIGURATION.md"), "{java}");
+        for name in PROPERTIES {
+            let mut client = ClientConfig::new();
+            client.set(name, "x");
+            // Its value may be refused, and its name is known.
+            if let Err(KafkaError::ClientConfig(_, said, ..)) = client.create_native_config() {
+                assert!(!said.starts_with(NO_SUCH), "{name}: {said}");
+            }
+        }
+    }
 
     #[test]
     fn what_cannot_work_is_named() {
