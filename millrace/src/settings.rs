@@ -401,15 +401,20 @@ impl Settings {
                 }
                     }))
                 };
-            change(&mut table, text).map_err(refused)?;
+            change(&mut table, text, false).map_err(refused)?;
             check_properties(&table).map_err(|(name, reason)| {
                 Failure::input(format!("kafka.properties: \"{name}\": {reason}"))
             })?;
             // One by one, so that a message is of the one that is wrong.
-            settings = table
-                .clone()
-                .try_into()
-                .map_err(|e: toml::de::Error| refused(e.message().replace('\n', " ")))?;
+            let read = match from_table(&table) {
+                // A command line has no quotes for a text: 24 is one where one is wanted.
+                Err(reason) if reason.ends_with(", expected a string") => {
+                    change(&mut table, text, true).map_err(refused)?;
+                    from_table(&table)
+                }
+                read => read,
+            };
+            settings = read.map_err(refused)?;
         }
         Ok(settings)
     }
@@ -530,8 +535,13 @@ fn whole_name(key: &str) -> &str {
     }
 }
 
-/// `section.name=value` in place of what a file says. A value that is no TOML is a text.
-fn change(table: &mut toml::Table, text: &str) -> Result<(), String> {
+fn from_table(table: &toml::Table) -> Result<Settings, String> {
+    let read = table.clone().try_into();
+    read.map_err(|e: toml::de::Error| e.message().replace('\n', " "))
+}
+
+/// `section.name=value` in place of what a file says. A value that is no TOML is a text, and with `is_text` any is.
+fn change(table: &mut toml::Table, text: &str, is_text: bool) -> Result<(), String> {
     let (key, value) = text
         .split_once('=')
         .ok_or_else(|| "this gives no value".to_owned())?;
@@ -541,6 +551,7 @@ fn change(table: &mut toml::Table, text: &str) -> Result<(), String> {
     let value = parsed
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
+        .filter(|_| !is_text)
         .unwrap_or_else(|| toml::Value::String(value.to_owned()));
     let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mut table = table;
@@ -582,15 +593,26 @@ pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
 /// # Errors
 /// What is wrong, and how one is written.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err(format!(
+    let duration = parse_delay(text)?;
+    if duration.is_zero() {
+        return Err(format!(
             "'{text}' is no time at all: write 90s, 15m, 1h or 7d"
-        )),
-        Err(e) => Err(format!(
-            "'{text}' is not a length of time ({e}): write 90s, 15m, 1h or 7d"
-        )),
+        ));
     }
+    Ok(duration)
+}
+
+/// The same where it may be none: `0s`.
+///
+/// # Errors
+/// As [`parse_duration`].
+pub fn parse_delay(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| match &error {
+        humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
+            format!("'{text}' lacks a unit: write 90s, 15m, 1h or 7d")
+        }
+        _ => format!("'{text}' is not a length of time ({error}): write 90s, 15m, 1h or 7d"),
+    })
 }
 
 /// Microseconds of a length of time, as event times count.
@@ -648,6 +670,7 @@ mod tests {
         assert_eq!(changed.learner.gate.tolerance, 0.5);
         let every = read(&["learner.every=12h"]).unwrap().model.unwrap().every;
         assert_eq!(every, Duration::from_secs(12 * 3_600));
+        assert_eq!(read(&["kafka.group=7"]).unwrap().kafka.group, "7");
         for (wrong, message) in [
             ("learner.training.member=3", "unknown field `member`"),
             ("learner.training.member=3", "did you mean 'members'?"),
@@ -659,6 +682,7 @@ mod tests {
             ("modle.every=6h", "did you mean 'model'?"),
             ("model.calibration=platt", "unknown variant `platt`"),
             ("model.calibration=platt", "hint: there are auto, none;"),
+            ("model.every=24", "'24' lacks a unit: write 90s, 15m, 1h"),
             ("model.every=1 fortnight", "not a length of time"),
             (
                 "model.every=1 fortnight",
@@ -692,6 +716,10 @@ mod tests {
             said("\n[modle]\ninputs = 'a'"),
             "error: millrace.toml:2:2: unknown field `modle`\n  hint: did you mean 'model'? docs/settings.md lists \
              every setting"
+        );
+        assert!(
+            said("[kafka]\nbrokers = 127.0.0.1:9092")
+                .contains(": this is no number; a text stands")
         );
         assert!(said("[topics]\nfoo = 1").contains("hint: there are partitions; "));
         assert_eq!(

@@ -114,6 +114,9 @@ pub(super) fn in_words(message: &str) -> String {
             "invalid boolean, expected `true`" | "invalid boolean, expected `false`" => {
                 "this is neither true nor false; a text stands in quotes".to_owned()
             }
+            "invalid float, expected nothing" => {
+                "this is no number; a text stands in quotes".to_owned()
+            }
             other => other.to_owned(),
         };
     };
