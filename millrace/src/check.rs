@@ -310,7 +310,16 @@ mod tests {
         let said = says("[model]\ninputs = 'i'\nlabel = 'tx.x'");
         let mistake = &said["mistakes"][0];
         assert_eq!(place(mistake), json!(["millrace.toml", 2, 10]));
+        let text = mistake["message"].as_str().unwrap();
+        assert!(text.contains("there is no inputs.sql"), "{text}");
         assert_eq!(mistake["hint"], said["hint"]);
+        std::fs::write(path.join("inputs.sql"), "-- none yet").unwrap();
+        let said = says("[model]\ninputs = 'i'\nlabel = 'tx.x'");
+        let text = said["error"].as_str().unwrap();
+        assert!(
+            text.ends_with("model.inputs: there is no view 'i' in inputs.sql"),
+            "{text}"
+        );
 
         std::fs::remove_file(path.join("millrace.toml")).unwrap();
         let said = failure_json(&Workspace::open(path).unwrap_err());

@@ -99,7 +99,10 @@ impl Workspace {
         let model = settings
             .model
             .as_ref()
-            .map(|model| ModelPlan::new(model, &project))
+            .map(|model| match &sql.inputs {
+                Some(_) => ModelPlan::new(model, &project),
+                None => Err(no_inputs(model)),
+            })
             .transpose()?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -333,6 +336,18 @@ fn other_inputs(error: &LearnerError) -> Failure {
 /// A mistake in `[model]`, of a setting by its whole name.
 fn bad_model(setting: &str, message: impl Into<String>) -> Failure {
     Failure::in_file(SETTINGS_FILE, None, message).of_setting(setting)
+}
+
+fn no_inputs(model: &ModelSettings) -> Failure {
+    let name = &model.inputs;
+    bad_model(
+        INPUTS,
+        format!("model.inputs: there is no inputs.sql, where view '{name}' would stand"),
+    )
+    .hint(format!(
+        "it says what the model sees: CREATE VIEW {name} AS SELECT t.amount, a.n FROM transactions t JOIN \
+         card_activity a USING (card_id)"
+    ))
 }
 
 const INPUTS: &str = "model.inputs";
