@@ -400,8 +400,13 @@ pub fn begin(store: &dyn Store, next: &Arc<Workspace>) -> Outcome<Option<Transit
             Arc::new(old)
         }
         Err(failure) => {
-            warn!(%failure, views = names, "the project that was served before cannot be served any more: the \
-                   views answer at once, from what has been read for them so far");
+            warn!(
+                failure = failure.message,
+                hint = failure.hint,
+                views = names,
+                "the project that was served before cannot be served any more: the views answer at \
+                 once, from what has been read for them so far"
+            );
             Arc::clone(next)
         }
     };

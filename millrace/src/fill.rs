@@ -207,7 +207,7 @@ impl<'a> Job<'a> {
             let events = match EventFile::open(path, self.stream) {
                 Ok(events) => events,
                 Err(failure) => {
-                    warn!(file = %path.display(), %failure,
+                    warn!(file = %path.display(), failure = failure.message, hint = failure.hint,
                         "a file that was back-filled cannot be read again: its events are missing in the new views");
                     continue;
                 }

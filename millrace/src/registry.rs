@@ -184,7 +184,8 @@ impl Reach {
                 metrics::counter!("millrace_registry_failures_total").increment(1);
                 if !std::mem::replace(&mut self.is_away, true) {
                     tracing::warn!(
-                        %failure,
+                        failure = failure.message,
+                        hint = failure.hint,
                         "the registry of models cannot be followed; the versions before go on serving"
                     );
                 }
@@ -208,6 +209,7 @@ mod tests {
     use object_store::aws::AmazonS3Builder;
 
     use super::*;
+    use crate::logged::logged;
 
     fn place(text: &str) -> Result<Place, String> {
         Place::try_from(text.to_owned())
@@ -253,6 +255,17 @@ mod tests {
         std::fs::write(folder.path().join("c"), "a file").unwrap();
         assert!(registries.open(place("c")).is_err());
         assert_eq!(registries.0.len(), 2);
+    }
+
+    #[test]
+    fn a_failure_is_logged_in_one_line_as_what_it_is() {
+        let said = logged(|| {
+            let failure = Failure::failed("it is away").hint("wait for it");
+            assert!(!Reach::default().note::<()>(&Err(failure)));
+        });
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let fields = "failure=\"it is away\" hint=\"wait for it\"";
+        assert!(said.contains(fields), "{said}");
     }
 
     /// Asks a port where nobody is: the answer is an error and not a wait, from any thread.

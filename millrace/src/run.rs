@@ -440,8 +440,12 @@ fn live(
             match registry {
                 Ok(registry) => (Some(scorer), Some(registry)),
                 Err(failure) if !is_wanted => {
-                    warn!(%failure, "the model of the project before cannot be asked: events have no score until the \
-                        views that are new have caught up");
+                    warn!(
+                        failure = failure.message,
+                        hint = failure.hint,
+                        "the model of the project before cannot be asked: events have no score until the views \
+                         that are new have caught up"
+                    );
                     (Some(scorer), None)
                 }
                 Err(failure) => return Err(failure),

@@ -101,7 +101,11 @@ impl Running {
                     }
                     // It is opened anew, and goes on from what the other has done.
                     Err(failure) if failure.kind == Kind::Rival => {
-                        warn!(%failure, "the labels are learned by another process too");
+                        warn!(
+                            failure = failure.message,
+                            hint = failure.hint,
+                            "the labels are learned by another process too"
+                        );
                     }
                     other => other?,
                 }
@@ -155,7 +159,11 @@ impl Running {
         };
         // Without the thread the process serves what it has.
         if let Err(failure) = self.role("registry", follow) {
-            error!(%failure, "the registry is not followed");
+            error!(
+                failure = failure.message,
+                hint = failure.hint,
+                "the registry is not followed"
+            );
         }
     }
 }

@@ -42,7 +42,12 @@ impl Running {
                 let outcome = body(&stop);
                 end.is_expected = outcome.is_ok() && stop.load(Ordering::Relaxed);
                 if let Err(cause) = outcome {
-                    error!(role, error = %cause, "a role ended");
+                    error!(
+                        role,
+                        failure = cause.message,
+                        hint = cause.hint,
+                        "a role ended"
+                    );
                     failure
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
