@@ -332,6 +332,13 @@ impl Around {
             _ if is(0, "EXCLUDE") => {
                 "drop it: the row that is asked for and its ties never count, see docs/semantics.md"
             }
+            "end of statement" | "end of statement or ;" if is(0, "GROUP") => {
+                "leave it out, a view has no GROUP BY: count(*) OVER (PARTITION BY card_id ORDER BY event_time RANGE \
+                 BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW) is of a card's last day"
+            }
+            "end of statement" | "end of statement or ;" if is(0, "HAVING") => {
+                "leave it out, a view has no HAVING: use WHERE on events, FILTER (WHERE …) in an aggregate, or CASE over it"
+            }
             "HEADER" => {
                 "a stream's topic is its LOCATION, its time WITH ORDER (event_time), all else OPTIONS ('key' 'card_id', \
                  'id' 'tx_id')"

@@ -68,6 +68,18 @@ fn what_is_no_sql_is_said_with_what_is_likely_meant() {
         ),
         "2:1 'CREATE' is not expected here | end the statement before it with ;",
     );
+    for (clause, hint) in [
+        ("GROUP BY card_id", "leave it out, a view has no GROUP BY"),
+        ("HAVING n > 1", "leave it out, a view has no HAVING"),
+    ] {
+        let view =
+            format!("{select} card_id, count(*) OVER d1 AS n FROM tx WINDOW d1 AS $W\n{clause}");
+        let word = clause.split(' ').next().unwrap_or_default();
+        check(
+            &view,
+            &format!("2:1 '{word}' is not expected here | {hint}"),
+        );
+    }
     check(
         &format!("{select} card_id, count(*) OVER $W FILTER (WHERE n > 0) AS n FROM tx"),
         "with WHERE, and before OVER",
