@@ -141,22 +141,25 @@ enum ModelsCommand {
     /// Print all that is known of a version, and what became of it, as JSON.
     Show {
         /// The version.
+        #[arg(value_parser = parse_version)]
         version: u64,
     },
     /// Give a version all of the traffic.
     Promote {
         /// The version.
+        #[arg(value_parser = parse_version)]
         version: u64,
     },
     /// Give the traffic back to the version that had it before.
     Rollback {
         /// To this version rather than to the last.
-        #[arg(long, value_name = "VERSION")]
+        #[arg(long, value_name = "VERSION", value_parser = parse_version)]
         to: Option<u64>,
     },
     /// Let a version answer for so many of a hundred entities, always the same ones; 0 ends that.
     Traffic {
         /// The version.
+        #[arg(value_parser = parse_version)]
         version: u64,
         /// Its share, 0 to 99.
         percent: u8,
@@ -164,6 +167,7 @@ enum ModelsCommand {
     /// Write a version as an ONNX file: from the inputs to the probability of fraud, for any program that runs ONNX.
     Export {
         /// The version; by default the one that has the traffic.
+        #[arg(value_parser = parse_version)]
         version: Option<u64>,
         /// The file.
         #[arg(long, value_name = "FILE")]
@@ -186,6 +190,11 @@ struct ServerArg {
     /// File of its private key, PEM; else MILLRACE_KEY.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+}
+
+fn parse_version(text: &str) -> Result<u64, String> {
+    let number = text.parse();
+    number.map_err(|_| format!("'{text}' is no number: `millrace models list` has the versions"))
 }
 
 impl ServerArg {
@@ -323,6 +332,26 @@ fn without_exporter(filter: EnvFilter) -> EnvFilter {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_value_that_is_wrong_is_answered_with_one_that_works() {
+        for (command, expected) in [
+            ("models show abc", "`millrace models list` has the versions"),
+            ("models export --output x v2", "'v2' is no number"),
+            ("models rollback --to last", "'last' is no number"),
+            ("generate --output x --start 2018-13-01", "write 2018-04-01"),
+            (
+                "generate --output x --label-delay 7",
+                "write 90s, 15m, 1h or 7d",
+            ),
+        ] {
+            let words = ["millrace"].into_iter().chain(command.split(' '));
+            let said = Arguments::try_parse_from(words).unwrap_err().to_string();
+            assert!(said.contains(expected), "{command}: {said}");
+        }
+        let none = "millrace generate --output x --label-delay 0s".split(' ');
+        assert!(Arguments::try_parse_from(none).is_ok());
+    }
 
     #[test]
     fn a_project_that_is_named_must_be_there() {

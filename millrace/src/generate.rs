@@ -30,6 +30,8 @@ use chrono::{NaiveDate, NaiveTime};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::{Failure, Outcome};
+use crate::settings::parse_delay;
+use crate::times::parse_day;
 
 pub use output::OutputFiles;
 pub use simulation::{Day, Payment, Simulation, SimulationSettings};
@@ -70,11 +72,11 @@ pub struct GenerateArgs {
     pub seed: u64,
 
     /// The first day, from midnight UTC
-    #[arg(long, value_name = "YYYY-MM-DD", default_value = "2018-04-01")]
+    #[arg(long, value_name = "YYYY-MM-DD", default_value = "2018-04-01", value_parser = parse_day)]
     pub start: NaiveDate,
 
     /// Time from a payment to the moment when its label becomes known
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = parse_delay)]
     pub label_delay: Duration,
 }
 

@@ -40,6 +40,15 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
     }
 }
 
+/// A day: `YYYY-MM-DD`.
+///
+/// # Errors
+/// How a day is written.
+pub fn parse_day(text: &str) -> Result<NaiveDate, String> {
+    let day = text.trim().parse();
+    day.map_err(|_| format!("'{text}' is no day of the calendar: write 2018-04-01"))
+}
+
 /// The wall clock, µs since 1970.
 #[must_use]
 pub fn now_us() -> i64 {
@@ -67,5 +76,11 @@ mod tests {
         assert_eq!(rfc3339(noon), "2018-04-01T12:00:00Z");
         assert_eq!(parse_time(&rfc3339(noon + 1)), Ok(noon + 1));
         assert!(parse_time("yesterday").is_err());
+        let day = parse_day("2018-04-01").unwrap_or_default();
+        assert_eq!(day.to_string(), "2018-04-01");
+        for wrong in ["2018", "2018-13-01", "2018-02-29", "soon"] {
+            let expected = format!("'{wrong}' is no day of the calendar: write 2018-04-01");
+            assert_eq!(parse_day(wrong), Err(expected));
+        }
     }
 }

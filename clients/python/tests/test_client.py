@@ -275,7 +275,7 @@ def test_nobody_there():
         (lambda c: c.get_features("card_activity", KEYS), "features: give a list of names"),
         (lambda c: c.get_features([], KEYS), "features: give a list of names"),
         (lambda c: c.get_features(BOTH, {"card_id": ["1", "2"], "terminal_id": ["7"]}), "keys: the columns differ"),
-        (lambda c: c.get_features(BOTH, KEYS, "2024-05-01"), "as_of: a str is no datetime"),
+        (lambda c: c.get_features(BOTH, KEYS, "2024-05-01"), "as_of: a str is no datetime; give datetime("),
         (lambda c: c.get_features(BOTH, KEYS, timeout=0), "timeout: 0 is not above 0 seconds"),
         (lambda c: c.score({"tx_id": "a"}), "events: a dict is one event or none; give a list of events"),
         (lambda c: c.score([{"amount": float("nan")}]), "events[0]: Out of range float"),

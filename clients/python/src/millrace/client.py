@@ -250,7 +250,9 @@ def _request(keys: Keys, as_of: Optional[datetime], **asked: Any) -> features_pb
         request.keys[name].CopyFrom(column)
     if as_of is not None:
         if not isinstance(as_of, datetime):
-            raise InvalidArgument(f"as_of: a {type(as_of).__name__} is no datetime")
+            raise InvalidArgument(
+                f"as_of: a {type(as_of).__name__} is no datetime; give datetime(2018, 4, 1, tzinfo=timezone.utc)"
+            )
         warn_of_naive([as_of], "as_of")
         request.as_of.CopyFrom(timestamp(as_of))
     return request
