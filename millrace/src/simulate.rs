@@ -448,15 +448,15 @@ fn table(summaries: &[&Summary]) -> Table {
         "learning",
         "all",
     ]);
-    let digits = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
     for summary in summaries {
+        let quality = &summary.quality;
         table.add_row([
             summary.name.clone(),
-            summary.events.to_string(),
-            digits(summary.average_precision),
-            digits(summary.roc_auc),
-            format!("{:.5}", summary.log_loss),
-            format!("{:.5}", summary.calibration_error),
+            quality.events.to_string(),
+            number(quality.average_precision, 4),
+            number(quality.roc_auc, 4),
+            number(quality.log_loss, 5),
+            number(quality.calibration_error, 5),
             summary.versions.to_string(),
             summary.accepted.to_string(),
             summary.rejected.to_string(),
@@ -470,6 +470,11 @@ fn table(summaries: &[&Summary]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// A number with so many decimals, or a dash where there is none.
+fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
 fn absolute(path: &Path) -> Outcome<PathBuf> {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use millrace_learner::Calibration;
 use plotters::prelude::*;
 
-use super::Run;
 use super::tally::{Day, UpdateLine};
+use super::{Run, number};
 use crate::scored_watch::{Alarm, Measure};
 use crate::times::rfc3339;
 
@@ -195,22 +195,22 @@ fn summary(html: &mut String, runs: &[Run]) {
          <th>accepted</th><th>rejected</th><th>periods put aside</th><th>rolled back</th><th>learning, s</th>\
          <th>all, s</th></tr>\n",
     );
-    let digits = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
     for run in runs {
         let s = &run.summary;
+        let quality = &s.quality;
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.5}</td><td>{:.5}</td><td>{:.5}</td>\
-             <td>{:.5}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+             <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>",
             escape(&s.name),
-            s.events,
-            s.frauds,
-            digits(s.average_precision),
-            digits(s.roc_auc),
-            s.log_loss,
-            s.calibration_error,
-            s.mean_score,
-            s.fraud_rate,
+            quality.events,
+            quality.frauds,
+            number(quality.average_precision, 4),
+            number(quality.roc_auc, 4),
+            number(quality.log_loss, 5),
+            number(quality.calibration_error, 5),
+            number(quality.mean_score, 5),
+            number(quality.fraud_rate, 5),
             s.versions,
             s.accepted,
             s.rejected,

@@ -103,16 +103,8 @@ pub(super) struct Measured {
 pub(super) struct Summary {
     pub(super) name: String,
     pub(super) settings: Vec<String>,
-    /// Labelled events that were scored by a model.
-    pub(super) events: u64,
-    pub(super) frauds: u64,
-    pub(super) average_precision: Option<f64>,
-    pub(super) roc_auc: Option<f64>,
-    pub(super) log_loss: f64,
-    pub(super) mean_score: f64,
-    pub(super) fraud_rate: f64,
-    /// Mean distance between score and share of frauds, over 20 groups of equal size.
-    pub(super) calibration_error: f64,
+    #[serde(flatten)]
+    pub(super) quality: Quality,
     pub(super) versions: usize,
     pub(super) accepted: usize,
     pub(super) rejected: usize,
@@ -122,6 +114,21 @@ pub(super) struct Summary {
     pub(super) seconds: f64,
     /// Events of all streams a second.
     pub(super) events_a_second: f64,
+}
+
+/// How good a run's scores are. What has no value where nothing was measured, or all was of one class, is none.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Quality {
+    /// Labelled events that were scored by a model.
+    pub(super) events: u64,
+    pub(super) frauds: u64,
+    pub(super) average_precision: Option<f64>,
+    pub(super) roc_auc: Option<f64>,
+    pub(super) log_loss: Option<f64>,
+    pub(super) mean_score: Option<f64>,
+    pub(super) fraud_rate: Option<f64>,
+    /// Mean distance between score and share of frauds, over 20 groups of equal size.
+    pub(super) calibration_error: Option<f64>,
 }
 
 /// A day of a run.
@@ -339,24 +346,13 @@ impl Tally {
         seconds: f64,
         events: u64,
     ) -> Summary {
-        let ones = vec![1.0; self.labels.len()];
-        let rows = self.labels.len().max(1) as f64;
-        let frauds: f64 = self.labels.iter().map(|label| f64::from(*label)).sum();
-        let logits: Vec<f32> = self.scores.iter().map(|p| log_odds(*p)).collect();
         let with = |test: &dyn Fn(&UpdateLine) -> bool| {
             self.updates.iter().filter(|line| test(line)).count()
         };
         Summary {
             name: name.to_owned(),
             settings: settings.to_vec(),
-            events: self.labels.len() as u64,
-            frauds: frauds as u64,
-            average_precision: average_precision(&self.scores, &self.labels, &ones),
-            roc_auc: roc_auc(&self.scores, &self.labels, &ones),
-            log_loss: log_loss(&logits, &self.labels, &ones),
-            mean_score: self.scores.iter().map(|p| f64::from(*p)).sum::<f64>() / rows,
-            fraud_rate: frauds / rows,
-            calibration_error: calibration_error(&self.scores, &self.labels, GROUPS),
+            quality: self.quality(),
             versions: with(&|line| line.version.is_some()),
             accepted: with(&|line| line.accepted),
             rejected: with(&|line| line.rejected),
@@ -369,6 +365,27 @@ impl Tally {
             learning_seconds: self.updates.iter().map(|line| line.seconds).sum(),
             seconds,
             events_a_second: events as f64 / seconds.max(1e-9),
+        }
+    }
+
+    /// How good the scores are.
+    pub(super) fn quality(&self) -> Quality {
+        let ones = vec![1.0; self.labels.len()];
+        let rows = self.labels.len() as f64;
+        let frauds: f64 = self.labels.iter().map(|label| f64::from(*label)).sum();
+        let logits: Vec<f32> = self.scores.iter().map(|p| log_odds(*p)).collect();
+        let scores: f64 = self.scores.iter().map(|p| f64::from(*p)).sum();
+        // Of no events each of these would be 0, which looks like the best there is.
+        let of_any = |value: f64| (!self.labels.is_empty()).then_some(value);
+        Quality {
+            events: self.labels.len() as u64,
+            frauds: frauds as u64,
+            average_precision: average_precision(&self.scores, &self.labels, &ones),
+            roc_auc: roc_auc(&self.scores, &self.labels, &ones),
+            log_loss: of_any(log_loss(&logits, &self.labels, &ones)),
+            mean_score: of_any(scores / rows),
+            fraud_rate: of_any(frauds / rows),
+            calibration_error: of_any(calibration_error(&self.scores, &self.labels, GROUPS)),
         }
     }
 
@@ -452,59 +469,4 @@ fn log_odds(probability: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use millrace_feature_store::{Commit, MemoryStore};
-
-    use super::*;
-    use crate::labels::{LabelJoin, ScoredRecord};
-
-    #[test]
-    fn an_event_whose_label_was_corrected_counts_once() {
-        let store = MemoryStore::new();
-        let mut join = LabelJoin::open(&store).unwrap();
-        let mut tally = Tally::new(i64::MIN, 0.25);
-        let mut period = |labels: &[(&str, bool)]| {
-            let mut step = join.begin(&store);
-            for id in ["a", "b"] {
-                let record = ScoredRecord::new(1, &[1.0], 7).answered(Some(0.5), 1);
-                step.scored(id.as_bytes(), record).unwrap();
-            }
-            for (id, fraud) in labels {
-                step.label(id.as_bytes(), *fraud, 2);
-            }
-            let mut commit = Commit::default();
-            step.finish(&mut join, &mut commit).unwrap();
-            store.commit(commit).unwrap();
-            tally.read(&store).unwrap();
-            let newest = tally.newest.iter().map(|(_, example)| example.fraud);
-            (tally.labels.clone(), newest.collect::<Vec<_>>())
-        };
-        let known = period(&[("a", false), ("b", true)]);
-        assert_eq!(known, (vec![0.0, 1.0], vec![false, true]));
-        assert_eq!(period(&[("a", true)]), (vec![1.0, 1.0], vec![true, true]));
-        // Of one that was corrected twice, the last label.
-        assert_eq!(
-            period(&[("a", false), ("b", false), ("a", true)]),
-            (vec![1.0, 0.0], vec![true, false])
-        );
-    }
-
-    #[test]
-    fn alerts_begin_at_the_threshold_and_nothing_measured_has_a_reason() {
-        let mut tally = Tally::new(5, 0.25);
-        let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
-        assert!(said(&tally).starts_with("no label has the id"));
-        tally.unscored = 3;
-        assert!(said(&tally).starts_with("3 labelled events came, all of them before the first"));
-        tally.before_from = (2, 0);
-        let expected =
-            "of 3 labelled events 2 came before --from, the newest at 1970-01-01T00:00:00Z";
-        assert!(said(&tally).starts_with(expected));
-        tally.times = vec![6; 4];
-        tally.scores = vec![0.1, 0.2, 0.25, 0.4];
-        tally.labels = vec![0.0, 0.0, 0.0, 1.0];
-        assert_eq!(tally.why_nothing(), None);
-        assert_eq!(tally.days()[0].alerts, 0.5);
-    }
-}
+mod tests;

@@ -1,0 +1,85 @@
+#![allow(clippy::unwrap_used)]
+use millrace_feature_store::{Commit, MemoryStore};
+
+use super::*;
+use crate::labels::{LabelJoin, ScoredRecord};
+
+#[test]
+fn an_event_whose_label_was_corrected_counts_once() {
+    let store = MemoryStore::new();
+    let mut join = LabelJoin::open(&store).unwrap();
+    let mut tally = Tally::new(i64::MIN, 0.25);
+    let mut period = |labels: &[(&str, bool)]| {
+        let mut step = join.begin(&store);
+        for id in ["a", "b"] {
+            let record = ScoredRecord::new(1, &[1.0], 7).answered(Some(0.5), 1);
+            step.scored(id.as_bytes(), record).unwrap();
+        }
+        for (id, fraud) in labels {
+            step.label(id.as_bytes(), *fraud, 2);
+        }
+        let mut commit = Commit::default();
+        step.finish(&mut join, &mut commit).unwrap();
+        store.commit(commit).unwrap();
+        tally.read(&store).unwrap();
+        let newest = tally.newest.iter().map(|(_, example)| example.fraud);
+        (tally.labels.clone(), newest.collect::<Vec<_>>())
+    };
+    let known = period(&[("a", false), ("b", true)]);
+    assert_eq!(known, (vec![0.0, 1.0], vec![false, true]));
+    assert_eq!(period(&[("a", true)]), (vec![1.0, 1.0], vec![true, true]));
+    // Of one that was corrected twice, the last label.
+    assert_eq!(
+        period(&[("a", false), ("b", false), ("a", true)]),
+        (vec![1.0, 0.0], vec![true, false])
+    );
+}
+
+#[test]
+fn alerts_begin_at_the_threshold_and_nothing_measured_has_a_reason() {
+    let mut tally = Tally::new(5, 0.25);
+    let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
+    assert!(said(&tally).starts_with("no label has the id"));
+    tally.unscored = 3;
+    assert!(said(&tally).starts_with("3 labelled events came, all of them before the first"));
+    tally.before_from = (2, 0);
+    let expected = "of 3 labelled events 2 came before --from, the newest at 1970-01-01T00:00:00Z";
+    assert!(said(&tally).starts_with(expected));
+    tally.times = vec![6; 4];
+    tally.scores = vec![0.1, 0.2, 0.25, 0.4];
+    tally.labels = vec![0.0, 0.0, 0.0, 1.0];
+    assert_eq!(tally.why_nothing(), None);
+    assert_eq!(tally.days()[0].alerts, 0.5);
+}
+
+#[test]
+fn of_no_events_nothing_is_measured() {
+    let mut tally = Tally::new(i64::MIN, 0.25);
+    let said = |tally: &Tally| {
+        let summary = tally.summary("a run", &[], 1.0, 10);
+        serde_json::to_value(summary).unwrap()
+    };
+    const MEASURED: [&str; 6] = [
+        "average_precision",
+        "roc_auc",
+        "log_loss",
+        "mean_score",
+        "fraud_rate",
+        "calibration_error",
+    ];
+    let nothing = said(&tally);
+    assert_eq!(nothing["events"], 0);
+    for name in MEASURED {
+        assert_eq!(nothing.get(name), Some(&serde_json::Value::Null), "{name}");
+    }
+    tally.times = vec![6, 7];
+    tally.scores = vec![0.25, 0.75];
+    tally.labels = vec![0.0, 1.0];
+    let two = said(&tally);
+    assert_eq!(two["events"], 2);
+    assert_eq!(two["frauds"], 1);
+    for name in MEASURED {
+        assert!(two[name].is_f64(), "{name}: {two}");
+    }
+    assert_eq!(two["mean_score"], 0.5);
+}
