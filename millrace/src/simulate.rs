@@ -41,7 +41,7 @@ mod tally;
 mod teller;
 
 use feed::{Feed, next_us, take};
-use tally::{Summary, Tally};
+use tally::{Summary, Tally, keep_common};
 use teller::Teller;
 
 /// What `millrace simulate` takes.
@@ -56,7 +56,8 @@ pub struct SimulateArgs {
     /// A setting in place of millrace.toml's, as often as there are: --set model.every=6h
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// One more run with these settings besides, shown in the same report; as often as there are runs
+    /// One more run with these settings besides, measured on the same events and shown in the same report; as often as
+    /// there are runs
     #[arg(long, value_name = "KEY=VALUE,…")]
     pub compare: Vec<String>,
     /// Measure only events from this time on; those before still are scored and learned
@@ -99,6 +100,13 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
     for ((name, settings), folder) in plans.iter().zip(&folders) {
         let workspace = Workspace::open_with(project, settings)?;
         runs.push(run(workspace, args, folder, from_us, name, settings)?);
+    }
+    if runs.len() > 1 {
+        let mut tallies: Vec<&mut Tally> = runs.iter_mut().map(|run| &mut run.tally).collect();
+        keep_common(&mut tallies);
+        for run in &mut runs {
+            run.summary.quality = run.tally.quality();
+        }
     }
     let page = args.output.join("report.html");
     write(&page, report::page(&runs).as_bytes())?;
@@ -431,7 +439,8 @@ impl ScoreSink for ScoresFile {
     }
 }
 
-fn table(summaries: &[&Summary]) -> Table {
+/// The runs in numbers, and from when on these are measured.
+fn table(summaries: &[&Summary]) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
         "run",
@@ -469,7 +478,19 @@ fn table(summaries: &[&Summary]) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
+    match measured_from(summaries) {
+        None => table.to_string(),
+        Some(from) => format!("{table}\n{from}"),
+    }
+}
+
+/// From when on the runs are measured, where that is not from the first model's first event on.
+fn measured_from(summaries: &[&Summary]) -> Option<String> {
+    let from = summaries.first()?.quality.from.as_ref()?;
+    Some(match summaries.len() {
+        1 => format!("measured on events from {from} on"),
+        _ => format!("measured on the same events of each run, from {from} on"),
+    })
 }
 
 /// A number with so many decimals, or a dash where there is none.

@@ -7,8 +7,8 @@ use std::ops::Range;
 use millrace_learner::Calibration;
 use plotters::prelude::*;
 
-use super::tally::{Day, UpdateLine};
-use super::{Run, number};
+use super::tally::{Day, Summary, UpdateLine};
+use super::{Run, measured_from, number};
 use crate::scored_watch::{Alarm, Measure};
 use crate::times::rfc3339;
 
@@ -220,7 +220,13 @@ fn summary(html: &mut String, runs: &[Run]) {
             s.seconds
         );
     }
-    html.push_str("</table>\n<p class=\"note\">Events are those that a model scored and whose label came back.</p>\n");
+    let summaries: Vec<&Summary> = runs.iter().map(|run| &run.summary).collect();
+    let from = measured_from(&summaries).map(|from| format!("; {from}"));
+    let from = from.unwrap_or_default();
+    let _ = writeln!(
+        html,
+        "</table>\n<p class=\"note\">Events are those that a model scored and whose label came back{from}.</p>"
+    );
 }
 
 fn updates(html: &mut String, updates: &[UpdateLine]) {

@@ -36,6 +36,8 @@ pub(super) struct Tally {
     pub(super) unscored: u64,
     /// Those of them that came before that time, and the event time of the newest.
     before_from: (u64, i64),
+    /// Event time of the newest one that is to be measured, and came before there was a model.
+    newest_unscored_us: Option<i64>,
     /// The newest examples, by their numbers or, where a label was corrected, by that of the first one.
     newest: Vec<(u64, Example)>,
     pub(super) updates: Vec<UpdateLine>,
@@ -119,6 +121,8 @@ pub(super) struct Summary {
 /// How good a run's scores are. What has no value where nothing was measured, or all was of one class, is none.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Quality {
+    /// Event time from which on is measured, where that is not the first model's first event.
+    pub(super) from: Option<String>,
     /// Labelled events that were scored by a model.
     pub(super) events: u64,
     pub(super) frauds: u64,
@@ -165,6 +169,7 @@ impl Tally {
             labels: Vec::new(),
             unscored: 0,
             before_from: (0, i64::MIN),
+            newest_unscored_us: None,
             newest: Vec::new(),
             updates: Vec::new(),
             alarms: Vec::new(),
@@ -211,6 +216,9 @@ impl Tally {
                     if example.event_time_us < self.from_us {
                         let (events, newest_us) = self.before_from;
                         self.before_from = (events + 1, newest_us.max(example.event_time_us));
+                    } else {
+                        self.newest_unscored_us =
+                            self.newest_unscored_us.max(Some(example.event_time_us));
                     }
                 }
             }
@@ -368,6 +376,19 @@ impl Tally {
         }
     }
 
+    /// Leaves out the events before a time.
+    fn keep_from(&mut self, from_us: i64) {
+        fn keep<T>(values: &mut Vec<T>, times: &[i64], from_us: i64) {
+            let mut times = times.iter();
+            values.retain(|_| times.next().is_some_and(|time_us| *time_us >= from_us));
+        }
+        self.from_us = from_us;
+        keep(&mut self.numbers, &self.times, from_us);
+        keep(&mut self.scores, &self.times, from_us);
+        keep(&mut self.labels, &self.times, from_us);
+        self.times.retain(|time_us| *time_us >= from_us);
+    }
+
     /// How good the scores are.
     pub(super) fn quality(&self) -> Quality {
         let ones = vec![1.0; self.labels.len()];
@@ -378,6 +399,7 @@ impl Tally {
         // Of no events each of these would be 0, which looks like the best there is.
         let of_any = |value: f64| (!self.labels.is_empty()).then_some(value);
         Quality {
+            from: (self.from_us > i64::MIN).then(|| rfc3339(self.from_us)),
             events: self.labels.len() as u64,
             frauds: frauds as u64,
             average_precision: average_precision(&self.scores, &self.labels, &ones),
@@ -457,6 +479,24 @@ impl Tally {
         }
         contributions.sort_by(|a, b| b.log_loss.total_cmp(&a.log_loss));
         Ok(contributions)
+    }
+}
+
+/// Leaves in all runs the events that each of them has scored with a model, if it ever had one. One whose first model
+/// comes later would else be spared the time in which there is least to learn from.
+pub(super) fn keep_common(tallies: &mut [&mut Tally]) {
+    let with_model = tallies.iter().filter(|tally| !tally.labels.is_empty());
+    let newest = with_model.filter_map(|tally| tally.newest_unscored_us);
+    // An event comes at its time or later, and all that come behind a first model are scored: behind the newest that
+    // was not, no run lacks one.
+    let Some(newest_us) = newest.max() else {
+        return;
+    };
+    let times = tallies.iter().flat_map(|tally| &tally.times).copied();
+    let first_us = times.filter(|time_us| *time_us > newest_us).min();
+    let from_us = first_us.unwrap_or(newest_us.saturating_add(1));
+    for tally in tallies {
+        tally.keep_from(from_us);
     }
 }
 

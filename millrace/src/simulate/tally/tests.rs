@@ -83,3 +83,57 @@ fn of_no_events_nothing_is_measured() {
     }
     assert_eq!(two["mean_score"], 0.5);
 }
+
+/// A run that has scored some of the events of the times 0 to 9, each of them with its time in tenths.
+fn scored(times: &[i64]) -> Tally {
+    let store = MemoryStore::new();
+    let mut join = LabelJoin::open(&store).unwrap();
+    let mut tally = Tally::new(i64::MIN, 0.25);
+    let mut step = join.begin(&store);
+    for time_us in 0..10_i64 {
+        let id = time_us.to_string();
+        let score = times.contains(&time_us).then_some(time_us as f32 / 10.0);
+        let record = ScoredRecord::new(time_us, &[1.0], 7).answered(score, 1);
+        step.scored(id.as_bytes(), record).unwrap();
+        step.label(id.as_bytes(), time_us % 2 == 0, 20);
+    }
+    let mut commit = Commit::default();
+    step.finish(&mut join, &mut commit).unwrap();
+    store.commit(commit).unwrap();
+    tally.read(&store).unwrap();
+    tally
+}
+
+#[test]
+fn runs_are_compared_on_events_that_all_of_them_scored() {
+    // The second run's model is younger. The first has scored one that came late, the third never had a model.
+    let mut runs = [
+        scored(&[1, 4, 5, 6, 7, 8, 9]),
+        scored(&[7, 8, 9]),
+        scored(&[]),
+    ];
+    let [first, second, third] = &mut runs;
+    keep_common(&mut [first, second, third]);
+    let [first, second, third] = &runs;
+    assert_eq!(first.times, [7, 8, 9]);
+    assert_eq!(first.scores, [0.7, 0.8, 0.9]);
+    assert_eq!(first.labels, [0.0, 1.0, 0.0]);
+    assert_eq!(first.numbers.len(), 3);
+    assert_eq!(
+        (&first.times, &first.scores),
+        (&second.times, &second.scores)
+    );
+    let quality = first.quality();
+    assert_eq!(quality.from.as_deref(), Some("1970-01-01T00:00:00.000007Z"));
+    assert_eq!((quality.events, quality.frauds), (3, 1));
+    assert_eq!(third.quality().events, 0);
+}
+
+#[test]
+fn runs_that_scored_all_events_are_compared_on_all() {
+    let mut runs = [scored(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), scored(&[])];
+    let [first, without] = &mut runs;
+    keep_common(&mut [first, without]);
+    assert_eq!(runs[0].times.len(), 10);
+    assert_eq!(runs[0].quality().from, None);
+}
