@@ -14,8 +14,6 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
 use millrace_feature_store::Store;
 use millrace_ingest::Step;
 use millrace_learner::Registry;
@@ -37,10 +35,12 @@ use crate::workspace::{ModelPlan, Workspace};
 
 mod feed;
 mod report;
+mod table;
 mod tally;
 mod teller;
 
 use feed::{Feed, next_us, take};
+use table::table;
 use tally::{Summary, Tally, keep_common};
 use teller::Teller;
 
@@ -437,65 +437,6 @@ impl ScoreSink for ScoresFile {
     fn flush(&mut self) -> Outcome<()> {
         Ok(())
     }
-}
-
-/// The runs in numbers, and from when on these are measured.
-fn table(summaries: &[&Summary]) -> String {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([
-        "run",
-        "scored, labelled",
-        "AP",
-        "ROC AUC",
-        "log loss",
-        "calibration error",
-        "versions",
-        "accepted",
-        "rejected",
-        "put aside",
-        "rolled back",
-        "learning",
-        "all",
-    ]);
-    for summary in summaries {
-        let quality = &summary.quality;
-        table.add_row([
-            summary.name.clone(),
-            quality.events.to_string(),
-            number(quality.average_precision, 4),
-            number(quality.roc_auc, 4),
-            number(quality.log_loss, 5),
-            number(quality.calibration_error, 5),
-            summary.versions.to_string(),
-            summary.accepted.to_string(),
-            summary.rejected.to_string(),
-            summary.periods_put_aside.to_string(),
-            summary.rollbacks.to_string(),
-            format!("{:.0} s", summary.learning_seconds),
-            format!("{:.0} s", summary.seconds),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    match measured_from(summaries) {
-        None => table.to_string(),
-        Some(from) => format!("{table}\n{from}"),
-    }
-}
-
-/// From when on the runs are measured, where that is not from the first model's first event on.
-fn measured_from(summaries: &[&Summary]) -> Option<String> {
-    let from = summaries.first()?.quality.from.as_ref()?;
-    Some(match summaries.len() {
-        1 => format!("measured on events from {from} on"),
-        _ => format!("measured on the same events of each run, from {from} on"),
-    })
-}
-
-/// A number with so many decimals, or a dash where there is none.
-fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or("–".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
 fn absolute(path: &Path) -> Outcome<PathBuf> {

@@ -8,7 +8,7 @@ use millrace_learner::Calibration;
 use plotters::prelude::*;
 
 use super::tally::{Day, Summary, UpdateLine};
-use super::{Run, measured_from, number};
+use super::{Run, table};
 use crate::scored_watch::{Alarm, Measure};
 use crate::times::rfc3339;
 
@@ -30,7 +30,8 @@ const COLOURS: [RGBColor; 7] = [
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;\
 color:#222;background:#fff}table{display:block;overflow-x:auto;border-collapse:collapse;margin:1em 0;font-size:13px;font-variant-numeric:\
 tabular-nums}td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child,\
-td.text{text-align:left}svg{max-width:100%;height:auto}h2{margin-top:2em}p.note{color:#555;font-size:13px}\
+td.text{text-align:left}th.run{overflow-wrap:anywhere;min-width:5em}svg{max-width:100%;height:auto}\
+h2{margin-top:2em}p.note{color:#555;font-size:13px}\
 span.key{display:inline-block;width:12px;height:12px;margin:0 5px 0 14px}details{margin:1em 0}";
 
 /// The page of some runs.
@@ -189,43 +190,23 @@ fn colour(index: usize) -> RGBColor {
 }
 
 fn summary(html: &mut String, runs: &[Run]) {
-    html.push_str(
-        "<table><tr><th>run</th><th>events</th><th>frauds</th><th>average precision</th><th>ROC AUC</th>\
-         <th>log loss</th><th>calibration error</th><th>mean score</th><th>fraud rate</th><th>versions</th>\
-         <th>accepted</th><th>rejected</th><th>periods put aside</th><th>rolled back</th><th>learning, s</th>\
-         <th>all, s</th></tr>\n",
-    );
-    for run in runs {
-        let s = &run.summary;
-        let quality = &s.quality;
-        let _ = writeln!(
-            html,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-             <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>",
-            escape(&s.name),
-            quality.events,
-            quality.frauds,
-            number(quality.average_precision, 4),
-            number(quality.roc_auc, 4),
-            number(quality.log_loss, 5),
-            number(quality.calibration_error, 5),
-            number(quality.mean_score, 5),
-            number(quality.fraud_rate, 5),
-            s.versions,
-            s.accepted,
-            s.rejected,
-            s.periods_put_aside,
-            s.rollbacks,
-            s.learning_seconds,
-            s.seconds
-        );
-    }
     let summaries: Vec<&Summary> = runs.iter().map(|run| &run.summary).collect();
-    let from = measured_from(&summaries).map(|from| format!("; {from}"));
-    let from = from.unwrap_or_default();
+    html.push_str("<table>\n");
+    for (row, line) in table::lines(&summaries).iter().enumerate() {
+        let (open, close) = match row {
+            0 => ("<th class=\"run\">", "</th>"),
+            _ => ("<td>", "</td>"),
+        };
+        let cells = line
+            .iter()
+            .map(|text| format!("{open}{}{close}", escape(text)));
+        let _ = writeln!(html, "<tr>{}</tr>", cells.collect::<String>());
+    }
+    let from = table::measured_from(&summaries).map(|from| format!("; {from}"));
     let _ = writeln!(
         html,
-        "</table>\n<p class=\"note\">Events are those that a model scored and whose label came back{from}.</p>"
+        "</table>\n<p class=\"note\">Events are those that a model scored and whose label came back{}.</p>",
+        from.unwrap_or_default()
     );
 }
 
@@ -496,6 +477,28 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::tally::Tally;
+
+    #[test]
+    fn each_number_of_a_run_is_a_row_and_each_run_a_column() {
+        let run = |name: &str| {
+            let tally = Tally::new(i64::MIN, 0.25);
+            Run {
+                summary: tally.summary(name, &[], 7.0, 10),
+                tally,
+                contributions: Vec::new(),
+            }
+        };
+        let page = page(&[run("as the project is"), run("a.b=\"<x>\"")]);
+        for row in [
+            "<tr><th class=\"run\">run</th><th class=\"run\">as the project is</th><th class=\"run\">\
+             a.b=&quot;&lt;x&gt;&quot;</th></tr>",
+            "<tr><td>log loss</td><td>–</td><td>–</td></tr>",
+            "<tr><td>all</td><td>7 s</td><td>7 s</td></tr>",
+        ] {
+            assert!(page.contains(row), "{page}");
+        }
+    }
 
     #[test]
     fn calibration_is_told_of_the_last_version_that_has_one() {
