@@ -39,7 +39,7 @@ mod table;
 mod tally;
 mod teller;
 
-use feed::{Feed, next_us, take};
+use feed::{Feed, check_from, next_us, take};
 use table::table;
 use tally::{Summary, Tally, keep_common};
 use teller::Teller;
@@ -92,9 +92,14 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
     folders.iter().try_for_each(|folder| check_output(folder))?;
     for (_, settings) in &plans {
         let workspace = Workspace::open_with(project, settings);
-        workspace
-            .map_err(|failure| of_option(args, failure))?
-            .model()?;
+        let workspace = workspace.map_err(|failure| of_option(args, failure))?;
+        let stream = &workspace.model()?.inputs.stream;
+        if args.from.is_some() {
+            let files = event_files(&workspace, &args.events)?;
+            let of_stream = files.iter().filter(|(of, _)| Arc::ptr_eq(of, stream));
+            let paths = of_stream.map(|(_, path)| path.as_path());
+            check_from(stream, paths, from_us)?;
+        }
     }
     let mut runs = Vec::new();
     for ((name, settings), folder) in plans.iter().zip(&folders) {

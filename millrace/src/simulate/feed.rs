@@ -1,7 +1,7 @@
 //! Files of several streams as one flow in the order of time.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
@@ -11,6 +11,7 @@ use millrace_ingest::StreamBatch;
 
 use crate::failure::{Failure, Outcome};
 use crate::files::EventFile;
+use crate::times::rfc3339;
 
 /// The files of one stream, one after the other.
 ///
@@ -119,6 +120,42 @@ impl<'a> Feed<'a> {
     }
 }
 
+/// Refuses a time behind all events of a stream's files: of their replay, which may be long, nothing would be measured.
+///
+/// They are read up to the first event from that time on.
+///
+/// # Errors
+/// Of kind input: such a time, or a file that cannot be read.
+pub(super) fn check_from<'a>(
+    stream: &Stream,
+    paths: impl Iterator<Item = &'a Path>,
+    from_us: i64,
+) -> Outcome<()> {
+    let mut newest_us: Option<i64> = None;
+    for path in paths {
+        for batch in EventFile::open(path, stream)? {
+            let batch = batch?;
+            let times = batch
+                .column(stream.time)
+                .as_primitive::<TimestampMicrosecondType>();
+            newest_us = newest_us.max(times.values().iter().copied().max());
+            if newest_us >= Some(from_us) {
+                return Ok(());
+            }
+        }
+    }
+    match newest_us {
+        None => Ok(()),
+        Some(newest_us) => Err(Failure::input(format!(
+            "--from {}: the newest event of '{}' is of {}",
+            rfc3339(from_us),
+            stream.name,
+            rfc3339(newest_us)
+        ))
+        .hint("nothing would be measured: name an earlier time, or leave --from out")),
+    }
+}
+
 /// When the next row of any feed arrives, or none at the end of all.
 pub(super) fn next_us(feeds: &mut [Feed<'_>]) -> Outcome<Option<i64>> {
     let mut next: Option<i64> = None;
@@ -149,5 +186,42 @@ pub(super) fn take(feeds: &mut [Feed<'_>], end_us: i64) -> Outcome<Vec<StreamBat
                 feed.read_more()?;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::serve::tests::{payment, with_a_text};
+    use crate::times::parse_time;
+
+    #[test]
+    fn a_time_behind_all_events_is_refused_before_they_are_replayed() {
+        let (folder, workspace) = with_a_text();
+        let stream = workspace.project.stream("transactions").unwrap();
+        let write = |name: &str, lines: &[String]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, lines.concat()).unwrap();
+            path
+        };
+        let line = |minute| payment("a", "c1", 60.0, minute) + "\n";
+        let paths = [
+            write("first.jsonl", &[line(5), line(7)]),
+            write("second.jsonl", &[line(6)]),
+            write("empty.jsonl", &[]),
+        ];
+        let newest: serde_json::Value = serde_json::from_str(&line(7)).unwrap();
+        let newest = newest["event_time"].as_str().unwrap();
+        let newest_us = parse_time(newest).unwrap();
+        let check = |paths: &[PathBuf], from_us| {
+            check_from(stream, paths.iter().map(PathBuf::as_path), from_us)
+        };
+        assert!(check(&paths, newest_us).is_ok());
+        let refused = check(&paths, newest_us + 1_000_000).unwrap_err().message;
+        let expected = format!("the newest event of 'transactions' is of {newest}");
+        assert!(refused.contains(&expected), "{refused}");
+        // Files without an event are no mistake of this option.
+        assert!(check(&paths[2..], newest_us).is_ok());
     }
 }
