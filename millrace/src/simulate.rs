@@ -34,6 +34,7 @@ use crate::traces::Traces;
 use crate::workspace::{ModelPlan, Workspace};
 
 mod feed;
+mod plot;
 mod report;
 mod table;
 mod tally;

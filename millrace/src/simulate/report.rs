@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Range;
 
 use millrace_learner::Calibration;
-use plotters::prelude::*;
+use plotters::style::RGBColor;
 
+use super::plot::{Axes, Lines, plot};
 use super::tally::{Day, Summary, UpdateLine};
 use super::{Run, table};
 use crate::scored_watch::{Alarm, Measure};
 use crate::times::rfc3339;
 
-const WIDTH: u32 = 900;
-const HEIGHT: u32 = 280;
 const DAY_US: i64 = 86_400_000_000;
 
 /// Colours of the runs, told apart in either kind of colour blindness (Okabe, Ito 2008).
@@ -32,6 +30,7 @@ color:#222;background:#fff}table{display:block;overflow-x:auto;border-collapse:c
 tabular-nums}td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child,\
 td.text{text-align:left}th.run{overflow-wrap:anywhere;min-width:5em}svg{max-width:100%;height:auto}\
 h2{margin-top:2em}p.note{color:#555;font-size:13px}\
+p.keys{position:sticky;top:0;margin:0;padding:6px 0;background:#fff}\
 span.key{display:inline-block;width:12px;height:12px;margin:0 5px 0 14px}details{margin:1em 0}";
 
 /// The page of some runs.
@@ -48,13 +47,19 @@ pub(super) fn page(runs: &[Run]) -> String {
         &mut html,
         "Average precision by day",
         "Of each day's events, as they were scored when they came, against the labels that came back later.",
-        &by_day(&days, &|day| day.average_precision, Some(0.0..1.0)),
+        &by_day(
+            &days,
+            &|day| day.average_precision,
+            Axes {
+                range: Some(0.0..1.0),
+                ..Axes::of("average precision")
+            },
+        ),
     );
     section(
         &mut html,
         "Calibration",
-        "Events in twenty groups of equal size by score: a calibrated model's lie on the diagonal. Both axes are \
-         logarithms to the base of ten.",
+        "Events in twenty groups of equal size by score: a calibrated model's lie on the diagonal.",
         &calibration(runs),
     );
     section(
@@ -64,25 +69,25 @@ pub(super) fn page(runs: &[Run]) -> String {
             "Share of each day's events, in percent, that score at least {}.",
             thresholds(runs)
         ),
-        &by_day(&days, &|day| Some(100.0 * day.alerts), None),
+        &by_day(&days, &|day| Some(100.0 * day.alerts), Axes::of("percent")),
     );
     section(
         &mut html,
         "Drift of scores",
-        "Mean score of each day; in grey the share of frauds, which is known only later. In percent.",
+        "Mean score of each day; in grey the share of frauds, which is known only later.",
         &drift(&days),
     );
     section(
         &mut html,
         "Updates that took traffic",
         "Versions of each day that passed their tests.",
-        &updates_by_day(runs, &|line| line.accepted),
+        &updates_by_day(runs, &|line| line.accepted, "versions"),
     );
     section(
         &mut html,
         "Updates that were refused",
         "Periods of each day whose labels were put aside, or whose version was rejected or rolled back.",
-        &updates_by_day(runs, &is_refused),
+        &updates_by_day(runs, &is_refused, "periods"),
     );
     section(
         &mut html,
@@ -118,7 +123,7 @@ fn is_refused(line: &UpdateLine) -> bool {
 }
 
 /// How many updates of each day are such, a line a run.
-fn updates_by_day(runs: &[Run], is_such: &dyn Fn(&UpdateLine) -> bool) -> String {
+fn updates_by_day(runs: &[Run], is_such: &dyn Fn(&UpdateLine) -> bool, what: &str) -> String {
     let line = |run: &Run| -> Vec<(f64, f64)> {
         let mut days: BTreeMap<i64, u32> = BTreeMap::new();
         for update in &run.tally.updates {
@@ -132,7 +137,7 @@ fn updates_by_day(runs: &[Run], is_such: &dyn Fn(&UpdateLine) -> bool) -> String
     let lines = runs.iter().enumerate();
     plot(
         lines.map(|(at, run)| (colour(at), line(run))).collect(),
-        None,
+        Axes::of(what),
     )
 }
 
@@ -158,7 +163,7 @@ fn input_drift(runs: &[Run], days: &[Vec<Day>]) -> String {
         lines
             .map(|(at, (run, days))| (colour(at), line(run, days)))
             .collect(),
-        None,
+        Axes::of("index"),
     )
 }
 
@@ -173,7 +178,8 @@ fn keys(html: &mut String, runs: &[Run]) {
     if runs.len() < 2 {
         return;
     }
-    html.push_str("<p>");
+    // It stays in sight of whoever reads on.
+    html.push_str("<p class=\"keys\">");
     for (index, run) in runs.iter().enumerate() {
         let RGBColor(red, green, blue) = colour(index);
         let _ = write!(
@@ -343,11 +349,7 @@ fn contributions(html: &mut String, run: &Run) {
 }
 
 /// A line a run over the days.
-fn by_day(
-    days: &[Vec<Day>],
-    value: &dyn Fn(&Day) -> Option<f64>,
-    range: Option<Range<f64>>,
-) -> String {
+fn by_day(days: &[Vec<Day>], value: &dyn Fn(&Day) -> Option<f64>, axes: Axes<'_>) -> String {
     let lines: Vec<Vec<(f64, f64)>> = days
         .iter()
         .map(|days| {
@@ -360,7 +362,7 @@ fn by_day(
         .enumerate()
         .map(|(index, line)| (colour(index), line))
         .collect();
-    plot(lines, range)
+    plot(lines, axes)
 }
 
 fn drift(days: &[Vec<Day>]) -> String {
@@ -379,14 +381,14 @@ fn drift(days: &[Vec<Day>]) -> String {
     for (index, days) in days.iter().enumerate() {
         lines.push((colour(index), percent(days, &|day| day.mean_score)));
     }
-    plot(lines, None)
+    plot(lines, Axes::of("percent"))
 }
 
 fn calibration(runs: &[Run]) -> String {
     let point = |(score, share): &(f64, f64)| {
         (*score > 0.0 && *share > 0.0).then(|| (score.log10(), share.log10()))
     };
-    let mut lines: Vec<(RGBColor, Vec<(f64, f64)>)> = Vec::new();
+    let mut lines: Lines = Vec::new();
     for (index, run) in runs.iter().enumerate() {
         let groups = run.tally.reliability();
         lines.push((colour(index), groups.iter().filter_map(point).collect()));
@@ -397,77 +399,18 @@ fn calibration(runs: &[Run]) -> String {
         .flat_map(|(x, y)| [*x, *y]);
     let low = all.fold(0.0_f64, f64::min);
     lines.insert(0, (RGBColor(190, 190, 190), vec![(low, low), (0.0, 0.0)]));
-    plot(lines, None)
+    let axes = Axes {
+        x: Some("log10 of the mean score"),
+        ..Axes::of("log10 of the share of frauds")
+    };
+    plot(lines, axes)
 }
 
 fn day_number(day: &Day) -> f64 {
     day.day_us as f64 / 86_400e6
 }
 
-/// Lines as SVG. An x above 10,000 is a day since 1970, and shown as a date.
-fn plot(lines: Vec<(RGBColor, Vec<(f64, f64)>)>, range: Option<Range<f64>>) -> String {
-    let points = || lines.iter().flat_map(|(_, line)| line);
-    let bounds = |value: &dyn Fn(&(f64, f64)) -> f64| {
-        let values = points().map(value);
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-            (low.min(v), high.max(v))
-        });
-        low..high.max(low + 1e-9)
-    };
-    if points().next().is_none() {
-        return "<p>There is nothing to show.</p>".to_owned();
-    }
-    let x = bounds(&|point| point.0);
-    let y = range.unwrap_or_else(|| {
-        let range = bounds(&|point| point.1);
-        range.start.min(0.0)..range.end + 0.05 * (range.end - range.start)
-    });
-    let mut svg = String::new();
-    // Drawing into a text cannot fail but for a bug of the library; the page then lacks a plot.
-    let drawn = draw(&mut svg, &lines, x, y);
-    match drawn {
-        Ok(()) => svg,
-        Err(error) => format!("<p>The plot could not be drawn: {}</p>", escape(&error)),
-    }
-}
-
-fn draw(
-    svg: &mut String,
-    lines: &[(RGBColor, Vec<(f64, f64)>)],
-    x: Range<f64>,
-    y: Range<f64>,
-) -> Result<(), String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let area = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
-    let dates = x.start > 10_000.0;
-    let mut chart = ChartBuilder::on(&area)
-        .margin(8)
-        .x_label_area_size(28)
-        .y_label_area_size(48)
-        .build_cartesian_2d(x, y)
-        .map_err(|e| text(&e))?;
-    let date = |day: &f64| match dates {
-        true => rfc3339((*day * 86_400e6) as i64).chars().take(10).collect(),
-        false => format!("{day:.1}"),
-    };
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .x_labels(8)
-        .y_labels(6)
-        .x_label_formatter(&date)
-        .draw()
-        .map_err(|e| text(&e))?;
-    for (colour, line) in lines {
-        let style = colour.stroke_width(2);
-        let series = LineSeries::new(line.iter().copied(), style);
-        chart.draw_series(series).map_err(|e| text(&e))?;
-    }
-    area.present().map_err(|e| text(&e))
-}
-
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
