@@ -1,5 +1,7 @@
-//! Which crate may know which: the table of ARCHITECTURE.md, checked.
+//! Which crate may know which: the table of ARCHITECTURE.md, checked. And what the image is built from.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -89,6 +91,57 @@ fn dependencies_point_inward() {
                 is_for_tests || !is_forbidden,
                 "{name} must not know {dependency}"
             );
+        }
+    }
+}
+
+/// The image is built from what .dockerignore lets in: a file that is compiled into the program must be among it.
+#[test]
+fn the_image_has_all_that_is_compiled_in() {
+    let root = repository();
+    let ignored = fs::read_to_string(root.join(".dockerignore")).unwrap();
+    let let_in: Vec<PathBuf> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .map(|name| root.join(name).canonicalize().unwrap())
+        .collect();
+    let mut sources = Vec::new();
+    for member in [
+        "feature-store",
+        "features",
+        "ingest",
+        "learner",
+        "millrace",
+        "proto",
+    ] {
+        add_sources(&root.join(member).join("src"), &mut sources);
+    }
+    let mut included = 0;
+    for source in &sources {
+        let text = fs::read_to_string(source).unwrap();
+        for after in text.split("include_str!(").skip(1) {
+            let name = after.trim_start().strip_prefix('"').unwrap();
+            let name = name.split('"').next().unwrap();
+            let file = source.parent().unwrap().join(name);
+            let file = file.canonicalize().unwrap();
+            assert!(
+                let_in.iter().any(|place| file.starts_with(place)),
+                "{} includes {name}, which .dockerignore does not let into the image's build",
+                source.display()
+            );
+            included += 1;
+        }
+    }
+    assert!(included > 0, "no source includes a file");
+}
+
+fn add_sources(folder: &Path, sources: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            add_sources(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(path);
         }
     }
 }
