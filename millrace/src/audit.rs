@@ -23,6 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, spinner};
 use crate::labels::{SCORED_END, SCORED_START, ScoredRecord, scored_record};
 use crate::marks::Marks;
+use crate::output::print;
 use crate::scorer::text_of;
 use crate::state::Committed;
 use crate::workspace::{ModelPlan, Workspace};
@@ -117,7 +118,7 @@ pub fn audit(workspace: &Workspace, args: &AuditArgs) -> Outcome<()> {
             .map_err(|e| Failure::failed(format!("as JSON: {e}")))?,
         false => found.table(),
     };
-    println!("{text}");
+    print(text)?;
     let of_log = found.log.as_ref().map_or(0, LogAudit::differences);
     match found.mismatched + found.missing + found.extra + found.other_inputs + of_log {
         0 => Ok(()),

@@ -23,6 +23,7 @@ use crate::files::{EventFile, spinner};
 use crate::fill::Filler;
 use crate::interrupt;
 use crate::marks::Marks;
+use crate::output::tell;
 use crate::state::{Committed, Pending};
 use crate::stored_files::{self, check_ahead, latest_us, place_of};
 use crate::times::rfc3339;
@@ -180,11 +181,11 @@ pub(crate) fn fill(
         }
     }
     if reading.is_done {
-        eprintln!(
+        tell(format_args!(
             "{}: its {} rows are in the store already",
             path.display(),
             reading.rows
-        );
+        ));
         return Ok(());
     }
     if stream.id.is_none() {
@@ -238,12 +239,12 @@ pub(crate) fn fill(
     store.commit(commit)?;
     bar.finish_and_clear();
     let (rows, seconds) = (reading.rows - before, started.elapsed().as_secs_f64());
-    eprintln!(
+    tell(format_args!(
         "{}: {rows} events of {} in {seconds:.1} s ({:.0} a second)",
         path.display(),
         stream.name,
         rows as f64 / seconds.max(1e-9)
-    );
+    ));
     Ok(())
 }
 

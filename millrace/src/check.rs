@@ -8,6 +8,7 @@ use millrace_features::{FeatureView, Frame, Project};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
+use crate::output::print;
 use crate::registry::Place;
 use crate::serve;
 use crate::workspace::Workspace;
@@ -23,16 +24,15 @@ pub fn check(folder: &Path, json: bool) -> Outcome<()> {
         Ok(workspace)
     });
     match checked {
-        Ok(workspace) if json => {
-            println!("{:#}", plan_json(&workspace));
-            Ok(())
-        }
         Ok(workspace) => {
-            print_plan(&workspace);
+            print(match json {
+                true => format!("{:#}", plan_json(&workspace)),
+                false => plan_text(&workspace),
+            })?;
             Ok(())
         }
         Err(failure) if json => {
-            println!("{:#}", failure_json(&failure));
+            print(format_args!("{:#}", failure_json(&failure)))?;
             Err(Failure {
                 hint: None,
                 message: "the project has mistakes".to_owned(),
@@ -56,7 +56,7 @@ fn check_model(workspace: &Workspace) -> Outcome<()> {
     registry.map_or(Ok(()), |registry| workspace.check_champion(&registry))
 }
 
-fn print_plan(workspace: &Workspace) {
+fn plan_text(workspace: &Workspace) -> String {
     let project = &workspace.project;
     let mut streams = table(&["stream", "topic", "columns", "event time", "key", "id"]);
     for stream in &project.streams {
@@ -91,23 +91,20 @@ fn print_plan(workspace: &Workspace) {
             kept(view),
         ]);
     }
-    println!("{streams}\n{views}");
-    print_inputs(project);
-    let (streams, views, inputs) = (
-        project.streams.len(),
-        project.views.len(),
-        project.inputs.len(),
-    );
-    println!(
+    let ok = format!(
         "ok: {}, {}, {}",
-        count(streams, "stream"),
-        count(views, "feature view"),
-        count(inputs, "input view")
+        count(project.streams.len(), "stream"),
+        count(project.views.len(), "feature view"),
+        count(project.inputs.len(), "input view")
     );
+    let mut parts = vec![streams.to_string(), views.to_string()];
+    parts.extend(inputs_lines(project));
+    parts.push(ok);
+    parts.join("\n")
 }
 
-fn print_inputs(project: &Project) {
-    for inputs in &project.inputs {
+fn inputs_lines(project: &Project) -> impl Iterator<Item = String> {
+    project.inputs.iter().map(|inputs| {
         let names: Vec<String> = inputs
             .names()
             .zip(inputs.are_texts())
@@ -116,14 +113,14 @@ fn print_inputs(project: &Project) {
                 false => name.to_owned(),
             })
             .collect();
-        println!(
+        format!(
             "inputs {} ({} of {}): {}",
             inputs.name,
             names.len(),
             inputs.stream.name,
             names.join(", ")
-        );
-    }
+        )
+    })
 }
 
 fn table(header: &[&str]) -> Table {

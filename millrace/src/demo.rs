@@ -23,7 +23,7 @@ use crate::runtime::runtime;
 use crate::workspace::Workspace;
 
 use caller::Caller;
-use screen::Screen;
+use screen::{Screen, say};
 use story::Story;
 
 /// `millrace demo`
@@ -117,7 +117,7 @@ pub fn demo(args: DemoArgs) -> Outcome<()> {
     let stays = !args.exit && !interrupted;
     screen.summary(&running, &folder, started.elapsed(), stays);
     if stays {
-        println!("The server stays up until Ctrl-C.");
+        say("The server stays up until Ctrl-C.");
         let runtime = runtime()?;
         let mut signals = Signals::register(&runtime)?;
         runtime.block_on(signals.next());

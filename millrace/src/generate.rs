@@ -38,6 +38,7 @@ pub use simulation::{Day, Payment, Simulation, SimulationSettings};
 pub use tables::{DayTables, labels_schema, transactions_schema};
 
 use crate::files::TableFile;
+use crate::output::tell;
 use output::{create_pair, discard_pair, publish_pair};
 
 /// Days that may wait for each of the two writers. They bound the memory: at this bound the simulation waits.
@@ -133,14 +134,14 @@ fn progress_bar(days: u64) -> ProgressBar {
 fn report(generated: &Generated, took: Duration) {
     let [_, large, terminal, card] = generated.payments;
     let payments: u64 = generated.payments.iter().sum();
-    eprintln!(
+    tell(format_args!(
         "{payments} payments in {:.1} s, of which {} are fraud: {large} large amounts, {terminal} at compromised \
          terminals, {card} with leaked cards",
         took.as_secs_f64(),
         large + terminal + card
-    );
+    ));
     for file in [&generated.files.transactions, &generated.files.labels] {
-        eprintln!("  {}", file.display());
+        tell(format_args!("  {}", file.display()));
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, Outcome};
+use crate::output::tell;
 
 /// As a shell counts a program that Ctrl-C has ended.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -71,7 +72,7 @@ pub(crate) fn listen() -> Outcome<()> {
                 if ASKED.swap(true, Ordering::Relaxed) {
                     std::process::exit(i32::from(EXIT_CODE));
                 }
-                eprintln!("stopping after what is under way; Ctrl-C again ends it at once");
+                tell("stopping after what is under way; Ctrl-C again ends it at once");
             }
         });
     };

@@ -2,6 +2,9 @@
 //!
 //! This is the only crate that knows them all, and the only one with a clock, a runtime and a terminal.
 
+// They panic where nobody reads any more (`… | head`): `output` says what commands say.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 /// A place between two steps at which a test can end the process at once, as a power cut does: `FAILPOINTS=name=return`
 /// at the first time, `name=5*off->return` after five.
 macro_rules! crash_point {
@@ -38,6 +41,7 @@ pub mod marks;
 pub mod member;
 pub mod mlflow;
 pub mod object_stores;
+pub mod output;
 pub mod pipeline;
 pub mod priority;
 pub mod produce;

@@ -17,6 +17,7 @@ use millrace_ingest::{IngestSettings, ensure_topics};
 use crate::failure::{Failure, Kind, Outcome, with_causes};
 use crate::files::{EventFile, json_text, nearest};
 use crate::interrupt;
+use crate::output::tell;
 use crate::traces::current_headers;
 use crate::workspace::Workspace;
 
@@ -157,9 +158,9 @@ fn report(producer: &EventProducer, took: Duration) {
         true => "deletes",
         false => "events",
     };
-    eprintln!(
+    tell(format_args!(
         "{events} {what} delivered to topic '{topic}' in {seconds:.1} s ({rate:.0} a second)"
-    );
+    ));
 }
 
 fn progress_bar(rows: Option<u64>) -> ProgressBar {
@@ -199,7 +200,7 @@ fn create_topic(kafka: &IngestSettings, topic: &str, partitions: i32) -> Outcome
     let topics = [(topic.to_owned(), partitions)];
     let created = ensure_topics(&kafka.brokers, &kafka.properties, &topics)?;
     for topic in created {
-        eprintln!("created topic '{topic}'");
+        tell(format_args!("created topic '{topic}'"));
     }
     Ok(())
 }

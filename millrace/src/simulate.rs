@@ -25,6 +25,7 @@ use crate::files::{Format, TableFile, publish};
 use crate::interrupt;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
+use crate::output::{print, tell};
 use crate::pipeline::{Pipeline, StepFailure};
 use crate::score_topic::ScoreSink;
 use crate::scorer::{Scorer, Scores};
@@ -121,9 +122,9 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
     let json = json.map_err(|e| Failure::failed(format!("as JSON: {e}")))?;
     write(&args.output.join("summary.json"), json.as_bytes())?;
     if args.json {
-        println!("{json}");
+        print(json)?;
     } else {
-        println!("{}\n{}", table(&summaries), page.display());
+        print(format_args!("{}\n{}", table(&summaries), page.display()))?;
     }
     Ok(())
 }
@@ -302,9 +303,9 @@ fn run(
     let summary = tally.summary(name, settings, started.elapsed().as_secs_f64(), events);
     if let Some(reason) = tally.why_nothing() {
         // The log of a simulation has errors alone; the summary, on the other channel, stays what it is.
-        eprintln!(
+        tell(format_args!(
             "warning: {name}: {events} events were replayed, and nothing is measured: {reason}"
-        );
+        ));
     }
     let contributions = match scorer.serving() {
         Some(serving) => tally.contributions(&serving.model, &plan.input_names())?,

@@ -36,6 +36,7 @@ use crate::files::{
     publish, spinner, unit_slip,
 };
 use crate::interrupt;
+use crate::output::tell;
 use crate::workspace::Workspace;
 
 mod spill;
@@ -83,7 +84,7 @@ pub fn training_set(workspace: &Workspace, args: &TrainingSetArgs) -> Outcome<()
     // What is left of it would only take space.
     let _ = fs::remove_dir_all(&job.work);
     let seconds = started.elapsed().as_secs_f64();
-    eprintln!(
+    tell(format_args!(
         "{rows} rows with {} features of {} views written to {} in {seconds:.1} s ({:.0} a second)",
         job.views
             .iter()
@@ -92,7 +93,7 @@ pub fn training_set(workspace: &Workspace, args: &TrainingSetArgs) -> Outcome<()
         job.views.len(),
         args.output.display(),
         rows as f64 / seconds.max(1e-9)
-    );
+    ));
     Ok(())
 }
 

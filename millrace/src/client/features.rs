@@ -1,7 +1,6 @@
 //! `millrace features get`: one look-up, printed as JSON.
 
 use std::collections::HashMap;
-use std::io;
 
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
 use millrace_proto::v1::{
@@ -11,8 +10,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use super::connection::{Server, connect, failure};
-use super::print_line;
 use crate::failure::{Failure, Outcome};
+use crate::output::print;
 use crate::serve::{MAX_MESSAGE_BYTES, time_us, timestamp};
 use crate::times::{parse_time, rfc3339};
 
@@ -37,7 +36,7 @@ pub async fn features_get(
         FeatureServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let answer = client.get_features(request).await;
     let answer = answer.map_err(|status| failure(server, &status))?;
-    print_line(&mut io::stdout(), &answer_json(keys, &answer.into_inner())?)?;
+    print(answer_json(keys, &answer.into_inner())?)?;
     Ok(())
 }
 

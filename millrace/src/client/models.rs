@@ -2,7 +2,6 @@
 //! writes the folder, so it works without a server; a running one follows within a second.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -10,9 +9,9 @@ use comfy_table::{CellAlignment, Table};
 use millrace_learner::{Aliases, Entry, Event, Registry, to_onnx};
 use serde_json::{Value as Json, json};
 
-use super::print_line;
 use crate::failure::{Failure, Outcome};
 use crate::labels::examples_after;
+use crate::output::print;
 use crate::registry::Place;
 use crate::serve::{Version, versions};
 use crate::settings::ModelSettings;
@@ -57,7 +56,7 @@ pub fn models_list(
             format!("{}\n{EXPLANATION}{more}", table(&shown))
         }
     };
-    print_line(&mut io::stdout(), &text)?;
+    print(&text)?;
     Ok(())
 }
 
@@ -97,7 +96,7 @@ pub fn models_show(registry: &Place, version: u64) -> Outcome<()> {
     });
     let text = serde_json::to_string_pretty(&shown);
     let text = text.map_err(|e| Failure::failed(format!("as JSON: {e}")))?;
-    print_line(&mut io::stdout(), &text)?;
+    print(&text)?;
     Ok(())
 }
 
@@ -157,7 +156,7 @@ pub fn models_export(registry: &Place, version: Option<u64>, output: &Path) -> O
 }
 
 fn say(text: &str) -> Outcome<()> {
-    print_line(&mut io::stdout(), text)?;
+    print(text)?;
     Ok(())
 }
 

@@ -13,9 +13,9 @@ use serde_json::{Value as Json, json};
 use tonic::{Code, Status};
 
 use super::connection::{Connection, Server, connect, failure};
-use super::{go_on, print_line};
 use crate::failure::{Failure, Outcome};
 use crate::files::{EventFile, Format, json_text};
+use crate::output::{go_on, print_line, tell};
 use crate::serve::{MAX_MESSAGE_BYTES, time_us};
 use crate::times::rfc3339;
 use crate::workspace::Workspace;
@@ -126,7 +126,7 @@ pub async fn score_events(
         events, bad, seen, ..
     } = scoring;
     if is_read_on && seen.scores > shown.scores {
-        eprintln!("{}", seen.summary(shown.scores));
+        tell(seen.summary(shown.scores));
     }
     if is_read_on && bad > 0 {
         let message = format!("{bad} of {events} events were not scored");
@@ -307,8 +307,7 @@ impl<W: Write> Scoring<'_, W> {
                         if self.seen.scores > self.shown.scores {
                             continue;
                         }
-                        if !print_line(&mut self.out, &score_json(score, self.inputs).to_string())?
-                        {
+                        if !print_line(&mut self.out, score_json(score, self.inputs))? {
                             return Ok(false);
                         }
                     }
@@ -341,7 +340,7 @@ impl<W: Write> Scoring<'_, W> {
     fn report(&mut self, place: &str, reason: &str) {
         self.bad += 1;
         if self.bad <= self.shown.faults {
-            eprintln!("{place}: {reason}");
+            tell(format_args!("{place}: {reason}"));
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::failure::Kind;
+use crate::failure::{Kind, Outcome};
 use crate::registry::Place;
 use crate::serve::tests::{commit, live, payment, registry, start};
 

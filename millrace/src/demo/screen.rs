@@ -1,5 +1,6 @@
 //! What the demo shows: a panel that is drawn anew on a terminal, lines elsewhere, and the summary.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -10,6 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use millrace_learner::Manifest;
 
 use crate::live::Latency;
+use crate::output::print;
 use crate::run::Running;
 use crate::times::rfc3339;
 
@@ -44,14 +46,14 @@ impl Screen {
     pub(super) fn new(story: &Story, broker: &str, running: &Running) -> Self {
         let panel = MultiProgress::new();
         let is_terminal = !panel.is_hidden();
-        println!(
+        say(format_args!(
             "Millrace demo: {} cards, {} terminals, {} days of payments; {broker}.",
             story.customers, story.terminals, story.days
-        );
-        println!(
+        ));
+        say(format_args!(
             "It runs open, on loopback only. Training on {}.",
             running.device.as_deref().unwrap_or("nothing")
-        );
+        ));
         let bar = panel.add(ProgressBar::new(u64::from(story.days)));
         // A constant that indicatif accepts.
         if let Ok(style) =
@@ -112,11 +114,11 @@ impl Screen {
         } else if lock(&self.printed).elapsed() >= Duration::from_secs(5) {
             *lock(&self.printed) = Instant::now();
             let day = story.days.load(Ordering::Relaxed);
-            println!(
+            say(format_args!(
                 "[{:>4.0} s] day {day}\n  {}",
                 elapsed.as_secs_f64(),
                 panel.join("\n  ")
-            );
+            ));
         }
     }
 
@@ -213,20 +215,23 @@ impl Screen {
         self.clear();
         let progress = &running.live.progress;
         let count = |counter: &AtomicU64| grouped(counter.load(Ordering::Relaxed));
-        println!("\nThe story in {:.0} s", elapsed.as_secs_f64());
-        println!(
+        say(format_args!(
+            "\nThe story in {:.0} s",
+            elapsed.as_secs_f64()
+        ));
+        say(format_args!(
             "  events     {} read, at most {} a second; {} scored, the first {:.1} s after the start",
             grouped(progress.events()),
             count(&self.peak_rate),
             count(&progress.scores),
             self.first_score_ms.load(Ordering::Relaxed) as f64 / 1_000.0
-        );
-        println!("  {}", lock(&self.latencies));
-        println!(
+        ));
+        say(format_args!("  {}", lock(&self.latencies)));
+        say(format_args!(
             "  labels     {} joined to what was scored, {} dead letters",
             count(&progress.labels),
             count(&progress.dead_letters)
-        );
+        ));
         print_versions(running);
         print_next(running, folder, stays);
     }
@@ -238,17 +243,17 @@ fn print_versions(running: &Running) {
     };
     match registry.list() {
         Ok(versions) if !versions.is_empty() => {
-            println!(
+            say(format_args!(
                 "\n  version   learned until          labels   replayed   prequential AP (frauds among labels)"
-            );
+            ));
             let step = versions.len().div_ceil(8).max(1);
             let shown = versions.iter().rev().step_by(step).collect::<Vec<_>>();
             for manifest in shown.into_iter().rev() {
-                println!("{}", version_row(manifest));
+                say(version_row(manifest));
             }
         }
-        Ok(_) => println!("  no model was trained"),
-        Err(error) => println!("  the registry cannot be read: {error}"),
+        Ok(_) => say("  no model was trained"),
+        Err(error) => say(format_args!("  the registry cannot be read: {error}")),
     }
 }
 
@@ -282,18 +287,20 @@ fn print_next(running: &Running, folder: &Path, stays: bool) {
     let as_of = rfc3339(now - now.rem_euclid(DAY_US));
     let folder = folder.display();
     let place = if stays { ", in another terminal" } else { "" };
-    println!("\nTry next{place} (millrace is built by `make build`, which says where it is):");
-    println!("  millrace models list --project {folder}");
-    println!("  millrace check --project {folder}");
+    say(format_args!(
+        "\nTry next{place} (millrace is built by `make build`, which says where it is):"
+    ));
+    say(format_args!("  millrace models list --project {folder}"));
+    say(format_args!("  millrace check --project {folder}"));
     if stays {
-        println!(
+        say(format_args!(
             "  millrace features get card_activity card_id=42 --as-of {as_of} --project {folder}"
-        );
-        println!(
+        ));
+        say(format_args!(
             "  echo '{{\"tx_id\":\"me-1\",\"card_id\":\"42\",\"terminal_id\":\"7\",\"amount\":499.0,\"event_time\":\"{as_of}\"}}' \\\n    | millrace score - --project {folder}"
-        );
+        ));
     }
-    println!();
+    say("");
 }
 
 fn model_line(running: &Running) -> String {
@@ -343,6 +350,11 @@ fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// The demo goes on without who watched it.
+pub(super) fn say(line: impl Display) {
+    let _ = print(line);
 }
 
 /// A lock whose holder panicked still guards what is shown.

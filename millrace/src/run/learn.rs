@@ -14,6 +14,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::learning::Learning;
 use crate::live::Live;
 use crate::mlflow::Exporter;
+use crate::output::print;
 use crate::priority::Priority;
 use crate::registry::{Reach, is_away};
 use crate::scorer::Scorer;
@@ -38,17 +39,17 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
     traces.shut_down();
     match learned {
         Err(failure) if failure.kind == Kind::Rival => match learning.done_by_another()? {
-            Some(end_us) => println!(
+            Some(end_us) => print(format_args!(
                 "another process has dealt with the period until {} meanwhile: nothing to learn",
                 rfc3339(end_us)
-            ),
+            ))?,
             None => return Err(failure),
         },
         learned => match learned? {
-            None => println!("no period with new labels has ended: nothing to learn"),
-            Some(period) => println!("{period}"),
+            None => print("no period with new labels has ended: nothing to learn")?,
+            Some(period) => print(period)?,
         },
-    }
+    };
     // What it cannot send now is sent by the next process that learns.
     if let Some(Err(error)) = mlflow.map(|mut mlflow| mlflow.catch_up()) {
         warn!(%error, "MLflow is told later");

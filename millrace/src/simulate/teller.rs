@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 
 use crate::failure::Outcome;
 use crate::files::{EventFile, spinner};
+use crate::output::tell;
 use crate::simulate::feed::Feed;
 
 /// A line for so many percent of the events,
@@ -54,7 +55,7 @@ impl Teller {
         if let Some(lines) = &mut self.lines
             && let Some(share) = lines.due(events)
         {
-            eprintln!("{share}{far}");
+            tell(format_args!("{share}{far}"));
         }
         self.bar.set_message(far);
     }
