@@ -8,7 +8,7 @@ use millrace_features::{FeatureView, Frame, Project};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::output::print;
+use crate::output::{print, tell};
 use crate::registry::Place;
 use crate::serve;
 use crate::workspace::Workspace;
@@ -19,16 +19,20 @@ use crate::workspace::Workspace;
 /// The project's mistakes.
 pub fn check(folder: &Path, json: bool) -> Outcome<()> {
     let checked = Workspace::open(folder).and_then(|workspace| {
-        serve::check_tokens(&workspace)?;
+        let absent = serve::check_files(&workspace)?;
         check_model(&workspace)?;
-        Ok(workspace)
+        Ok((workspace, absent))
     });
     match checked {
-        Ok(workspace) => {
-            print(match json {
-                true => format!("{:#}", plan_json(&workspace)),
-                false => plan_text(&workspace),
-            })?;
+        Ok((workspace, absent)) if json => {
+            print(format_args!("{:#}", plan_json(&workspace, &absent)))?;
+            Ok(())
+        }
+        Ok((workspace, absent)) => {
+            print(plan_text(&workspace))?;
+            for warning in absent {
+                tell(format_args!("warning: {warning}"));
+            }
             Ok(())
         }
         Err(failure) if json => {
@@ -210,7 +214,8 @@ pub fn longest_window(view: &FeatureView) -> String {
     }
 }
 
-fn plan_json(workspace: &Workspace) -> Value {
+/// The plan, and what is not wrong yet and keeps the project from running.
+fn plan_json(workspace: &Workspace, warnings: &[String]) -> Value {
     let project = &workspace.project;
     let streams = project.streams.iter().map(|stream| {
         json!({ "name": stream.name, "topic": stream.topic,
@@ -231,7 +236,7 @@ fn plan_json(workspace: &Workspace) -> Value {
                 "categories": categories.map(|(name, _)| name).collect::<Vec<_>>() })
     });
     json!({ "ok": true, "streams": streams.collect::<Vec<_>>(), "views": views.collect::<Vec<_>>(),
-            "inputs": inputs.collect::<Vec<_>>() })
+            "inputs": inputs.collect::<Vec<_>>(), "warnings": warnings })
 }
 
 /// All that is wrong as one text, and its parts one by one.
@@ -243,6 +248,7 @@ fn failure_json(failure: &Failure) -> Value {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::serve::tls::TlsSettings;
 
     #[test]
     fn mistakes_come_one_by_one_with_their_places() {
@@ -325,9 +331,60 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_not_here_are_told_and_those_that_are_here_are_read() {
+        let (_folder, mut workspace) = crate::serve::tests::with_a_text();
+        let server = &mut workspace.settings.server;
+        server.access.tokens = Some("tokens.toml".into());
+        server.tls = Some(TlsSettings {
+            certificate: "server.pem".into(),
+            key: "server.key".into(),
+            client_ca: None,
+        });
+        let absent = serve::check_files(&workspace).unwrap();
+        let names: Vec<&str> = absent
+            .iter()
+            .filter_map(|line| line.split(": ").next())
+            .collect();
+        let all = [
+            "server.access.tokens",
+            "server.tls.certificate",
+            "server.tls.key",
+        ];
+        assert_eq!(names, all);
+        assert_eq!(
+            plan_json(&workspace, &absent)["warnings"][0],
+            json!(absent[0])
+        );
+
+        let put = |name: &str, text: &str| {
+            std::fs::write(workspace.path(Path::new(name)), text).unwrap();
+        };
+        let says = || {
+            let failure = serve::check_files(&workspace).unwrap_err();
+            failure.message
+        };
+        put("tokens.toml", "[[token]]\nname = 7\n");
+        assert!(says().starts_with("server.access.tokens: "), "{}", says());
+        put("tokens.toml", "");
+        let run = serve::check_doors(&workspace).unwrap_err();
+        assert!(
+            run.message.starts_with("server.tls.certificate: ") && run.hint.is_some(),
+            "{run}"
+        );
+        put("server.pem", "");
+        let absent = serve::check_files(&workspace).unwrap();
+        assert!(
+            absent.len() == 1 && absent[0].starts_with("server.tls.key: "),
+            "{absent:?}"
+        );
+        put("server.key", "");
+        assert!(says().starts_with("server.tls.certificate: "), "{}", says());
+    }
+
+    #[test]
     fn the_plan_says_which_inputs_are_categories() {
         let (_folder, workspace) = crate::serve::tests::with_a_text();
-        let plan = plan_json(&workspace);
+        let plan = plan_json(&workspace, &[]);
         assert_eq!(plan["inputs"][0]["categories"], json!(["place"]));
         let names = &plan["inputs"][0]["inputs"];
         assert_eq!((&names[0], &names[1]), (&json!("amount"), &json!("place")));

@@ -39,6 +39,7 @@ mod workers;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,26 +221,62 @@ pub fn check_doors(workspace: &Workspace) -> Outcome<()> {
     doors(workspace, []).map(|_| ())
 }
 
-/// The settings of access, and the scopes of static tokens where their file is there: `millrace check` may run on a
-/// machine that has no secrets.
+/// The settings of who is let in, and the files that they name, as far as those are there: `millrace check` may run on
+/// a machine that has no secrets. Says of each that is not there, by its setting, that `run` will want it.
 ///
 /// # Errors
-/// Of kind input: settings that belong to what is not there, a mistake in the file.
-pub fn check_tokens(workspace: &Workspace) -> Outcome<()> {
-    let access = &workspace.settings.server.access;
-    access.check()?;
-    let tokens = access.tokens.as_ref();
-    if !tokens.is_some_and(|file| workspace.path(file).exists()) {
-        return Ok(());
-    }
-    let tokens = AccessSettings {
-        tokens: access.tokens.clone(),
-        ..AccessSettings::default()
+/// Of kind input: settings that belong to what is not there, a mistake in a file.
+pub fn check_files(workspace: &Workspace) -> Outcome<Vec<String>> {
+    let settings = &workspace.settings.server;
+    settings.access.check()?;
+    let there = |file: Option<&PathBuf>| file.filter(|file| workspace.path(file).exists()).cloned();
+    let jwks = there(settings.access.jwks.as_ref());
+    // The issuer and the audience are of the keys.
+    let others = match jwks.is_some() {
+        true => settings.access.clone(),
+        false => AccessSettings::default(),
     };
-    let opened = Access::open(&tokens, &workspace.folder, &view_names(workspace, []));
-    opened
-        .map(|_| ())
-        .map_err(|failure| of_section("server.access", failure))
+    let found = AccessSettings {
+        tokens: there(settings.access.tokens.as_ref()),
+        jwks,
+        ..others
+    };
+    let access = Access::open(&found, &workspace.folder, &view_names(workspace, []));
+    access.map_err(|failure| of_setting(workspace, "server.access", failure))?;
+    let files = named_files(workspace);
+    let absent: Vec<_> = files.iter().filter(|(_, file)| !file.exists()).collect();
+    let is_whole = !absent
+        .iter()
+        .any(|(name, _)| name.starts_with("server.tls"));
+    if let Some(tls) = settings.tls.as_ref().filter(|_| is_whole) {
+        let tls = Tls::open(tls, &workspace.folder);
+        tls.map_err(|failure| of_setting(workspace, "server.tls", failure))?;
+    }
+    let line = |(name, file): &&(&str, PathBuf)| {
+        let file = file.display();
+        format!("{name}: {file} is not there: `millrace run` does not start without it")
+    };
+    Ok(absent.iter().map(line).collect())
+}
+
+/// The files that settings of the server name, by their settings.
+fn named_files(workspace: &Workspace) -> Vec<(&'static str, PathBuf)> {
+    let (access, tls) = (
+        &workspace.settings.server.access,
+        workspace.settings.server.tls.as_ref(),
+    );
+    let named = [
+        ("server.access.tokens", access.tokens.as_ref()),
+        ("server.access.jwks", access.jwks.as_ref()),
+        ("server.tls.certificate", tls.map(|tls| &tls.certificate)),
+        ("server.tls.key", tls.map(|tls| &tls.key)),
+        (
+            "server.tls.client_ca",
+            tls.and_then(|tls| tls.client_ca.as_ref()),
+        ),
+    ];
+    let path = |(name, file): (&'static str, Option<&PathBuf>)| Some((name, workspace.path(file?)));
+    named.into_iter().filter_map(path).collect()
 }
 
 /// Who is let in: `more` are names of views that a project is to have.
@@ -249,21 +286,33 @@ fn doors(
 ) -> Outcome<(Option<Access>, Option<Tls>)> {
     let (settings, folder) = (&workspace.settings.server, &workspace.folder);
     let access = Access::open(&settings.access, folder, &view_names(workspace, more));
-    let access = access.map_err(|failure| of_section("server.access", failure))?;
+    let access = access.map_err(|failure| of_setting(workspace, "server.access", failure))?;
     let tls = settings.tls.as_ref();
     let tls = tls.map(|tls| Tls::open(tls, folder)).transpose();
-    let tls = tls.map_err(|failure| of_section("server.tls", failure))?;
+    let tls = tls.map_err(|failure| of_setting(workspace, "server.tls", failure))?;
     Ok((access, tls))
 }
 
-/// Says which section of `millrace.toml` names the file that is wrong.
-fn of_section(section: &str, failure: Failure) -> Failure {
-    match failure.message.starts_with(section) {
-        true => failure,
-        false => Failure {
-            message: format!("{section}: {}", failure.message),
-            ..failure
-        },
+/// Says which setting of `millrace.toml` names the file that is wrong; where it is of no file, the section.
+fn of_setting(workspace: &Workspace, section: &str, failure: Failure) -> Failure {
+    if failure.message.starts_with(section) {
+        return failure;
+    }
+    let files = named_files(workspace);
+    let of_file = files.iter().find(|(name, file)| {
+        let place = format!("{}: ", file.display());
+        name.starts_with(section) && failure.message.starts_with(&place)
+    });
+    let is_absent = of_file.is_some_and(|(_, file)| !file.exists());
+    let name = of_file.map_or(section, |(name, _)| *name);
+    let hint = match is_absent && failure.hint.is_none() {
+        true => Some("the path is relative to the project's folder".to_owned()),
+        false => failure.hint,
+    };
+    Failure {
+        message: format!("{name}: {}", failure.message),
+        hint,
+        ..failure
     }
 }
 
