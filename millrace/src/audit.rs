@@ -8,7 +8,9 @@
 //! The log of scores, where there is one, is compared with the same inputs (`audit/score_log.rs`).
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
@@ -132,13 +134,21 @@ pub fn audit(workspace: &Workspace, args: &AuditArgs) -> Outcome<()> {
 /// `stream=path`.
 ///
 /// # Errors
-/// As [`audit`], but for differences.
+/// As [`audit`], but for differences. Of kind input, too: a project without a store, where no log is named either.
 pub fn compare(workspace: &Workspace, events: &[String], log: Option<&str>) -> Outcome<Audit> {
     let plan = workspace.model()?;
     let files = event_files(workspace, events)?;
     check_streams(plan, files.iter().map(|(stream, _)| stream.name.as_str()))?;
-    let scored = workspace.open_store_to_read()?;
     let folder = tempfile::tempdir().map_err(|e| Failure::failed(format!("a folder: {e}")))?;
+    let scored = match (
+        is_empty(&workspace.path(&workspace.settings.store.path)),
+        log,
+    ) {
+        (false, _) => workspace.open_store_to_read()?,
+        // A log may be audited where its store is not: nothing is made in the project for it.
+        (true, Some(_)) => workspace.open_store_at(&folder.path().join("scored"))?,
+        (true, None) => return Err(nothing_scored(workspace)),
+    };
     let again = workspace.open_store_at(&folder.path().join("audit"))?;
     let mut marks = Marks::default();
     for (stream, path) in &files {
@@ -163,6 +173,23 @@ pub fn compare(workspace: &Workspace, events: &[String], log: Option<&str>) -> O
     }
     found.extra = count_scored(&scored)?.saturating_sub(found.compared + found.other_inputs);
     Ok(found)
+}
+
+/// Whether a folder has nothing, or is not there.
+fn is_empty(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+fn nothing_scored(workspace: &Workspace) -> Failure {
+    let store = workspace.path(&workspace.settings.store.path);
+    Failure::input(format!(
+        "nothing was scored yet: there is no store at {}",
+        store.display()
+    ))
+    .hint("`millrace run` scores events and keeps what the model saw of them at store.path")
 }
 
 /// Without the events of a stream, everything that is computed from it would differ.

@@ -369,3 +369,28 @@ fn a_file_that_cannot_be_read_is_named_and_the_others_are_compared() {
         assert_eq!(log.differences(), log.missing + 1);
     }
 }
+
+#[test]
+fn where_nothing_was_ever_scored_that_is_said_and_no_store_is_made() {
+    let folder = project();
+    let workspace = Workspace::open(folder.path()).unwrap();
+    let payment = crate::serve::tests::payment("x", "c1", 60.0, 55);
+    std::fs::write(folder.path().join("tx.jsonl"), format!("{payment}\n")).unwrap();
+    let events = ["transactions=tx.jsonl", "labels=labels.jsonl"].map(|event| {
+        let (stream, file) = event.split_once('=').unwrap();
+        format!("{stream}={}", folder.path().join(file).display())
+    });
+    let failure = compare(&workspace, &events, None).unwrap_err();
+    assert!(
+        failure.message.starts_with("nothing was scored yet: "),
+        "{failure}"
+    );
+    assert_eq!(failure.exit_code(), 2);
+    // A log that is named is looked for all the same.
+    let failure = compare(&workspace, &events, Some("log")).unwrap_err();
+    assert!(
+        failure.message.contains("there is no log of scores"),
+        "{failure}"
+    );
+    assert!(!workspace.path(&workspace.settings.store.path).exists());
+}
