@@ -44,6 +44,7 @@ use response::Messages;
 
 use super::access::Peer;
 use super::admission::Gate;
+use super::method_name;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -171,6 +172,11 @@ impl Gateway {
             (Ok(method), Ok(deadline)) => (method, deadline),
             (Err(refused), _) | (_, Err(refused)) => {
                 request::pass_over(parts.version, body).await;
+                let path = parts.uri.path();
+                let refused = match self.methods.contains_key(path) {
+                    true => refused.counted(method_name(path)),
+                    false => refused,
+                };
                 return refused.into_response(&self.pool);
             }
         };
@@ -198,7 +204,8 @@ impl Gateway {
         }
         let json = request::read(&self.gate, &client, body, self.max_bytes).await?;
         let (json, kept) = json.into_parts();
-        let frame = request::frame(&method.input(), &json)?;
+        let frame = request::frame(&method.input(), &json)
+            .map_err(|refused| refused.counted(method_name(parts.uri.path())))?;
         drop((json, kept));
         let response = inner.call(request::grpc(parts, frame, deadline)).await;
         let response = response.map_err(|error| Status::from_error(error.into()))?;

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::pb::RetryInfo;
 
 use super::{JSON, json_response, response};
+use crate::serve::count_answer;
 
 /// Why a call in JSON is not answered.
 pub(super) struct Refused {
@@ -26,6 +27,12 @@ impl Refused {
     pub(super) fn new(http: StatusCode, code: Code, reason: String) -> Self {
         let status = Status::new(code, reason);
         Self { http, status }
+    }
+
+    /// Itself, counted as the answer to a call that no service has seen.
+    pub(super) fn counted(self, method: &'static str) -> Self {
+        count_answer(method, self.status.code());
+        self
     }
 
     #[cfg(test)]

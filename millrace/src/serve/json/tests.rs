@@ -493,6 +493,42 @@ async fn other_requests_are_told_what_works() {
     }
 }
 
+/// As a call in gRPC is whose message is none: its service never sees it.
+#[test]
+fn what_is_no_message_of_the_method_is_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            for body in ["{", r#"{"services": ""}"#, r#"{"service": 7}"#] {
+                assert_eq!(call(CHECK, body).await.0, 400, "{body}");
+            }
+            let text = Request::post(CHECK).header("content-type", "text/plain");
+            answer(text, "{}").await;
+            answer(Request::get(CHECK), "").await;
+            // A method that there is not, and a call that its service counts.
+            call("/grpc.health.v1.Health/Chek", "{}").await;
+            call(CHECK, "{}").await;
+        });
+    });
+    let scrape = handle.render();
+    let counted: Vec<&str> = scrape
+        .lines()
+        .filter(|line| line.starts_with("millrace_requests_total{"))
+        .collect();
+    let count = |status: &str| {
+        let line = counted.iter().find(|line| line.contains(status));
+        line.and_then(|line| line.rsplit(' ').next())
+    };
+    assert_eq!(count("\"invalid_argument\""), Some("4"), "{scrape}");
+    assert_eq!(count("\"other\""), Some("1"), "{scrape}");
+    assert_eq!(counted.len(), 2, "{scrape}");
+}
+
 #[tokio::test]
 async fn an_error_has_its_details() {
     let (status, headers, answer) = call(CHECK, r#"{"service": "details"}"#).await;
