@@ -11,6 +11,8 @@ log=$(mktemp)
 python3 -m venv "$venv"
 "$venv/bin/pip" -q install './clients/python[dev]' 'feast[grpcio]==0.67.*'
 
+(cd clients/python && "$venv/bin/ruff" check . && "$venv/bin/ruff" format --check . && "$venv/bin/mypy" --strict src)
+
 # A test listens there, once the demo is ready; until then its spans are dropped.
 traces=127.0.0.1:43180
 OTEL_EXPORTER_OTLP_ENDPOINT=http://$traces OTEL_BSP_SCHEDULE_DELAY=500 "$program" demo >"$log" 2>&1 &
@@ -26,4 +28,3 @@ until grep -q 'Try next' "$log"; do
 done
 cd clients/python
 MILLRACE_SERVER=127.0.0.1:7077 MILLRACE_TRACES=$traces "$venv/bin/python" -m pytest -q
-"$venv/bin/mypy" --strict src

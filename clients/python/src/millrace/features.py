@@ -49,8 +49,8 @@ class ViewStatus(Enum):
     BEHIND = "behind"
     #: No event of the stream was read yet.
     EMPTY = "empty"
-    #: The server has not heard Kafka for ten seconds, or does not read it: whether more is in the topic is not known. Or
-    #: another process of its consumer group reads a part of the topic: the events of that are not in the answer.
+    #: The server has not heard Kafka for ten seconds, or does not read it: whether more is in the topic is not known.
+    #: Or another process of its consumer group reads a part of the topic: the events of that are not in the answer.
     STALE = "stale"
     #: Something that this client does not know yet.
     UNSPECIFIED = "unspecified"
