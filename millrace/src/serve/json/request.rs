@@ -217,6 +217,13 @@ fn shape(input: &MessageDescriptor, path: &Path, at: &Kind) -> Option<String> {
     };
     let field = input.get_field_by_json_name(first);
     let field = field.or_else(|| input.get_field_by_name(first))?;
+    if field.name() == "event_json" {
+        let events = r#"["{\"tx_id\": \"t1\"}"]"#;
+        return Some(format!(
+            "write \"{first}\": {events}, with each event as a text that holds its JSON; \"columns\" takes values as they \
+             are"
+        ));
+    }
     let Kind::Message(entry) = field.kind() else {
         return None;
     };

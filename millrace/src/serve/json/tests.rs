@@ -696,6 +696,17 @@ fn a_wrong_shape_is_told_the_right_one() {
         let message = refused.status().message();
         assert!(message.contains(right), "{json}: {message}");
     }
+    let input = pool.get_message_by_name("millrace.v1.ScoreRequest");
+    for (json, name) in [
+        (r#"{"eventJson": [{"tx_id": "a"}]}"#, "eventJson"),
+        (r#"{"event_json": {"tx_id": "a"}}"#, "event_json"),
+        (r#"{"eventJson": ["{"tx_id": "a"}"]}"#, "eventJson"),
+    ] {
+        let refused = request::frame(input.as_ref().unwrap(), json.as_bytes()).unwrap_err();
+        let message = refused.status().message();
+        let right = format!(r#"write "{name}": ["{{\"tx_id\": \"t1\"}}"]"#);
+        assert!(message.contains(&right), "{json}: {message}");
+    }
 }
 
 #[test]
