@@ -1,7 +1,7 @@
 //! `millrace score`: events through the server's model, scores as JSON lines, in order; a person at a terminal sees the
 //! first of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -11,6 +11,7 @@ use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
 use millrace_proto::v1::{Score, ScoreRequest};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Status};
+use tonic_types::{FieldViolation, StatusExt};
 
 use super::connection::{Connection, Server, connect, failure};
 use crate::failure::{Failure, Outcome};
@@ -294,38 +295,54 @@ impl<W: Write> Scoring<'_, W> {
         self.batch(&batch).await
     }
 
-    /// Scores events, halving a call that the server refuses until the bad ones stand alone: good
-    /// ones lose nothing but time, and their order stays.
+    /// Scores events. Of a call that the server refuses, those that it names are left out, and where it names no more
+    /// than one, the call is halved until the bad ones stand alone: good ones lose nothing but time, and their order
+    /// stays.
     async fn batch(&mut self, events: &[(String, String)]) -> Outcome<bool> {
-        let mut waiting = vec![events];
-        while let Some(part) = waiting.pop() {
-            match (self.call(part).await, part) {
-                (_, []) => {}
-                (Ok(scores), _) => {
-                    for score in &scores {
-                        self.seen.note(score);
-                        if self.seen.scores > self.shown.scores {
-                            continue;
-                        }
-                        if !print_line(&mut self.out, score_json(score, self.inputs))? {
-                            return Ok(false);
-                        }
-                    }
+        let mut waiting: Vec<Vec<&(String, String)>> = vec![events.iter().collect()];
+        while let Some(mut part) = waiting.pop() {
+            let status = match self.call(&part).await {
+                Ok(scores) => match self.print(&scores)? {
+                    true => continue,
+                    false => return Ok(false),
+                },
+                Err(status) => status,
+            };
+            if !is_about_events(&status) {
+                return Err(failure(self.server, &status));
+            }
+            let named = named(&status, part.len());
+            if let [(place, _)] = part.as_slice() {
+                self.report(place, reason(&status));
+            } else if named.len() > 1 {
+                for (index, reason) in &named {
+                    self.report(&part[*index].0, reason);
                 }
-                (Err(status), _) if !is_about_events(&status) => {
-                    return Err(failure(self.server, &status));
-                }
-                (Err(status), [(place, _)]) => self.report(place, reason(&status)),
-                (Err(_), _) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    waiting.extend([second, first]);
-                }
+                let others = part.into_iter().enumerate();
+                let others = others.filter(|(index, _)| !named.contains_key(index));
+                waiting.push(others.map(|(_, event)| event).collect());
+            } else {
+                let second = part.split_off(part.len() / 2);
+                waiting.extend([second, part]);
             }
         }
         go_on(self.out.flush())
     }
 
-    async fn call(&mut self, events: &[(String, String)]) -> Result<Vec<Score>, Status> {
+    /// Prints scores, as far as they are shown. False when nobody reads any more.
+    fn print(&mut self, scores: &[Score]) -> Outcome<bool> {
+        for score in scores {
+            self.seen.note(score);
+            if self.seen.scores <= self.shown.scores
+                && !print_line(&mut self.out, score_json(score, self.inputs))?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn call(&mut self, events: &[&(String, String)]) -> Result<Vec<Score>, Status> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
@@ -348,6 +365,18 @@ impl<W: Write> Scoring<'_, W> {
 /// Whether a call is refused for the sake of an event in it.
 fn is_about_events(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
+}
+
+/// The events of a call that its refusal names, with the reasons: of many the first.
+fn named(status: &Status, events: usize) -> BTreeMap<usize, String> {
+    let details = status.get_details_bad_request();
+    let violations = details.map_or_else(Vec::new, |details| details.field_violations);
+    let of_event = |violation: FieldViolation| {
+        let place = violation.field.strip_prefix("event_json[")?;
+        let index = place.strip_suffix(']')?.parse::<usize>().ok()?;
+        (index < events).then_some((index, violation.description))
+    };
+    violations.into_iter().filter_map(of_event).collect()
 }
 
 /// Why a single event was refused; its place in the call, which the user did not make, is left out.
@@ -378,7 +407,26 @@ fn score_json(score: &Score, inputs: bool) -> Json {
 mod tests {
     use std::collections::HashMap;
 
+    use tonic_types::ErrorDetails;
+
     use super::*;
+
+    #[test]
+    fn a_refusal_names_events_by_their_places() {
+        let fields = [
+            ("event_json[3]", "it is too early"),
+            ("event_json[0]", "amount is missing"),
+            ("event_json[9]", "of another call"),
+            ("event_json", "too many"),
+        ];
+        let violations = fields.map(|(field, reason)| FieldViolation::new(field, reason));
+        let details = ErrorDetails::with_bad_request(Vec::from(violations));
+        let status = Status::with_error_details(Code::InvalidArgument, "wrong", details);
+        let expected = [(0_usize, "amount is missing"), (3, "it is too early")];
+        let expected = expected.map(|(index, reason)| (index, reason.to_owned()));
+        assert_eq!(named(&status, 9), BTreeMap::from(expected));
+        assert!(named(&Status::invalid_argument("wrong"), 9).is_empty());
+    }
 
     #[test]
     fn texts_stand_among_the_inputs() {

@@ -245,6 +245,7 @@ fn check_kept(
             view: view.name.clone(),
             asked_us,
             earliest_us,
+            others: Vec::new(),
         }),
         _ => Ok(()),
     }

@@ -20,17 +20,14 @@ pub(super) enum Refusal {
     #[error("{}", summary(.0))]
     Arguments(Vec<Violation>),
     /// Events that the answer needs may have expired. `field` holds the time that is too early.
-    #[error(
-        "{field}: {} is too early: view '{view}' answers from {} on, for older events have expired \
-         (store.history in millrace.toml says how long they are kept)",
-        rfc3339(*asked_us),
-        rfc3339(*earliest_us)
-    )]
+    #[error("{field}: {}", too_early(view, *asked_us, *earliest_us))]
     TooEarly {
         field: String,
         view: String,
         asked_us: i64,
         earliest_us: i64,
+        /// Fields whose times are too early besides, with those times: the first ones where there are many.
+        others: Vec<(String, i64)>,
     },
     /// Events of the step that holds the time are known in sum alone.
     #[error(
@@ -93,6 +90,16 @@ fn reasons(violations: &[Violation]) -> String {
     reasons.join("; ")
 }
 
+/// What is said of a time as of which a view's events may have expired.
+fn too_early(view: &str, asked_us: i64, earliest_us: i64) -> String {
+    format!(
+        "{} is too early: view '{view}' answers from {} on, for older events have expired (store.history in \
+         millrace.toml says how long they are kept)",
+        rfc3339(asked_us),
+        rfc3339(earliest_us)
+    )
+}
+
 /// The details of a status name each mistake; its text the first.
 fn summary(violations: &[Violation]) -> String {
     let Some((Violation { field, reason }, others)) = violations.split_first() else {
@@ -105,7 +112,7 @@ fn summary(violations: &[Violation]) -> String {
 }
 
 /// More mistakes of one request are counted and not listed: a status travels in a header.
-const MOST_VIOLATIONS: usize = 20;
+pub(super) const MOST_VIOLATIONS: usize = 20;
 
 impl Refusal {
     /// The caller's mistake in a field.
@@ -141,7 +148,24 @@ impl Refusal {
                         .collect::<Vec<_>>(),
                 )
             }
-            Self::TooEarly { field, .. } | Self::BetweenSteps { field, .. } => {
+            Self::TooEarly {
+                field,
+                view,
+                asked_us,
+                earliest_us,
+                others,
+            } => {
+                let others = others.iter().map(|other| (&other.0, &other.1));
+                let all = std::iter::once((field, asked_us)).chain(others);
+                ErrorDetails::with_bad_request(
+                    all.take(MOST_VIOLATIONS)
+                        .map(|(field, asked_us)| {
+                            FieldViolation::new(field, too_early(view, *asked_us, *earliest_us))
+                        })
+                        .collect::<Vec<_>>(),
+                )
+            }
+            Self::BetweenSteps { field, .. } => {
                 let text = self.to_string();
                 // The text begins with the field, which the violation has beside it.
                 let reason = text.strip_prefix(field).unwrap_or(&text);

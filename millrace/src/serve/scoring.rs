@@ -24,7 +24,7 @@ use super::blame::told;
 use super::columns::timestamp;
 use super::keys::{length, most_values, value_column};
 use super::look_up::{check_step, check_time};
-use super::refusal::{Refusal, Violation, check_bytes, check_count};
+use super::refusal::{MOST_VIOLATIONS, Refusal, Violation, check_bytes, check_count};
 use super::{answered, caller};
 use crate::failure::{Outcome, with_causes};
 use crate::files::{near_key, nearest};
@@ -133,7 +133,8 @@ impl Scoring {
             return Ok(());
         };
         for view in inputs.views() {
-            check_time(&self.live, view, &place(index), *oldest)?;
+            check_time(&self.live, view, &place(index), *oldest)
+                .map_err(|refusal| with_others(refusal, times.values(), index, place))?;
             if view.resolution().is_some() {
                 for (index, time) in times.values().iter().enumerate() {
                     check_step(&self.live, view, &place(index), *time)?;
@@ -217,6 +218,37 @@ fn check_scopes(scorer: &Scorer, request: &ScoreRequest, caller: &Caller) -> Res
         caller.name(),
         lacking.join(", ")
     )))
+}
+
+/// Where one event is too early, names the others that are, as many as a status has room for: whoever sends a file of
+/// them need not ask for each.
+fn with_others<'a>(
+    refusal: Refusal,
+    times: &[i64],
+    oldest: usize,
+    place: &dyn Fn(usize) -> Place<'a>,
+) -> Refusal {
+    match refusal {
+        Refusal::TooEarly {
+            field,
+            view,
+            asked_us,
+            earliest_us,
+            ..
+        } => {
+            let rows = times.iter().enumerate();
+            let early = rows.filter(|(row, time)| *row != oldest && **time < earliest_us);
+            let others = early.map(|(row, time)| (place(row).to_string(), *time));
+            Refusal::TooEarly {
+                field,
+                view,
+                asked_us,
+                earliest_us,
+                others: others.take(MOST_VIOLATIONS - 1).collect(),
+            }
+        }
+        other => other,
+    }
 }
 
 /// How many events a request has.

@@ -9,6 +9,7 @@ use millrace_proto::v1::scoring_service_client::ScoringServiceClient;
 use millrace_proto::v1::{Column, ListModelsRequest, ScoreRequest};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::{
     DAY, MINUTE, NOON, commit, connect, decode, live, payment, score, serve_model, texts,
@@ -234,6 +235,19 @@ async fn mistakes_in_events_are_named() {
             .message()
             .starts_with("event_json[1]: 2018-04-01T11:59:00Z is too early")
     );
+    let early = [-1, 0, -3, -2].map(|minute| payment("b", "c1", 1.0, minute));
+    let status = client.score(score(early.to_vec(), false)).await;
+    let details = status.unwrap_err().get_details_bad_request().unwrap();
+    let named = details.field_violations.iter();
+    let named: Vec<(&str, &str)> = named
+        .map(|violation| (violation.field.as_str(), &violation.description[..20]))
+        .collect();
+    let expected = [
+        ("event_json[2]", "2018-04-01T11:57:00Z"),
+        ("event_json[0]", "2018-04-01T11:59:00Z"),
+        ("event_json[3]", "2018-04-01T11:58:00Z"),
+    ];
+    assert_eq!(named, expected);
     let texts_of = |first: &str, second: &str| texts(&[first, second]);
     let times = [0, -1].map(|minute| crate::times::rfc3339(NOON + minute * MINUTE));
     let amounts = Column {
