@@ -134,7 +134,7 @@ enum ModelsCommand {
         /// Print JSON: all versions, oldest first.
         #[arg(long)]
         json: bool,
-        /// List the newest N versions, and the one that has the traffic; by default 20, with --json all.
+        /// List the newest N versions, and those that have traffic; by default 20, with --json all.
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },

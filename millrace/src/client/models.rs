@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use millrace_learner::{Aliases, Entry, Event, Registry, to_onnx};
+use millrace_learner::{Aliases, Entry, Event, Registry, State, to_onnx};
 use serde_json::{Value as Json, json};
 
 use crate::failure::{Failure, Outcome};
@@ -63,11 +63,15 @@ pub fn models_list(
 /// Versions that a list for people has.
 const LISTED_VERSIONS: usize = 20;
 
-/// The newest versions, newest first, and the one that takes the traffic, however old it is.
+/// The newest versions, newest first, and those that have traffic, however old they are.
 pub(super) fn newest(versions: &[Version], most: usize) -> Vec<&Version> {
+    let has_traffic = |version: &Version| {
+        let has_share = matches!(version.state, Some(State::Canary { .. }));
+        version.champion || has_share
+    };
     let ranked = versions.iter().rev().enumerate();
     ranked
-        .filter(|(rank, version)| *rank < most || version.champion)
+        .filter(|(rank, version)| *rank < most || has_traffic(version))
         .map(|(_, version)| version)
         .collect()
 }

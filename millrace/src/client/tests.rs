@@ -405,6 +405,24 @@ fn the_table_of_models_says_what_is_not_known_yet() {
 }
 
 #[test]
+fn versions_that_have_traffic_are_listed_however_old_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path());
+    let path = &Place::Folder(folder.path().to_owned());
+    let listed = |most: usize| -> Vec<u64> {
+        let versions = crate::serve::versions(&registry).unwrap();
+        let newest = models::newest(&versions, most).into_iter();
+        newest.map(|version| version.manifest.version).collect()
+    };
+    models::models_promote(path, None, 2).unwrap();
+    assert_eq!(listed(1), [3, 2]);
+    models::models_traffic(path, None, 1, 40).unwrap();
+    assert_eq!(listed(1), [3, 2, 1]);
+    models::models_traffic(path, None, 1, 0).unwrap();
+    assert_eq!(listed(1), [3, 2]);
+}
+
+#[test]
 fn a_version_of_other_inputs_gets_no_traffic() {
     let folder = tempfile::tempdir().unwrap();
     let registry = registry(folder.path());
