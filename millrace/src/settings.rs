@@ -422,33 +422,41 @@ impl Settings {
     fn read_file(folder: &Path) -> Outcome<Self> {
         let path = folder.join(SETTINGS_FILE);
         let text = std::fs::read_to_string(&path).map_err(|e| not_a_project(folder, &e))?;
-        let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+        let table = match toml::from_str::<toml::Table>(&text) {
+            Ok(table) => table,
+            // The settings would take it, and a change of any other one would not read the file.
+            Err(e) if e.message() == "u64 value was too large" => return Err(of_file(&text, &e)),
+            Err(_) => toml::Table::new(),
+        };
         check_properties(&table).map_err(|(name, reason)| {
             let place = text.find(&name).map(|start| place(&text, start));
             let what = format!("kafka.properties: \"{name}\": {reason}");
             Failure::in_file(SETTINGS_FILE, place, what)
         })?;
-        toml::from_str(&text).map_err(|e| {
-            let place = e.span().map(|span| place(&text, span.start));
-            let message = e.message().replace('\n', " ");
-            let written = e.span().and_then(|span| text.get(span));
-            let said = match (message.as_str(), written) {
-                ("invalid socket address syntax", Some(written)) => {
-                    format!("{written} is not an address and its port")
-                }
-                (message, _) => reference::in_words(without_list(message)),
-            };
-            let setting = e
-                .span()
-                .and_then(|span| reference::setting_at(&text, span.start));
-            let default = setting.and_then(|setting| reference::line_of(&setting));
-            let hint = nearest_setting(&message).unwrap_or_else(|| match default {
-                Some(line) => format!("its default is {line}; docs/settings.md says what it is"),
-                None => "docs/settings.md lists every setting with its default".to_owned(),
-            });
-            Failure::in_file(SETTINGS_FILE, place, said).hint(hint)
-        })
+        toml::from_str(&text).map_err(|e| of_file(&text, &e))
     }
+}
+
+/// What is wrong in the file of settings, and where.
+fn of_file(text: &str, error: &toml::de::Error) -> Failure {
+    let place = error.span().map(|span| place(text, span.start));
+    let message = error.message().replace('\n', " ");
+    let written = error.span().and_then(|span| text.get(span));
+    let said = match (message.as_str(), written) {
+        ("invalid socket address syntax", Some(written)) => {
+            format!("{written} is not an address and its port")
+        }
+        (message, _) => reference::in_words(without_list(message)),
+    };
+    let setting = error
+        .span()
+        .and_then(|span| reference::setting_at(text, span.start));
+    let default = setting.and_then(|setting| reference::line_of(&setting));
+    let hint = nearest_setting(&message).unwrap_or_else(|| match default {
+        Some(line) => format!("its default is {line}; docs/settings.md says what it is"),
+        None => "docs/settings.md lists every setting with its default".to_owned(),
+    });
+    Failure::in_file(SETTINGS_FILE, place, said).hint(hint)
 }
 
 /// Refuses a property of Kafka's client that is neither a text nor a table, by its name, before anything is made of its
@@ -679,6 +687,10 @@ mod tests {
                 "unknown field `replay_frauds`\n  hint: did you mean 'learner.training.replay_frauds'?",
             ),
             ("model.min_labels=-1", "-1 is not a whole number"),
+            (
+                "learner.seed=18446744073709551615",
+                "is too large: it can be 9223372036854775807 at most",
+            ),
             ("modle.every=6h", "did you mean 'model'?"),
             ("model.calibration=platt", "unknown variant `platt`"),
             ("model.calibration=platt", "hint: there are auto, none;"),
@@ -758,6 +770,11 @@ mod tests {
             let said = said(text);
             assert!(said.starts_with(expected), "{text}: {said}");
         }
+        assert_eq!(
+            said("[learner]\nseed = 18446744073709551615"),
+            "error: millrace.toml:2:8: this is too large: a whole number is 9223372036854775807 at most\n  hint: its \
+             default is seed = 0; docs/settings.md says what it is"
+        );
     }
 
     #[test]

@@ -117,9 +117,14 @@ pub(super) fn in_words(message: &str) -> String {
             "invalid float, expected nothing" => {
                 "this is no number; a text stands in quotes".to_owned()
             }
+            // Of a number that TOML does not have.
+            "u64 value was too large" | "integer number overflowed" => {
+                format!("this is too large: a whole number is {} at most", i64::MAX)
+            }
             other => other.to_owned(),
         };
     };
+    let largest = largest(expected);
     let expected = match expected {
         "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number that is not negative",
         "i64" | "i32" | "i16" => "a whole number",
@@ -137,7 +142,31 @@ pub(super) fn in_words(message: &str) -> String {
         (None, None) if value == "map" => "a table",
         (None, None) => value,
     };
-    format!("{value} is not {expected}")
+    match largest.filter(|most| is_more(value, *most)) {
+        Some(most) => format!("{value} is too large: it can be {most} at most"),
+        None => format!("{value} is not {expected}"),
+    }
+}
+
+/// The largest whole number of a type; TOML has no larger one than 64 bits with a sign.
+fn largest(expected: &str) -> Option<i64> {
+    Some(match expected {
+        "usize" | "u64" | "i64" => i64::MAX,
+        "u32" => i64::from(u32::MAX),
+        "i32" => i64::from(i32::MAX),
+        "u16" => i64::from(u16::MAX),
+        "i16" => i64::from(i16::MAX),
+        "u8" => i64::from(u8::MAX),
+        _ => return None,
+    })
+}
+
+/// Whether a value is a whole number that is larger than `most`. One that TOML does not have comes as a text.
+fn is_more(value: &str, most: i64) -> bool {
+    let digits = value.trim_matches('"');
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let is_within = digits.parse::<i64>().is_ok_and(|number| number <= most);
+    is_whole && !is_within
 }
 
 #[cfg(test)]
@@ -181,6 +210,22 @@ mod tests {
             (
                 "invalid value: integer `-5`, expected usize",
                 "-5 is not a whole number that is not negative",
+            ),
+            (
+                "invalid type: string \"18446744073709551615\", expected u64",
+                "\"18446744073709551615\" is too large: it can be 9223372036854775807 at most",
+            ),
+            (
+                "invalid type: integer `99999999999999999999` as i128, expected u64",
+                "99999999999999999999 is too large: it can be 9223372036854775807 at most",
+            ),
+            (
+                "invalid value: integer `4294967296`, expected i32",
+                "4294967296 is too large: it can be 2147483647 at most",
+            ),
+            (
+                "u64 value was too large",
+                "this is too large: a whole number is 9223372036854775807 at most",
             ),
             (
                 "invalid type: integer `3600`, expected a string",
