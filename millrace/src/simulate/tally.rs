@@ -244,13 +244,37 @@ impl Tally {
                  the same way?"
                     .to_owned()
             }
-            (0, _) => format!("{labelled} labelled events came, all of them before the first model"),
+            (0, _) => format!(
+                "{labelled} labelled events came, all of them before the first model{}",
+                self.why_no_model()
+            ),
             (before, newest_us) => format!(
                 "of {labelled} labelled events {before} came before --from, the newest at {}, and the others before \
-                 the first model",
-                rfc3339(newest_us)
+                 the first model{}",
+                rfc3339(newest_us),
+                self.why_no_model()
             ),
         })
+    }
+
+    /// Why there is no model, if none was made.
+    fn why_no_model(&self) -> String {
+        let lines = self.updates.iter();
+        if lines.clone().any(|line| line.version.is_some()) {
+            return String::new();
+        }
+        let broken = lines.filter(|line| line.rejected);
+        let reasons: Vec<&str> = broken.filter_map(|line| line.reason.as_deref()).collect();
+        match reasons.last() {
+            Some(reason) => format!(
+                ", and none was made; updates that were thrown away: {}, the last because {reason} (are \
+                 learner.training.learning_rate and initial_learning_rate near their defaults?)",
+                reasons.len()
+            ),
+            None => ", and none was made: labels were too few for one (model.min_labels, model.min_frauds), or \
+                     fewer than half of those said genuine"
+                .to_owned(),
+        }
     }
 
     /// Notes a period of the learner.
@@ -370,7 +394,7 @@ impl Tally {
                     .is_some_and(|reason| reason.starts_with("labels were put aside"))
             }),
             rollbacks: with(&|line| line.rolled_back.is_some()),
-            learning_seconds: self.updates.iter().map(|line| line.seconds).sum(),
+            learning_seconds: unsigned(self.updates.iter().map(|line| line.seconds).sum()),
             seconds,
             events_a_second: events as f64 / seconds.max(1e-9),
         }
@@ -502,6 +526,11 @@ pub(super) fn keep_common(tallies: &mut [&mut Tally]) {
 
 /// Groups of events by score in which calibration is measured.
 const GROUPS: usize = 20;
+
+/// Zero without its sign: the sum of no numbers is -0.
+fn unsigned(value: f64) -> f64 {
+    if value == 0.0 { 0.0 } else { value }
+}
 
 fn log_odds(probability: f32) -> f32 {
     let p = f64::from(probability).clamp(1e-9, 1.0 - 1e-9);

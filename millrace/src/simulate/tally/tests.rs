@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use millrace_feature_store::{Commit, MemoryStore};
+use millrace_learner::Prequential;
 
 use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
@@ -36,6 +37,42 @@ fn an_event_whose_label_was_corrected_counts_once() {
 }
 
 #[test]
+fn why_no_model_was_made_is_said() {
+    let mut tally = Tally::new(i64::MIN, 0.25);
+    tally.unscored = 3;
+    let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
+    assert!(said(&tally).contains("too few for one (model.min_labels, model.min_frauds)"));
+    let prequential = Prequential {
+        average_precision: None,
+        rows: 0,
+        frauds: 0,
+    };
+    let mut period = Period {
+        end_us: 0,
+        labels: 3,
+        frauds: 1,
+        corrected: 0,
+        learned: Learned::Waiting,
+        tested: Vec::new(),
+        rolled_back: None,
+        prequential,
+        seconds: 0.0,
+    };
+    for learned in [
+        Learned::Waiting,
+        Learned::Broken("the network's weights are not finite".to_owned()),
+        Learned::Broken("the training loss is not finite".to_owned()),
+        Learned::Waiting,
+    ] {
+        period.learned = learned;
+        tally.note(&period, 0);
+    }
+    let expected =
+        "updates that were thrown away: 2, the last because the training loss is not finite (";
+    assert!(said(&tally).contains(expected), "{}", said(&tally));
+}
+
+#[test]
 fn alerts_begin_at_the_threshold_and_nothing_measured_has_a_reason() {
     let mut tally = Tally::new(5, 0.25);
     let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
@@ -69,6 +106,7 @@ fn of_no_events_nothing_is_measured() {
     ];
     let nothing = said(&tally);
     assert_eq!(nothing["events"], 0);
+    assert_eq!(nothing["learning_seconds"].to_string(), "0.0");
     for name in MEASURED {
         assert_eq!(nothing.get(name), Some(&serde_json::Value::Null), "{name}");
     }
