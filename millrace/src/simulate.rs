@@ -229,9 +229,10 @@ fn run(
             .hint(format!("add {}=FILE: the model reads it", stream.name)));
         }
     }
+    let every = micros(plan.settings.every);
     let mut feeds: Vec<Feed<'_>> = by_stream
         .into_iter()
-        .map(|(index, paths)| Feed::new(index, &workspace.project.streams[index], paths))
+        .map(|(index, paths)| Feed::new(index, &workspace.project.streams[index], paths, every))
         .collect();
 
     let store: Arc<dyn Store> = Arc::new(workspace.open_store()?);
@@ -257,7 +258,6 @@ fn run(
     let alert_threshold = workspace.settings.learner.gate.alert_threshold;
     let mut tally = Tally::new(from_us, alert_threshold);
     let mut teller = Teller::new(&feeds)?;
-    let every = micros(plan.settings.every);
     let mut duplicates = 0;
     while let Some(next) = next_us(&mut feeds)? {
         if interrupt::is_asked() {
@@ -301,6 +301,9 @@ fn run(
     scores.finish()?;
     let events = live.progress.events();
     let summary = tally.summary(name, settings, started.elapsed().as_secs_f64(), events);
+    for disorder in feeds.iter().filter_map(Feed::disorder) {
+        eprintln!("warning: {name}: {disorder}");
+    }
     if let Some(reason) = tally.why_nothing() {
         // The log of a simulation has errors alone; the summary, on the other channel, stays what it is.
         tell(format_args!(

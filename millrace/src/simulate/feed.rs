@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
@@ -29,11 +30,33 @@ pub(super) struct Feed<'a> {
     newest_us: i64,
     /// Rows that were taken.
     taken: i64,
+    /// Length of a period, µs.
+    every_us: i64,
+    disorder: Disorder,
 }
 
+/// Rows of a feed that stand behind newer ones.
+#[derive(Default)]
+struct Disorder {
+    /// Rows that were read.
+    rows: u64,
+    /// Those that arrive more than a period after their event time.
+    late: u64,
+    /// How long after it a row arrives at most, µs.
+    most_us: i64,
+}
+
+/// One late row in so many is told of: fewer are events that came late.
+const LATE_ONE_IN: u64 = 100;
+
 impl<'a> Feed<'a> {
-    /// A feed of the project's stream number `index`.
-    pub(super) fn new(index: usize, stream: &'a Stream, paths: Vec<PathBuf>) -> Self {
+    /// A feed of the project's stream number `index`, for periods of `every_us`.
+    pub(super) fn new(
+        index: usize,
+        stream: &'a Stream,
+        paths: Vec<PathBuf>,
+        every_us: i64,
+    ) -> Self {
         Self {
             index,
             stream,
@@ -43,6 +66,8 @@ impl<'a> Feed<'a> {
             arrivals: Vec::new(),
             newest_us: i64::MIN,
             taken: 0,
+            every_us,
+            disorder: Disorder::default(),
         }
     }
 
@@ -60,6 +85,27 @@ impl<'a> Feed<'a> {
     pub(super) fn next_us(&mut self) -> Outcome<Option<i64>> {
         while self.arrivals.is_empty() && self.read_more()? {}
         Ok(self.arrivals.first().copied())
+    }
+
+    /// What is said of rows that do not stand in the order of time, where they are more than come late as a rule.
+    pub(super) fn disorder(&self) -> Option<String> {
+        let Disorder {
+            rows,
+            late,
+            most_us,
+        } = self.disorder;
+        if late == 0 || late.saturating_mul(LATE_ONE_IN) < rows {
+            return None;
+        }
+        let most = Duration::from_secs(u64::try_from(most_us / 1_000_000).unwrap_or_default());
+        Some(format!(
+            "{late} of {rows} rows of stream '{}' stand behind newer ones, the farthest by {}: each came with the row \
+             before it, as a file is read in its order. Sort its rows by {}, and name several files of a stream in the \
+             order of time",
+            self.stream.name,
+            humantime::format_duration(most),
+            self.stream.schema.field(self.stream.time).name()
+        ))
     }
 
     /// Until when all rows have been read: none where no row is left in the files.
@@ -92,6 +138,10 @@ impl<'a> Feed<'a> {
         for time in times.as_primitive::<TimestampMicrosecondType>().values() {
             self.newest_us = self.newest_us.max(*time);
             self.arrivals.push(self.newest_us);
+            let late_us = self.newest_us.saturating_sub(*time);
+            self.disorder.rows += 1;
+            self.disorder.late += u64::from(late_us > self.every_us);
+            self.disorder.most_us = self.disorder.most_us.max(late_us);
         }
         self.rows = concat_batches(&self.stream.schema, [&self.rows, batch])
             .map_err(|e| Failure::failed(e.to_string()))?;
@@ -193,7 +243,7 @@ pub(super) fn take(feeds: &mut [Feed<'_>], end_us: i64) -> Outcome<Vec<StreamBat
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::serve::tests::{payment, with_a_text};
+    use crate::serve::tests::{decode, live, payment, with_a_text};
     use crate::times::parse_time;
 
     #[test]
@@ -223,5 +273,37 @@ mod tests {
         assert!(refused.contains(&expected), "{refused}");
         // Files without an event are no mistake of this option.
         assert!(check(&paths[2..], newest_us).is_ok());
+    }
+
+    /// What is said of a file with payments of these minutes.
+    fn said(minutes: &[i64]) -> Option<String> {
+        let live = live();
+        let streams = &live.workspace.project.streams;
+        let stream = streams.iter().find(|stream| stream.name == "transactions");
+        let payments = minutes.iter().enumerate();
+        let payments = payments.map(|(row, minute)| payment(&row.to_string(), "c1", 1.0, *minute));
+        let batch = decode(&live, &payments.collect::<Vec<_>>());
+        let mut feed = Feed::new(0, stream.unwrap(), Vec::new(), 3_600_000_000);
+        feed.add(&batch).unwrap();
+        feed.disorder()
+    }
+
+    #[test]
+    fn a_file_that_is_not_in_the_order_of_time_is_told() {
+        assert_eq!(said(&[0, 10, 200]), None);
+        // Late, within the period.
+        assert_eq!(said(&[0, 60, 0]), None);
+        let reversed = said(&[300, 200, 100, 0]).unwrap();
+        let expected =
+            "3 of 4 rows of stream 'transactions' stand behind newer ones, the farthest by 5h: ";
+        assert!(reversed.starts_with(expected), "{reversed}");
+        assert!(
+            reversed.contains("Sort its rows by event_time"),
+            "{reversed}"
+        );
+        // One of many came late.
+        let mut many: Vec<i64> = (0..150).collect();
+        many.push(0);
+        assert_eq!(said(&many), None);
     }
 }
