@@ -314,6 +314,9 @@ impl From<LearnerError> for Failure {
             LearnerError::Damaged { file, .. } if is_of_log(file) => failure.hint(
                 "put it back from a backup of the registry: it tells who had the traffic, and so do the files after it",
             ),
+            LearnerError::Device { .. } => failure.hint(
+                "learner.device = \"auto\", the default, takes a GPU where one works, and else the CPU",
+            ),
             LearnerError::NoSuchVersion { .. } => failure.hint(
                 "if it has the traffic, its folder was removed or its manifest is missing: `millrace models rollback \
                  --to VERSION` gives the traffic to one that is there (millrace models list)",
@@ -353,6 +356,16 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_has_a_way_out() {
+        let failure = Failure::from(LearnerError::Device {
+            device: "cuda:0".to_owned(),
+            reason: "there is no NVIDIA device under /dev".to_owned(),
+        });
+        let hint = failure.hint.unwrap_or_default();
+        assert!(hint.starts_with("learner.device = \"auto\""), "{hint}");
+    }
 
     #[test]
     fn what_keeps_a_client_from_a_broker_has_a_way_out() {

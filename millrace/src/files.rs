@@ -27,6 +27,7 @@ mod parquet_file;
 mod rows_file;
 mod table_file;
 
+pub(crate) use absent::no_folder;
 pub(crate) use columns::nearest;
 pub(crate) use columns::{column_as, lost_row, outside_row, unit_slip};
 pub(crate) use json_lines::near_key;
@@ -147,6 +148,14 @@ fn unreadable(path: &Path, error: &dyn std::error::Error) -> Failure {
         path.display(),
         crate::failure::with_causes(error)
     ))
+}
+
+/// A Parquet file that cannot be read as one.
+fn broken_parquet(path: &Path, error: &dyn std::error::Error) -> Failure {
+    unreadable(path, error).hint(
+        "is it a whole Parquet file? Where a writer or a copy was broken off, its end is missing: write it anew. A file \
+         of another format has that format's ending: .jsonl or .csv",
+    )
 }
 
 fn open_file(path: &Path) -> Outcome<std::fs::File> {

@@ -21,7 +21,7 @@ use opentelemetry::trace::SpanContext;
 
 use crate::backfill::event_files;
 use crate::failure::{Failure, Outcome};
-use crate::files::{Format, TableFile, publish};
+use crate::files::{Format, TableFile, no_folder, publish};
 use crate::interrupt;
 use crate::learning::Learning;
 use crate::live::{Live, Progress};
@@ -103,6 +103,7 @@ pub fn simulate(project: &Path, args: &SimulateArgs) -> Outcome<()> {
             check_from(stream, paths, from_us)?;
         }
     }
+    folders.iter().try_for_each(|folder| make_output(folder))?;
     let mut runs = Vec::new();
     for ((name, settings), folder) in plans.iter().zip(&folders) {
         let workspace = Workspace::open_with(project, settings)?;
@@ -470,10 +471,7 @@ fn check_output(folder: &Path) -> Outcome<()> {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => {
-            return Err(Failure::input(format!(
-                "--output {}: {e}",
-                folder.display()
-            )));
+            return Err(no_output(folder, &e));
         }
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -490,6 +488,15 @@ fn check_output(folder: &Path) -> Outcome<()> {
         ))
         .hint("name a folder that is new: a simulation replaces what is in it")),
     }
+}
+
+/// Makes a folder: one that cannot be made is known before anything is read.
+fn make_output(folder: &Path) -> Outcome<()> {
+    fs::create_dir_all(folder).map_err(|e| no_output(folder, &e))
+}
+
+fn no_output(folder: &Path, error: &std::io::Error) -> Failure {
+    Failure::input(format!("--output {}: {error}", folder.display())).hint(no_folder(folder))
 }
 
 /// Removes a folder that an earlier run has left.
@@ -566,6 +573,24 @@ mod tests {
         }
         fs::write(output.join("other"), "").unwrap();
         assert!(said().contains("the folder holds 'other'"), "{}", said());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_told_with_a_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("out");
+        fs::write(&file, "").unwrap();
+        for output in [file.clone(), file.join("deeper")] {
+            for refused in [check_output(&output), make_output(&output)] {
+                let failure = refused.unwrap_err();
+                assert!(failure.message.contains("--output "), "{failure}");
+                let hint = failure.hint.unwrap_or_default();
+                assert!(hint.ends_with("is a file: name a folder"), "{hint}");
+            }
+        }
+        let output = folder.path().join("new/deeper");
+        make_output(&output).unwrap();
+        assert!(output.is_dir());
     }
 
     #[test]

@@ -25,6 +25,20 @@ pub(super) fn folder(path: &Path) -> Failure {
     }
 }
 
+/// What is said of a folder that cannot be made, or is none.
+pub(crate) fn no_folder(folder: &Path) -> String {
+    match folder.ancestors().find(|path| path.exists()) {
+        Some(file) if !file.is_dir() => {
+            format!("{} is a file: name a folder", file.display())
+        }
+        Some(there) => format!(
+            "nothing can be made in {}: name a folder in which you may write",
+            there.display()
+        ),
+        None => "name a folder in which you may write".to_owned(),
+    }
+}
+
 /// The nearest thing to a file that is not there.
 pub(super) fn hint(path: &Path) -> String {
     let wanted = path.file_name().unwrap_or_default().to_string_lossy();

@@ -8,7 +8,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::columns::Columns;
-use super::{BATCH_ROWS, open_file, unreadable};
+use super::{BATCH_ROWS, broken_parquet, open_file};
 use crate::failure::Outcome;
 
 /// The batches of a Parquet file, and the number of its rows.
@@ -21,7 +21,7 @@ pub(super) fn open(
 )> {
     let file = open_file(path)?;
     let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(path, &e))?;
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| broken_parquet(path, &e))?;
     let mut columns = Columns::find(path, stream, builder.schema())?;
     let rows = builder.metadata().file_metadata().num_rows();
     let projection = ProjectionMask::roots(builder.parquet_schema(), columns.projection());
@@ -29,10 +29,10 @@ pub(super) fn open(
         .with_projection(projection)
         .with_batch_size(BATCH_ROWS)
         .build()
-        .map_err(|e| unreadable(path, &e))?;
+        .map_err(|e| broken_parquet(path, &e))?;
     let path = path.to_owned();
     let batches = reader.map(move |batch| {
-        let batch = batch.map_err(|e| unreadable(&path, &e))?;
+        let batch = batch.map_err(|e| broken_parquet(&path, &e))?;
         columns.convert(&batch)
     });
     Ok((batches, u64::try_from(rows).unwrap_or_default()))

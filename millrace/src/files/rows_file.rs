@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::{BATCH_ROWS, Format, open_file, skip_mark, unreadable};
+use super::{BATCH_ROWS, Format, broken_parquet, open_file, skip_mark, unreadable};
 use crate::failure::Outcome;
 
 /// A part of a file that is worth a thread.
@@ -39,7 +39,7 @@ impl RowsFile {
                         let schema = Arc::clone(builder.schema());
                         Ok((schema, builder.with_batch_size(BATCH_ROWS).build()?))
                     })
-                    .map_err(|e| unreadable(path, &e))?;
+                    .map_err(|e| broken_parquet(path, &e))?;
                 let (schema, reader) = reader;
                 Ok(Self::of(path, schema, reader))
             }

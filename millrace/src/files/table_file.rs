@@ -17,8 +17,8 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use super::Format;
 use super::column_writer::ColumnWriter;
+use super::{Format, no_folder};
 
 /// A table that is being written.
 pub(crate) struct TableFile {
@@ -77,7 +77,7 @@ impl TableWriter {
         rising: &[&str],
     ) -> Result<Self, Source> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            fs::create_dir_all(folder).map_err(|e| format!("{e}: {}", no_folder(folder)))?;
         }
         let file = File::create(partial(path))?;
         Ok(match format {

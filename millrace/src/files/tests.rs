@@ -414,10 +414,29 @@ fn files_that_are_none_are_told() {
     says(&folder.text("events", ""), &["names no format"]);
     says(
         &folder.text("no.parquet", "id,amount\n"),
-        &["no.parquet", "Parquet"],
+        &["no.parquet", "Parquet", "hint: is it a whole Parquet file?"],
     );
     std::fs::create_dir(folder.path("folder.csv")).unwrap();
     says(&folder.path("folder.csv"), &["this is a folder"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_told() {
+    let folder = Folder::new();
+    let file = folder.text("events.csv", "");
+    let said = format!("{} is a file: name a folder", file.display());
+    assert_eq!(no_folder(&file), said);
+    assert_eq!(no_folder(&file.join("out/deeper")), said);
+    let below = no_folder(&folder.path("out"));
+    assert!(below.starts_with("nothing can be made in "), "{below}");
+    assert_eq!(
+        no_folder(Path::new("")),
+        "name a folder in which you may write"
+    );
+    let schema = SchemaRef::clone(&stream().schema);
+    let table = TableFile::create(&file.join("x.csv"), Format::Csv, schema, &[]);
+    let error = table.err().unwrap().to_string();
+    assert!(error.ends_with(&said), "{error}");
 }
 
 #[test]
