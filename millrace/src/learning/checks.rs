@@ -313,6 +313,19 @@ fn poisson_at_most(events: usize, mean: f64) -> f64 {
     sum
 }
 
+/// Names the setting that says how many frauds are believed, and the value with which labels would have been, where that
+/// is known: infinite where there is none.
+fn way_in(max_fraud_ratio: f64, needed: Option<f64>) -> String {
+    let now = format!("learner.gate.max_fraud_ratio is {max_fraud_ratio}");
+    match needed {
+        Some(needed) if needed.is_finite() => {
+            format!("{now}; {:.0} would have let them in", needed.ceil())
+        }
+        Some(_) => format!("{now}; without a fraud, none lets them in"),
+        None => format!("{now}; a larger one lets more in"),
+    }
+}
+
 /// Labels that say the opposite of what the champion would expect of any labels.
 fn contradiction(fresh: &Examples, scores: &[f32], settings: &GateSettings) -> Option<String> {
     contradiction_of(fresh.labels(), scores, settings)
@@ -336,7 +349,11 @@ fn contradiction_of(labels: &[f32], scores: &[f32], settings: &GateSettings) -> 
     let is_much = frauds as f64 > settings.max_fraud_ratio * expected.max(1.0);
     if frauds >= TELLING && is_much && !is_ranked {
         return Some(format!(
-            "{frauds} of {rows} labels are frauds where the champion expected {expected:.1}"
+            "{frauds} of {rows} labels are frauds where the champion expected {expected:.1} ({})",
+            way_in(
+                settings.max_fraud_ratio,
+                Some(frauds as f64 / expected.max(1.0))
+            )
         ));
     }
     let area = area?;
@@ -468,7 +485,7 @@ mod tests {
         assert_eq!(told, [false, false, false, false, true, true, true, true]);
         let reason = hear(8, 4, 0).unwrap();
         assert!(
-            reason.ends_with("genuine labels seem not to come"),
+            reason.contains("genuine labels seem not to come"),
             "{reason}"
         );
         assert_eq!(hear(9, 5, 95), None);
@@ -494,5 +511,18 @@ mod tests {
         let scores = vec![0.008; 400];
         let reason = contradiction(&turned, &scores, &GateSettings::default()).unwrap();
         assert!(reason.contains("397 of 400 labels are frauds"), "{reason}");
+        // The value that it names lets them in, and one below does not.
+        let named = "(learner.gate.max_fraud_ratio is 10; 125 would have let them in)";
+        assert!(reason.ends_with(named), "{reason}");
+        for (max_fraud_ratio, is_believed) in [(124.0, false), (125.0, true)] {
+            let settings = GateSettings {
+                max_fraud_ratio,
+                ..GateSettings::default()
+            };
+            let reason = contradiction(&turned, &scores, &settings);
+            assert_eq!(reason.is_none(), is_believed, "{reason:?}");
+        }
+        let of_none = way_in(10.0, Some(f64::INFINITY));
+        assert!(of_none.ends_with("; without a fraud, none lets them in"));
     }
 }

@@ -4,7 +4,7 @@
 //! often as was to be expected. How many those are is known of labels alone, without any champion: frauds that it knows
 //! are frauds say nothing of genuine events that nobody tells of.
 
-use super::{OVERESTIMATE, TELLING, UNLIKELY, poisson_at_most};
+use super::{OVERESTIMATE, TELLING, UNLIKELY, poisson_at_most, way_in};
 
 /// How often labels said "genuine", and those since they last did about as often as was to be expected.
 #[derive(Debug, Clone, Copy)]
@@ -85,10 +85,11 @@ impl Scarcity {
         self.run.refused.0 += labels;
         self.run.refused.1 += frauds;
         Some(format!(
-            "{} of the newest {} labels say fraud where {:.1} were to be expected: genuine labels seem not to come",
+            "{} of the newest {} labels say fraud where {:.1} were to be expected: genuine labels seem not to come ({})",
             run.frauds,
             run.labels,
-            self.usual() * run.labels as f64
+            self.usual() * run.labels as f64,
+            way_in(max_fraud_ratio, None)
         ))
     }
 
@@ -152,7 +153,8 @@ mod tests {
             assert_eq!(hear(hour, 3, 3), None, "{hour}");
         }
         let reason = hear(107, 3, 3).unwrap_or_default();
-        let said = "21 of the newest 21 labels say fraud where 0.1 were to be expected: genuine labels seem not to come";
+        let said = "21 of the newest 21 labels say fraud where 0.1 were to be expected: genuine labels seem not to come \
+                    (learner.gate.max_fraud_ratio is 10; a larger one lets more in)";
         assert_eq!(reason, said);
         // One genuine label is not enough of them.
         assert!(hear(108, 5, 4).is_some());

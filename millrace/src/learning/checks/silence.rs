@@ -71,8 +71,14 @@ impl Silence {
         (by_chance < UNLIKELY).then(|| {
             format!(
                 "{} of the newest {} labels are frauds where {:.1} were expected: does the feed of labels still say \
-                 which events are frauds?",
-                self.frauds, self.labels, self.expected
+                 which events are frauds? ({})",
+                self.frauds,
+                self.labels,
+                self.expected,
+                super::way_in(
+                    max_fraud_ratio,
+                    Some(self.expected / self.frauds as f64)
+                )
             )
         })
     }
