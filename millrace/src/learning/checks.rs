@@ -17,7 +17,7 @@ use crate::failure::Outcome;
 use flood::Flood;
 use scarcity::Scarcity;
 use silence::Silence;
-pub(super) use silence::is_usual;
+pub(super) use silence::lack_after;
 use usual::{distribution, heard, newest_inputs, usual_drift, usual_tails};
 
 /// What was usual so far.

@@ -2,7 +2,7 @@
 //! first is also counted again where labels are released that were put aside. What comes of it says `checks.rs`.
 
 use super::Learning;
-use super::checks::is_usual;
+use super::checks::lack_after;
 use super::history::History;
 use super::line::{Known, Line};
 use super::past::Past;
@@ -11,9 +11,11 @@ use crate::settings::micros;
 
 /// Newest labels that are counted again.
 const HEARD: usize = 20_000;
+/// So many times as many frauds as are usual now may have been usual then.
+const MORE_USUAL: f64 = 2.0;
 
 impl Learning {
-    /// Counts again how often labels have said fraud, period by period, since they last did about as often as usual: by the
+    /// Counts again how often labels have said fraud, period by period, since they last surely did often enough: by the
     /// newest version of the champion's line that had not learned the first of them.
     ///
     /// # Errors
@@ -26,7 +28,7 @@ impl Learning {
         let usual = frauds as f64 / labels.max(1) as f64;
         let every = micros(self.plan().settings.every);
         let believed = self.history.numbered(0, self.judged_until());
-        let first = self.first_since_usual(&believed, usual, every);
+        let first = self.first_since_none_lacked(&believed, usual, every);
         let after = first.checked_sub(1).map(|last| believed[last]);
         let after = after.map_or(0, |row| self.history.number(row));
         // Those that were put aside too: whether it was for this is seen again.
@@ -61,17 +63,26 @@ impl Learning {
         Ok(())
     }
 
-    /// Where in believed rows the period begins that follows the newest which said fraud as often as usual, of the newest
+    /// Where in believed rows the period begins that follows the newest after which no frauds can have lacked, of the newest
     /// of them.
-    fn first_since_usual(&self, believed: &[usize], usual: f64, every: i64) -> usize {
+    fn first_since_none_lacked(&self, believed: &[usize], usual: f64, every: i64) -> usize {
+        let ratio = self.settings().gate.max_fraud_ratio;
         let period = |row: &usize| self.history.period(*row, every);
         let mut first = believed.len().saturating_sub(HEARD);
         let mut seen = 0;
-        for rows in believed.chunk_by(|a, b| period(a) == period(b)) {
-            seen += rows.len();
+        // The most that can have lacked, whatever a champion expected: never more is taken than what was usual.
+        let mut lack = f64::INFINITY;
+        let rows = self.history.among(&(0..=self.judged_until()));
+        for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
             let frauds = rows.iter().filter(|row| self.history.is_fraud(**row));
-            // Whatever a champion expected of them: never more is taken than this.
-            if is_usual(frauds.count(), usual * rows.len() as f64) {
+            let expected = MORE_USUAL * usual * rows.len() as f64;
+            let after = lack_after(lack, frauds.count(), expected, ratio);
+            let is_believed = |row: &&usize| believed.binary_search(*row).is_ok();
+            let heard = rows.iter().filter(is_believed).count();
+            // Those that were put aside may not have been counted.
+            lack = if heard > 0 { after } else { after.max(lack) };
+            seen += heard;
+            if lack <= 0.0 {
                 first = first.max(seen);
             }
         }

@@ -1,16 +1,20 @@
-//! Labels that say fraud too seldom, as when a feed has stopped to say which events are frauds.
+//! Labels that say fraud too seldom, as when a feed has stopped to say which events are frauds, or says it of few.
 
 use millrace_learner::{Examples, Model};
 
 use super::{OVERESTIMATE, UNLIKELY, poisson_at_most};
 use crate::failure::Outcome;
 
-/// Labels since the newest period that said fraud about as often as was to be expected.
+/// Labels since frauds last were as many as is plausible.
 #[derive(Clone, Default)]
 pub(super) struct Silence {
     labels: usize,
     frauds: usize,
     expected: f64,
+    /// See [`lack_after`].
+    lack: f64,
+    /// Labels were put aside: they are until nothing lacks.
+    is_told: bool,
     before: Option<Before>,
 }
 
@@ -59,16 +63,17 @@ impl Silence {
         expected: f64,
         max_fraud_ratio: f64,
     ) -> Option<String> {
-        self.labels += labels;
-        self.frauds += frauds;
-        self.expected += expected;
-        let is_plausible = self.frauds as f64 * max_fraud_ratio >= self.expected;
-        if is_usual(frauds, expected) || is_plausible {
+        self.lack = lack_after(self.lack, frauds, expected, max_fraud_ratio);
+        if self.lack <= 0.0 {
             *self = Self::default();
             return None;
         }
+        self.labels += labels;
+        self.frauds += frauds;
+        self.expected += expected;
         let by_chance = poisson_at_most(self.frauds, self.expected / OVERESTIMATE);
-        (by_chance < UNLIKELY).then(|| {
+        self.is_told |= by_chance < UNLIKELY;
+        self.is_told.then(|| {
             format!(
                 "{} of the newest {} labels are frauds where {:.1} were expected: does the feed of labels still say \
                  which events are frauds? ({})",
@@ -84,9 +89,22 @@ impl Silence {
     }
 }
 
-/// Whether a period says fraud about as often as was expected, or more often.
-pub(in crate::learning) fn is_usual(frauds: usize, expected: f64) -> bool {
-    frauds >= 1 && frauds as f64 * OVERESTIMATE >= expected
+/// How many frauds lack after a period that had some where others were expected, in frauds that were expected.
+///
+/// This is the cumulative sum of Page (1954, "Continuous inspection schemes"), as for a flood: of the frauds that were
+/// expected less the most that is plausible for those that came, counted from where it was last at its lowest. One fraud
+/// in a period that expects one ends nothing where ten lack, and rates that are plausible never add up. What periods
+/// before may add is bounded by what tells without any fraud: a feed that is back is believed after a few frauds.
+pub(in crate::learning) fn lack_after(
+    lack: f64,
+    frauds: usize,
+    expected: f64,
+    max_fraud_ratio: f64,
+) -> f64 {
+    let most = -OVERESTIMATE * UNLIKELY.ln();
+    // A champion that expects too many is no reason, whatever the ratio.
+    let plausible = frauds as f64 * max_fraud_ratio.max(OVERESTIMATE);
+    (lack.min(most) + expected - plausible).max(0.0)
 }
 
 /// How many of some labels are frauds at least, by a champion's probabilities and by the share that has been usual:
@@ -101,6 +119,8 @@ fn expected_frauds(scores: &[f32], usual: f64) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use millrace_learner::{Device, GateSettings, LearnerSettings, update};
+    use rand::{Rng, SeedableRng};
+    use rand_pcg::Pcg64;
 
     use super::*;
 
@@ -170,11 +190,79 @@ mod tests {
         assert!(hear(0, 4.0).is_some());
         // Not silent, and far from usual.
         assert!(hear(1, 4.0).is_some());
-        // They are back, and at once believed.
+        // They are back, and soon believed.
         assert_eq!(hear(3, 4.0), None);
         assert_eq!(hear(0, 4.0), None);
         // Many labels at once decide at once.
         assert!(hear(2, 200.0).is_some());
+    }
+
+    /// Counts of a Poisson distribution.
+    fn poisson(random: &mut Pcg64, mean: f64) -> usize {
+        let least = (-mean).exp();
+        let mut product: f64 = random.random();
+        let mut count = 0;
+        while product > least {
+            product *= random.random::<f64>();
+            count += 1;
+        }
+        count
+    }
+
+    /// How many of so many periods are put aside, and how many frauds were expected when the first was, if a share of the
+    /// frauds comes.
+    fn heard(expected: f64, share: f64, periods: usize) -> (usize, Option<f64>) {
+        let ratio = GateSettings::default().max_fraud_ratio;
+        let mut random = Pcg64::seed_from_u64(7);
+        let mut silence = Silence::default();
+        let (mut refused, mut first) = (0, None);
+        for period in 1..=periods {
+            let frauds = poisson(&mut random, share * expected);
+            if silence.hear(100, frauds, expected, ratio).is_some() {
+                refused += 1;
+                first = first.or(Some(period as f64 * expected));
+            }
+        }
+        (refused, first)
+    }
+
+    #[test]
+    fn a_feed_that_loses_most_frauds_is_told_from_few_frauds() {
+        for expected in [0.3, 1.0, 3.0, 10.0] {
+            for share in [1.0, 0.5] {
+                let (refused, _) = heard(expected, share, 10_000);
+                assert_eq!(refused, 0, "{expected} {share}");
+            }
+            // Single frauds do not end it, nor do they when it was told.
+            for share in [0.05, 0.03] {
+                let (refused, first) = heard(expected, share, 10_000);
+                assert!(refused > 7_000, "{expected} {share}: {refused}");
+                let is_soon = first.is_some_and(|first| first < 400.0);
+                assert!(is_soon, "{expected} {share}: {first:?}");
+            }
+            let (_, first) = heard(expected, 0.0, 200);
+            let is_soon = first.is_some_and(|first| first < 27.7 + expected);
+            assert!(is_soon, "{expected}: {first:?}");
+        }
+    }
+
+    #[test]
+    fn a_feed_that_is_back_is_believed_after_a_few_frauds_however_long_it_was_silent() {
+        let ratio = GateSettings::default().max_fraud_ratio;
+        let mut silence = Silence::default();
+        let told = (0..1_000).filter(|_| silence.hear(100, 0, 1.0, ratio).is_some());
+        assert_eq!(told.count(), 1_000 - 27);
+        let mut hear = |frauds| silence.hear(100, frauds, 1.0, ratio);
+        let reason = hear(1).unwrap();
+        let said = "1 of the newest 100100 labels are frauds where 1001.0 were expected";
+        assert!(reason.starts_with(said), "{reason}");
+        assert!(hear(1).is_some());
+        assert!(hear(0).is_some());
+        assert_eq!((hear(2), hear(0)), (None, None));
+        // It began anew: what is said is of what came since.
+        let reason = (1..40).find_map(|_| hear(0)).unwrap();
+        let said = "0 of the newest 2800 labels are frauds where 28.0 were expected";
+        assert!(reason.starts_with(said), "{reason}");
     }
 
     #[test]
