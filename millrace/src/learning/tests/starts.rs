@@ -111,6 +111,45 @@ fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_
 }
 
 #[test]
+fn labels_that_seldom_say_fraud_are_put_aside_though_each_period_has_a_process_of_its_own() {
+    let outcome = |one_process: bool| {
+        let mut machine = Machine::new();
+        let mut process = machine.start();
+        process.pass(&mut machine, 0..6, 300);
+        let mut reasons = Vec::new();
+        for hour in 6..46_i64 {
+            if !one_process {
+                process = machine.start();
+            }
+            // Thirty labels have about two frauds. One in twelve hours is left.
+            let first = machine.labels;
+            let is_left = |number: u64| hour % 12 == 5 && number == first;
+            let event = |number: u64| (number, amount(number), Some(is_left(number)));
+            let events: Vec<Event> = (first..first + 30).map(event).collect();
+            machine.labels += 30;
+            machine.events(hour, process.tag(), &events);
+            let reason = put_aside(&process.learn(hour)).map(str::to_owned);
+            let counts =
+                reason.and_then(|reason| reason.split(" where ").next().map(str::to_owned));
+            reasons.push(counts);
+        }
+        reasons
+    };
+    let reasons = outcome(false);
+    let told = reasons.iter().position(Option::is_some);
+    // One fraud does not end the count, nor what comes of it.
+    let said = told.and_then(|told| reasons[told].clone());
+    assert!(told.is_some_and(|told| told > 12), "{reasons:?}");
+    assert!(
+        said.is_some_and(|said| said.contains(" of the newest ")),
+        "{reasons:?}"
+    );
+    let later = reasons.iter().skip_while(|reason| reason.is_none());
+    assert_eq!(later.filter(|reason| reason.is_none()).count(), 0);
+    assert_eq!(outcome(true), reasons);
+}
+
+#[test]
 fn labels_that_stop_saying_genuine_are_put_aside_though_each_period_has_a_process_of_its_own() {
     let mut machine = Machine::new();
     let mut process = machine.start();
