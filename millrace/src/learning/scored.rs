@@ -3,7 +3,8 @@
 //!
 //! A correction sets the label of the score that its event was given before any of its labels was known; the score that
 //! it has now is of a version that has learned the wrong one. Where frauds become known as corrections, the newest
-//! labels say "genuine" of frauds too: until they are settled they count neither here nor in replays.
+//! labels say "genuine" of frauds too: until they are settled they count neither here nor in replays. So it is with all
+//! young labels where a good part of what is called fraud is set right later.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -214,26 +215,34 @@ impl Learning {
             .calibration(self.settling(), before, usual, reach)
     }
 
-    /// How many labels come, as a rule, before one that says "genuine" is settled. 0 where frauds are seldom
-    /// corrections.
+    /// How many labels come, as a rule, before one is settled. 0 where frauds are seldom corrections, and seldom are set
+    /// right.
     pub(super) fn settling(&self) -> u64 {
+        self.settling_to(true).max(self.settling_to(false))
+    }
+
+    /// How many labels come, as a rule, before one that says the opposite is settled. 0 where few of the newest frauds are
+    /// corrections, or few of the newest that were called so were set right.
+    fn settling_to(&self, fraud: bool) -> u64 {
         // Those that are put aside, wrong ones as a rule, say nothing of how others become known.
         let rows = self.history.believed(0..self.history.len()).rev();
-        let frauds = rows.filter(|row| self.history.is_fraud(*row));
-        let frauds: Vec<usize> = frauds.take(FRAUDS_LOOKED_AT).collect();
-        let numbers = frauds.iter().map(|row| self.history.number(*row));
-        let mut waited: Vec<u64> = numbers
-            .filter_map(|number| self.scored.waited(number))
-            .collect();
-        if waited.len() < CORRECTED_LEAST || waited.len() * CORRECTED_SHARE < frauds.len() {
+        let waited = |row: &usize| self.scored.waited(self.history.number(*row));
+        let is_looked_at =
+            |row: &usize| self.history.is_fraud(*row) || !fraud && waited(row).is_some();
+        let looked_at: Vec<usize> = rows.filter(is_looked_at).take(FRAUDS_LOOKED_AT).collect();
+        let corrected = looked_at
+            .iter()
+            .filter(|row| self.history.is_fraud(**row) == fraud);
+        let mut waited: Vec<u64> = corrected.filter_map(waited).collect();
+        if waited.len() < CORRECTED_LEAST || waited.len() * CORRECTED_SHARE < looked_at.len() {
             return 0;
         }
         waited.sort_unstable();
         waited[(waited.len() - 1) * SETTLED / 100]
     }
 
-    /// Of rows in their order, those whose labels are settled: a sample of the others would say "genuine" of frauds too.
-    /// All of them where those that are settled are few.
+    /// Of rows in their order, those whose labels are settled: a sample of the others would say "genuine" of frauds too, or
+    /// "fraud" of genuine events. All of them where those that are settled are few.
     pub(super) fn settled(&self, mut rows: Vec<usize>) -> Vec<usize> {
         let settling = self.settling();
         let last = rows.last().copied();
@@ -242,8 +251,9 @@ impl Learning {
         };
         let until = self.history.number(last).saturating_sub(settling);
         let is_settled = |row: &usize| self.history.number(*row) <= until;
+        let do_frauds_stay = self.settling_to(false) == 0;
         if rows.iter().filter(|row| is_settled(row)).count() as u64 >= settling {
-            rows.retain(|row| is_settled(row) || self.history.is_fraud(*row));
+            rows.retain(|row| is_settled(row) || do_frauds_stay && self.history.is_fraud(*row));
         }
         rows
     }

@@ -99,3 +99,34 @@ fn frauds_that_are_put_aside_do_not_tell_how_frauds_become_known() {
     assert_eq!(process.learning.settling(), settling);
     assert_eq!(machine.start().learning.settling(), settling);
 }
+
+#[test]
+fn frauds_that_may_be_set_right_wait_before_they_are_replayed() {
+    let mut machine = Machine::new();
+    let mut process = machine.start();
+    for hour in 0..8 {
+        machine.hour(hour, 300, process.tag());
+        // Two hours later it is known of some that they were none.
+        if hour >= 2 {
+            let from = (hour as u64 - 2) * 300;
+            let frauds = (from..from + 300).filter(|number| is_fraud(*number));
+            let numbers: Vec<u64> = frauds.take(10).collect();
+            machine.correct(hour, &numbers);
+        }
+        process.learn(hour);
+    }
+    let learning = &process.learning;
+    let settling = learning.settling();
+    assert!(settling > 500 && settling < 1_200, "{settling}");
+    assert_eq!(machine.start().learning.settling(), settling);
+    let history = &learning.history;
+    let rows: Vec<usize> = history.believed(0..history.len()).collect();
+    let until = history.newest() - settling;
+    let is_old = |row: &usize| history.number(*row) <= until;
+    let old: Vec<usize> = rows.iter().copied().filter(is_old).collect();
+    assert!(
+        rows.iter()
+            .any(|row| !is_old(row) && history.is_fraud(*row))
+    );
+    assert_eq!(learning.settled(rows.clone()), old);
+}
