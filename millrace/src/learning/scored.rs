@@ -26,6 +26,9 @@ const FRAUDS_LOOKED_AT: usize = 500;
 /// Corrections among them that are a rule: so many, and one in so many.
 const CORRECTED_LEAST: usize = 20;
 const CORRECTED_SHARE: usize = 10;
+/// Of those that were called fraud, one in so many. To wait costs news of frauds, and a tenth that is wrong makes
+/// probabilities a tenth too high.
+const SET_RIGHT_SHARE: usize = 3;
 /// Of a hundred corrections, so many have come when a label is settled.
 const SETTLED: usize = 95;
 /// How far a line may move log odds in a day's updates, in nats. What serves is the mean of two days of updates, and the
@@ -234,7 +237,12 @@ impl Learning {
             .iter()
             .filter(|row| self.history.is_fraud(**row) == fraud);
         let mut waited: Vec<u64> = corrected.filter_map(waited).collect();
-        if waited.len() < CORRECTED_LEAST || waited.len() * CORRECTED_SHARE < looked_at.len() {
+        let share = if fraud {
+            CORRECTED_SHARE
+        } else {
+            SET_RIGHT_SHARE
+        };
+        if waited.len() < CORRECTED_LEAST || waited.len() * share < looked_at.len() {
             return 0;
         }
         waited.sort_unstable();

@@ -110,7 +110,7 @@ fn frauds_that_may_be_set_right_wait_before_they_are_replayed() {
         if hour >= 2 {
             let from = (hour as u64 - 2) * 300;
             let frauds = (from..from + 300).filter(|number| is_fraud(*number));
-            let numbers: Vec<u64> = frauds.take(10).collect();
+            let numbers: Vec<u64> = frauds.take(14).collect();
             machine.correct(hour, &numbers);
         }
         process.learn(hour);
