@@ -303,7 +303,7 @@ fn run(
     let events = live.progress.events();
     let summary = tally.summary(name, settings, started.elapsed().as_secs_f64(), events);
     for disorder in feeds.iter().filter_map(Feed::disorder) {
-        eprintln!("warning: {name}: {disorder}");
+        tell(format_args!("warning: {name}: {disorder}"));
     }
     if let Some(reason) = tally.why_nothing() {
         // The log of a simulation has errors alone; the summary, on the other channel, stays what it is.
