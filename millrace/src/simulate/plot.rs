@@ -78,6 +78,7 @@ fn draw(
     let dates = x.start > 10_000.0;
     let mut chart = ChartBuilder::on(&area)
         .margin(8)
+        .margin_right(48)
         .x_label_area_size(if axes.x.is_some() { 44 } else { 28 })
         .y_label_area_size(64)
         .build_cartesian_2d(x, y)
