@@ -294,6 +294,12 @@ const METRICS: &[Metric] = &[
         "Labels that came: joined to a scored event, waiting for one, corrected or duplicate.",
     ),
     (
+        "millrace_labels_settling_seconds",
+        Kind::Gauge,
+        "",
+        "How long labels wait before they are learned, until they are settled (`model.settling`); 0 where they do not.",
+    ),
+    (
         "millrace_updates_total",
         Kind::Counter,
         "outcome",

@@ -49,6 +49,7 @@ mod resume;
 mod rivals;
 mod scored;
 mod served;
+mod settling;
 mod trial;
 mod upkeep;
 
@@ -61,6 +62,7 @@ use history::History;
 use past::Released;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
+use settling::{Settling, SettlingSeen};
 use trial::Trial;
 
 /// The loop's state between updates.
@@ -104,6 +106,9 @@ pub struct Learning {
     prequential: VecDeque<(f32, bool)>,
     /// What the calibration of the next version is fitted on.
     scored: Scored,
+    /// How long labels take to be settled, as it was when that was looked at.
+    settling: Settling,
+    settling_seen: SettlingSeen,
     traces: Traces,
 }
 
@@ -163,6 +168,8 @@ impl Learning {
             durable: 0,
             prequential: VecDeque::new(),
             scored: Scored::default(),
+            settling: Settling::default(),
+            settling_seen: SettlingSeen::default(),
             traces: Traces::default(),
         };
         learning.take_up()?;
@@ -203,7 +210,8 @@ impl Learning {
         self.device
     }
 
-    /// Deals with the next period that ended before `clock_us` (event time), if one did. Where somebody else moves the
+    /// Deals with the next period that ended before `clock_us` (event time), if one did: where much of what is called fraud
+    /// is set right later, so long before that its labels are settled. Where somebody else moves the
     /// traffic meanwhile, that is followed, and the period is left to the next call.
     ///
     /// # Errors
@@ -245,6 +253,10 @@ impl Learning {
         let Some(end_us) = self.next_end().filter(|end| *end <= clock_us) else {
             return Ok(None);
         };
+        self.look_at_settling(clock_us);
+        if end_us.saturating_add(self.settling.wait_us) > clock_us {
+            return Ok(None);
+        }
         self.trim();
         let work = self.traces.period(end_us);
         let learned = self.learn_period(end_us);
@@ -273,6 +285,7 @@ impl Learning {
                 .iter()
                 .filter(|row| self.history.is_correction(**row))
                 .count(),
+            waited_us: self.settling.wait_us,
             learned: Learned::Waiting,
             tested: Vec::new(),
             rolled_back: None,

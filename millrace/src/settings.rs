@@ -168,6 +168,9 @@ pub struct ModelSettings {
     /// Frauds among them.
     #[serde(default = "min_frauds")]
     pub min_frauds: usize,
+    /// How long labels wait before they are learned, as they may be set right.
+    #[serde(default)]
+    pub settling: SettlingTime,
     /// Whether probabilities are calibrated.
     #[serde(default)]
     pub calibration: Calibrating,
@@ -191,6 +194,31 @@ pub enum Calibrating {
     Auto,
     /// They are what the networks give.
     None,
+}
+
+/// How long labels wait before they are learned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum SettlingTime {
+    /// Not at all, but where much of what is called fraud is set right later: until most of that has come.
+    #[default]
+    Auto,
+    /// So long.
+    After(Duration),
+}
+
+impl TryFrom<String> for SettlingTime {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            time => match parse_delay(time) {
+                Ok(time) => Ok(Self::After(time)),
+                Err(reason) => Err(format!("{reason}, or auto")),
+            },
+        }
+    }
 }
 
 /// Names of decisions, by the probability from which on they hold.

@@ -148,7 +148,7 @@ impl History {
     }
 
     /// Whether a label is put aside. There may be a range for each hour of a month.
-    fn is_aside(&self, number: u64) -> bool {
+    pub(super) fn is_aside(&self, number: u64) -> bool {
         let at = self.aside.partition_point(|range| *range.end() < number);
         self.aside
             .get(at)
@@ -188,6 +188,15 @@ impl History {
 
     pub(super) fn is_fraud(&self, row: usize) -> bool {
         self.frauds[row]
+    }
+
+    /// How long after the first label of an event its correction became known, µs. The store has no more of the first one
+    /// than its number: it is as old as the label in front of it. None where that is not in memory.
+    pub(super) fn waited_us(&self, first: u64, correction: u64) -> Option<i64> {
+        let in_front = self.numbers.partition_point(|number| *number < first);
+        let known_us = self.known_us[in_front.checked_sub(1)?];
+        let row = self.numbers.binary_search(&correction).ok()?;
+        Some(self.known_us[row].saturating_sub(known_us))
     }
 
     /// In which period, of so many µs of event time, a row's label became known; counted from 1970.

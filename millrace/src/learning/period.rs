@@ -19,6 +19,8 @@ pub struct Period {
     pub frauds: usize,
     /// Labels among them that say the opposite of one that was known before.
     pub corrected: usize,
+    /// How long after its end its labels waited until they were settled, µs.
+    pub waited_us: i64,
     /// What became of the labels.
     pub learned: Learned,
     /// What became of the versions before, which the labels tested.

@@ -19,6 +19,7 @@ impl Learning {
         self.scorer.follow(&self.registry)?;
         self.read_examples()?;
         self.trim();
+        self.settling = self.settling_now();
         self.recall_afresh(&known.past);
         self.recall_tests(&mut known)?;
         self.recall_anchor(&mut known)?;

@@ -21,16 +21,6 @@ const KEPT: usize = 200_000;
 /// Corrections that are known, at most.
 const CORRECTIONS: usize = 200_000;
 
-/// Newest frauds by which it is told how they become known.
-const FRAUDS_LOOKED_AT: usize = 500;
-/// Corrections among them that are a rule: so many, and one in so many.
-const CORRECTED_LEAST: usize = 20;
-const CORRECTED_SHARE: usize = 10;
-/// Of those that were called fraud, one in so many. To wait costs news of frauds, and a tenth that is wrong makes
-/// probabilities a tenth too high.
-const SET_RIGHT_SHARE: usize = 3;
-/// Of a hundred corrections, so many have come when a label is settled.
-const SETTLED: usize = 95;
 /// How far a line may move log odds in a day's updates, in nats. What serves is the mean of two days of updates, and the
 /// scores that labels meet are those of versions before: a line that was faster would set right what the networks are
 /// learning.
@@ -59,7 +49,7 @@ pub(super) struct Scored {
 }
 
 struct Row {
-    /// Number of the first example of the event.
+    /// Number of the first example of the event that was dealt with.
     first: u64,
     /// Log odds, before any calibration.
     logit: f32,
@@ -74,14 +64,17 @@ impl Scored {
         if self.firsts.len() > CORRECTIONS {
             self.firsts.pop_first();
         }
-        if let Ok(at) = self.rows.binary_search_by_key(&first, |row| row.first) {
+        // The first one may have been corrected before it was scored.
+        let at = |number: u64| self.rows.binary_search_by_key(&number, |row| row.first);
+        if let Ok(at) = at(first).or_else(|_| at(replaced)) {
             self.rows[at].fraud = !self.rows[at].fraud;
         }
     }
 
     /// Forgets the scores of events whose example was deleted.
     pub(super) fn forget(&mut self, gone: &BTreeSet<u64>) {
-        let firsts: BTreeSet<u64> = gone.iter().map(|number| self.first_of(*number)).collect();
+        let firsts = gone.iter().map(|number| self.first_of(*number));
+        let firsts: BTreeSet<u64> = firsts.chain(gone.iter().copied()).collect();
         let at = |first: &u64| self.rows.binary_search_by_key(first, |row| row.first);
         if firsts.iter().any(|first| at(first).is_ok()) {
             self.rows.retain(|row| !firsts.contains(&row.first));
@@ -90,36 +83,30 @@ impl Scored {
 
     /// Number of the first example of an event that has this one.
     fn first_of(&self, number: u64) -> u64 {
-        self.firsts.get(&number).copied().unwrap_or(number)
+        self.corrected(number).unwrap_or(number)
     }
 
-    /// Labels between the first of an event and this one, if this one is a correction.
-    fn waited(&self, number: u64) -> Option<u64> {
-        let first = self.firsts.get(&number)?;
-        Some(number.saturating_sub(*first))
+    /// Number of the first example of an event that has this one, if this one is a correction.
+    pub(super) fn corrected(&self, number: u64) -> Option<u64> {
+        self.firsts.get(&number).copied()
     }
 
-    /// Adds the scores of a period's examples, by number, but for those of events whose first label was dealt with
+    /// Adds the scores of a period's examples, each with its number, but for those of events whose first label was dealt with
     /// before.
-    fn note(&mut self, examples: &[(u64, f32, bool)]) {
+    fn note(&mut self, examples: impl IntoIterator<Item = (u64, Row)>) {
         let last = self.rows.back().map(|row| row.first);
-        let mut new: Vec<Row> = Vec::with_capacity(examples.len());
-        for (number, logit, fraud) in examples {
-            self.newest = self.newest.max(*number);
-            let first = self.first_of(*number);
+        let mut new: Vec<Row> = Vec::new();
+        for (number, row) in examples {
+            self.newest = self.newest.max(number);
+            self.labels += 1;
             // Labels that were put aside and are learned after all are older too.
-            let is_new = last.map_or(first == *number, |last| first > last);
+            let is_new = last.map_or(row.first == number, |last| row.first > last);
             if is_new {
-                new.push(Row {
-                    first,
-                    logit: *logit,
-                    fraud: *fraud,
-                });
+                new.push(row);
             }
         }
         // A label that was corrected in its own period stands where the correction does.
         new.sort_by_key(|row| row.first);
-        self.labels += examples.len() as u64;
         new.into_iter().for_each(|row| self.push(row));
     }
 
@@ -199,11 +186,16 @@ impl Learning {
         };
         let (history, calibration) = (&self.history, champion.model.calibration());
         let example = |(row, logit): (&usize, &f32)| {
-            let raw = calibration.undo(f64::from(*logit)) as f32;
-            (history.number(*row), raw, history.is_fraud(*row))
+            let number = history.number(*row);
+            let scored = Row {
+                first: self.event_of(number),
+                logit: calibration.undo(f64::from(*logit)) as f32,
+                fraud: history.is_fraud(*row),
+            };
+            (number, scored)
         };
-        let examples: Vec<(u64, f32, bool)> = rows.iter().zip(served).map(example).collect();
-        self.scored.note(&examples);
+        let examples: Vec<(u64, Row)> = rows.iter().zip(served).map(example).collect();
+        self.scored.note(examples);
     }
 
     /// The calibration of the version to come, which goes on from one with another.
@@ -215,51 +207,20 @@ impl Learning {
         let days = self.plan().settings.every.as_secs_f64() / SECONDS_A_DAY;
         let reach = REACH_A_DAY * days;
         self.scored
-            .calibration(self.settling(), before, usual, reach)
-    }
-
-    /// How many labels come, as a rule, before one is settled. 0 where frauds are seldom corrections, and seldom are set
-    /// right.
-    pub(super) fn settling(&self) -> u64 {
-        self.settling_to(true).max(self.settling_to(false))
-    }
-
-    /// How many labels come, as a rule, before one that says the opposite is settled. 0 where few of the newest frauds are
-    /// corrections, or few of the newest that were called so were set right.
-    fn settling_to(&self, fraud: bool) -> u64 {
-        // Those that are put aside, wrong ones as a rule, say nothing of how others become known.
-        let rows = self.history.believed(0..self.history.len()).rev();
-        let waited = |row: &usize| self.scored.waited(self.history.number(*row));
-        let is_looked_at =
-            |row: &usize| self.history.is_fraud(*row) || !fraud && waited(row).is_some();
-        let looked_at: Vec<usize> = rows.filter(is_looked_at).take(FRAUDS_LOOKED_AT).collect();
-        let corrected = looked_at
-            .iter()
-            .filter(|row| self.history.is_fraud(**row) == fraud);
-        let mut waited: Vec<u64> = corrected.filter_map(waited).collect();
-        let share = if fraud {
-            CORRECTED_SHARE
-        } else {
-            SET_RIGHT_SHARE
-        };
-        if waited.len() < CORRECTED_LEAST || waited.len() * share < looked_at.len() {
-            return 0;
-        }
-        waited.sort_unstable();
-        waited[(waited.len() - 1) * SETTLED / 100]
+            .calibration(self.settling.labels(), before, usual, reach)
     }
 
     /// Of rows in their order, those whose labels are settled: a sample of the others would say "genuine" of frauds too, or
     /// "fraud" of genuine events. All of them where those that are settled are few.
     pub(super) fn settled(&self, mut rows: Vec<usize>) -> Vec<usize> {
-        let settling = self.settling();
+        let settling = self.settling.labels();
         let last = rows.last().copied();
         let Some(last) = last.filter(|_| settling > 0) else {
             return rows;
         };
         let until = self.history.number(last).saturating_sub(settling);
         let is_settled = |row: &usize| self.history.number(*row) <= until;
-        let do_frauds_stay = self.settling_to(false) == 0;
+        let do_frauds_stay = self.settling.do_frauds_stay();
         if rows.iter().filter(|row| is_settled(row)).count() as u64 >= settling {
             rows.retain(|row| is_settled(row) || do_frauds_stay && self.history.is_fraud(*row));
         }
@@ -285,22 +246,21 @@ impl Learning {
     /// Forgets all scores. The rows of the newest events that had a label up to a number, by the number of their first
     /// example: as many as a calibration is fitted on.
     pub(super) fn rows_to_recall(&mut self, until: u64) -> Vec<(u64, usize)> {
-        let settling = self.settling();
-        let is_calibrating = self.is_calibrating();
-        let (history, scored) = (&self.history, &mut self.scored);
-        scored.rows.clear();
-        if !is_calibrating {
+        let settling = self.settling.labels();
+        self.scored.rows.clear();
+        if !self.is_calibrating() {
             return Vec::new();
         }
+        let history = &self.history;
         let mut rows: Vec<(u64, usize)> = history
             .believed(0..history.len())
-            .map(|row| (scored.first_of(history.number(row)), row))
+            .map(|row| (self.event_of(history.number(row)), row))
             // A correction sets a score's label as soon as it is read, whatever period it is of.
             .filter(|(first, _)| *first <= until)
             .collect();
         rows.sort_unstable();
-        scored.labels = rows.len() as u64;
-        scored.newest = until;
+        self.scored.labels = rows.len() as u64;
+        self.scored.newest = until;
         // Frauds that are not settled are there besides.
         let settled = until.saturating_sub(settling);
         let counts = |at: &usize| rows[*at].0 <= settled && history.is_fraud(rows[*at].1);
@@ -315,53 +275,83 @@ impl Learning {
 mod tests {
     use super::*;
 
+    /// Examples of which each is the first of its event, unless it is a correction.
+    fn note(scored: &mut Scored, examples: &[(u64, f32, bool)]) {
+        let noted = examples.iter().map(|(number, logit, fraud)| {
+            let first = scored.first_of(*number);
+            let (logit, fraud) = (*logit, *fraud);
+            (
+                *number,
+                Row {
+                    first,
+                    logit,
+                    fraud,
+                },
+            )
+        });
+        let noted: Vec<(u64, Row)> = noted.collect();
+        scored.note(noted);
+    }
+
     #[test]
     fn a_correction_sets_the_label_of_the_first_score() {
         let mut scored = Scored::default();
-        scored.note(&[1, 2, 3, 4].map(|number| (number, -3.0, false)));
+        note(
+            &mut scored,
+            &[1, 2, 3, 4].map(|number| (number, -3.0, false)),
+        );
         scored.correct(5, 2);
-        scored.note(&[(5, -9.0, true)]);
+        note(&mut scored, &[(5, -9.0, true)]);
         assert_eq!(
             scored.labels_of(),
             [(1, false), (2, true), (3, false), (4, false)]
         );
-        assert_eq!(scored.waited(5), Some(3));
+        assert_eq!(scored.corrected(5), Some(2));
         // It is taken back; and one that came and was corrected in one period is scored once, in its place.
         scored.correct(6, 5);
         scored.correct(9, 7);
-        scored.note(&[(6, -9.0, false), (8, -3.0, false), (9, -3.0, true)]);
+        note(
+            &mut scored,
+            &[(6, -9.0, false), (8, -3.0, false), (9, -3.0, true)],
+        );
         let rows = scored.labels_of();
         assert_eq!(rows[1], (2, false));
         assert_eq!(rows[4..], [(7, true), (8, false)]);
-        assert_eq!(scored.waited(6), Some(4));
+        assert_eq!(scored.corrected(6), Some(2));
         // Labels that were put aside before are no newer scores.
-        scored.note(&[(3, -3.0, true)]);
+        note(&mut scored, &[(3, -3.0, true)]);
         assert_eq!(scored.rows.len(), 6);
     }
 
     #[test]
     fn what_was_deleted_has_no_score() {
         let mut scored = Scored::default();
-        scored.note(&[1, 2, 3, 4].map(|number| (number, -3.0, false)));
+        note(
+            &mut scored,
+            &[1, 2, 3, 4].map(|number| (number, -3.0, false)),
+        );
         scored.correct(5, 2);
         for _ in 0..2 {
             scored.forget(&BTreeSet::from([3, 5, 9]));
             assert_eq!(scored.labels_of(), [(1, false), (4, false)]);
         }
         // The label that comes in its place is another.
-        scored.note(&[(6, -3.0, true)]);
+        note(&mut scored, &[(6, -3.0, true)]);
         assert_eq!(scored.labels_of(), [(1, false), (4, false), (6, true)]);
-        assert_eq!(scored.waited(6), None);
+        assert_eq!(scored.corrected(6), None);
     }
 
     #[test]
     fn a_score_that_is_no_number_is_none() {
         let mut scored = Scored::default();
-        scored.note(&[
-            (1, f32::NAN, true),
-            (2, -3.0, false),
-            (3, f32::INFINITY, true),
-        ]);
+        note(
+            &mut scored,
+            &[
+                (1, f32::NAN, true),
+                (2, -3.0, false),
+                (3, f32::INFINITY, true),
+            ],
+        );
         assert_eq!(scored.labels_of(), [(2, false)]);
     }
 
@@ -378,7 +368,7 @@ mod tests {
             (number, -6.0 + (number % 7) as f32 / 3.0, is_fraud)
         };
         let examples: Vec<(u64, f32, bool)> = (1..=20_000).map(example).collect();
-        scored.note(&examples);
+        note(&mut scored, &examples);
         let line =
             |settling, usual: f64, reach| scored.calibration(settling, before, |_| usual, reach);
         let raised = line(2_000, 0.05, f64::INFINITY);

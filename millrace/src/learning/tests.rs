@@ -17,6 +17,7 @@ mod persons;
 mod replays;
 mod rivals;
 mod rollbacks;
+mod settling;
 mod starts;
 
 use machine::*;
@@ -302,7 +303,7 @@ fn labels_that_may_yet_be_corrected_are_not_replayed_where_frauds_are_correction
     let mut process = machine.start();
     process.pass_with_corrections(&mut machine, 0..8);
     let learning = &process.learning;
-    let settling = learning.settling();
+    let settling = learning.settling.labels();
     assert!(settling > 500 && settling < 1_200, "{settling}");
     let history = &learning.history;
     let rows: Vec<usize> = history.believed(0..history.len()).collect();

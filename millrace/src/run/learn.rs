@@ -46,7 +46,15 @@ pub fn learn_once(workspace: Workspace) -> Outcome<()> {
             None => return Err(failure),
         },
         learned => match learned? {
-            None => print("no period with new labels has ended: nothing to learn")?,
+            None => match learning.waits_until() {
+                Some((end_us, until_us)) => print(format_args!(
+                    "the labels of the period until {} are learned from {} on, when they are settled (model.settling): \
+                     nothing to learn yet",
+                    rfc3339(end_us),
+                    rfc3339(until_us)
+                ))?,
+                None => print("no period with new labels has ended: nothing to learn")?,
+            },
             Some(period) => print(period)?,
         },
     };

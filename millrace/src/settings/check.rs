@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use crate::failure::{Failure, Outcome};
 use crate::files::nearest;
 use crate::object_stores::meant_as_url;
-use crate::settings::{SETTINGS_FILE, Settings};
+use crate::settings::{SETTINGS_FILE, Settings, SettlingTime};
 
 /// Bounds of a period: event times are whole microseconds, and the end of a period that holds the newest must be one.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
@@ -37,6 +37,16 @@ impl Settings {
                 "model.every",
                 is_period,
                 "is not from 1s to 36500d: write 15m, 1h or 1d",
+            )?;
+            // They would be gone before they are learned.
+            let is_kept = match model.settling {
+                SettlingTime::Auto => true,
+                SettlingTime::After(time) => time < self.store.examples,
+            };
+            require(
+                "model.settling",
+                is_kept,
+                "is not shorter than store.examples, for which labels are kept",
             )?;
         }
         let learner = &self.learner;

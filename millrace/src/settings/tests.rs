@@ -61,6 +61,11 @@ fn settings_can_be_changed_by_name() {
             "is too large: it can be 9223372036854775807 at most",
         ),
         ("modle.every=6h", "did you mean 'model'?"),
+        (
+            "model.settling=soon",
+            "write 90s, 15m, 1h or 7d, or auto\n  hint: its default is settling = \"auto\"",
+        ),
+        ("model.settling=60d", "is not shorter than store.examples"),
         ("model.calibration=platt", "unknown variant `platt`"),
         ("model.calibration=platt", "hint: there are auto, none;"),
         ("model.every=24", "'24' lacks a unit: write 90s, 15m, 1h"),

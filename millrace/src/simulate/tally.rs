@@ -62,6 +62,8 @@ pub(super) struct UpdateLine {
     pub(super) frauds: usize,
     /// Labels of the period that say the opposite of one that was known before.
     pub(super) corrected: usize,
+    /// How long after the period's end its labels waited until they were settled.
+    pub(super) waited_seconds: f64,
     /// Rows that were learned.
     pub(super) examples: u64,
     pub(super) replayed: u64,
@@ -320,6 +322,7 @@ impl Tally {
             labels: period.labels,
             frauds: period.frauds,
             corrected: period.corrected,
+            waited_seconds: period.waited_us as f64 / 1e6,
             examples: 0,
             replayed: 0,
             label_offset: 0,

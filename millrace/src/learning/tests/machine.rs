@@ -137,10 +137,15 @@ impl Machine {
 
     /// In an hour it is said of some events that their label was wrong.
     pub(super) fn correct(&mut self, hour: i64, numbers: &[u64]) {
+        self.relabel(hour, numbers, |number| !is_fraud(number));
+    }
+
+    /// In an hour some events have another label.
+    pub(super) fn relabel(&mut self, hour: i64, numbers: &[u64], label: impl Fn(u64) -> bool) {
         self.step(|step| {
             for number in numbers {
                 let time = (hour + 1) * HOUR - 1;
-                step.label(&number.to_be_bytes(), !is_fraud(*number), time);
+                step.label(&number.to_be_bytes(), label(*number), time);
             }
         });
     }

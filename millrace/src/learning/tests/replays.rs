@@ -84,7 +84,7 @@ fn frauds_that_are_put_aside_do_not_tell_how_frauds_become_known() {
         }
         process.learn(hour);
     }
-    let settling = process.learning.settling();
+    let settling = process.learning.settling.labels();
     assert!(settling > 500, "{settling}");
     // More of them than are looked at.
     machine.is_flooded = true;
@@ -96,13 +96,14 @@ fn frauds_that_are_put_aside_do_not_tell_how_frauds_become_known() {
             "{hour}: {learned:?}"
         );
     }
-    assert_eq!(process.learning.settling(), settling);
-    assert_eq!(machine.start().learning.settling(), settling);
+    assert_eq!(process.learning.settling.labels(), settling);
+    assert_eq!(machine.start().learning.settling.labels(), settling);
 }
 
 #[test]
 fn frauds_that_may_be_set_right_wait_before_they_are_replayed() {
-    let mut machine = Machine::new();
+    let settings = SETTINGS.replace("[learner]\n", "settling = \"0s\"\n[learner]\n");
+    let mut machine = Machine::with(&settings);
     let mut process = machine.start();
     for hour in 0..8 {
         machine.hour(hour, 300, process.tag());
@@ -116,9 +117,9 @@ fn frauds_that_may_be_set_right_wait_before_they_are_replayed() {
         process.learn(hour);
     }
     let learning = &process.learning;
-    let settling = learning.settling();
+    let settling = learning.settling.labels();
     assert!(settling > 500 && settling < 1_200, "{settling}");
-    assert_eq!(machine.start().learning.settling(), settling);
+    assert_eq!(machine.start().learning.settling.labels(), settling);
     let history = &learning.history;
     let rows: Vec<usize> = history.believed(0..history.len()).collect();
     let until = history.newest() - settling;

@@ -364,7 +364,7 @@ fn as_many_settled_frauds_are_scored_again_as_a_calibration_takes() {
     process.pass_with_corrections(&mut machine, 0..16);
     drop(process);
     let learning = machine.start().learning;
-    let settling = learning.settling();
+    let settling = learning.settling.labels();
     assert!(settling > 500, "{settling}");
     let settled = learning.dealt_with - settling;
     let scored = learning.scored.labels_of().into_iter();

@@ -52,6 +52,7 @@ fn why_no_model_was_made_is_said() {
         labels: 3,
         frauds: 1,
         corrected: 0,
+        waited_us: 0,
         learned: Learned::Waiting,
         tested: Vec::new(),
         rolled_back: None,
