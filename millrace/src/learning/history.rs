@@ -75,11 +75,7 @@ impl History {
             return;
         }
         let stays: Vec<bool> = self.numbers.iter().map(|it| !gone.contains(it)).collect();
-        let width = self.width();
-        retain_rows(&mut self.numbers, 1, &stays);
-        retain_rows(&mut self.known_us, 1, &stays);
-        retain_rows(&mut self.frauds, 1, &stays);
-        retain_rows(&mut self.inputs, width, &stays);
+        self.retain(&stays);
     }
 
     /// Forgets the oldest examples up to a number, which were dealt with: of those that are believed the newest `most` stay,
@@ -114,8 +110,20 @@ impl History {
             *stays = *left > 0;
             *left = left.saturating_sub(1);
         }
-        let gone = stays.iter().position(|stays| *stays).unwrap_or(rows);
+        self.retain(&stays);
+        if let Some(first) = self.numbers.front() {
+            self.aside.retain(|range| range.end() >= first);
+            self.replaced = self.replaced.split_off(first);
+            self.corrections = self.corrections.split_off(first);
+        }
+    }
+
+    /// Of the first rows keeps those that stay, and all rows behind them.
+    fn retain(&mut self, stays: &[bool]) {
+        let first = stays.iter().position(|stays| *stays);
+        let gone = first.unwrap_or(stays.len());
         let width = self.width();
+        // The oldest go in every period: that moves none of the others.
         self.numbers.drain(..gone);
         self.known_us.drain(..gone);
         self.frauds.drain(..gone);
@@ -127,11 +135,6 @@ impl History {
             retain_rows(&mut self.known_us, 1, stays);
             retain_rows(&mut self.frauds, 1, stays);
             retain_rows(&mut self.inputs, width, stays);
-        }
-        if let Some(first) = self.numbers.front() {
-            self.aside.retain(|range| range.end() >= first);
-            self.replaced = self.replaced.split_off(first);
-            self.corrections = self.corrections.split_off(first);
         }
     }
 
