@@ -15,6 +15,7 @@
 //! [`Example`]. Each value starts with its time, by which it expires.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use millrace_feature_store::{Commit, Store, StoreError, Table, decode, encode, time_bytes};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -453,30 +454,14 @@ pub fn examples_after(
     after: u64,
     visit: &mut dyn FnMut(u64, Example) -> bool,
 ) -> Result<(), StoreError> {
-    let mut failed = None;
     let from = (after + 1).to_be_bytes();
-    store.scan(Table::Examples, &from, &[], false, &mut |key, value| {
-        let number = <[u8; 8]>::try_from(key).map(u64::from_be_bytes);
-        let go_on = match (number, parse(value)) {
-            (Ok(number), Ok(example)) => visit(number, example),
-            (_, Err(error)) => {
-                failed = Some(error);
-                false
-            }
-            (Err(_), _) => {
-                failed = Some(StoreError::Record(
-                    "an example's key is not 8 bytes".to_owned(),
-                ));
-                false
-            }
-        };
-        if go_on {
-            std::ops::ControlFlow::Continue(())
-        } else {
-            std::ops::ControlFlow::Break(())
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
+    walk(store, Table::Examples, &from, &[], &mut |key, example| {
+        let number = number_of(key, "an example's key is not 8 bytes")?;
+        Ok(match visit(number, example) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        })
+    })
 }
 
 /// Shows the examples of corrected labels with a sequence number above `after`, up to `until`, in order: the number, and
@@ -494,23 +479,11 @@ pub fn corrections_between(
         correction_key(after.saturating_add(1)),
         correction_key(until.saturating_add(1)),
     );
-    let mut failed = None;
-    store.scan(Table::Scored, &from, &end, false, &mut |key, value| {
-        let number = <[u8; 8]>::try_from(&key[1..]).map(u64::from_be_bytes);
-        match (number, parse(value)) {
-            (Ok(number), Ok(replaced)) => {
-                visit(number, replaced);
-                return std::ops::ControlFlow::Continue(());
-            }
-            (_, Err(error)) => failed = Some(error),
-            (Err(_), _) => {
-                let reason = "a correction's key is not 9 bytes".to_owned();
-                failed = Some(StoreError::Record(reason));
-            }
-        }
-        std::ops::ControlFlow::Break(())
-    })?;
-    failed.map_or(Ok(()), Err)
+    walk(store, Table::Scored, &from, &end, &mut |key, replaced| {
+        let number = number_of(&key[1..], "a correction's key is not 9 bytes")?;
+        visit(number, replaced);
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// Shows the numbers of the examples that were deleted since the one with the number `after` was the newest; the same
@@ -524,25 +497,11 @@ pub fn deletions_after(
     visit: &mut dyn FnMut(u64),
 ) -> Result<(), StoreError> {
     let from = key(DELETED, &after.saturating_add(1).to_be_bytes());
-    let mut failed = None;
     let end = [DELETED + 1];
-    store.scan(
-        Table::Scored,
-        &from,
-        &end,
-        false,
-        &mut |_, value| match parse(value) {
-            Ok(number) => {
-                visit(number);
-                std::ops::ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                std::ops::ControlFlow::Break(())
-            }
-        },
-    )?;
-    failed.map_or(Ok(()), Err)
+    walk(store, Table::Scored, &from, &end, &mut |_, number| {
+        visit(number);
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// The keys of all scored events, from the first on, to that of what follows them.
@@ -582,6 +541,33 @@ fn read<T: DeserializeOwned>(
         .get(table, key)?
         .map(|value| parse(&value))
         .transpose()
+}
+
+/// Shows rows of a table with what they hold, in the order of their keys, until `visit` breaks off or one fails.
+fn walk<T: DeserializeOwned>(
+    store: &dyn Store,
+    table: Table,
+    from: &[u8],
+    to_exclusive: &[u8],
+    visit: &mut dyn FnMut(&[u8], T) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<(), StoreError> {
+    let mut failed = None;
+    store.scan(table, from, to_exclusive, false, &mut |key, value| {
+        let outcome = parse(value).and_then(|row| visit(key, row));
+        outcome.unwrap_or_else(|error| {
+            failed = Some(error);
+            ControlFlow::Break(())
+        })
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// The sequence number that a key is; what is wrong if it is none.
+fn number_of(key: &[u8], wrong: &str) -> Result<u64, StoreError> {
+    let bytes = <[u8; 8]>::try_from(key);
+    bytes
+        .map(u64::from_be_bytes)
+        .map_err(|_| StoreError::Record(wrong.to_owned()))
 }
 
 fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {

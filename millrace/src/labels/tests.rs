@@ -275,6 +275,37 @@ fn whoever_has_read_an_example_learns_that_it_was_deleted() {
 }
 
 #[test]
+fn a_row_that_does_not_decode_ends_the_reading() {
+    let told = |table, row: Vec<u8>, value: Vec<u8>| {
+        let store = MemoryStore::new();
+        let mut commit = Commit::default();
+        commit.put(table, row, value);
+        store.commit(commit).unwrap();
+        let outcomes = [
+            examples_after(&store, 0, &mut |_, _| true),
+            corrections_between(&store, 0, u64::MAX, &mut |_, _| {}),
+            deletions_after(&store, 0, &mut |_| {}),
+        ];
+        outcomes.map(|outcome| outcome.err().map(|error| error.to_string()))
+    };
+    let time = || time_bytes(5).to_vec();
+    let empty = Some(StoreError::Record("it is empty".to_owned()).to_string());
+    let example = 1_u64.to_be_bytes().to_vec();
+    let [of_example, correction, deletion] = [
+        told(Table::Examples, example, time()),
+        told(Table::Scored, correction_key(1), time()),
+        told(Table::Scored, deletion_key(1, 1), time()),
+    ];
+    assert_eq!(of_example, [empty.clone(), None, None]);
+    assert_eq!(correction, [None, empty.clone(), None]);
+    assert_eq!(deletion, [None, None, empty]);
+    // A key of another length is told, too.
+    let number = timed(5, &1_u64).unwrap();
+    let [_, correction, _] = told(Table::Scored, key(CORRECTED, b"1"), number);
+    assert!(correction.is_some_and(|it| it.contains("a correction's key is not 9 bytes")));
+}
+
+#[test]
 fn what_was_deleted_is_no_example_and_may_come_again() {
     for commits in [false, true] {
         let maybe = || if commits { Done } else { Known("y", false, 1) };
