@@ -8,9 +8,7 @@
 //! The log of scores, where there is one, is compared with the same inputs (`audit/score_log.rs`).
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
@@ -22,7 +20,7 @@ use serde::Serialize;
 
 use crate::backfill::{event_files, fill};
 use crate::failure::{Failure, Outcome};
-use crate::files::{EventFile, spinner};
+use crate::files::{EventFile, is_empty_folder, spinner};
 use crate::labels::{SCORED_END, SCORED_START, ScoredRecord, scored_record};
 use crate::marks::Marks;
 use crate::output::print;
@@ -140,10 +138,10 @@ pub fn compare(workspace: &Workspace, events: &[String], log: Option<&str>) -> O
     let files = event_files(workspace, events)?;
     check_streams(plan, files.iter().map(|(stream, _)| stream.name.as_str()))?;
     let folder = tempfile::tempdir().map_err(|e| Failure::failed(format!("a folder: {e}")))?;
-    let scored = match (
-        is_empty(&workspace.path(&workspace.settings.store.path)),
-        log,
-    ) {
+    let store = workspace.path(&workspace.settings.store.path);
+    // What keeps a folder from being read is told when the store is opened.
+    let is_empty = is_empty_folder(&store).unwrap_or(false);
+    let scored = match (is_empty, log) {
         (false, _) => workspace.open_store_to_read()?,
         // A log may be audited where its store is not: nothing is made in the project for it.
         (true, Some(_)) => workspace.open_store_at(&folder.path().join("scored"))?,
@@ -173,14 +171,6 @@ pub fn compare(workspace: &Workspace, events: &[String], log: Option<&str>) -> O
     }
     found.extra = count_scored(&scored)?.saturating_sub(found.compared + found.other_inputs);
     Ok(found)
-}
-
-/// Whether a folder has nothing, or is not there.
-fn is_empty(folder: &Path) -> bool {
-    match std::fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == ErrorKind::NotFound,
-    }
 }
 
 fn nothing_scored(workspace: &Workspace) -> Failure {

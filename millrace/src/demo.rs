@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::failure::{Failure, Outcome};
+use crate::files::is_empty_folder;
 use crate::interrupt::Signals;
 use crate::run::{Role, Running, create_topics};
 use crate::runtime::runtime;
@@ -182,7 +183,7 @@ fn default_folder() -> Outcome<PathBuf> {
 fn prepare(folder: &Path) -> Outcome<File> {
     let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", folder.display()));
     if folder.exists() {
-        let is_empty = std::fs::read_dir(folder).map_err(failed)?.next().is_none();
+        let is_empty = is_empty_folder(folder).map_err(failed)?;
         if !is_empty && !folder.join(MARK).exists() {
             return Err(
                 Failure::input(format!("{} is not a demo's folder", folder.display()))

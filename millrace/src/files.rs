@@ -27,7 +27,7 @@ mod parquet_file;
 mod rows_file;
 mod table_file;
 
-pub(crate) use absent::no_folder;
+pub(crate) use absent::{is_empty_folder, no_folder};
 pub(crate) use columns::nearest;
 pub(crate) use columns::{column_as, lost_row, outside_row, unit_slip};
 pub(crate) use json_lines::near_key;

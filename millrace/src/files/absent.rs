@@ -1,5 +1,6 @@
-//! What is said of a file that is not there, or is a folder: which files could be meant.
+//! What is said of a file that is not there, or is a folder: which files could be meant. Whether a folder is empty.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Format, nearest};
@@ -36,6 +37,18 @@ pub(crate) fn no_folder(folder: &Path) -> String {
             there.display()
         ),
         None => "name a folder in which you may write".to_owned(),
+    }
+}
+
+/// Whether a folder has nothing in it, or is not there.
+///
+/// # Errors
+/// A folder that cannot be read, or is none.
+pub(crate) fn is_empty_folder(folder: &Path) -> std::io::Result<bool> {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -440,6 +440,16 @@ fn a_folder_that_cannot_be_made_is_told() {
 }
 
 #[test]
+fn a_folder_that_is_not_there_is_as_good_as_an_empty_one() {
+    let folder = Folder::new();
+    assert!(is_empty_folder(&folder.path("")).unwrap());
+    assert!(is_empty_folder(&folder.path("missing")).unwrap());
+    let file = folder.text("events.csv", "");
+    assert!(!is_empty_folder(&folder.path("")).unwrap());
+    assert!(is_empty_folder(&file).is_err());
+}
+
+#[test]
 fn what_could_be_meant_by_a_file_that_is_not_there_is_named() {
     let folder = Folder::new();
     says(
