@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::{
     Commit, Offset, Scan, Store, StoreError, Table, entity_range, event_key, event_range,
-    event_time_us, tile_key, time_bytes,
+    event_time_us, tile_key, time_bytes, try_scan,
 };
 
 /// Runs the whole suite on an empty store.
@@ -15,6 +15,7 @@ pub(crate) fn conformance(store: &dyn Store) {
     an_empty_store_is_empty(store);
     rows_are_read_back(store);
     scans_keep_to_their_range(store);
+    a_failure_ends_a_scan(store);
     entities_do_not_mix(store);
     a_commit_applies_in_order(store);
     offsets_move_with_their_rows(store);
@@ -202,6 +203,24 @@ fn scans_keep_to_their_range(store: &dyn Store) {
     }
     assert_eq!(keys(store, (b"k", b"l"), false, 2), ["ka", "kb"]);
     assert_eq!(keys(store, (b"k", b"l"), true, 2), ["kd", "kcc"]);
+}
+
+fn a_failure_ends_a_scan(store: &dyn Store) {
+    let mut commit = Commit::default();
+    for key in ["fa", "fb", "fc"] {
+        commit.put(Table::Meta, key, key);
+    }
+    store.commit(commit).unwrap();
+    let mut seen = 0;
+    let outcome = try_scan(store, Table::Meta, b"f", b"g", &mut |key, _| {
+        seen += 1;
+        match key {
+            b"fb" => Err(StoreError::Record("of fb".to_owned())),
+            _ => Ok(ControlFlow::Continue(())),
+        }
+    });
+    assert!(matches!(outcome, Err(StoreError::Record(of)) if of == "of fb"));
+    assert_eq!(seen, 2);
 }
 
 fn entities_do_not_mix(store: &dyn Store) {

@@ -45,4 +45,4 @@ pub use keys::{
 pub use memory_store::MemoryStore;
 pub use rocks_options::StoreSettings;
 pub use rocks_store::RocksStore;
-pub use store::{Scan, Store};
+pub use store::{Scan, Store, try_scan};

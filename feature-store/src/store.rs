@@ -45,6 +45,27 @@ pub trait Scan {
     }
 }
 
+/// As [`Scan::scan`] in key order, with a `visit` that may fail: that ends the scan, too.
+///
+/// # Errors
+/// [`StoreError::Engine`] where the store cannot be read, and what `visit` fails with.
+pub fn try_scan<E: From<StoreError>>(
+    store: &(impl Scan + ?Sized),
+    table: Table,
+    from: &[u8],
+    to_exclusive: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let mut failed = None;
+    store.scan(table, from, to_exclusive, false, &mut |key, value| {
+        visit(key, value).unwrap_or_else(|error| {
+            failed = Some(error);
+            ControlFlow::Break(())
+        })
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
 /// Ordered tables and offsets, committed together. Any thread may call any method. A scan of the store itself is of
 /// the moment of the scan.
 pub trait Store: Scan + Send + Sync {

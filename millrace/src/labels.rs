@@ -17,7 +17,9 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use millrace_feature_store::{Commit, Store, StoreError, Table, decode, encode, time_bytes};
+use millrace_feature_store::{
+    Commit, Store, StoreError, Table, decode, encode, time_bytes, try_scan,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// An event that was scored, and its label once that is known.
@@ -551,15 +553,9 @@ fn walk<T: DeserializeOwned>(
     to_exclusive: &[u8],
     visit: &mut dyn FnMut(&[u8], T) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
-    let mut failed = None;
-    store.scan(table, from, to_exclusive, false, &mut |key, value| {
-        let outcome = parse(value).and_then(|row| visit(key, row));
-        outcome.unwrap_or_else(|error| {
-            failed = Some(error);
-            ControlFlow::Break(())
-        })
-    })?;
-    failed.map_or(Ok(()), Err)
+    try_scan(store, table, from, to_exclusive, &mut |key, value| {
+        visit(key, parse(value)?)
+    })
 }
 
 /// The sequence number that a key is; what is wrong if it is none.

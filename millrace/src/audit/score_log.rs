@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
-use millrace_feature_store::{Commit, RocksStore, Scan, Store, Table};
+use millrace_feature_store::{Commit, RocksStore, Store, Table, try_scan};
 use millrace_features::{pack_keys, pack_rows};
 use serde::Serialize;
 
@@ -375,21 +375,10 @@ impl LogAudit {
 
     /// All events were added.
     pub(super) fn finish(&mut self, plan: &ModelPlan, again: &RocksStore) -> Outcome<()> {
-        let mut failed = None;
-        again.scan(
-            Table::Scored,
-            ROWS,
-            ROWS_END,
-            false,
-            &mut |key, row| match self.note_if_extra(plan, key, row) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(failure) => {
-                    failed = Some(failure);
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        failed.map_or(Ok(()), Err)
+        try_scan(again, Table::Scored, ROWS, ROWS_END, &mut |key, row| {
+            let noted = self.note_if_extra(plan, key, row);
+            noted.map(ControlFlow::Continue)
+        })
     }
 
     fn note_if_extra(&mut self, plan: &ModelPlan, key: &[u8], row: &[u8]) -> Outcome<()> {

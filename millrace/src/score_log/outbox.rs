@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
 
 use arrow::array::RecordBatch;
-use millrace_feature_store::{Commit, Store, StoreError, Table, decode, encode};
+use millrace_feature_store::{Commit, Store, StoreError, Table, decode, encode, try_scan};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
@@ -282,8 +282,7 @@ fn each_block(
     visit: &mut dyn FnMut(Block, &[&[u8]]) -> Outcome<()>,
 ) -> Outcome<()> {
     let (from, mut expected) = (block_key(range.start), range.start);
-    let mut failed = None;
-    let mut step = |key: &[u8], value: &[u8]| -> Outcome<bool> {
+    try_scan(store, Table::Meta, &from, BLOCKS_END, &mut |key, value| {
         let first = key
             .get(BLOCKS.len()..)
             .and_then(|number| <[u8; 8]>::try_from(number).ok());
@@ -291,7 +290,7 @@ fn each_block(
             .map(u64::from_be_bytes)
             .ok_or_else(|| damaged("a key"))?;
         if first >= range.end {
-            return Ok(false);
+            return Ok(ControlFlow::Break(()));
         }
         if first != expected {
             return Err(damaged(&format!("row {expected} is missing")));
@@ -305,24 +304,8 @@ fn each_block(
             tag,
         };
         expected = block.end();
-        visit(block, &rows)?;
-        Ok(true)
-    };
-    store.scan(
-        Table::Meta,
-        &from,
-        BLOCKS_END,
-        false,
-        &mut |key, value| match step(key, value) {
-            Ok(true) => ControlFlow::Continue(()),
-            Ok(false) => ControlFlow::Break(()),
-            Err(failure) => {
-                failed = Some(failure);
-                ControlFlow::Break(())
-            }
-        },
-    )?;
-    failed.map_or(Ok(()), Err)
+        visit(block, &rows).map(ControlFlow::Continue)
+    })
 }
 
 /// A block's tag and rows.
