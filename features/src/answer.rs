@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -344,14 +344,7 @@ impl FeatureView {
         }
         columns.push(Arc::new(TimestampMicrosecondArray::from(as_of.to_vec())));
         let row = batch(&self.row_schema, columns, rows).map_err(context)?;
-        let outputs = self
-            .outputs
-            .iter()
-            .zip(self.schema.fields())
-            .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(context)?;
-        batch(&self.schema, outputs, rows).map_err(context)
+        outputs_on(&self.outputs, &row, &self.schema).map_err(context)
     }
 }
 
@@ -448,9 +441,23 @@ fn group(keys: &[Vec<u8>]) -> Vec<Group<'_>> {
     groups
 }
 
+/// The outputs on each row of a batch, as a batch of `schema`.
+pub(crate) fn outputs_on(
+    outputs: &[Arc<dyn PhysicalExpr>],
+    row: &RecordBatch,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, DataFusionError> {
+    let columns = outputs
+        .iter()
+        .zip(schema.fields())
+        .map(|(output, field)| evaluate_or_null(output, row, field.data_type()))
+        .collect::<Result<Vec<_>, _>>()?;
+    batch(schema, columns, row.num_rows())
+}
+
 /// A batch of `schema`, also when it has no columns.
 pub(crate) fn batch(
-    schema: &arrow::datatypes::SchemaRef,
+    schema: &SchemaRef,
     columns: Vec<ArrayRef>,
     rows: usize,
 ) -> Result<RecordBatch, DataFusionError> {

@@ -14,11 +14,10 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::collect_columns;
 
 use crate::FeatureError;
-use crate::answer::batch;
+use crate::answer::{batch, outputs_on};
 use crate::category::category_code;
 use crate::plan::{Planner, Scope, engine_schema};
 use crate::problem::{Checked, Complaint};
-use crate::rows::evaluate_or_null;
 use crate::state::StateReader;
 use crate::stream::Stream;
 use crate::tile::Tile;
@@ -189,14 +188,7 @@ impl InputView {
     fn project(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, FeatureError> {
         let context = |e| FeatureError::evaluate(format!("inputs '{}'", self.name))(e);
         let row = batch(&self.row_schema, columns, rows).map_err(context)?;
-        let outputs = self
-            .outputs
-            .iter()
-            .zip(self.schema.fields())
-            .map(|(output, field)| evaluate_or_null(output, &row, field.data_type()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(context)?;
-        batch(&self.schema, outputs, rows).map_err(context)
+        outputs_on(&self.outputs, &row, &self.schema).map_err(context)
     }
 
     /// Inputs as a row-major matrix of `rows × names`, null and NaN alike as NaN, a text as its [`category_code`].
