@@ -59,15 +59,7 @@ impl RocksStore {
         let options = rocks_options::database(settings);
         let db = DB::open_cf_descriptors(&options, path, descriptors(settings, &horizons)?)
             .map_err(|error| open_error(path, error))?;
-        let store = Self {
-            db,
-            horizons,
-            tiled: Tiled::default(),
-            caches: Caches::new(settings.entity_cache_bytes, settings.entity_cache_rows),
-            writing: Mutex::default(),
-            is_read_only: false,
-        };
-        store.note_tiles()?;
+        let store = Self::of(db, horizons, settings, false)?;
         tracing::info!(path = %path.display(), "store opened");
         Ok(store)
     }
@@ -96,13 +88,23 @@ impl RocksStore {
         let families = descriptors(settings, &horizons)?;
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, error))?;
+        Self::of(db, horizons, settings, true)
+    }
+
+    /// The store of a database that was opened.
+    fn of(
+        db: DB,
+        horizons: Arc<Horizons>,
+        settings: &StoreSettings,
+        is_read_only: bool,
+    ) -> Result<Self, StoreError> {
         let store = Self {
             db,
             horizons,
             tiled: Tiled::default(),
             caches: Caches::new(settings.entity_cache_bytes, settings.entity_cache_rows),
             writing: Mutex::default(),
-            is_read_only: true,
+            is_read_only,
         };
         store.note_tiles()?;
         Ok(store)
