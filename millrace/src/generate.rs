@@ -9,7 +9,7 @@
 //!               (Arrow) labels       ──► a thread ──► labels.parquet
 //! ```
 
-mod draw;
+pub(crate) mod draw;
 mod fraud;
 mod output;
 mod population;

@@ -10,7 +10,7 @@ use rand_pcg::Pcg64;
 
 /// What a stream of draws is for. The numbers are part of the format: another number is another data set.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     Customer = 1,
     Terminal = 2,
     Payments = 3,
@@ -20,11 +20,11 @@ pub(super) enum Purpose {
 }
 
 /// One stream of draws.
-pub(super) struct Draw(Pcg64);
+pub(crate) struct Draw(Pcg64);
 
 impl Draw {
     /// The stream of `purpose` for `entity` on `day`, zero where there is none.
-    pub(super) fn new(seed: u64, purpose: Purpose, entity: u64, day: u64) -> Self {
+    pub(crate) fn new(seed: u64, purpose: Purpose, entity: u64, day: u64) -> Self {
         let purpose_hash = mix(seed.wrapping_add((purpose as u64).wrapping_mul(GOLDEN_RATIO)));
         let entity_hash = mix(purpose_hash.wrapping_add(entity));
         let high = mix(entity_hash.wrapping_add(day));
@@ -58,7 +58,7 @@ impl Draw {
 
     /// A draw from the Poisson distribution, given exp(−mean) (Knuth, "The Art of Computer Programming",
     /// vol. 2, 3.4.1). Takes mean + 1 uniform draws on average.
-    pub(super) fn poisson(&mut self, exp_minus_mean: f64) -> u32 {
+    pub(crate) fn poisson(&mut self, exp_minus_mean: f64) -> u32 {
         let mut count = 0;
         let mut product = self.unit();
         while product > exp_minus_mean {

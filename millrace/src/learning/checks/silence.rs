@@ -119,10 +119,9 @@ fn expected_frauds(scores: &[f32], usual: f64) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use millrace_learner::{Device, GateSettings, LearnerSettings, update};
-    use rand::{Rng, SeedableRng};
-    use rand_pcg::Pcg64;
 
     use super::*;
+    use crate::generate::draw::{Draw, Purpose};
 
     /// A model that expects one fraud in so many.
     fn model(one_in: usize) -> Model {
@@ -197,27 +196,16 @@ mod tests {
         assert!(hear(2, 200.0).is_some());
     }
 
-    /// Counts of a Poisson distribution.
-    fn poisson(random: &mut Pcg64, mean: f64) -> usize {
-        let least = (-mean).exp();
-        let mut product: f64 = random.random();
-        let mut count = 0;
-        while product > least {
-            product *= random.random::<f64>();
-            count += 1;
-        }
-        count
-    }
-
     /// How many of so many periods are put aside, and how many frauds were expected when the first was, if a share of the
     /// frauds comes.
     fn heard(expected: f64, share: f64, periods: usize) -> (usize, Option<f64>) {
         let ratio = GateSettings::default().max_fraud_ratio;
-        let mut random = Pcg64::seed_from_u64(7);
+        let mut draw = Draw::new(7, Purpose::Payments, 0, 0);
+        let exp_minus_mean = (-share * expected).exp();
         let mut silence = Silence::default();
         let (mut refused, mut first) = (0, None);
         for period in 1..=periods {
-            let frauds = poisson(&mut random, share * expected);
+            let frauds = draw.poisson(exp_minus_mean) as usize;
             if silence.hear(100, frauds, expected, ratio).is_some() {
                 refused += 1;
                 first = first.or(Some(period as f64 * expected));
