@@ -49,9 +49,7 @@ fn a_text_is_learned_as_a_category() {
 
 #[test]
 fn a_canary_goes_on_in_the_next_process() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
+    let (mut machine, process, canary, hour) = Machine::new().until_canary();
     let shadow = process
         .learning
         .shadow
@@ -85,7 +83,7 @@ fn a_canary_goes_on_in_the_next_process() {
     machine.hour(hour + 1, 300, process.tag());
     let period = process.learn(hour + 1);
     assert_eq!(verdict(&period, canary).verdict, Verdict::Promoted);
-    assert_eq!(process.scorer.serving().unwrap().version, canary);
+    assert_eq!(process.serving(), canary);
 
     // No label was learned by two versions, and none was left out.
     let registry = registry(machine.folder.path());
@@ -103,10 +101,7 @@ fn a_canary_goes_on_in_the_next_process() {
 
 #[test]
 fn a_canary_goes_a_step_a_period_however_few_labels_a_process_has_seen() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
-    drop(process);
+    let (mut machine, _, canary, hour) = Machine::new().until_canary();
     for (hour, verdict_of, rows) in [
         (hour, Verdict::Canary(50), 300 + 120),
         (hour + 1, Verdict::Promoted, 300 + 240),
@@ -122,9 +117,7 @@ fn a_canary_goes_a_step_a_period_however_few_labels_a_process_has_seen() {
 
 #[test]
 fn a_canary_goes_one_step_in_a_period_that_is_begun_anew() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
+    let (mut machine, mut process, canary, hour) = Machine::new().until_canary();
     machine.hour(hour, 300, process.tag());
     let period = process.learn(hour);
     assert_eq!(verdict(&period, canary).verdict, Verdict::Canary(50));
@@ -153,23 +146,8 @@ fn a_canary_goes_one_step_in_a_period_that_is_begun_anew() {
 #[test]
 fn labels_of_several_periods_test_a_version_though_each_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
-        let mut machine = Machine::new();
-        let mut process = machine.start();
-        machine.hour(0, 300, process.tag());
-        process.learn(0);
-        let mut tested = Vec::new();
-        for hour in 1..9 {
-            if !one_process {
-                process = machine.start();
-            }
-            machine.hour(hour, 80, process.tag());
-            let period = process.learn(hour);
-            tested.extend(period.tested.iter().map(|tested| {
-                let rows = tested.comparison.map(|comparison| comparison.rows);
-                (hour, tested.version, rows, tested.verdict.clone())
-            }));
-        }
-        tested
+        let (mut machine, process) = Machine::new().after(1, 300);
+        machine.tested(process, 1..9, 80, one_process)
     };
     let tested = outcome(false);
     // Three periods have 240 labels, of the 200 that it takes.
@@ -179,10 +157,7 @@ fn labels_of_several_periods_test_a_version_though_each_has_a_process_of_its_own
 
 #[test]
 fn what_a_person_took_back_does_not_return_with_the_next_process() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (bad, hour) = until_canary(&mut machine, &mut process);
-    drop(process);
+    let (mut machine, _, bad, hour) = Machine::new().until_canary();
     let kept = registry(machine.folder.path());
     let good = kept.champion().unwrap().unwrap();
     promote(&kept, None, bad).unwrap();
@@ -236,10 +211,7 @@ fn a_process_for_one_period_gathers_the_labels_of_a_first_model() {
 
 #[test]
 fn a_corrected_label_is_learned_in_the_period_in_which_it_became_known() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
+    let (mut machine, mut process) = Machine::new().after(1, 300);
     machine.hour(1, 300, process.tag());
     // Two of labels that were learned, and one of a label of the same hour.
     machine.correct(1, &[11, 12, 400]);
@@ -301,7 +273,7 @@ fn a_unit_that_some_events_have_is_named_and_is_usual_after_some_periods() {
 fn labels_that_may_yet_be_corrected_are_not_replayed_where_frauds_are_corrections() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    process.pass_with_corrections(&mut machine, 0..8);
+    process.pass_with_corrections(&mut machine, 0..8, false, 30);
     let learning = &process.learning;
     let settling = learning.settling.labels();
     assert!(settling > 500 && settling < 1_200, "{settling}");
@@ -320,11 +292,8 @@ fn labels_that_may_yet_be_corrected_are_not_replayed_where_frauds_are_correction
 
 #[test]
 fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
     // As many periods as it takes to know what is usual.
-    process.pass(&mut machine, 0..52, 100);
-    drop(process);
+    let (mut machine, _) = Machine::new().after(52, 100);
     machine.shift = 150.0;
     for hour in 52..57 {
         let mut process = machine.start();
@@ -338,10 +307,9 @@ fn a_new_normal_is_believed_though_each_period_has_a_process_of_its_own() {
     assert_eq!(learned(&process.learn(57)).rows, 600);
     drop(process);
     // All of them with one entry of the log, or none.
-    let files = std::fs::read_dir(machine.folder.path().join("models/log")).unwrap();
-    let files = files.map(|file| file.unwrap().path());
-    let released: Vec<usize> = files
-        .filter(|file| file.extension().is_some_and(|it| it == "json"))
+    let released: Vec<usize> = machine
+        .log()
+        .iter()
         .map(|file| std::fs::read_to_string(file).unwrap())
         .map(|text| text.matches("labels_released").count())
         .filter(|released| *released > 0)

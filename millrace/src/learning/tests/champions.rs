@@ -4,10 +4,8 @@ use super::*;
 
 #[test]
 fn what_is_usual_is_counted_in_the_bins_of_what_serves() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
     // As many periods as it takes to know what is usual.
-    process.pass(&mut machine, 0..52, 100);
+    let (mut machine, mut process) = Machine::new().after(52, 100);
     // A model of amounts that are tiny, so that all others are beyond its bins.
     let tiny = (0..300).map(|number| (amount(number) / 1e3, is_fraud(number)));
     let model = process.trained(tiny);
@@ -25,9 +23,7 @@ fn what_is_usual_is_counted_in_the_bins_of_what_serves() {
 
 #[test]
 fn a_calibration_is_fitted_on_scores_of_what_a_person_has_chosen() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, _) = until_canary(&mut machine, &mut process);
+    let (machine, mut process, canary, _) = Machine::new().until_canary();
     let before = process.learning.scored.scores_of();
     promote(&registry(machine.folder.path()), None, canary).unwrap();
     process.learning.follow().unwrap();
@@ -39,9 +35,7 @@ fn a_calibration_is_fitted_on_scores_of_what_a_person_has_chosen() {
 
 #[test]
 fn the_labels_of_a_period_that_is_begun_anew_are_counted_once() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
+    let (mut machine, mut process, canary, hour) = Machine::new().until_canary();
     machine.hour(hour, 300, process.tag());
     // While the period is dealt with, a person moves the traffic.
     set_share(&registry(machine.folder.path()), None, canary, 20).unwrap();

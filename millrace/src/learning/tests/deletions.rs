@@ -12,10 +12,7 @@ fn believed(process: &Process) -> Vec<(u64, bool)> {
 
 #[test]
 fn a_label_that_was_deleted_is_learned_and_replayed_no_more() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
+    let (mut machine, mut process) = Machine::new().after(1, 300);
     machine.hour(1, 300, process.tag());
     machine.correct(1, &[11]);
     // The loop reads them, and the hour has not ended.
@@ -48,10 +45,7 @@ fn a_label_that_was_deleted_is_learned_and_replayed_no_more() {
 
 #[test]
 fn a_correction_that_was_deleted_before_it_was_read_brings_nothing_back() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
+    let (mut machine, mut process) = Machine::new().after(1, 300);
     machine.correct(0, &[11]);
     machine.delete(&[11]);
     assert!(process.learning.next_period(i64::MAX).unwrap().is_none());

@@ -18,10 +18,7 @@ fn frauds_alone(machine: &mut Machine, hour: i64, labels: usize, tag: u32) {
 
 #[test]
 fn no_version_takes_traffic_for_what_labels_of_frauds_alone_say() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
+    let (mut machine, mut process) = Machine::new().after(1, 300);
     let calibration = |process: &Process| {
         let newest = process.learning.newest().unwrap();
         newest.checkpoint.calibration()
@@ -39,7 +36,7 @@ fn no_version_takes_traffic_for_what_labels_of_frauds_alone_say() {
             assert!(lacks.contains(&tested.verdict), "{hour}: {tested:?}");
         }
         assert_eq!(process.canary(&machine), None, "{hour}");
-        assert_eq!(process.scorer.serving().unwrap().version, 1);
+        assert_eq!(process.serving(), 1);
         assert!(calibration(&process).is_identity(), "{hour}");
     }
     // Labels say both again: what they say is tested on.

@@ -1,7 +1,7 @@
 //! What tests of the loop share: a machine, the processes that run there one after the other, and what they have learned.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use millrace_feature_store::{Commit, MemoryStore};
 use millrace_learner::update;
@@ -99,6 +99,49 @@ impl Machine {
         Process { learning, scorer }
     }
 
+    /// The machine after some hours with so many labels each, and the process that has learned them.
+    pub(super) fn after(mut self, hours: i64, labels: u64) -> (Self, Process) {
+        let mut process = self.start();
+        process.pass(&mut self, 0..hours, labels);
+        (self, process)
+    }
+
+    /// The machine when a version is canary: the process that has made it so, the version, and the hour to come.
+    pub(super) fn until_canary(mut self) -> (Self, Process, u64, i64) {
+        let mut process = self.start();
+        for hour in 0..20 {
+            process.pass(&mut self, hour..hour + 1, 300);
+            if let Some((version, percent)) = process.canary(&self) {
+                assert_eq!(percent, 10);
+                return (self, process, version, hour + 1);
+            }
+        }
+        panic!("no version became canary");
+    }
+
+    /// So many labels come in each of some hours, and are learned, by one process or by one for each hour. What versions
+    /// were tested: the hour, the version, on how many labels, and what came of it.
+    pub(super) fn tested(
+        &mut self,
+        mut process: Process,
+        hours: Range<i64>,
+        labels: u64,
+        one_process: bool,
+    ) -> Vec<(i64, u64, Option<u64>, Verdict)> {
+        let mut all = Vec::new();
+        for hour in hours {
+            if !one_process {
+                process = self.start();
+            }
+            self.hour(hour, labels, process.tag());
+            all.extend(process.learn(hour).tested.into_iter().map(|tested| {
+                let rows = tested.comparison.map(|comparison| comparison.rows);
+                (hour, tested.version, rows, tested.verdict)
+            }));
+        }
+        all
+    }
+
     /// Labels of an hour come back: large amounts are fraud, mostly.
     pub(super) fn hour(&mut self, hour: i64, labels: u64, tag: u32) {
         let numbers = self.labels..self.labels + labels;
@@ -150,12 +193,19 @@ impl Machine {
         });
     }
 
-    /// The newest decision did not come to the log: the process ended before. The version that it was of is there.
-    pub(super) fn lose_newest_decision(&self) {
+    /// The files of the registry's log, the newest last.
+    pub(super) fn log(&self) -> Vec<PathBuf> {
         let files = std::fs::read_dir(self.folder.path().join("models/log")).unwrap();
         let files = files.map(|file| file.unwrap().path());
-        let newest = files.filter(|file| file.extension().is_some_and(|it| it == "json"));
-        std::fs::remove_file(newest.max().unwrap()).unwrap();
+        let is_entry = |file: &PathBuf| file.extension().is_some_and(|it| it == "json");
+        let mut entries: Vec<PathBuf> = files.filter(is_entry).collect();
+        entries.sort_unstable();
+        entries
+    }
+
+    /// The newest decision did not come to the log: the process ended before. The version that it was of is there.
+    pub(super) fn lose_newest_decision(&self) {
+        std::fs::remove_file(self.log().last().unwrap()).unwrap();
     }
 
     /// Labels of some events are deleted.
@@ -226,18 +276,30 @@ impl Process {
         }
     }
 
-    /// So do 300 labels, of some of which it is known two hours later that they were wrong: most frauds become known so.
-    pub(super) fn pass_with_corrections(&mut self, machine: &mut Machine, hours: Range<i64>) {
+    /// So do 300 labels, and two hours later it is known that of those that said fraud, or said genuine, so many were
+    /// wrong.
+    pub(super) fn pass_with_corrections(
+        &mut self,
+        machine: &mut Machine,
+        hours: Range<i64>,
+        said_fraud: bool,
+        wrong: usize,
+    ) {
         for hour in hours {
             machine.hour(hour, 300, self.tag());
             if hour >= 2 {
                 let from = (hour as u64 - 2) * 300;
-                let genuine = (from..from + 300).filter(|number| !is_fraud(*number));
-                let numbers: Vec<u64> = genuine.take(30).collect();
+                let said = (from..from + 300).filter(|number| is_fraud(*number) == said_fraud);
+                let numbers: Vec<u64> = said.take(wrong).collect();
                 machine.correct(hour, &numbers);
             }
             self.learn(hour);
         }
+    }
+
+    /// The version that answers.
+    pub(super) fn serving(&self) -> u64 {
+        self.scorer.serving().unwrap().version
     }
 
     /// A model that is made of amounts and whether they were frauds.
@@ -273,7 +335,7 @@ impl Process {
             self.scorer.of_version(version).is_some(),
             "the canary does not serve"
         );
-        assert_ne!(self.scorer.serving().unwrap().version, version);
+        assert_ne!(self.serving(), version);
         Some((version, percent))
     }
 }
@@ -299,17 +361,4 @@ pub(super) fn verdict(period: &Period, version: u64) -> &Tested {
         .iter()
         .find(|tested| tested.version == version)
         .unwrap()
-}
-
-/// Hours until a version is canary, its version, and the hour to come.
-pub(super) fn until_canary(machine: &mut Machine, process: &mut Process) -> (u64, i64) {
-    for hour in 0..20 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-        if let Some((version, percent)) = process.canary(machine) {
-            assert_eq!(percent, 10);
-            return (version, hour + 1);
-        }
-    }
-    panic!("no version became canary");
 }

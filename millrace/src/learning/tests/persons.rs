@@ -7,27 +7,31 @@ fn shadow(process: &Process) -> Option<u64> {
     shadow.map(|trial| trial.held.manifest.version)
 }
 
-/// Hours until a version that was canary has all of the traffic; the champion before, that version, and the hour to come.
-fn until_champion(machine: &mut Machine, process: &mut Process) -> (u64, u64, i64) {
-    let (canary, first) = until_canary(machine, process);
-    let before = process.scorer.serving().unwrap().version;
+/// A machine when a version that was canary has all of the traffic: the process that gave it that, the champion before,
+/// that version, and the hour to come.
+fn until_champion() -> (Machine, Process, u64, u64, i64) {
+    let (mut machine, mut process, canary, first) = Machine::new().until_canary();
+    let before = process.serving();
     for hour in first..first + 4 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-        if process.scorer.serving().unwrap().version == canary {
-            return (before, canary, hour + 1);
+        process.pass(&mut machine, hour..hour + 1, 300);
+        if process.serving() == canary {
+            return (machine, process, before, canary, hour + 1);
         }
     }
     panic!("the canary did not come to serve");
 }
 
+/// A person gives a version a share of the traffic, and the loop finds out.
+fn give(machine: &Machine, process: &mut Process, version: u64, percent: u8) {
+    set_share(&registry(machine.folder.path()), None, version, percent).unwrap();
+    process.learning.follow().unwrap();
+}
+
 #[test]
 fn what_comes_from_a_canary_that_is_taken_back_is_tested_no_further() {
     for in_the_middle in [false, true] {
-        let mut machine = Machine::new();
-        let mut process = machine.start();
-        let (canary, hour) = until_canary(&mut machine, &mut process);
-        let champion = process.scorer.serving().unwrap().version;
+        let (mut machine, mut process, canary, hour) = Machine::new().until_canary();
+        let champion = process.serving();
         let child = shadow(&process).unwrap();
         let kept = registry(machine.folder.path());
         machine.hour(hour, 300, process.tag());
@@ -51,20 +55,16 @@ fn what_comes_from_a_canary_that_is_taken_back_is_tested_no_further() {
             let parent = learned(&period).parent.unwrap();
             assert!(![canary, child].contains(&parent), "{parent}");
         }
-        assert!(process.scorer.serving().unwrap().version >= champion);
+        assert!(process.serving() >= champion);
         assert_ne!(kept.champion().unwrap(), Some(child));
     }
 }
 
 #[test]
 fn a_share_that_a_person_has_set_stays_as_it_is() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, first) = until_canary(&mut machine, &mut process);
-    let champion = process.scorer.serving().unwrap().version;
-    let kept = registry(machine.folder.path());
-    set_share(&kept, None, canary, 40).unwrap();
-    process.learning.follow().unwrap();
+    let (mut machine, mut process, canary, first) = Machine::new().until_canary();
+    let champion = process.serving();
+    give(&machine, &mut process, canary, 40);
     for hour in first..first + 4 {
         if hour == first + 2 {
             process = machine.start();
@@ -77,7 +77,7 @@ fn a_share_that_a_person_has_set_stays_as_it_is() {
         let rows = 300 * (hour - first + 2) as u64;
         assert_eq!(tested.comparison.unwrap().rows, rows);
         assert_eq!(process.canary(&machine), Some((canary, 40)));
-        assert_eq!(process.scorer.serving().unwrap().version, champion);
+        assert_eq!(process.serving(), champion);
         // Learning goes on.
         assert_eq!(learned(&period).rows, 300);
     }
@@ -85,12 +85,8 @@ fn a_share_that_a_person_has_set_stays_as_it_is() {
 
 #[test]
 fn an_older_version_that_a_person_tries_is_nothing_that_learning_goes_on_from() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (old, champion, first) = until_champion(&mut machine, &mut process);
-    let kept = registry(machine.folder.path());
-    set_share(&kept, None, old, 40).unwrap();
-    process.learning.follow().unwrap();
+    let (mut machine, mut process, old, champion, first) = until_champion();
+    give(&machine, &mut process, old, 40);
     // What is under test and does not come from it stays under test.
     let mut parent = shadow(&process).or(Some(champion));
     for hour in first..first + 3 {
@@ -105,22 +101,19 @@ fn an_older_version_that_a_person_tries_is_nothing_that_learning_goes_on_from() 
         let rows = 300 * (hour - first + 1) as u64;
         assert_eq!(tested.comparison.unwrap().rows, rows);
         assert_eq!(process.canary(&machine), Some((old, 40)));
-        assert_eq!(process.scorer.serving().unwrap().version, champion);
+        assert_eq!(process.serving(), champion);
         assert_eq!(learned(&period).parent, parent);
         parent = shadow(&process);
     }
     // Nothing under test comes from it.
-    set_share(&kept, None, old, 0).unwrap();
-    process.learning.follow().unwrap();
+    give(&machine, &mut process, old, 0);
     assert_eq!((shadow(&process), process.canary(&machine)), (parent, None));
 }
 
 #[test]
 fn a_test_that_a_person_ended_and_began_again_begins_anew() {
     for is_noted_over in [false, true] {
-        let mut machine = Machine::new();
-        let mut process = machine.start();
-        let (canary, hour) = until_canary(&mut machine, &mut process);
+        let (mut machine, mut process, canary, hour) = Machine::new().until_canary();
         machine.hour(hour, 300, process.tag());
         // The traffic is as the loop knows it.
         let kept = registry(machine.folder.path());
@@ -143,13 +136,9 @@ fn a_test_that_a_person_ended_and_began_again_begins_anew() {
 #[test]
 fn old_versions_go_though_none_takes_the_traffic() {
     let settings = SETTINGS.replace("min_frauds = 5\n", "min_frauds = 5\nkeep = 3\n");
-    let mut machine = Machine::with(&settings);
-    let mut process = machine.start();
-    let (canary, first) = until_canary(&mut machine, &mut process);
-    let champion = process.scorer.serving().unwrap().version;
-    let kept = registry(machine.folder.path());
-    set_share(&kept, None, canary, 40).unwrap();
-    process.learning.follow().unwrap();
+    let (mut machine, mut process, canary, first) = Machine::with(&settings).until_canary();
+    let champion = process.serving();
+    give(&machine, &mut process, canary, 40);
     for hour in first..first + 4 {
         if hour == first + 2 {
             process = machine.start();
@@ -158,7 +147,7 @@ fn old_versions_go_though_none_takes_the_traffic() {
         let newest = learned(&process.learn(hour)).version;
         let mut expected = std::collections::BTreeSet::from([champion, canary]);
         expected.extend(newest - 2..=newest);
-        let versions = kept.versions().unwrap();
+        let versions = registry(machine.folder.path()).versions().unwrap();
         assert!(versions.iter().eq(&expected), "{hour}: {versions:?}");
     }
 }

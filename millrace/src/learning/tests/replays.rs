@@ -34,12 +34,7 @@ fn labels_that_are_put_aside_push_no_others_out_of_replays() {
 
 #[test]
 fn labels_that_wait_to_be_learned_push_no_others_out_of_replays() {
-    let mut machine = remembering(600, "");
-    let mut process = machine.start();
-    for hour in 0..2 {
-        machine.hour(hour, 300, process.tag());
-        process.learn(hour);
-    }
+    let (mut machine, mut process) = remembering(600, "").after(2, 300);
     // As many as have come while no process was there.
     for hour in 2..6 {
         machine.hour(hour, 300, process.tag());
@@ -56,13 +51,7 @@ fn labels_that_wait_to_be_learned_push_no_others_out_of_replays() {
 
 #[test]
 fn a_process_that_starts_has_few_more_labels_in_memory_than_it_keeps() {
-    let mut machine = remembering(100, "");
-    let mut process = machine.start();
-    for hour in 0..3 {
-        machine.hour(hour, 500, process.tag());
-        process.learn(hour);
-    }
-    drop(process);
+    let (machine, _) = remembering(100, "").after(3, 500);
     let learning = machine.start().learning;
     let history = &learning.history;
     assert_eq!((history.len(), history.newest()), (100, 1_500));
@@ -73,17 +62,7 @@ fn a_process_that_starts_has_few_more_labels_in_memory_than_it_keeps() {
 fn frauds_that_are_put_aside_do_not_tell_how_frauds_become_known() {
     let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 2.0\n"));
     let mut process = machine.start();
-    for hour in 0..8 {
-        machine.hour(hour, 300, process.tag());
-        // Two hours later it is known of some that they were frauds.
-        if hour >= 2 {
-            let from = (hour as u64 - 2) * 300;
-            let genuine = (from..from + 300).filter(|number| !is_fraud(*number));
-            let numbers: Vec<u64> = genuine.take(10).collect();
-            machine.correct(hour, &numbers);
-        }
-        process.learn(hour);
-    }
+    process.pass_with_corrections(&mut machine, 0..8, false, 10);
     let settling = process.learning.settling.labels();
     assert!(settling > 500, "{settling}");
     // More of them than are looked at.
@@ -105,17 +84,7 @@ fn frauds_that_may_be_set_right_wait_before_they_are_replayed() {
     let settings = SETTINGS.replace("[learner]\n", "settling = \"0s\"\n[learner]\n");
     let mut machine = Machine::with(&settings);
     let mut process = machine.start();
-    for hour in 0..8 {
-        machine.hour(hour, 300, process.tag());
-        // Two hours later it is known of some that they were none.
-        if hour >= 2 {
-            let from = (hour as u64 - 2) * 300;
-            let frauds = (from..from + 300).filter(|number| is_fraud(*number));
-            let numbers: Vec<u64> = frauds.take(14).collect();
-            machine.correct(hour, &numbers);
-        }
-        process.learn(hour);
-    }
+    process.pass_with_corrections(&mut machine, 0..8, true, 14);
     let learning = &process.learning;
     let settling = learning.settling.labels();
     assert!(settling > 500 && settling < 1_200, "{settling}");

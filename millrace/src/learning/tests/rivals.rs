@@ -4,10 +4,7 @@ use super::*;
 
 /// A machine with a first model and another hour of labels, and processes that have seen no more than that.
 fn processes<const N: usize>() -> (Machine, [Process; N]) {
-    let mut machine = Machine::new();
-    let mut first = machine.start();
-    machine.hour(0, 300, first.tag());
-    first.learn(0);
+    let (mut machine, first) = Machine::new().after(1, 300);
     machine.hour(1, 300, first.tag());
     let processes = std::array::from_fn(|_| machine.start());
     (machine, processes)

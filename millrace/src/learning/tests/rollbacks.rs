@@ -21,10 +21,7 @@ fn serve(process: &mut Process, is_good: bool) -> u64 {
 
 /// Versions served one after the other, good ones and bad ones, and then labels come.
 fn check(served: &[bool], gone: Option<u64>, in_another_process: bool, expected: u64) {
-    let mut machine = watching();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
+    let (mut machine, mut process) = watching().after(1, 300);
     let versions: Vec<u64> = served
         .iter()
         .map(|is_good| serve(&mut process, *is_good))
@@ -41,7 +38,7 @@ fn check(served: &[bool], gone: Option<u64>, in_another_process: bool, expected:
     let (bad, good, reason) = period.rolled_back.clone().unwrap();
     assert_eq!((Some(bad), good), (versions.last().copied(), expected));
     assert!(reason.contains("since version 1 did harm"), "{reason}");
-    assert_eq!(process.scorer.serving().unwrap().version, expected);
+    assert_eq!(process.serving(), expected);
     let kept = registry(machine.folder.path());
     assert_eq!(kept.champion().unwrap(), Some(expected));
     assert_eq!(learned(&period).parent, Some(expected));

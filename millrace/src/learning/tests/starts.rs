@@ -26,10 +26,8 @@ fn a_process_that_starts_scores_again_what_a_calibration_is_fitted_on() {
 
 #[test]
 fn a_version_that_scores_labels_again_is_loaded_once() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    process.pass(&mut machine, 0..8, 300);
-    assert_ne!(process.scorer.serving().unwrap().version, 1);
+    let (machine, process) = Machine::new().after(8, 300);
+    assert_ne!(process.serving(), 1);
     let learning = &process.learning;
     let known = || Known::of(Past::of(&learning.registry.journal_entries().unwrap()));
     // The first version scored the labels of the second hour.
@@ -47,9 +45,7 @@ fn a_version_that_scores_labels_again_is_loaded_once() {
 
 #[test]
 fn a_score_has_a_corrected_label_though_the_correction_is_in_no_period_yet() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    process.pass(&mut machine, 0..5, 300);
+    let (mut machine, mut process) = Machine::new().after(5, 300);
     machine.correct(5, &[400]);
     // It is read before its period has ended.
     assert!(process.learning.next_period(5 * HOUR).unwrap().is_none());
@@ -67,10 +63,7 @@ fn a_score_has_a_corrected_label_though_the_correction_is_in_no_period_yet() {
 
 #[test]
 fn a_process_that_starts_knows_by_the_log_what_was_learned() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    let (canary, hour) = until_canary(&mut machine, &mut process);
-    drop(process);
+    let (mut machine, _, canary, hour) = Machine::new().until_canary();
     let kept = registry(machine.folder.path());
     let champion = kept.champion().unwrap().unwrap();
     // Nothing but what answers can be read.
@@ -95,10 +88,7 @@ fn a_process_that_starts_knows_by_the_log_what_was_learned() {
 
 #[test]
 fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_of_its_own() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    process.pass(&mut machine, 0..6, 300);
-    drop(process);
+    let (mut machine, _) = Machine::new().after(6, 300);
     machine.is_silent = true;
     let mut is_noticed = |hour: i64| {
         let mut process = machine.start();
@@ -113,9 +103,7 @@ fn labels_that_stop_saying_fraud_are_put_aside_though_each_period_has_a_process_
 #[test]
 fn labels_that_seldom_say_fraud_are_put_aside_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
-        let mut machine = Machine::new();
-        let mut process = machine.start();
-        process.pass(&mut machine, 0..6, 300);
+        let (mut machine, mut process) = Machine::new().after(6, 300);
         let mut reasons = Vec::new();
         for hour in 6..46_i64 {
             if !one_process {
@@ -151,10 +139,7 @@ fn labels_that_seldom_say_fraud_are_put_aside_though_each_period_has_a_process_o
 
 #[test]
 fn labels_that_stop_saying_genuine_are_put_aside_though_each_period_has_a_process_of_its_own() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    process.pass(&mut machine, 0..6, 300);
-    drop(process);
+    let (mut machine, _) = Machine::new().after(6, 300);
     let is_noticed = |machine: &mut Machine, hour: i64| {
         let mut process = machine.start();
         machine.hour(hour, 100, process.tag());
@@ -177,10 +162,8 @@ fn labels_that_stop_saying_genuine_are_put_aside_though_each_period_has_a_proces
 
 #[test]
 fn labels_that_were_released_are_learned_though_the_process_that_did_so_ended() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
     // As many periods as it takes to know what is usual.
-    process.pass(&mut machine, 0..52, 100);
+    let (mut machine, mut process) = Machine::new().after(52, 100);
     machine.shift = 150.0;
     for hour in 52..57 {
         machine.hour(hour, 100, process.tag());
@@ -217,10 +200,9 @@ fn hour_of_one_amount(machine: &mut Machine, hour: i64, tag: u32, label: impl Fn
 #[test]
 fn labels_that_contradict_do_not_end_a_row_of_unusual_inputs() {
     for one_process in [true, false] {
-        let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n"));
-        let mut process = machine.start();
         // As many periods as it takes to know what is usual.
-        process.pass(&mut machine, 0..52, 100);
+        let (mut machine, mut process) =
+            Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n")).after(52, 100);
         for hour in 52..58 {
             if !one_process {
                 process = machine.start();
@@ -248,10 +230,8 @@ fn labels_that_contradict_do_not_end_a_row_of_unusual_inputs() {
 #[test]
 fn labels_without_a_fraud_count_on_where_they_were_put_aside_for_their_inputs_and_released() {
     for one_process in [true, false] {
-        let mut machine = Machine::new();
-        let mut process = machine.start();
         // As many periods as it takes to know what is usual.
-        process.pass(&mut machine, 0..52, 100);
+        let (mut machine, mut process) = Machine::new().after(52, 100);
         // Some 21 frauds are to be expected, and 28 tell.
         machine.is_silent = true;
         for hour in 52..55 {
@@ -284,10 +264,8 @@ fn labels_without_a_fraud_count_on_where_they_were_put_aside_for_their_inputs_an
 #[test]
 fn frauds_that_are_far_too_many_are_counted_on_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
-        let mut machine = Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n"));
-        let mut process = machine.start();
-        machine.hour(0, 300, process.tag());
-        process.learn(0);
+        let (mut machine, mut process) =
+            Machine::with(&format!("{SETTINGS}max_fraud_ratio = 3.0\n")).after(1, 300);
         let mut reasons = Vec::new();
         for hour in 1..6 {
             if !one_process {
@@ -337,11 +315,7 @@ fn a_start_afresh_that_was_refused_is_not_tried_again_with_nearly_the_same_label
 #[test]
 fn a_start_afresh_that_was_broken_is_not_tried_again_with_nearly_the_same_labels() {
     let settings = SETTINGS.replace("afresh_at_growth = 1.0", "afresh_at_growth = 2.0");
-    let mut machine = Machine::with(&settings);
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
-    drop(process);
+    let (mut machine, _) = Machine::with(&settings).after(1, 300);
     // From now on a start goes wild, and what goes on from a version does not.
     let rate = "initial_learning_rate = ";
     let wild = settings.replace(&format!("{rate}0.05"), &format!("{rate}1e38"));
@@ -361,7 +335,7 @@ fn a_start_afresh_that_was_broken_is_not_tried_again_with_nearly_the_same_labels
 fn as_many_settled_frauds_are_scored_again_as_a_calibration_takes() {
     let mut machine = Machine::new();
     let mut process = machine.start();
-    process.pass_with_corrections(&mut machine, 0..16);
+    process.pass_with_corrections(&mut machine, 0..16, false, 30);
     drop(process);
     let learning = machine.start().learning;
     let settling = learning.settling.labels();
@@ -375,10 +349,7 @@ fn as_many_settled_frauds_are_scored_again_as_a_calibration_takes() {
 #[test]
 fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_own() {
     let outcome = |one_process: bool| {
-        let mut machine = Machine::new();
-        let mut process = machine.start();
-        machine.hour(0, 300, process.tag());
-        process.learn(0);
+        let (mut machine, mut process) = Machine::new().after(1, 300);
         let mut tested = Vec::new();
         let mut champions = Vec::new();
         for hour in 1..16 {
@@ -392,7 +363,7 @@ fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_
                 let comparison = tested.comparison.map(|it| (it.rows, it.champion_log_loss));
                 (hour, tested.version, tested.verdict.clone(), comparison)
             }));
-            champions.push(process.scorer.serving().unwrap().version);
+            champions.push(process.serving());
         }
         champions.dedup();
         (tested, champions, process.learning.scored.scores_of())
@@ -427,9 +398,7 @@ fn tests_have_the_scores_of_what_served_though_each_period_has_a_process_of_its_
 
 #[test]
 fn how_well_what_served_does_is_known_to_a_process_that_starts() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    process.pass(&mut machine, 0..8, 300);
+    let (machine, process) = Machine::new().after(8, 300);
     let known = process.learning.prequential();
     assert_eq!(known.rows, 7 * 300);
     drop(process);
@@ -441,10 +410,7 @@ fn how_well_what_served_does_is_known_to_a_process_that_starts() {
 
 #[test]
 fn how_well_what_served_does_is_not_said_by_few_frauds() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
+    let (mut machine, mut process) = Machine::new().after(1, 300);
     for (hour, labels, is_known) in [(1, 80, false), (2, 300, true)] {
         machine.hour(hour, labels, process.tag());
         let said = process.learn(hour).prequential;
@@ -457,22 +423,8 @@ fn how_well_what_served_does_is_not_said_by_few_frauds() {
 fn what_a_test_has_gone_through_is_kept_until_it_has_labels_enough() {
     let outcome = |one_process: bool| {
         let settings = SETTINGS.replace("min_frauds = 5\n", "min_frauds = 5\nkeep = 1\n");
-        let mut machine = Machine::with(&settings);
-        let mut process = machine.start();
-        machine.hour(0, 300, process.tag());
-        process.learn(0);
-        let mut tested = Vec::new();
-        for hour in 1..14 {
-            if !one_process {
-                process = machine.start();
-            }
-            machine.hour(hour, 40, process.tag());
-            let period = process.learn(hour);
-            tested.extend(period.tested.iter().map(|tested| {
-                let rows = tested.comparison.map(|comparison| comparison.rows);
-                (hour, tested.version, rows, tested.verdict.clone())
-            }));
-        }
+        let (mut machine, process) = Machine::with(&settings).after(1, 300);
+        let tested = machine.tested(process, 1..14, 40, one_process);
         (tested, registry(machine.folder.path()).versions().unwrap())
     };
     let (tested, versions) = outcome(true);
@@ -484,14 +436,8 @@ fn what_a_test_has_gone_through_is_kept_until_it_has_labels_enough() {
 
 #[test]
 fn where_a_version_that_was_tested_is_gone_the_one_before_it_is_asked_again() {
-    let mut machine = Machine::new();
-    let mut process = machine.start();
-    machine.hour(0, 300, process.tag());
-    process.learn(0);
-    for hour in 1..6 {
-        machine.hour(hour, 40, process.tag());
-        process.learn(hour);
-    }
+    let (mut machine, mut process) = Machine::new().after(1, 300);
+    process.pass(&mut machine, 1..6, 40);
     let test = |process: &Process| {
         let trial = process.learning.shadow.as_ref().unwrap();
         (
