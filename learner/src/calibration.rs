@@ -380,10 +380,21 @@ mod tests {
         (0..rows).map(|_| row()).collect()
     }
 
+    fn share_of_frauds(scored: &[(f32, bool)]) -> f64 {
+        frauds_of(scored) as f64 / scored.len().max(1) as f64
+    }
+
+    /// A line that raises all log odds alike.
+    fn raised_by(intercept: f64) -> Calibration {
+        Calibration {
+            slope: 1.0,
+            intercept,
+        }
+    }
+
     /// The line after one that may move as far as it likes, of labels that are like the usual ones.
     fn after(scored: &[(f32, bool)], before: Calibration) -> Calibration {
-        let usual = frauds_of(scored) as f64 / scored.len().max(1) as f64;
-        Calibration::of_scored(scored, before, usual, f64::INFINITY)
+        Calibration::of_scored(scored, before, share_of_frauds(scored), f64::INFINITY)
     }
 
     fn of(scored: &[(f32, bool)]) -> Calibration {
@@ -497,7 +508,7 @@ mod tests {
     #[test]
     fn labels_that_say_fraud_far_more_or_less_often_than_usual_change_nothing() {
         let rows = scored(20_000, 3, 0.0);
-        let usual = frauds_of(&rows) as f64 / rows.len() as f64;
+        let usual = share_of_frauds(&rows);
         // For each fraud, eight genuine events are called one.
         let is_wrong = |row: usize| row.is_multiple_of((1.0 / (8.0 * usual)) as usize);
         let flooded = rows.iter().enumerate();
@@ -519,7 +530,7 @@ mod tests {
     #[test]
     fn a_line_moves_a_bounded_way_with_each_version() {
         let rows = scored(20_000, 5, 2.5);
-        let usual = frauds_of(&rows) as f64 / rows.len() as f64;
+        let usual = share_of_frauds(&rows);
         let mut line = Calibration::IDENTITY;
         for version in 0..40 {
             let next = Calibration::of_scored(&rows, line, usual, 0.125);
@@ -543,10 +554,7 @@ mod tests {
 
     #[test]
     fn a_line_that_helps_stays_where_the_one_of_older_scores_goes_too_far() {
-        let before = Calibration {
-            slope: 1.0,
-            intercept: 0.5,
-        };
+        let before = raised_by(0.5);
         let mut stayed = 0;
         for seed in 0..20 {
             // A hundred frauds of scores that are too low by far, and a hundred of ones that are too low by little.
@@ -574,11 +582,8 @@ mod tests {
     fn a_line_that_is_not_needed_any_more_goes_back_a_bounded_way() {
         for seed in 0..20 {
             let rows = scored(20_000, seed, 0.0);
-            let usual = frauds_of(&rows) as f64 / rows.len() as f64;
-            let mut line = Calibration {
-                slope: 1.0,
-                intercept: 2.5,
-            };
+            let usual = share_of_frauds(&rows);
+            let mut line = raised_by(2.5);
             for _ in 0..3 {
                 let next = Calibration::of_scored(&rows, line, usual, 0.042);
                 let way = way(next, line, &rows);
@@ -605,10 +610,7 @@ mod tests {
 
     #[test]
     fn a_line_goes_farther_only_with_confidence() {
-        let before = Calibration {
-            slope: 1.0,
-            intercept: 0.1,
-        };
+        let before = raised_by(0.1);
         let mut stayed = 0;
         for seed in 0..40 {
             // Scores that are hardly too low, as a few hundred frauds tell it.
