@@ -385,7 +385,7 @@ mod tests {
     }
 
     /// A line that raises all log odds alike.
-    fn raised_by(intercept: f64) -> Calibration {
+    fn raised_by(intercept: f32) -> Calibration {
         Calibration {
             slope: 1.0,
             intercept,
