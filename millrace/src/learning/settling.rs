@@ -17,6 +17,9 @@ const FRAUDS_LOOKED_AT: usize = 500;
 /// Corrections among them that are a rule: so many, and one in so many.
 const CORRECTED_LEAST: usize = 20;
 const CORRECTED_SHARE: usize = 10;
+/// Newest events that were called fraud by which it is told how many are set right: a feed that begins to do so is found
+/// out soon.
+const CALLED_LOOKED_AT: usize = 200;
 /// Of those that were called fraud, one in so many. To wait costs news of frauds, and a tenth that is wrong makes
 /// probabilities a tenth too high.
 const SET_RIGHT_SHARE: usize = 3;
@@ -141,7 +144,7 @@ impl Learning {
     /// How long labels take to be settled, by those that are known.
     pub(super) fn settling_now(&self) -> Settling {
         let called = self.newest_called();
-        let newest: Vec<&Called> = called.iter().take(FRAUDS_LOOKED_AT).collect();
+        let newest: Vec<&Called> = called.iter().take(CALLED_LOOKED_AT).collect();
         let frauds: Vec<&Called> = called.iter().filter(|it| it.is_fraud).collect();
         let to_genuine = rule(&newest, false, SET_RIGHT_SHARE);
         let to_fraud = rule(&frauds, true, CORRECTED_SHARE);
