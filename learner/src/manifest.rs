@@ -35,7 +35,8 @@ pub struct Manifest {
     pub rows: u64,
     /// Rows of the history that its update learned again.
     pub replayed: u64,
-    /// Labels that were known when this model, or the ancestor that it goes back to, started afresh.
+    /// Labels that were known when this model, or the ancestor that it goes back to, started afresh: all that had come since
+    /// the first model knew some, whether the newest alone were kept or not.
     pub fitted_rows: u64,
     /// Sequence number of the last of them. 0 where an older release made it.
     #[serde(default)]

@@ -95,8 +95,8 @@ pub struct Learning {
     released: Option<Released>,
     /// Sequence number of the last label that was learned or put aside.
     dealt_with: u64,
-    /// Labels that were known when a model last started afresh.
-    afresh_at: usize,
+    /// Number of the last label that was known when a model last started afresh.
+    afresh_at: u64,
     /// End of the last period that was dealt with, µs of event time.
     done_until_us: Option<i64>,
     /// End of the period of which it was said last that labels make no first model, µs of event time.

@@ -313,8 +313,8 @@ pub struct LearnerSection {
     pub history_rows: usize,
     /// Seed of everything random in training.
     pub seed: u64,
-    /// How many times as many labels as at its start a model has when it starts afresh, with new bins. 1 or less:
-    /// never.
+    /// How many times as many labels as at its start have come when a model starts afresh, with new bins, from those that
+    /// are kept. 1 or less: never.
     pub afresh_at_growth: f64,
     /// Network and optimizer.
     pub training: LearnerSettings,

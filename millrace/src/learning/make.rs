@@ -26,9 +26,11 @@ struct Start<'a> {
     newest: Option<&'a Held>,
     /// Whether it starts afresh all the same.
     is_afresh: bool,
-    /// Labels that were known when a model last started afresh: this one, if it does.
-    afresh_at: usize,
-    /// Rows of the labels that are known at the period's end.
+    /// Number of the last label that was known when a model last started afresh: this one, if it does.
+    afresh_at: u64,
+    /// Labels that are known at the period's end, those too that are in memory no longer.
+    labels: u64,
+    /// Rows of those that are.
     known: Vec<usize>,
     /// Number of the last label that it learns.
     last: u64,
@@ -84,18 +86,22 @@ impl Learning {
     fn start(&self, end_us: i64, rows: &[usize]) -> Start<'_> {
         let known = self.history.between(0, end_us);
         let newest = self.newest();
-        let is_afresh =
-            newest.is_none_or(|newest| self.has_outgrown(&newest.manifest, known.len()));
         let last = rows.last().map(|row| self.history.number(*row));
+        let last = last.unwrap_or(self.dealt_with);
+        let is_afresh = newest.is_none_or(|newest| self.has_outgrown(&newest.manifest, last));
         Start {
             newest,
             is_afresh,
             afresh_at: match is_afresh {
-                true => known.len(),
+                true => last,
                 false => self.afresh_at,
             },
+            labels: match newest {
+                Some(newest) => labels_until(&newest.manifest, last),
+                None => known.len() as u64,
+            },
             known,
-            last: last.unwrap_or(self.dealt_with),
+            last,
             training: scaled(&self.settings().training, self.plan().settings.every),
             seed: self.settings().seed ^ end_us as u64,
         }
@@ -135,7 +141,6 @@ impl Learning {
     /// What is written of a version that an update has made; its number is given later.
     fn manifest(&self, period: &Period, start: &Start<'_>, updated: &Update) -> Outcome<Manifest> {
         let parent = start.parent().map(|parent| &parent.manifest);
-        let known = start.known.len() as u64;
         Ok(Manifest {
             version: 0,
             parent: parent.map(|parent| parent.version),
@@ -147,7 +152,7 @@ impl Learning {
             trained_until_us: period.end_us,
             rows: updated.rows,
             replayed: updated.replayed,
-            fitted_rows: parent.map_or(known, |parent| parent.fitted_rows),
+            fitted_rows: parent.map_or(start.labels, |parent| parent.fitted_rows),
             fitted_position: parent.map_or(start.last, |parent| parent.fitted_position),
             seed: start.seed,
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -243,16 +248,27 @@ impl Learning {
         held.manifest.label_position < learned
     }
 
-    /// Whether there are so many more labels than at a model's start that it should start afresh: its bins were cut
-    /// from few, and its first passes saw few.
-    fn has_outgrown(&self, manifest: &Manifest, known: usize) -> bool {
+    /// Whether there are so many more labels, up to the number `last`, than at a model's start that it should start afresh:
+    /// its bins were cut from few, and its first passes saw few.
+    fn has_outgrown(&self, manifest: &Manifest, last: u64) -> bool {
         let growth = self.settings().afresh_at_growth;
+        let labels = |number: u64| labels_until(manifest, number) as f64;
         // One that was broken or refused is not tried again with nearly the same labels.
-        let tried = AGAIN_AT_GROWTH * self.afresh_at as f64;
+        let tried = AGAIN_AT_GROWTH * labels(self.afresh_at);
         growth > 1.0
-            && known as f64 >= growth * manifest.fitted_rows.max(1) as f64
-            && known as f64 >= tried
+            && labels(last) >= growth * manifest.fitted_rows.max(1) as f64
+            && labels(last) >= tried
     }
+}
+
+/// How many labels are known up to a number, by how many a model started from. Those that have come since are counted by
+/// their numbers: no more than the newest are in memory. Labels that came before the registry's first model knew any are
+/// not counted.
+fn labels_until(manifest: &Manifest, number: u64) -> u64 {
+    // An older release did not say up to which number. It is this at least, as the first label has number 1.
+    let started_at = manifest.fitted_position.max(manifest.fitted_rows);
+    let since = number.saturating_sub(started_at);
+    manifest.fitted_rows.saturating_add(since)
 }
 
 /// The settings of hourly updates, for updates of another period.

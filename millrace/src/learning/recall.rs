@@ -33,11 +33,10 @@ impl Learning {
         self.recall_flood(&line, &refused, &heard)
     }
 
-    /// Counts again how many labels were known when a model last started afresh: one that was refused is not tried again
+    /// Takes from the log which labels were known when a model last started afresh: one that was refused is not tried again
     /// with nearly the same.
     pub(super) fn recall_afresh(&mut self, past: &Past) {
-        let until = past.afresh_until().unwrap_or(0);
-        self.afresh_at = self.history.numbered(0, until).len();
+        self.afresh_at = past.afresh_until().unwrap_or(0);
     }
 
     /// Scores again what versions under test had been tested on.

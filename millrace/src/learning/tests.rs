@@ -9,6 +9,7 @@ use super::notes::came_to;
 use super::*;
 use crate::traffic::{promote, roll_back, set_share};
 
+mod afresh;
 mod champions;
 mod deletions;
 mod genuine;
