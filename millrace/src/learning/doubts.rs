@@ -42,7 +42,7 @@ impl Learning {
         self.checks = now.map(|now| now.going_on_from(before));
     }
 
-    /// Puts labels aside; true where they are to be released at once, with those before them.
+    /// Puts labels aside; true where they are to be released at once, with those before them: the log says so by then.
     pub(super) fn put_aside(
         &mut self,
         rows: &[usize],
@@ -53,32 +53,35 @@ impl Learning {
             return Ok(false);
         };
         let (first, last) = (self.history.number(*first), self.history.number(*last));
-        self.note(vec![Entry {
+        let mut notes = vec![Entry {
             at_us,
             event: Event::LabelsRefused { first, last },
             reason: Some(disbelief.reason().to_owned()),
             cause: Some(disbelief.cause()),
-        }])?;
+        }];
+        let mut unusual = self.unusual.clone();
+        let is_new_normal = match disbelief {
+            // It does not say that inputs are usual again: where they are not, a champion's scores may be of no use.
+            Disbelief::Labels(_) => false,
+            Disbelief::Inputs(_) => {
+                unusual.push(first..=last);
+                unusual.len() >= self.settings().gate.unusual_periods.max(1)
+            }
+        };
+        if is_new_normal {
+            notes.extend(self.notes_of_release(&unusual, at_us));
+        }
+        // In one entry of the log: a process that ends in between would leave some of them put aside for ever.
+        self.note(notes)?;
         metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
+        self.unusual = unusual;
         self.history.put_aside(first..=last);
         self.dealt_with = self.dealt_with.max(last);
-        match disbelief {
-            // It does not say that inputs are usual again: where they are not, a champion's scores may be of no use.
-            Disbelief::Labels(_) => Ok(false),
-            Disbelief::Inputs(_) => {
-                self.unusual.push(first..=last);
-                Ok(self.unusual.len() >= self.settings().gate.unusual_periods.max(1))
-            }
-        }
+        Ok(is_new_normal)
     }
 
-    /// Inputs that stay unusual are the new normal: what was put aside for them is learned after all. The rows.
-    pub(super) fn release(&mut self, at_us: i64) -> Outcome<Vec<usize>> {
-        let released = std::mem::take(&mut self.unusual);
-        let (Some(first), Some(last)) = (released.first(), released.last()) else {
-            return Ok(Vec::new());
-        };
-        let numbers = *first.start()..=*last.end();
+    /// What the log is told of labels that are released.
+    fn notes_of_release(&self, released: &[RangeInclusive<u64>], at_us: i64) -> Vec<Entry> {
         let periods = self.settings().gate.unusual_periods;
         let reason = format!("inputs have been like this for {periods} periods in a row");
         let entry = |range: &RangeInclusive<u64>| Entry {
@@ -90,8 +93,17 @@ impl Learning {
             reason: Some(reason.clone()),
             cause: Some(Cause::Learner),
         };
-        // In one entry of the log: a process that ends in between would leave the others put aside for ever.
-        self.note(released.iter().map(entry).collect())?;
+        released.iter().map(entry).collect()
+    }
+
+    /// Inputs that stay unusual are the new normal: what was put aside for them is learned after all, as the log says. The
+    /// rows.
+    pub(super) fn release(&mut self, at_us: i64) -> Outcome<Vec<usize>> {
+        let released = std::mem::take(&mut self.unusual);
+        let (Some(first), Some(last)) = (released.first(), released.last()) else {
+            return Ok(Vec::new());
+        };
+        let numbers = *first.start()..=*last.end();
         for range in &released {
             self.history.take_back(range);
         }

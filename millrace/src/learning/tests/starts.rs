@@ -1,5 +1,7 @@
 //! What a process that starts knows of those before it, by scoring labels again.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::learning::line::Known;
 use crate::learning::past::Past;
@@ -187,6 +189,31 @@ fn labels_that_were_released_are_learned_though_the_process_that_did_so_ended() 
     }
     machine.hour(58, 100, process.tag());
     assert_eq!(learned(&process.learn(58)).rows, 100);
+}
+
+#[test]
+fn the_last_of_unusual_periods_is_put_aside_and_released_at_once() {
+    // As many periods as it takes to know what is usual.
+    let (mut machine, mut process) = Machine::new().after(52, 100);
+    machine.shift = 150.0;
+    process.pass(&mut machine, 52..58, 100);
+    drop(process);
+    // The process ends when it has noted one thing of the last of them.
+    let log = machine.log();
+    let is_of_release = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).unwrap();
+        text.contains("labels_released")
+    };
+    let released = log.iter().position(is_of_release).unwrap();
+    let later = log[released + 1..].iter();
+    later.for_each(|file| std::fs::remove_file(file).unwrap());
+    assert_eq!(learned(&machine.start().learn(57)).rows, 600);
+    // Or nothing of it.
+    let later = machine.log().split_off(released);
+    later
+        .iter()
+        .for_each(|file| std::fs::remove_file(file).unwrap());
+    assert_eq!(learned(&machine.start().learn(57)).rows, 600);
 }
 
 /// A hundred labels of an hour come back, all of one amount, of which a champion expects next to no fraud.
