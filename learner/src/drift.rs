@@ -165,9 +165,6 @@ pub struct DriftWatch {
     usual: Vec<VecDeque<f64>>,
 }
 
-/// Periods that are remembered: a week of hours and a day, so that a weekend is compared with the
-/// one before it.
-const REMEMBERED: usize = 192;
 /// Periods before which nothing is unusual: of hours, two days.
 const LEARNED: usize = 48;
 /// How far above the largest remembered index one is unusual …
@@ -178,6 +175,9 @@ const LEAST: f64 = 0.25;
 impl DriftWatch {
     /// Rows that an index takes: of fewer it is chance.
     pub const LEAST_ROWS: usize = 50;
+    /// Periods that are remembered: a week of hours and a day, so that a weekend is compared with the
+    /// one before it.
+    pub const REMEMBERED: usize = 192;
 
     /// Knows nothing yet of `inputs` inputs.
     pub fn new(inputs: usize) -> Self {
@@ -218,10 +218,22 @@ impl DriftWatch {
     pub fn remember(&mut self, stability: &[f64]) {
         for (usual, value) in self.usual.iter_mut().zip(stability) {
             usual.push_back(*value);
-            if usual.len() > REMEMBERED {
+            if usual.len() > Self::REMEMBERED {
                 usual.pop_front();
             }
         }
+    }
+
+    /// Goes on from one that remembers periods before these too: its newest are the same, as they were told before.
+    #[must_use]
+    pub fn going_on_from(mut self, before: &Self) -> Self {
+        for (ours, theirs) in self.usual.iter_mut().zip(&before.usual) {
+            let older = theirs.len().saturating_sub(ours.len());
+            for value in theirs.iter().take(older).rev() {
+                ours.push_front(*value);
+            }
+        }
+        self
     }
 }
 
@@ -361,6 +373,23 @@ mod tests {
             .for_each(|amount| *amount = f32::NAN);
         let drifts = unusual(&watch, &missing);
         assert_eq!(drifts.iter().map(|d| d.input).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn periods_that_are_told_anew_take_the_place_of_the_newest() {
+        let watch = |usual: &[f64]| {
+            let mut watch = DriftWatch::new(1);
+            usual.iter().for_each(|value| watch.remember(&[*value]));
+            watch
+        };
+        let check = |anew: &[f64], before: &[f64], expected: &[f64]| {
+            let watch = watch(anew).going_on_from(&watch(before));
+            let usual: Vec<f64> = watch.usual[0].iter().copied().collect();
+            assert_eq!(usual, expected);
+        };
+        check(&[5.0, 6.0], &[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0, 5.0, 6.0]);
+        check(&[5.0, 6.0], &[1.0], &[5.0, 6.0]);
+        check(&[], &[1.0, 2.0], &[1.0, 2.0]);
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl Learning {
                 champion.checkpoint.encoder(),
                 &self.history,
                 self.judged_until(),
+                self.under_way.or(self.done_until_us).unwrap_or_default(),
                 micros(self.plan().settings.every),
                 champion.manifest.fitted_position,
                 &self.settings().gate,

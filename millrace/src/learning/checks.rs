@@ -18,19 +18,16 @@ use flood::Flood;
 use scarcity::Scarcity;
 use silence::Silence;
 pub(super) use silence::lack_after;
-use usual::{distribution, heard, newest_inputs, usual_drift, usual_tails};
+use usual::{UsualInputs, heard, newest_inputs, usual_tails};
 
 /// What was usual so far.
 pub(super) struct Checks {
     /// What all is counted in: its bins and categories.
     encoder: Encoder,
-    reference: Histograms,
-    watch: DriftWatch,
+    inputs: UsualInputs,
     tails: TailWatch,
     /// The inputs of the newest rows: a period that has few is judged with them.
     newest: Vec<f32>,
-    /// Rows since what is usual of inputs was last learned: it is not learned of the same rows again and again.
-    unlearned: usize,
     /// Labels that were believed, and frauds among them.
     believed: (usize, usize),
     scarcity: Scarcity,
@@ -69,36 +66,26 @@ const TELLING: usize = 20;
 const OVERESTIMATE: f64 = 3.0;
 /// So few are not believed where chance alone would seldom give so few: no frauds where 28 were expected.
 const UNLIKELY: f64 = 1e-4;
-/// Examples that the reference holds, about.
-const REFERENCE_ROWS: usize = 20_000;
 
 impl Checks {
-    /// Learns what is usual from a history of periods of `every_us`. The encoder's edges are of the labels up to number
-    /// `fitted`; 0 where that is not known.
+    /// Learns what is usual from a history of periods of `every_us`, for the day of a period that ended at `end_us`. The
+    /// encoder's edges are of the labels up to number `fitted`; 0 where that is not known.
     pub(super) fn new(
         encoder: &Encoder,
         history: &History,
         until: u64,
+        end_us: i64,
         every_us: i64,
         fitted: u64,
         settings: &GateSettings,
     ) -> Self {
-        let rows: Vec<usize> = history
-            .believed(0..history.len())
-            .take_while(|row| history.number(*row) <= until)
-            .collect();
-        let step = rows.len().div_ceil(REFERENCE_ROWS).max(1);
-        let reference = distribution(encoder, history, rows.iter().step_by(step));
-        let (watch, unlearned) = usual_drift(encoder, history, &rows, &reference, every_us);
-        let is_fraud = |row: &&usize| history.is_fraud(**row);
+        let rows = history.numbered(0, until);
         Self {
             encoder: encoder.clone(),
-            reference,
-            watch,
+            inputs: UsualInputs::new(encoder, history, &rows, end_us, every_us),
             tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
             newest: newest_inputs(history, until),
-            unlearned,
-            believed: (rows.len(), rows.iter().filter(is_fraud).count()),
+            believed: with_frauds(history, &rows),
             scarcity: heard(history, &rows, until, every_us, settings),
             silence: Silence::default(),
             flood: Flood::default(),
@@ -119,6 +106,18 @@ impl Checks {
             flood: before.flood,
             ..self
         }
+    }
+
+    /// Learns anew what inputs and how many frauds are usual where a period that ended at `end_us` is the first of its day:
+    /// as a process does that starts then, with the labels up to number `until`. That may read all that are kept.
+    pub(super) fn begin_day(&mut self, end_us: i64, history: &History, until: u64, every_us: i64) {
+        if self.inputs.is_of_day(end_us) {
+            return;
+        }
+        let rows = history.numbered(0, until);
+        let now = UsualInputs::new(&self.encoder, history, &rows, end_us, every_us);
+        self.inputs = now.going_on_from(&self.inputs);
+        self.believed = with_frauds(history, &rows);
     }
 
     /// Why the labels of a period that ended at `end_us` must not be learned, if there is a reason. `scores` are the
@@ -178,11 +177,12 @@ impl Checks {
         let mut histograms = Histograms::new(encoder);
         histograms.add(encoder, inputs);
         let is_enough = histograms.rows() >= DriftWatch::LEAST_ROWS as u64;
-        let stability = histograms.stability(&self.reference);
+        let usual = &mut self.inputs;
+        let stability = histograms.stability(&usual.reference);
         let drifts = match is_enough {
-            true => self
+            true => usual
                 .watch
-                .unusual(&stability, &histograms.noise(&self.reference)),
+                .unusual(&stability, &histograms.noise(&usual.reference)),
             false => Vec::new(),
         };
         if let Some(reason) = moved(&drifts, names) {
@@ -192,10 +192,10 @@ impl Checks {
         tails.add(encoder, fresh.inputs());
         let outlying = self.tails.judge(tails, settings.unusual_periods.max(1));
         let reason = beyond(&outlying, names);
-        self.unlearned += if reason.is_none() { fresh.len() } else { 0 };
-        if self.unlearned >= DriftWatch::LEAST_ROWS {
-            self.unlearned = 0;
-            self.watch.remember(&stability);
+        usual.unlearned += if reason.is_none() { fresh.len() } else { 0 };
+        if usual.unlearned >= DriftWatch::LEAST_ROWS {
+            usual.unlearned = 0;
+            usual.watch.remember(&stability);
         }
         reason.map(Disbelief::Labels)
     }
@@ -264,6 +264,12 @@ impl Checks {
     pub(super) fn believed(&self) -> (usize, usize) {
         self.believed
     }
+}
+
+/// How many rows there are, and how many of them are frauds.
+fn with_frauds(history: &History, rows: &[usize]) -> (usize, usize) {
+    let frauds = rows.iter().filter(|row| history.is_fraud(**row));
+    (rows.len(), frauds.count())
 }
 
 /// Why inputs that are distributed as never before are not believed.
@@ -430,8 +436,8 @@ mod tests {
     fn a_handful_of_labels_moves_no_input_and_many_handfuls_do() {
         let (history, encoder) = history(100, 100);
         let settings = GateSettings::default();
-        let newest = history.newest();
-        let checks = || Checks::new(&encoder, &history, newest, HOUR, 0, &settings);
+        let (newest, end_us) = (history.newest(), 101 * HOUR);
+        let checks = || Checks::new(&encoder, &history, newest, end_us, HOUR, 0, &settings);
         assert_eq!(refused(&mut checks(), &[1, 3], 50.0), [None, None]);
         let many = refused(&mut checks(), &[5; 10], 50.0);
         assert_eq!(many.first(), Some(&None));
@@ -440,7 +446,8 @@ mod tests {
         // What is usual was not learned of handfuls either.
         let quiet = history_of_handfuls();
         let (history, encoder) = (&quiet.0, &quiet.1);
-        let mut checks = Checks::new(encoder, history, history.newest(), HOUR, 0, &settings);
+        let (newest, end_us) = (history.newest(), 2_001 * HOUR);
+        let mut checks = Checks::new(encoder, history, newest, end_us, HOUR, 0, &settings);
         assert_eq!(refused(&mut checks, &[60], 50.0), [Some(Cause::Inputs)]);
     }
 
@@ -449,11 +456,44 @@ mod tests {
     }
 
     #[test]
+    fn inputs_are_held_against_those_of_the_days_before() {
+        let (history, encoder) = history(60, 100);
+        let settings = GateSettings::default();
+        // A process that starts when so many hours were dealt with.
+        let started = |hours: u64| {
+            let (until, end_us) = (100 * hours, hours as i64 * HOUR);
+            Checks::new(&encoder, &history, until, end_us, HOUR, 0, &settings)
+        };
+        let mut checks = started(2);
+        for (hours, rows) in [
+            (2, 200),
+            (23, 200),
+            (24, 2_400),
+            (40, 2_400),
+            (48, 4_800),
+            (59, 4_800),
+        ] {
+            let end_us = (hours as i64 + 1) * HOUR;
+            checks.begin_day(end_us, &history, 100 * hours, HOUR);
+            assert_eq!(checks.inputs.reference.rows(), rows, "{hours}");
+            assert_eq!(checks.believed.0, rows as usize);
+            // One that starts judges that period alike, and so does one that starts behind it.
+            if hours >= 24 {
+                for hours in [hours, hours + 1] {
+                    let mut other = started(hours);
+                    other.begin_day(end_us, &history, 100 * hours, HOUR);
+                    assert_eq!(other.inputs.reference, checks.inputs.reference);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn labels_that_say_fraud_alone_are_not_believed_where_the_inputs_are_as_ever() {
         let (history, encoder) = history(100, 100);
         let settings = GateSettings::default();
-        let until = history.newest();
-        let mut checks = Checks::new(&encoder, &history, until, HOUR, 0, &settings);
+        let (newest, end_us) = (history.newest(), 101 * HOUR);
+        let mut checks = Checks::new(&encoder, &history, newest, end_us, HOUR, 0, &settings);
         let champion = {
             let settings = LearnerSettings {
                 hidden: Vec::new(),

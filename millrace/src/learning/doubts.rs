@@ -9,6 +9,7 @@ use super::checks::Disbelief;
 use super::line::Known;
 use super::past::{Past, Released};
 use crate::failure::Outcome;
+use crate::settings::micros;
 
 impl Learning {
     /// Why fresh labels must not be learned, if there is a reason. `served` are the champion's log odds of them.
@@ -20,11 +21,13 @@ impl Learning {
         self.count_in_bins_of_champion();
         let names = self.plan().input_names();
         let end_us = self.under_way.unwrap_or_default();
+        let (until, every) = (self.judged_until(), micros(self.plan().settings.every));
         let (Some(checks), Some(champion)) = (&mut self.checks, &self.champion) else {
             return Ok(None);
         };
         let scores: Vec<f32> = served.iter().map(|logit| probability(*logit)).collect();
         let gate = &self.workspace.settings.learner.gate;
+        checks.begin_day(end_us, &self.history, until, every);
         checks.disbelief(end_us, &names, fresh, &champion.model, &scores, gate)
     }
 

@@ -20,6 +20,7 @@ mod rivals;
 mod rollbacks;
 mod settling;
 mod starts;
+mod usual;
 
 use machine::*;
 

@@ -5,8 +5,78 @@ use millrace_learner::{DriftWatch, Encoder, GateSettings, Histograms, TailWatch,
 use super::scarcity::Scarcity;
 use crate::learning::history::History;
 
+/// Examples that the reference holds, about.
+const REFERENCE_ROWS: usize = 20_000;
+const DAY_US: i64 = 86_400_000_000;
+
+/// How inputs are distributed as a rule. It is learned anew for each day: held against those of long ago, inputs that grow
+/// slowly are as far off as others would be of another unit.
+pub(super) struct UsualInputs {
+    /// The day, of event time, counted from 1970.
+    day: i64,
+    /// The newest rows before that day.
+    pub(super) reference: Histograms,
+    /// How far from these the rows of periods are, those of that day too.
+    pub(super) watch: DriftWatch,
+    /// Rows since that was last told: it is not learned of the same rows again and again.
+    pub(super) unlearned: usize,
+}
+
+impl UsualInputs {
+    /// By `rows`, which are believed, for the day of a period that ended at `end_us`.
+    pub(super) fn new(
+        encoder: &Encoder,
+        history: &History,
+        rows: &[usize],
+        end_us: i64,
+        every_us: i64,
+    ) -> Self {
+        let day = day_of(end_us);
+        let before = before_day(history, rows, day, every_us);
+        let step = before.len().div_ceil(REFERENCE_ROWS).max(1);
+        let reference = distribution(encoder, history, before.iter().step_by(step));
+        let (watch, unlearned) = usual_drift(encoder, history, rows, &reference, every_us);
+        Self {
+            day,
+            reference,
+            watch,
+            unlearned,
+        }
+    }
+
+    /// Whether it is of the day of a period that ended at `end_us`.
+    pub(super) fn is_of_day(&self, end_us: i64) -> bool {
+        self.day == day_of(end_us)
+    }
+
+    /// Goes on from that of a day before, in the same bins: the rows of some of its periods are in memory no longer.
+    #[must_use]
+    pub(super) fn going_on_from(self, before: &Self) -> Self {
+        Self {
+            watch: self.watch.going_on_from(&before.watch),
+            ..self
+        }
+    }
+}
+
+/// The day of a period, by its end: one that ends at midnight is the last of a day.
+fn day_of(end_us: i64) -> i64 {
+    end_us.saturating_sub(1).div_euclid(DAY_US)
+}
+
+/// Of rows those of periods that had ended when a day began: a process that starts later that day knows the same. Where they
+/// are fewer than those since, all.
+fn before_day<'a>(history: &History, rows: &'a [usize], day: i64, every_us: i64) -> &'a [usize] {
+    let first = day.saturating_mul(DAY_US).div_euclid(every_us);
+    let before = rows.partition_point(|row| history.period(*row, every_us) < first);
+    match before < rows.len() - before {
+        true => rows,
+        false => &rows[..before],
+    }
+}
+
 /// How the inputs of rows are distributed.
-pub(super) fn distribution<'a>(
+fn distribution<'a>(
     encoder: &Encoder,
     history: &History,
     rows: impl Iterator<Item = &'a usize>,
@@ -23,25 +93,30 @@ pub(super) fn distribution<'a>(
 
 /// How far the inputs of periods are from what is usual, by those of `rows`, which are believed; and how many of the newest
 /// rows are too few to tell. A period that has few rows is told with those before it.
-pub(super) fn usual_drift(
+fn usual_drift(
     encoder: &Encoder,
     history: &History,
     rows: &[usize],
     reference: &Histograms,
     every_us: i64,
 ) -> (DriftWatch, usize) {
-    let mut watch = DriftWatch::new(encoder.width());
     let period = |row: &usize| history.period(*row, every_us);
     let (mut seen, mut learned) = (0, 0);
+    let mut told = Vec::new();
     for of_period in rows.chunk_by(|a, b| period(a) == period(b)) {
         let first = seen;
         seen += of_period.len();
         if seen - learned >= DriftWatch::LEAST_ROWS {
             learned = seen;
             let from = first.min(seen.saturating_sub(DriftWatch::LEAST_ROWS));
-            let histograms = distribution(encoder, history, rows[from..seen].iter());
-            watch.remember(&histograms.stability(reference));
+            told.push(from..seen);
         }
+    }
+    let mut watch = DriftWatch::new(encoder.width());
+    let forgotten = told.len().saturating_sub(DriftWatch::REMEMBERED);
+    for range in told.into_iter().skip(forgotten) {
+        let histograms = distribution(encoder, history, rows[range].iter());
+        watch.remember(&histograms.stability(reference));
     }
     (watch, seen - learned)
 }
