@@ -63,7 +63,7 @@ use past::Released;
 pub use period::{Learned, NewVersion, Period, Tested, Verdict};
 use scored::Scored;
 use settling::{Settling, SettlingSeen};
-use trial::Trial;
+use trial::{Evidence, Trial};
 
 /// The loop's state between updates.
 pub struct Learning {
@@ -374,16 +374,19 @@ impl Learning {
             self.unusual.clear();
         }
         self.note_scores(&rows, &served);
-        period
-            .tested
-            .extend(self.test_canary(&fresh, &served, period.end_us)?);
-        period
-            .tested
-            .extend(self.test_shadow(&fresh, &served, period.end_us)?);
-        let until = rows
-            .last()
-            .map_or(self.dealt_with, |row| self.history.number(*row));
-        period.rolled_back = self.compare_with_anchor(&fresh, &served, until, period.end_us)?;
+        let champion = self.champion.as_ref();
+        let evidence = Evidence {
+            fresh: &fresh,
+            served: &served,
+            served_by: champion.map_or(0, |champion| champion.manifest.version),
+            until: rows
+                .last()
+                .map_or(self.dealt_with, |row| self.history.number(*row)),
+            at_us: period.end_us,
+        };
+        period.tested.extend(self.test_canary(&evidence)?);
+        period.tested.extend(self.test_shadow(&evidence)?);
+        self.compare_with_anchor(&evidence, period)?;
         // Only now: a period that is begun anew counts once.
         self.remember_scores(&served, &fresh);
         period.prequential = self.prequential();

@@ -1,12 +1,13 @@
 //! Whether many small steps have done harm: what served is compared with a version of some days before, the anchor, and
 //! taken back.
 
-use millrace_learner::{Aliases, Comparison, Examples, Paired, State, Watched};
+use millrace_learner::{Aliases, Comparison, Paired, State, Watched};
 
 use super::line::Known;
-use super::notes::{came_to, of_bad_descent};
-use super::past::Past;
+use super::notes::came_to;
+use super::period::{Period, Tested};
 use super::scored::usual_rate;
+use super::trial::{Evidence, Trial};
 use super::{Held, Learning};
 use crate::failure::Outcome;
 
@@ -44,43 +45,46 @@ impl Anchor {
 }
 
 impl Learning {
-    /// Compares what served with the anchor on fresh labels, the last of which has a number; takes the traffic back to the
-    /// newest version that is as good as the anchor where that did harm.
+    /// Compares what served with the anchor on fresh labels; takes the traffic back to the newest version that is as good as
+    /// the anchor where that did harm.
     pub(super) fn compare_with_anchor(
         &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        until: u64,
-        at_us: i64,
-    ) -> Outcome<Option<(u64, u64, String)>> {
-        let seed = self.settings().seed ^ at_us as u64;
-        let Some((comparison, reason)) = self.harm_since_anchor(fresh, served, until, seed)? else {
-            return Ok(None);
+        evidence: &Evidence<'_>,
+        period: &mut Period,
+    ) -> Outcome<()> {
+        let until = evidence.until;
+        let seed = self.settings().seed ^ evidence.at_us as u64;
+        let Some((comparison, reason)) = self.harm_since_anchor(evidence, seed)? else {
+            return Ok(());
         };
         let Some(champion) = &self.champion else {
-            return Ok(None);
+            return Ok(());
         };
         let bad = champion.manifest.version;
         let Some(good) = self.newest_good(bad, until, seed)? else {
-            return Ok(None);
+            return Ok(());
         };
         let version = good.manifest.version;
-        self.take_back(bad, good, comparison, reason.clone(), until, at_us)?;
-        // What goes on is not off by what the scores of those that did harm were off by.
-        let past = Past::of(&self.registry.journal_entries()?);
-        self.score_again(&mut Known::of(past), until)?;
-        Ok(Some((bad, version, reason)))
+        let fallen = self.take_back(bad, good, comparison, reason.clone(), evidence)?;
+        period.tested.extend(fallen);
+        period.rolled_back = Some((bad, version, reason));
+        // What goes on is not off by what the scores of those that did harm were off by, nor compared with them.
+        let mut past = self.past_now()?;
+        // As the log has it once the period has ended.
+        past.reigns.ended(until);
+        let mut known = Known::of(past);
+        self.score_again(&mut known, until)?;
+        self.recall_tests(&mut known, until)
     }
 
     /// What was found where what served did harm, and the reason in words. Where it did none over enough labels, what serves
     /// is the next anchor.
     fn harm_since_anchor(
         &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        until: u64,
+        evidence: &Evidence<'_>,
         seed: u64,
     ) -> Outcome<Option<(Comparison, String)>> {
+        let (fresh, served) = (evidence.fresh, evidence.served);
         let gate = self.settings().gate.clone();
         let (Some(anchor), Some(champion)) = (&mut self.anchor, &self.champion) else {
             return Ok(None);
@@ -102,7 +106,7 @@ impl Learning {
         let comparison = anchor.paired.compare(&gate, confidence, seed);
         let Some(harm) = anchor.paired.harm(&comparison, &gate) else {
             if rows >= gate.watched_rows {
-                self.anchor = Some(Anchor::new(champion.clone(), until));
+                self.anchor = Some(Anchor::new(champion.clone(), evidence.until));
             }
             return Ok(None);
         };
@@ -111,46 +115,49 @@ impl Learning {
         Ok(Some((comparison, reason)))
     }
 
-    /// Gives the traffic of a bad version, and of what comes from it, to a good one, with which it is compared from the
-    /// labels after a number on.
+    /// Gives the traffic of a bad version, and of what comes from it, to a good one, with which what serves is compared on the
+    /// labels to come. Other versions are tested on, and keep a share that they have. What became of those under test that
+    /// come from the bad one.
     fn take_back(
         &mut self,
         bad: u64,
         good: Held,
         comparison: Comparison,
         reason: String,
-        until: u64,
-        at_us: i64,
-    ) -> Outcome<()> {
-        let version = good.manifest.version;
-        let (rolled_back, because) = (State::RolledBack, Some(of_bad_descent(bad)));
+        evidence: &Evidence<'_>,
+    ) -> Outcome<Vec<Tested>> {
+        let (version, at_us) = (good.manifest.version, evidence.at_us);
+        // A share that the good one had is a part of what it has now.
+        let is_other = |(trial, _): &(Trial, usize)| trial.held.manifest.version != version;
+        self.canary = self.canary.take().filter(is_other);
+        let mut aliases = Aliases {
+            champion: Some(version),
+            challenger: None,
+        };
         // Not `promote`: the version before is rolled back and not replaced.
         let mut notes = vec![came_to(
             bad,
-            rolled_back,
+            State::RolledBack,
             Some(comparison),
             Some(reason),
             at_us,
         )];
-        if let Some((canary, _)) = self.canary.take() {
-            let canary = canary.held.manifest.version;
-            notes.push(came_to(canary, rolled_back, None, because, at_us));
+        let fallen = self.end_tests_of(bad, &aliases, evidence, &mut notes)?;
+        if self.canary.is_some() {
+            aliases.challenger = self.seen.challenger;
         }
-        notes.extend(self.reject_shadow(bad, at_us));
         notes.push(came_to(version, State::Champion, None, None, at_us));
-        let aliases = Aliases {
-            champion: Some(version),
-            challenger: None,
-        };
         self.decide(aliases, notes)?;
-        self.scorer.end_canary();
+        if self.canary.is_none() {
+            self.scorer.end_canary();
+        }
         self.scorer
             .swap(good.manifest.clone(), good.model.clone())?;
         metrics::counter!("millrace_rollbacks_total").increment(1);
         metrics::gauge!("millrace_model_version").set(version as f64);
-        self.anchor = Some(Anchor::new(good.clone(), until));
+        self.anchor = Some(Anchor::new(good.clone(), evidence.until));
         self.champion = Some(good);
-        Ok(())
+        Ok(fallen)
     }
 
     /// The newest version before a bad one that served since the anchor and is as good as that; else the anchor itself,

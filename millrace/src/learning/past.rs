@@ -189,7 +189,8 @@ impl Past {
                 };
                 self.canary = Some(Canary { version, share });
             }
-            State::Champion => self.canary = None,
+            // One that the learner gives the traffic back to takes no share from another.
+            State::Champion if by_a_person => self.canary = None,
             _ if canary.is_some() => self.canary = None,
             _ => {}
         }
@@ -226,18 +227,27 @@ impl Past {
     /// is not wanted.
     pub(super) fn shadow_of(&self, chosen: &Aliases) -> Option<u64> {
         let shadow = self.shadow.filter(|it| self.kept(*it).is_some())?;
+        let is_unwanted = |version: u64| self.unwanted.contains(&version);
+        (!self.comes_from(shadow, is_unwanted, chosen)).then_some(shadow)
+    }
+
+    /// Whether a version, or one that it was made from, is a bad one. Whatever came before a version that has traffic, that
+    /// one is wanted.
+    pub(super) fn comes_from(
+        &self,
+        version: u64,
+        is_bad: impl Fn(u64) -> bool,
+        chosen: &Aliases,
+    ) -> bool {
         let parent_of = |version: &u64| {
             let parent = self.made.get(version)?.parent;
             parent.filter(|parent| parent < version)
         };
-        // Whatever came before a version that has traffic, that one is wanted.
-        let is_chosen = |version: &u64| {
-            let canary = chosen.challenger.map(|(version, _)| version);
-            [chosen.champion, canary].contains(&Some(*version))
-        };
-        let mut line =
-            std::iter::successors(Some(shadow), parent_of).take_while(|it| !is_chosen(it));
-        (!line.any(|version| self.unwanted.contains(&version))).then_some(shadow)
+        let canary = chosen.challenger.map(|(version, _)| version);
+        let is_chosen = |version: &u64| [chosen.champion, canary].contains(&Some(*version));
+        std::iter::successors(Some(version), parent_of)
+            .take_while(|version| !is_chosen(version))
+            .any(is_bad)
     }
 }
 
@@ -462,6 +472,9 @@ mod tests {
             // It is tested anew: version 2 has learned 20 labels.
             (canary(40, THEIRS), share(true, 20)),
             (canary(30, THEIRS), share(true, 20)),
+            // The traffic goes back to another version, and then a person gives it away.
+            ((1, Champion, OURS), share(true, 20)),
+            ((1, Champion, THEIRS), Share::default()),
         ] {
             notes.push(note);
             let past = Past::of(&journal(&notes, false));

@@ -59,14 +59,14 @@ pub struct NewVersion {
     pub afresh: bool,
 }
 
-/// What the labels of a period said of a version that had not seen them.
+/// What the labels of a period said of a version that had not seen them, or of one that it comes from.
 #[derive(Debug, Clone)]
 pub struct Tested {
     /// The version.
     pub version: u64,
-    /// What it was compared with.
+    /// What served when they came: what it was compared with.
     pub champion: u64,
-    /// The numbers; none while the labels do not make a test.
+    /// The numbers; none while the labels do not make a test, and where it went with another version.
     pub comparison: Option<Comparison>,
     /// What became of it.
     pub verdict: Verdict,
@@ -84,7 +84,7 @@ pub enum Verdict {
     Passed,
     /// It takes the traffic.
     Promoted,
-    /// It does not, for a reason.
+    /// It does not, for a reason: it did harm, or comes from a version that did.
     Rejected(String),
 }
 

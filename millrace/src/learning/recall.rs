@@ -39,21 +39,22 @@ impl Learning {
         self.afresh_at = past.afresh_until().unwrap_or(0);
     }
 
-    /// Scores again what versions under test had been tested on.
-    pub(super) fn recall_tests(&mut self, known: &mut Known) -> Outcome<()> {
+    /// Scores again what versions under test had been tested on, up to a label.
+    pub(super) fn recall_tests(&mut self, known: &mut Known, until: u64) -> Outcome<()> {
         if let Some((mut trial, step)) = self.canary.take() {
-            self.recall(&mut trial, known)?;
+            self.recall(&mut trial, known, until)?;
             self.canary = Some((trial, step));
         }
         if let Some(mut trial) = self.shadow.take() {
-            self.recall(&mut trial, known)?;
+            self.recall(&mut trial, known, until)?;
             self.shadow = Some(trial);
         }
         Ok(())
     }
 
-    /// Scores again what a version had been tested on.
-    fn recall(&self, trial: &mut Trial, known: &mut Known) -> Outcome<()> {
+    /// Scores again what a version had been tested on, up to a label.
+    fn recall(&self, trial: &mut Trial, known: &mut Known, until: u64) -> Outcome<()> {
+        trial.paired = Paired::default();
         let (held, paired, chosen) = (&trial.held, &mut trial.paired, trial.share.after);
         // One that a person chose is tested on what came since, and nothing else.
         let mut line = match chosen {
@@ -71,7 +72,7 @@ impl Learning {
             self.pair_with_served(paired, &champions, &older, after, until)?;
         }
         let after = held.manifest.label_position.max(chosen);
-        self.pair_with_served(paired, &champions, held, after, self.dealt_with)
+        self.pair_with_served(paired, &champions, held, after, until)
     }
 
     /// Adds the labels after a number, up to another, with the scores of a version and of what served then; the newest of
@@ -96,8 +97,8 @@ impl Learning {
         Ok(())
     }
 
-    /// Leaves out old labels of a test that goes on for as long as a person wants. No other version takes the traffic
-    /// meanwhile.
+    /// Leaves out old labels of a test that goes on for as long as a person wants. All of it is against the champion: no
+    /// version takes the traffic meanwhile, and where it is taken back, the test is counted again.
     pub(super) fn keep_newest(&self, trial: &mut Trial) -> Outcome<()> {
         let Some(champion) = &self.champion else {
             return Ok(());

@@ -21,7 +21,7 @@ impl Learning {
         self.trim();
         self.settling = self.settling_now();
         self.recall_afresh(&known.past);
-        self.recall_tests(&mut known)?;
+        self.recall_tests(&mut known, self.dealt_with)?;
         self.recall_anchor(&mut known)?;
         self.recall_labels(&mut known)?;
         self.recall_prequential(&mut known)?;
@@ -74,6 +74,15 @@ impl Learning {
         }
         self.champion = Some(champion);
         Ok(past)
+    }
+
+    /// What the registry's log says by now.
+    pub(super) fn past_now(&self) -> Outcome<Past> {
+        let journal = self.registry.journal_entries()?;
+        match &self.champion {
+            Some(champion) => self.past(champion, &journal),
+            None => Ok(Past::of(&journal)),
+        }
     }
 
     /// What a log says.

@@ -12,6 +12,7 @@ use crate::traffic::{promote, roll_back, set_share};
 mod afresh;
 mod champions;
 mod deletions;
+mod descent;
 mod genuine;
 mod machine;
 mod persons;

@@ -14,6 +14,19 @@ use crate::traces::step;
 /// Versions of one test that are kept are fewer than this.
 const LINE: usize = 64;
 
+/// Labels of a period, which neither what serves nor what is tested has learned.
+pub(super) struct Evidence<'a> {
+    pub(super) fresh: &'a Examples,
+    /// Log odds that what served gave them.
+    pub(super) served: &'a [f32],
+    /// The version that did.
+    pub(super) served_by: u64,
+    /// Number of the last of them.
+    pub(super) until: u64,
+    /// End of their period, µs of event time.
+    pub(super) at_us: i64,
+}
+
 /// A version that is compared with what serves.
 pub(super) struct Trial {
     pub(super) held: Held,
@@ -60,23 +73,23 @@ impl Learning {
         lack.is_none()
     }
 
-    /// Tests a version on labels that neither it nor the champion has learned; the harm that it would do, if any.
+    /// Tests a version on labels that neither it nor what served has learned; the harm that it would do, if any.
     pub(super) fn test(
         &self,
         trial: &mut Trial,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
+        evidence: &Evidence<'_>,
     ) -> Outcome<(Tested, Option<Harm>)> {
         let mut under_test = step("gate");
         under_test.note("millrace.model.version", trial.held.manifest.version as i64);
         let gate = &self.settings().gate;
+        let fresh = evidence.fresh;
         let logits = trial.held.model.logits(fresh.inputs())?;
-        trial.paired.extend(served, &logits, fresh.labels());
-        let champion = self.champion.as_ref();
+        trial
+            .paired
+            .extend(evidence.served, &logits, fresh.labels());
         let mut tested = Tested {
             version: trial.held.manifest.version,
-            champion: champion.map_or(0, |champion| champion.manifest.version),
+            champion: evidence.served_by,
             comparison: None,
             verdict: Verdict::Waiting(Lack::Labels),
         };
@@ -84,24 +97,20 @@ impl Learning {
             tested.verdict = Verdict::Waiting(lack);
             return Ok((tested, None));
         }
-        let seed = self.settings().seed ^ at_us as u64;
+        let seed = self.settings().seed ^ evidence.at_us as u64;
         let comparison = trial.paired.compare(gate, gate.confidence, seed);
         tested.comparison = Some(comparison);
         Ok((tested, trial.paired.harm(&comparison, gate)))
     }
 
-    /// Tests the version that answers for some entities: it goes a step further, or back.
-    pub(super) fn test_canary(
-        &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<Option<Tested>> {
+    /// Tests the version that answers for some entities: it goes a step further, or back, and with it what comes from it.
+    pub(super) fn test_canary(&mut self, evidence: &Evidence<'_>) -> Outcome<Vec<Tested>> {
         let Some((mut trial, step)) = self.canary.take() else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
+        let at_us = evidence.at_us;
         self.keep_newest(&mut trial)?;
-        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
+        let (mut tested, harm) = self.test(&mut trial, evidence)?;
         if let Some(harm) = harm {
             let version = trial.held.manifest.version;
             let mut notes = vec![came_to(
@@ -111,47 +120,41 @@ impl Learning {
                 Some(harm.to_string()),
                 at_us,
             )];
-            // What came to be tested since comes from the champion where that is newer.
-            if !self.is_older_than_champion(&trial.held) {
-                notes.extend(self.reject_shadow(version, at_us));
-            }
             let aliases = Aliases {
                 challenger: None,
                 ..self.seen
             };
+            let fallen = self.end_tests_of(version, &aliases, evidence, &mut notes)?;
             self.decide(aliases, notes)?;
             self.scorer.end_canary();
             metrics::counter!("millrace_rollbacks_total").increment(1);
             tested.verdict = Verdict::Rejected(harm.to_string());
-            return Ok(Some(tested));
+            return Ok([vec![tested], fallen].concat());
         }
         // Its labels make no test yet.
         if tested.comparison.is_none() {
             self.canary = Some((trial, step));
-            return Ok(Some(tested));
+            return Ok(vec![tested]);
         }
         // A period that is begun anew has the labels that gave it this share.
         let stepped_us = trial.share.stepped_us;
         if trial.share.is_pinned || stepped_us.is_some_and(|stepped_us| stepped_us >= at_us) {
             tested.verdict = Verdict::Passed;
             self.canary = Some((trial, step));
-            return Ok(Some(tested));
+            return Ok(vec![tested]);
         }
         tested.verdict = self.step_forward(trial, step + 1, tested.comparison, at_us)?;
-        Ok(Some(tested))
+        Ok(vec![tested])
     }
 
-    /// Tests the version that is to take traffic.
-    pub(super) fn test_shadow(
-        &mut self,
-        fresh: &Examples,
-        served: &[f32],
-        at_us: i64,
-    ) -> Outcome<Option<Tested>> {
+    /// Tests the version that is to take traffic. Where the same labels have just given the canary all of it, it is compared
+    /// with what served before, and with the canary from the next period on.
+    pub(super) fn test_shadow(&mut self, evidence: &Evidence<'_>) -> Outcome<Option<Tested>> {
         let Some(mut trial) = self.shadow.take() else {
             return Ok(None);
         };
-        let (mut tested, harm) = self.test(&mut trial, fresh, served, at_us)?;
+        let at_us = evidence.at_us;
+        let (mut tested, harm) = self.test(&mut trial, evidence)?;
         match (harm, tested.comparison) {
             (Some(harm), comparison) => {
                 let version = trial.held.manifest.version;
@@ -208,11 +211,39 @@ impl Learning {
         Ok(Verdict::Canary(percent))
     }
 
-    /// A version under test that comes from one that did harm is not tested on.
-    pub(super) fn reject_shadow(&mut self, ancestor: u64, at_us: i64) -> Option<Entry> {
-        let version = self.shadow.take()?.held.manifest.version;
-        let because = Some(of_bad_descent(ancestor));
-        Some(came_to(version, State::Rejected, None, because, at_us))
+    /// Ends the tests of what comes from a version that did harm, as a process that starts would: it adds to the notes, and
+    /// says what became of each. `chosen` has the traffic from now on.
+    pub(super) fn end_tests_of(
+        &mut self,
+        bad: u64,
+        chosen: &Aliases,
+        evidence: &Evidence<'_>,
+        notes: &mut Vec<Entry>,
+    ) -> Outcome<Vec<Tested>> {
+        let past = self.past_now()?;
+        let falls = |version: u64| past.comes_from(version, |it| it == bad, chosen);
+        let canary = self
+            .canary
+            .take_if(|(trial, _)| falls(trial.held.manifest.version));
+        let shadow = self
+            .shadow
+            .take_if(|trial| falls(trial.held.manifest.version));
+        let canary = canary.map(|(trial, _)| (trial, State::RolledBack));
+        let shadow = shadow.map(|trial| (trial, State::Rejected));
+        let because = of_bad_descent(bad);
+        let mut fallen = Vec::new();
+        for (trial, state) in canary.into_iter().chain(shadow) {
+            let version = trial.held.manifest.version;
+            let reason = Some(because.clone());
+            notes.push(came_to(version, state, None, reason, evidence.at_us));
+            fallen.push(Tested {
+                version,
+                champion: evidence.served_by,
+                comparison: None,
+                verdict: Verdict::Rejected(because.clone()),
+            });
+        }
+        Ok(fallen)
     }
 
     /// The version is on disk before it takes traffic, and the alias is moved before the scorer. The first one was made

@@ -34,6 +34,23 @@ fn a_calibration_is_fitted_on_scores_of_what_a_person_has_chosen() {
 }
 
 #[test]
+fn a_test_names_the_version_that_it_was_made_against() {
+    let (mut machine, mut process, canary, first) = Machine::new().until_canary();
+    let before = process.serving();
+    for hour in first..first + 4 {
+        machine.hour(hour, 300, process.tag());
+        let tested = process.learn(hour).tested;
+        let champions: Vec<u64> = tested.iter().map(|tested| tested.champion).collect();
+        // The next version is tested by the labels that give the canary all of the traffic.
+        assert_eq!(champions, [before, before], "{hour}");
+        if process.serving() == canary {
+            return;
+        }
+    }
+    panic!("the canary did not come to serve");
+}
+
+#[test]
 fn the_labels_of_a_period_that_is_begun_anew_are_counted_once() {
     let (mut machine, mut process, canary, hour) = Machine::new().until_canary();
     machine.hour(hour, 300, process.tag());

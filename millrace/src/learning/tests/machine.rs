@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use millrace_feature_store::{Commit, MemoryStore};
-use millrace_learner::update;
+use millrace_learner::{Made, State, update};
 
 use crate::labels::{JoinStep, LabelJoin, ScoredRecord};
+use crate::learning::notes::{came_to, just_made};
 use crate::learning::*;
 
 pub(super) const HOUR: i64 = 3_600_000_000;
@@ -314,16 +315,70 @@ impl Process {
         made.unwrap().checkpoint
     }
 
-    /// A model takes the traffic, as a version with the manifest of another. Its number.
-    pub(super) fn serve(&mut self, like: &Manifest, model: Checkpoint, at_us: i64) -> u64 {
-        let learning = &mut self.learning;
-        let version = learning.registry.publish(like.clone(), &model).unwrap();
+    /// A model that calls half of all events fraud.
+    pub(super) fn harmful(&self) -> Checkpoint {
+        self.trained((0..300_u64).map(|number| {
+            let fraud = is_fraud(number) || number.is_multiple_of(2);
+            (amount(number), fraud)
+        }))
+    }
+
+    /// A model is kept, as a version that comes from a parent, with the manifest of another.
+    pub(super) fn publish(&self, like: &Manifest, parent: Option<u64>, model: Checkpoint) -> Held {
         let manifest = Manifest {
-            version,
+            parent,
             ..like.clone()
         };
-        let held = Held::new(manifest, model);
-        learning.promote(held, at_us, None, None).unwrap();
+        let registry = &self.learning.registry;
+        let version = registry.publish(manifest.clone(), &model).unwrap();
+        Held::new(
+            Manifest {
+                version,
+                ..manifest
+            },
+            model,
+        )
+    }
+
+    /// A model takes the traffic, as a version with the manifest of another. Its number.
+    pub(super) fn serve(&mut self, like: &Manifest, model: Checkpoint, at_us: i64) -> u64 {
+        let held = self.publish(like, like.parent, model);
+        let version = held.manifest.version;
+        self.learning.promote(held, at_us, None, None).unwrap();
+        version
+    }
+
+    /// A model comes to answer for a tenth of the entities, as a version that was published so. Its number.
+    pub(super) fn begin_canary(
+        &mut self,
+        like: &Manifest,
+        parent: Option<u64>,
+        model: Checkpoint,
+    ) -> u64 {
+        let trial = Trial::new(self.publish(like, parent, model));
+        let version = trial.held.manifest.version;
+        let at_us = like.trained_until_us;
+        self.learning.step_forward(trial, 0, None, at_us).unwrap();
+        version
+    }
+
+    /// A model comes to be tested in place of the version before, as one that was published so. Its number.
+    pub(super) fn begin_shadow(
+        &mut self,
+        like: &Manifest,
+        parent: Option<u64>,
+        model: Checkpoint,
+    ) -> u64 {
+        let held = self.publish(like, parent, model);
+        let version = held.manifest.version;
+        let learning = &mut self.learning;
+        let made = Made {
+            watched: learning.anchor.as_ref().map(Anchor::watched),
+            ..held.manifest.made()
+        };
+        let shadow = came_to(version, State::Shadow, None, None, like.trained_until_us);
+        learning.note(vec![just_made(shadow, made)]).unwrap();
+        learning.shadow = Some(Trial::new(held));
         version
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn watching() -> Machine {
+pub(super) fn watching() -> Machine {
     Machine::with(&format!("{SETTINGS}watched_rows = 800\n"))
 }
 
@@ -11,10 +11,7 @@ fn serve(process: &mut Process, is_good: bool) -> u64 {
     let first = process.learning.anchor.as_ref().unwrap().held.clone();
     let model = match is_good {
         true => first.checkpoint,
-        false => process.trained((0..300_u64).map(|number| {
-            let fraud = is_fraud(number) || number.is_multiple_of(2);
-            (amount(number), fraud)
-        })),
+        false => process.harmful(),
     };
     process.serve(&first.manifest, model, HOUR)
 }
