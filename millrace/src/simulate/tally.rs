@@ -78,7 +78,7 @@ pub(super) struct UpdateLine {
     pub(super) calibration: Option<Calibration>,
     /// Whether it took the traffic.
     pub(super) accepted: bool,
-    /// Whether its test found it worse, or training broke and there is no version.
+    /// Whether its test found it worse, or it came from a version that did harm, or training broke and there is no version.
     pub(super) rejected: bool,
     /// Whether there are too few labels for a first model.
     #[serde(skip)]
@@ -286,7 +286,8 @@ impl Tally {
             let Some(line) = self.updates.iter_mut().rfind(is_its) else {
                 continue;
             };
-            line.tested = tested.comparison;
+            // One that goes with another version has the numbers of its newest test.
+            line.tested = tested.comparison.or(line.tested);
             match &tested.verdict {
                 Verdict::Waiting(lack) => {
                     line.reason = Some(format!(

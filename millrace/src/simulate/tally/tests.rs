@@ -1,9 +1,10 @@
 #![allow(clippy::unwrap_used)]
 use millrace_feature_store::{Commit, MemoryStore};
-use millrace_learner::Prequential;
+use millrace_learner::{GateSettings, Paired, Prequential};
 
 use super::*;
 use crate::labels::{LabelJoin, ScoredRecord};
+use crate::learning::Tested;
 
 #[test]
 fn an_event_whose_label_was_corrected_counts_once() {
@@ -36,18 +37,14 @@ fn an_event_whose_label_was_corrected_counts_once() {
     );
 }
 
-#[test]
-fn why_no_model_was_made_is_said() {
-    let mut tally = Tally::new(i64::MIN, 0.25);
-    tally.unscored = 3;
-    let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
-    assert!(said(&tally).contains("too few for one (model.min_labels, model.min_frauds)"));
+/// A period whose labels make no version.
+fn period() -> Period {
     let prequential = Prequential {
         average_precision: None,
         rows: 0,
         frauds: 0,
     };
-    let mut period = Period {
+    Period {
         end_us: 0,
         labels: 3,
         frauds: 1,
@@ -58,7 +55,45 @@ fn why_no_model_was_made_is_said() {
         rolled_back: None,
         prequential,
         seconds: 0.0,
-    };
+    }
+}
+
+#[test]
+fn a_version_that_went_with_another_is_told_as_rejected_with_its_own_test() {
+    let mut tally = Tally::new(i64::MIN, 0.25);
+    let mut period = period();
+    tally.note(&period, 0);
+    tally.updates[0].version = Some(37);
+    let mut paired = Paired::default();
+    paired.extend(&[0.0, 1.0], &[0.0, 1.0], &[0.0, 1.0]);
+    let comparison = paired.compare(&GateSettings::default(), 0.95, 7);
+    let because = "it comes from version 36, which was taken back";
+    for (comparison, verdict) in [
+        (Some(comparison), Verdict::Canary(50)),
+        (None, Verdict::Rejected(because.to_owned())),
+    ] {
+        period.tested.push(Tested {
+            version: 37,
+            champion: 36,
+            comparison,
+            verdict,
+        });
+    }
+    tally.note(&period, 0);
+    let line = &tally.updates[0];
+    assert_eq!(line.reason.as_deref(), Some(because));
+    assert_eq!((line.rejected, line.accepted), (true, false));
+    assert_eq!(line.tested, Some(comparison));
+    assert_eq!(tally.summary("a run", &[], 1.0, 10).rejected, 1);
+}
+
+#[test]
+fn why_no_model_was_made_is_said() {
+    let mut tally = Tally::new(i64::MIN, 0.25);
+    tally.unscored = 3;
+    let said = |tally: &Tally| tally.why_nothing().unwrap_or_default();
+    assert!(said(&tally).contains("too few for one (model.min_labels, model.min_frauds)"));
+    let mut period = period();
     for learned in [
         Learned::Waiting,
         Learned::Broken("the network's weights are not finite".to_owned()),
