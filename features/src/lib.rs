@@ -28,6 +28,7 @@ mod history;
 mod inputs;
 mod kernel;
 mod key;
+mod lengths;
 mod names;
 #[cfg(test)]
 mod oracle_tests;

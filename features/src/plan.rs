@@ -19,6 +19,7 @@ use datafusion::sql::parser::Statement;
 use crate::comparisons;
 use crate::conditions;
 use crate::decay;
+use crate::lengths;
 use crate::problem::{Checked, Complaint, near};
 use crate::walk;
 use crate::words;
@@ -95,6 +96,7 @@ impl Planner {
     /// The same plan with DataFusion's type coercion applied.
     pub(crate) fn typed(&self, plan: LogicalPlan) -> Checked<LogicalPlan> {
         walk::each(&plan, |expr, schema| {
+            lengths::check(expr)?;
             conditions::check(expr, schema)?;
             comparisons::check(expr, schema)
         })?;

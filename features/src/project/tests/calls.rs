@@ -254,3 +254,81 @@ fn a_filter_and_a_case_take_conditions() {
         "WHEN takes a condition, and 'card_id' is text",
     );
 }
+
+/// A process that is refused memory ends, and on the same event again at each start.
+#[test]
+fn no_event_says_how_much_a_function_makes() {
+    let wrong = Wrong::default();
+    let item = |item: &str, expected: &str| wrong.value(item, expected);
+    for fine in [
+        "max(lpad(card_id, 12)) OVER d1",
+        "max(lpad(card_id, -1)) OVER d1",
+        "max(rpad(card_id, 1024, '0')) OVER d1",
+        "lpad(max(card_id) OVER d1, 12)",
+        "count(DISTINCT repeat(card_id, 64)) OVER d1",
+        "max(repeat(lpad(card_id, 3), 2)) OVER d1",
+        "sum(array_length(array_repeat(amount, 3))) OVER d1",
+        "sum(array_length(array_resize(make_array(amount), 3))) OVER d1",
+        "count(*) FILTER (WHERE array_has(range(-5, 6), CAST(n AS BIGINT))) OVER d1",
+        "approx_percentile_cont(amount, 0.9) OVER d1",
+        "approx_percentile_cont(amount, 0.9, 200) OVER d1",
+    ] {
+        item(fine, "ok");
+    }
+    item(
+        "max(lpad(card_id, n)) OVER d1",
+        "2:5 lpad() makes as much as a value says, and that of one event could take all memory | give it a number in the query itself, of 1024 at most: lpad(x, 12)",
+    );
+    item(
+        "max(rpad(card_id, 1025)) OVER d1",
+        "2:5 rpad() is to make 1025 of each value, which could take all memory | give it a number",
+    );
+    item(
+        "max(lpad(card_id, 10 + n, '0')) OVER d1",
+        "2:5 lpad() makes",
+    );
+    item(
+        "lpad(max(card_id) OVER d1, max(n) OVER d1)",
+        "2:1 lpad() makes",
+    );
+    item(
+        "count(*) FILTER (WHERE repeat(card_id, n) = 'x') OVER d1",
+        "2:24 repeat() makes as much as a value says",
+    );
+    item(
+        "max(repeat(card_id, 65)) OVER d1",
+        "2:5 repeat() is to make 65 of each value, which could take all memory | give it a number in the query itself, of 64 at most",
+    );
+    item(
+        "max(repeat(lower(repeat(card_id, 64)), 64)) OVER d1",
+        "2:5 repeat() repeats what is repeated already",
+    );
+    item(
+        "sum(array_length(array_repeat(amount, n))) OVER d1",
+        "2:18 array_repeat() makes as much as a value says",
+    );
+    item(
+        "sum(array_length(array_resize(make_array(amount), n))) OVER d1",
+        "2:18 array_resize() makes as much as a value says",
+    );
+    item(
+        "sum(array_length(range(0, n))) OVER d1",
+        "2:18 range() makes as much as a value says, and that of one event could take all memory | give it a number in the query itself, of 1024 at most: range(0, 12)",
+    );
+    item(
+        "sum(array_length(generate_series(-600, 600))) OVER d1",
+        "2:18 generate_series() is to make 1200",
+    );
+    item(
+        "approx_percentile_cont(amount, 0.9, 9000000000000000000) OVER d1",
+        "2:1 approx_percentile_cont() is to make 9000000000000000000",
+    );
+    wrong.condition(
+        "lpad(card_id, n) = 'x'",
+        "lpad() makes as much as a value says",
+    );
+    wrong.inputs(
+        "CREATE VIEW i AS SELECT lpad(t.card_id, t.n) AS x FROM tx t",
+        "1:25 lpad() makes as much as a value says",
+    );
+}
