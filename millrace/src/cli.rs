@@ -23,7 +23,8 @@ use crate::traces::LogFields;
 use crate::training_set::TrainingSetArgs;
 use crate::workspace::Workspace;
 use crate::{
-    audit, backfill, check, client, demo, generate, interrupt, produce, run, simulate, training_set,
+    audit, backfill, check, client, demo, generate, interrupt, open_files, produce, run, simulate,
+    training_set,
 };
 
 /// Real-time features and online learning for teams that stop fraud.
@@ -242,6 +243,7 @@ pub fn execute(arguments: Arguments) -> Outcome<()> {
         Command::Simulate(_) => "error",
         _ => "warn",
     });
+    open_files::raise_limit();
     if matches!(
         arguments.command,
         Command::Produce(_) | Command::TrainingSet(_) | Command::Backfill(_) | Command::Simulate(_)

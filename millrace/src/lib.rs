@@ -41,6 +41,7 @@ pub mod marks;
 pub mod member;
 pub mod mlflow;
 pub mod object_stores;
+mod open_files;
 pub mod output;
 pub mod pipeline;
 pub mod priority;

@@ -2,7 +2,8 @@
 //!
 //! Files may be larger than memory. Events and spine are split by entity into parts, which are set aside in a folder
 //! beside the output; parts are answered one by one on all cores; the answers are put beside the spine's rows in the
-//! spine's order. A run that was stopped goes on with the parts that it had not answered.
+//! spine's order. A run that was stopped goes on with the parts that it had not answered. All parts of all views are
+//! open at a time: how many there are depends on how many files the process may have open, too.
 //!
 //! ```text
 //!  events ─► what a view keeps ─► parts by entity ─┐
@@ -36,6 +37,7 @@ use crate::files::{
     publish, spinner, unit_slip,
 };
 use crate::interrupt;
+use crate::open_files;
 use crate::output::tell;
 use crate::workspace::Workspace;
 
@@ -65,6 +67,8 @@ const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 /// Events of a part, about: with what a view keeps of each they take some tens of MB.
 const PART_EVENTS: u64 = 250_000;
 const MOST_PARTS: u64 = 128;
+/// Files and connections that are open besides the parts, with room to spare.
+const OTHER_FILES: u64 = 64;
 /// Batches that wait for the writer.
 const AHEAD: usize = 4;
 
@@ -139,7 +143,8 @@ impl Job {
         check_names(&views, &spine.schema, &args.spine)?;
         let used = |name: &String| views.iter().any(|view| view.stream.name == *name);
         let files: BTreeMap<_, _> = files.into_iter().filter(|(name, _)| used(name)).collect();
-        let parts = parts(files.values().flatten().chain([&args.spine]))?;
+        let rows = rows_about(files.values().flatten().chain([&args.spine]))?;
+        let parts = parts(rows, views.len(), open_files::limit());
         let mut seen = Vec::new();
         for path in files.values().flatten().chain([&args.spine]) {
             let metadata = fs::metadata(path).map_err(|e| cannot(path, &e))?;
@@ -657,8 +662,8 @@ fn check_names(views: &[Arc<FeatureView>], spine: &Schema, path: &Path) -> Outco
     Ok(())
 }
 
-/// How many parts: from the sizes of the files, as rows of their formats usually take.
-fn parts<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Outcome<usize> {
+/// How many rows files have, from their sizes, as rows of their formats usually take.
+fn rows_about<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Outcome<u64> {
     let mut rows = 0;
     for path in files {
         let bytes = fs::metadata(path).map_err(|e| cannot(path, &e))?.len();
@@ -669,9 +674,19 @@ fn parts<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Outcome<usize> {
         };
         rows += bytes / row_bytes;
     }
+    Ok(rows)
+}
+
+/// How many parts: as many as keep each of them small, and as few as can be open at a time.
+fn parts(rows: u64, views: usize, limit: Option<u64>) -> usize {
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let parts = rows.div_ceil(PART_EVENTS).next_multiple_of(threads);
-    Ok(parts.clamp(1, MOST_PARTS) as usize)
+    // A part of a view is a file of its events and a file of its rows of the spine.
+    let files = 2 * views.max(1) as u64;
+    let open = limit.map_or(MOST_PARTS, |limit| {
+        limit.saturating_sub(OTHER_FILES) / files
+    });
+    parts.min(open).clamp(1, MOST_PARTS) as usize
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> Failure {

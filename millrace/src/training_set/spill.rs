@@ -13,6 +13,7 @@ use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
 use crate::failure::{Failure, Outcome};
+use crate::open_files;
 
 /// Rows of a part that collect before they are written.
 const ROWS_AT_ONCE: usize = 8_192;
@@ -146,9 +147,34 @@ pub(super) fn write(path: &Path, rows: &RecordBatch) -> Outcome<()> {
 }
 
 fn broken(path: &Path, error: &ArrowError) -> Failure {
-    Failure::failed(format!("{}: {error}", path.display()))
-        .hint(
+    let failure = Failure::failed(format!("{}: {error}", path.display()));
+    match error {
+        ArrowError::IoError(_, cause) if open_files::is_limit(cause) => {
+            failure.hint(open_files::MORE)
+        }
+        _ => failure.hint(
             "is the disk full? What is needed is about the size of the events, uncompressed. After a power cut, remove \
              the file's folder: what is in there is made again",
-        )
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_file_too_many_is_no_full_disk() {
+        // EMFILE and ENOSPC.
+        for (errno, hint) in [(24, "ulimit -n"), (28, "is the disk full?")] {
+            let error = ArrowError::from(Error::from_raw_os_error(errno));
+            let failure = broken(Path::new("0-events-7.arrow"), &error).to_string();
+            assert!(
+                failure.contains("0-events-7.arrow") && failure.contains(hint),
+                "{failure}"
+            );
+        }
+    }
 }

@@ -208,6 +208,19 @@ fn a_file_that_is_read_is_not_written_over() {
 }
 
 #[test]
+fn all_parts_can_be_open_at_a_time() {
+    let many = 1_000_000_000;
+    for (views, limit) in [(4, 1_024), (9, 1_024), (1, 256), (40, 4_096)] {
+        let parts = parts(many, views, Some(limit));
+        assert!(parts > 1 && (2 * views * parts) as u64 + OTHER_FILES <= limit);
+    }
+    assert_eq!(parts(many, 4, Some(20_000)), MOST_PARTS as usize);
+    assert_eq!(parts(many, 4, None), MOST_PARTS as usize);
+    assert_eq!(parts(many, 1_000, Some(1_024)), 1);
+    assert_eq!(parts(1, 1, Some(1_024)), parts(1, 1, None));
+}
+
+#[test]
 fn a_view_that_is_named_twice_is_answered_once() {
     let data = Data::new();
     let mut args = data.args("never.parquet");
