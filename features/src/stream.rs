@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::StringArray;
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{CreateExternalTable, Statement};
@@ -99,31 +98,30 @@ impl Stream {
         self.id.is_some() && self.id == self.key
     }
 
-    /// The ids that keys are, where the topic is keyed by them.
+    /// The ids of deleted events, where the topic is keyed by ids; `ids` is a column of theirs.
     ///
     /// # Errors
-    /// [`FeatureError::Arguments`] for a key that is no id of the column's type.
-    pub fn deleted_ids(&self, keys: &[&str]) -> Result<Vec<DeletedId>, FeatureError> {
+    /// [`FeatureError::Arguments`] for a column of another type, or an id that is null.
+    pub fn deleted_ids(&self, ids: &ArrayRef) -> Result<Vec<DeletedId>, FeatureError> {
         let Some(column) = self.id.filter(|_| self.is_keyed_by_id()) else {
             return Err(FeatureError::Arguments(format!(
                 "stream '{}' is not keyed by an id",
                 self.name
             )));
         };
-        let strict = CastOptions {
-            safe: false,
-            ..CastOptions::default()
-        };
-        let texts = StringArray::from(keys.to_vec());
-        let ids = cast_with_options(&texts, self.schema.field(column).data_type(), &strict);
-        let ids = ids.map_err(|e| {
-            FeatureError::Arguments(format!("a key of stream '{}': {e}", self.name))
-        })?;
+        let data_type = self.schema.field(column).data_type();
+        if ids.data_type() != data_type || ids.null_count() > 0 {
+            return Err(FeatureError::Arguments(format!(
+                "a deleted event of stream '{}' has no id of type {data_type}",
+                self.name
+            )));
+        }
         let named = |packed: Vec<u8>| DeletedId {
             unique: unique_of_id(&packed),
             packed,
         };
-        Ok(packed::pack_keys(&[ids]).into_iter().map(named).collect())
+        let packed = packed::pack_keys(&[Arc::clone(ids)]);
+        Ok(packed.into_iter().map(named).collect())
     }
 
     fn check_types(&self, columns: &[ColumnDef]) -> Checked<()> {

@@ -1,8 +1,13 @@
 //! Tombstones: messages without a value. In a topic that is keyed by its events' id, one deletes the event of its key.
 
-use arrow::array::{Array, StringArray};
-use arrow::compute::cast;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, BinaryArray, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+
+use crate::bytes::bytes_of;
 use crate::decode::{BadMessage, Reason};
 use crate::error::IngestError;
 use crate::stream::StreamSpec;
@@ -16,6 +21,18 @@ pub struct Deletion {
     pub offset: i64,
     /// The event's id, as text that the type of its column admits.
     pub id: String,
+}
+
+/// The ids that keys are, in a column of their type; null where a key is none.
+///
+/// # Errors
+/// A type that no text is read as.
+pub fn ids_of(keys: &[&str], data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    if data_type == &DataType::Binary {
+        let ids = keys.iter().map(|key| bytes_of(key).ok());
+        return Ok(Arc::new(ids.collect::<BinaryArray>()));
+    }
+    cast(&StringArray::from(keys.to_vec()), data_type)
 }
 
 /// Takes the tombstones that name an event out of `bad`: the indexes of their messages, rising, and the ids. Of the
@@ -63,23 +80,24 @@ fn id(spec: &StreamSpec, key: Option<&[u8]>) -> Result<Result<String, String>, I
             field.name()
         )));
     };
-    let value = cast(&StringArray::from(vec![text]), field.data_type())?;
-    Ok(match value.is_valid(0) {
-        true => Ok(text.to_owned()),
-        false => Err(format!(
-            "the message has no value, and its key is not a `{}`, which is of type {}",
-            field.name(),
-            field.data_type()
-        )),
-    })
+    if ids_of(&[text], field.data_type())?.is_valid(0) {
+        return Ok(Ok(text.to_owned()));
+    }
+    let written = match field.data_type() {
+        DataType::Binary => ", written as hexadecimal digits",
+        _ => "",
+    };
+    Ok(Err(format!(
+        "the message has no value, and its key is not a `{}`, which is of type {}{written}",
+        field.name(),
+        field.data_type()
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
-
-    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use arrow::datatypes::{Field, Schema, TimeUnit};
 
     use super::*;
 
@@ -123,11 +141,19 @@ mod tests {
     #[test]
     fn a_tombstone_deletes_where_its_key_is_an_id() {
         let (text, number) = (spec(DataType::Utf8, true), spec(DataType::Int64, true));
+        let bytes = spec(DataType::Binary, true);
         assert_eq!(taken(&text, Some(b"t1")), Ok("t1".to_owned()));
         assert_eq!(taken(&number, Some(b"17")), Ok("17".to_owned()));
+        assert_eq!(taken(&bytes, Some(b"ff00")), Ok("ff00".to_owned()));
         for (spec, key, word) in [
             (&number, Some(b"t1".as_slice()), "is of type Int64"),
             (&text, Some(b"\xff"), "written as text"),
+            (
+                &bytes,
+                Some(b"t1"),
+                "is of type Binary, written as hexadecimal digits",
+            ),
+            (&bytes, Some(b"\xff\0"), "written as text"),
             (&text, None, "neither value nor key"),
             (&self::spec(DataType::Utf8, false), Some(b"t1"), "keyed by"),
         ] {

@@ -9,12 +9,13 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use millrace_feature_store::{event_key, event_time_us};
 use millrace_features::{DeletedId, FeatureError, FeatureView, StateError, StateRow, Stream};
-use millrace_ingest::Deletion;
+use millrace_ingest::{Deletion, ids_of};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome, with_causes};
 use crate::state::{Base, Pending};
 
 /// A message's partition and offset. Files have partitions below 0.
@@ -141,8 +142,7 @@ impl<'a> Deletes<'a> {
         if deletions.is_empty() {
             return Ok(Vec::new());
         }
-        let keys: Vec<&str> = deletions.iter().map(|d| d.id.as_str()).collect();
-        let ids = self.stream.deleted_ids(&keys)?;
+        let ids = self.ids(deletions)?;
         let mut applied = Vec::with_capacity(ids.len());
         for (deletion, id) in deletions.iter().zip(ids) {
             let place = (deletion.partition, deletion.offset);
@@ -160,6 +160,14 @@ impl<'a> Deletes<'a> {
             applied.push((id, was_there));
         }
         Ok(applied)
+    }
+
+    fn ids(&self, deletions: &[Deletion]) -> Outcome<Vec<DeletedId>> {
+        let keys: Vec<&str> = deletions.iter().map(|d| d.id.as_str()).collect();
+        let type_of = |column: usize| self.stream.schema.field(column).data_type().clone();
+        let data_type = self.stream.id.map_or(DataType::Utf8, type_of);
+        let ids = ids_of(&keys, &data_type).map_err(|e| Failure::failed(with_causes(&e)))?;
+        Ok(self.stream.deleted_ids(&ids)?)
     }
 
     /// The events of an id that came before a delete.

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use indicatif::{ProgressBar, ProgressStyle};
 use millrace_features::Stream;
-use millrace_ingest::{IngestSettings, ensure_topics};
+use millrace_ingest::{IngestSettings, ensure_topics, hex_of};
 
 use crate::failure::{Failure, Kind, Outcome, with_causes};
 use crate::files::{EventFile, json_text, nearest};
@@ -328,9 +328,7 @@ impl EventProducer {
         let Some(index) = self.stream.key else {
             return Ok(None);
         };
-        let column = self.column(batch, index)?;
-        let keys = cast(column, &DataType::Utf8).map_err(|e| Failure::failed(with_causes(&e)))?;
-        Ok(Some(keys.as_string::<i32>().clone()))
+        key_texts(self.column(batch, index)?).map(Some)
     }
 
     fn times<'a>(&self, batch: &'a RecordBatch) -> Outcome<&'a [i64]> {
@@ -344,11 +342,7 @@ impl EventProducer {
         })
     }
 
-    fn column<'a>(
-        &self,
-        batch: &'a RecordBatch,
-        index: usize,
-    ) -> Outcome<&'a arrow::array::ArrayRef> {
+    fn column<'a>(&self, batch: &'a RecordBatch, index: usize) -> Outcome<&'a ArrayRef> {
         let name = self.stream.schema.field(index).name();
         batch.column_by_name(name).ok_or_else(|| {
             Failure::failed(format!(
@@ -357,6 +351,15 @@ impl EventProducer {
             ))
         })
     }
+}
+
+/// Keys as they stand in a topic: bytes as in its messages, where they are text too.
+fn key_texts(keys: &ArrayRef) -> Outcome<StringArray> {
+    if let Some(keys) = keys.as_binary_opt::<i32>() {
+        return Ok(keys.iter().map(|key| key.map(hex_of)).collect());
+    }
+    let keys = cast(keys, &DataType::Utf8).map_err(|e| Failure::failed(with_causes(&e)))?;
+    Ok(keys.as_string::<i32>().clone())
 }
 
 fn check_topic(raw: &RawProducer, topic: &str, partitions: i32) -> Outcome<()> {

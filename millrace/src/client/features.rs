@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use millrace_ingest::hex_of;
 use millrace_proto::v1::feature_service_client::FeatureServiceClient;
 use millrace_proto::v1::{
     Column, EntityStatus, GetFeaturesRequest, GetFeaturesResponse, ViewFeatures, ViewStatus,
@@ -133,7 +134,6 @@ fn value_json(column: &Column) -> Json {
     if column.nulls.contains(&0) {
         return Json::Null;
     }
-    let hex = |bytes: &Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let times = column.timestamps.first();
     let json = [
         column.bools.first().map(|value| json!(value)),
@@ -141,7 +141,7 @@ fn value_json(column: &Column) -> Json {
         column.uint64s.first().map(|value| json!(value)),
         column.doubles.first().map(|value| json!(value)),
         column.strings.first().map(|value| json!(value)),
-        column.bytes.first().map(|bytes| json!(hex(bytes))),
+        column.bytes.first().map(|bytes| json!(hex_of(bytes))),
         times.map(|time| json!(time_us(time).map(rfc3339))),
     ];
     json.into_iter().flatten().next().unwrap_or_default()

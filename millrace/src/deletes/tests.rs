@@ -10,8 +10,8 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use millrace_feature_store::{Commit, MemoryStore, Store, Table, entity_range};
-use millrace_features::{EventTable, Origin, StateWriter, Tile, pack_rows};
-use millrace_ingest::{Step, StreamBatch};
+use millrace_features::{EventTable, Origin, StateWriter, Tile, pack_keys, pack_rows};
+use millrace_ingest::{JsonDecoder, Step, StreamBatch};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -22,6 +22,7 @@ use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::scorer::Scorer;
 use crate::state::Committed;
+use crate::streams::stream_spec;
 use crate::workspace::Workspace;
 
 const SECOND: i64 = 1_000_000;
@@ -457,4 +458,31 @@ fn what_is_deleted_is_no_example() {
         ..stream_batch(&streams[0], &[])
     });
     assert_eq!(examples(), [1, 4]);
+}
+
+/// A tombstone's key says of an id what a message's JSON says of it.
+#[test]
+fn an_id_of_bytes_is_deleted_by_its_hexadecimal_digits() {
+    let folder = tempfile::tempdir().unwrap();
+    workspace(folder.path());
+    let sources = SOURCES.replace("tx_id BIGINT", "tx_id BYTEA");
+    std::fs::write(folder.path().join("sources.sql"), sources).unwrap();
+    let workspace = Workspace::open(folder.path()).unwrap();
+    let stream = &workspace.project.streams[0];
+    let message = br#"{"tx_id":"ff00","card_id":"busy","event_time":"2025-01-01T00:00:00Z"}"#;
+    let mut decoder = JsonDecoder::new(stream_spec(stream)).unwrap();
+    let events = decoder.decode(&[Some(message.as_slice())], i64::MAX);
+    let ids = pack_keys(&[Arc::clone(events.unwrap().batch.column(0))]);
+    let store = MemoryStore::new();
+    let committed = Committed(&store);
+    let deletes = Deletes::new(stream, &workspace.project.views, &committed, false);
+    for key in ["ff00", "FF00"] {
+        let gone = Deletion {
+            partition: 0,
+            offset: 1,
+            id: key.to_owned(),
+        };
+        let deleted = deletes.ids(&[gone]).unwrap();
+        assert_eq!(deleted[0].packed, ids[0], "{key}");
+    }
 }

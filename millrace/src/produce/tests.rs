@@ -1,6 +1,22 @@
 #![allow(clippy::unwrap_used)]
 
+use arrow::array::{BinaryArray, Int64Array};
+
 use super::*;
+
+#[test]
+fn keys_are_text_whatever_they_are_of() {
+    let texts = |keys: ArrayRef| -> Vec<Option<String>> {
+        let texts = key_texts(&keys).unwrap();
+        texts.iter().map(|text| text.map(str::to_owned)).collect()
+    };
+    let bytes: [Option<&[u8]>; 3] = [Some(b"\xff\0"), None, Some(b"hello")];
+    let hex = texts(Arc::new(BinaryArray::from_iter(bytes)));
+    let expected = [Some("ff00".to_owned()), None, Some("68656c6c6f".to_owned())];
+    assert_eq!(hex, expected);
+    let numbers = texts(Arc::new(Int64Array::from(vec![17])));
+    assert_eq!(numbers, [Some("17".to_owned())]);
+}
 
 #[test]
 fn a_rate_is_a_number_above_0() {
