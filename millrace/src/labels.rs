@@ -14,7 +14,7 @@
 //! the number of an example that was deleted before that one came; `Examples` holds `[sequence number: u64 BE]` →
 //! [`Example`]. Each value starts with its time, by which it expires.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use millrace_feature_store::{
@@ -104,8 +104,13 @@ pub struct JoinStep<'a> {
     position: Position,
     /// None where an event was deleted.
     scored: HashMap<Vec<u8>, Option<ScoredRecord>>,
+    /// Labels that wait since this step; none where one waits no longer.
+    waiting: BTreeMap<Vec<u8>, Option<WaitingLabel>>,
+    /// The step's examples, by number; none where one is dropped.
+    examples: BTreeMap<u64, Option<Example>>,
     /// Labels that were heard in the step and are not numbered yet, as they came.
     heard: Vec<Heard>,
+    /// What is not looked for within the step.
     commit: Commit,
     counts: LabelCounts,
 }
@@ -140,6 +145,8 @@ impl LabelJoin {
             store,
             position: self.position,
             scored: HashMap::new(),
+            waiting: BTreeMap::new(),
+            examples: BTreeMap::new(),
             heard: Vec::new(),
             commit: Commit::default(),
             counts: LabelCounts::default(),
@@ -168,18 +175,10 @@ impl JoinStep<'_> {
             // A second delivery or a replay: the label that was learned stays learned.
             record.label = before.label;
         }
-        // A second delivery in one step finds in the store what the first has taken.
-        let is_taken = self.scored.insert(id.to_vec(), Some(record)).is_some();
-        if is_taken || self.position.waiting == 0 {
-            return Ok(is_new);
+        self.scored.insert(id.to_vec(), Some(record));
+        if let Some(label) = self.take_waiting(id)? {
+            self.label(id, label.fraud, label.known_us);
         }
-        let key = key(WAITING, id);
-        let Some(label) = read::<WaitingLabel>(self.store, Table::Scored, &key)? else {
-            return Ok(is_new);
-        };
-        self.commit.delete(Table::Scored, key);
-        self.position.waiting -= 1;
-        self.label(id, label.fraud, label.known_us);
         Ok(is_new)
     }
 
@@ -227,7 +226,7 @@ impl JoinStep<'_> {
             }
             None => {
                 self.counts.joined += 1;
-                let example = self.add_example(&record, fraud, known_us)?;
+                let example = self.add_example(&record, fraud, known_us);
                 record.label = Some(Label { fraud, example });
             }
         }
@@ -256,15 +255,7 @@ impl JoinStep<'_> {
     /// A store that cannot be read.
     pub fn forget_label(&mut self, id: &[u8]) -> Result<(), StoreError> {
         self.settle()?;
-        let key = key(WAITING, id);
-        let puts = self.commit.puts.len();
-        self.commit.puts.retain(|(_, other, _)| *other != key);
-        let is_stored = self.store.get(Table::Scored, &key)?.is_some()
-            && !self.commit.deletes.iter().any(|(_, other)| *other == key);
-        if self.commit.puts.len() < puts || is_stored {
-            self.position.waiting -= 1;
-            self.commit.delete(Table::Scored, key);
-        }
+        self.take_waiting(id)?;
         if let Some(mut record) = self.find(id)?
             && let Some(label) = record.label.take()
         {
@@ -276,22 +267,13 @@ impl JoinStep<'_> {
 
     /// Drops an example that was deleted, and leaves a row for those who have read it.
     fn forget_example(&mut self, number: u64, event_time_us: i64) -> Result<(), StoreError> {
-        self.drop_example(number);
+        self.examples.insert(number, None);
         // The row stays for as long as the event would, at least.
         let time_us = self.position.known_us.max(event_time_us);
         let key = deletion_key(self.position.next_example, number);
         self.commit
             .put(Table::Scored, key, timed(time_us, &number)?);
         Ok(())
-    }
-
-    fn drop_example(&mut self, number: u64) {
-        let key = number.to_be_bytes();
-        let is_it = |table: Table, other: &[u8]| table == Table::Examples && other == key;
-        self.commit
-            .puts
-            .retain(|(table, other, _)| !is_it(*table, other));
-        self.commit.delete(Table::Examples, key);
     }
 
     /// Moves the step's rows into a commit; `join` goes on from there once that is committed.
@@ -304,15 +286,20 @@ impl JoinStep<'_> {
         commit: &mut Commit,
     ) -> Result<LabelCounts, StoreError> {
         self.settle()?;
+        for (id, label) in self.waiting {
+            let value = label.map(|label| timed(label.known_us, &label));
+            let key = key(WAITING, &id);
+            put_or_delete(&mut self.commit, Table::Scored, key, value.transpose()?);
+        }
+        for (number, example) in self.examples {
+            let value = example.map(|example| timed(example.known_us, &example));
+            let key = number.to_be_bytes().to_vec();
+            put_or_delete(&mut self.commit, Table::Examples, key, value.transpose()?);
+        }
         for (id, record) in self.scored {
+            let value = record.map(|record| timed(record.event_time_us, &record));
             let key = key(SCORED, &id);
-            match record {
-                Some(record) => {
-                    let value = timed(record.event_time_us, &record)?;
-                    self.commit.put(Table::Scored, key, value);
-                }
-                None => self.commit.delete(Table::Scored, key),
-            }
+            put_or_delete(&mut self.commit, Table::Scored, key, value.transpose()?);
         }
         if self.position != join.position {
             self.commit
@@ -332,26 +319,37 @@ impl JoinStep<'_> {
     }
 
     fn wait(&mut self, id: &[u8], label: WaitingLabel) -> Result<(), StoreError> {
-        let key = key(WAITING, id);
-        let known = self.commit.puts.iter().any(|(_, other, _)| *other == key)
-            || self.store.get(Table::Scored, &key)?.is_some();
-        if known {
+        if self.find_waiting(id)?.is_some() {
             self.counts.duplicate += 1;
         } else {
             self.counts.waiting += 1;
             self.position.waiting += 1;
         }
-        self.commit
-            .put(Table::Scored, key, timed(label.known_us, &label)?);
+        self.waiting.insert(id.to_vec(), Some(label));
         Ok(())
     }
 
-    fn add_example(
-        &mut self,
-        record: &ScoredRecord,
-        fraud: bool,
-        known_us: i64,
-    ) -> Result<u64, StoreError> {
+    /// Takes the label that waits for an event, where one does.
+    fn take_waiting(&mut self, id: &[u8]) -> Result<Option<WaitingLabel>, StoreError> {
+        if self.position.waiting == 0 {
+            return Ok(None);
+        }
+        let label = self.find_waiting(id)?;
+        if label.is_some() {
+            self.waiting.insert(id.to_vec(), None);
+            self.position.waiting -= 1;
+        }
+        Ok(label)
+    }
+
+    fn find_waiting(&self, id: &[u8]) -> Result<Option<WaitingLabel>, StoreError> {
+        match self.waiting.get(id) {
+            Some(label) => Ok(*label),
+            None => read(self.store, Table::Scored, &key(WAITING, id)),
+        }
+    }
+
+    fn add_example(&mut self, record: &ScoredRecord, fraud: bool, known_us: i64) -> u64 {
         self.append(Example {
             known_us,
             event_time_us: record.event_time_us,
@@ -364,55 +362,39 @@ impl JoinStep<'_> {
     }
 
     /// Adds an example at the end of the sequence. Its number.
-    fn append(&mut self, example: Example) -> Result<u64, StoreError> {
+    fn append(&mut self, example: Example) -> u64 {
         let number = self.position.next_example;
         self.position.next_example += 1;
         self.position.known_us = self.position.known_us.max(example.known_us);
         let known_us = self.position.known_us;
-        self.put_example(
-            number,
-            &Example {
-                known_us,
-                ..example
-            },
-        )?;
-        Ok(number)
+        let example = Example {
+            known_us,
+            ..example
+        };
+        self.examples.insert(number, Some(example));
+        number
     }
 
     /// Replaces an example by one with the opposite label. Its number.
     fn correct(&mut self, number: u64, fraud: bool, known_us: i64) -> Result<u64, StoreError> {
-        let key = number.to_be_bytes();
-        let pending = self.commit.puts.iter().rev();
-        let pending = pending
-            .filter(|(table, other, _)| *table == Table::Examples && other.as_slice() == key)
-            .map(|(_, _, value)| parse::<Example>(value))
-            .next()
-            .transpose()?;
-        let example = match pending {
-            Some(example) => Some(example),
-            None => read(self.store, Table::Examples, &key)?,
+        let example = match self.examples.get(&number) {
+            Some(example) => example.clone(),
+            None => read(self.store, Table::Examples, &number.to_be_bytes())?,
         };
         let Some(example) = example else {
             // It has expired.
             return Ok(number);
         };
-        self.drop_example(number);
+        self.examples.insert(number, None);
         let corrected = self.append(Example {
             fraud,
             known_us,
             ..example
-        })?;
+        });
         let replaced = timed(self.position.known_us, &number)?;
         self.commit
             .put(Table::Scored, correction_key(corrected), replaced);
         Ok(corrected)
-    }
-
-    fn put_example(&mut self, number: u64, example: &Example) -> Result<(), StoreError> {
-        let value = timed(example.known_us, example)?;
-        self.commit
-            .put(Table::Examples, number.to_be_bytes(), value);
-        Ok(())
     }
 }
 
@@ -526,6 +508,13 @@ fn correction_key(number: u64) -> Vec<u8> {
 
 fn deletion_key(next: u64, number: u64) -> Vec<u8> {
     [&[DELETED][..], &next.to_be_bytes(), &number.to_be_bytes()].concat()
+}
+
+fn put_or_delete(commit: &mut Commit, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
+    match value {
+        Some(value) => commit.put(table, key, value),
+        None => commit.delete(table, key),
+    }
 }
 
 fn timed<T: Serialize>(time_us: i64, record: &T) -> Result<Vec<u8>, StoreError> {

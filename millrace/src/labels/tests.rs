@@ -163,6 +163,49 @@ fn an_early_label_is_taken_once_by_an_event_that_comes_twice() {
 }
 
 #[test]
+fn an_event_finds_the_label_that_waits_since_the_same_step() {
+    // What is forgotten settles what was heard before it.
+    let (examples, counts) = run(&[
+        Known("a", true, 5),
+        LabelGone("x"),
+        Scored("a", 1),
+        Scored("a", 1),
+        Done,
+        Scored("a", 1),
+        Done,
+    ]);
+    assert_eq!(examples, [(1, true, 5)]);
+    assert_eq!((counts.waiting, counts.joined), (1, 1));
+}
+
+/// When each label looked at all that the step had so far, this took seven seconds.
+#[test]
+fn a_step_of_many_labels_takes_each_of_them_once() {
+    let store = MemoryStore::new();
+    let mut join = LabelJoin::open(&store).unwrap();
+    let mut step = join.begin(&store);
+    let began = std::time::Instant::now();
+    for id in 0..20_000_u32 {
+        let record = ScoredRecord::new(1, &[1.0], 7);
+        step.scored(&id.to_be_bytes(), record).unwrap();
+        step.label(&id.to_be_bytes(), false, 5);
+        step.label(&id.to_be_bytes(), true, 6);
+        step.label(&[id.to_be_bytes(), [9; 4]].concat(), true, 7);
+    }
+    step.forget_label(&7_u32.to_be_bytes()).unwrap();
+    let mut commit = Commit::default();
+    let counts = step.finish(&mut join, &mut commit).unwrap();
+    assert!(began.elapsed() < std::time::Duration::from_secs(2));
+    let expected = LabelCounts {
+        joined: 20_000,
+        waiting: 20_000,
+        duplicate: 0,
+        corrected: 20_000,
+    };
+    assert_eq!(counts, expected);
+}
+
+#[test]
 fn a_correction_takes_the_place_of_its_example() {
     for commits in [false, true] {
         let maybe = || if commits { Done } else { Known("y", false, 1) };
