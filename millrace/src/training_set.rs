@@ -584,14 +584,16 @@ fn choose_views(
         lacking.map(str::to_owned)
     };
     let path = args.spine.display();
+    let near = |column: &str| nearest(column, names.iter().copied());
+    let missing = |column: &str, what: &str| {
+        let failure = Failure::input(format!("{path}: there is no column '{column}', {what}"));
+        failure.hint(match near(column) {
+            Some(near) => format!("did you mean '{near}'? Rename it to {column}"),
+            None => format!("its columns: {}", names.join(", ")),
+        })
+    };
     if !names.contains(&TIME) {
-        let failure = Failure::input(format!(
-            "{path}: there is no column '{TIME}', the time that each row is answered as of"
-        ));
-        return Err(match nearest(TIME, names.iter().copied()) {
-            Some(near) => failure.hint(format!("did you mean '{near}'? Rename it to {TIME}")),
-            None => failure.hint(format!("its columns: {}", names.join(", "))),
-        });
+        return Err(missing(TIME, "the time that each row is answered as of"));
     }
     let all = &workspace.project.views;
     let mut views: Vec<Arc<FeatureView>> = if args.views.is_empty() {
@@ -612,6 +614,11 @@ fn choose_views(
     let mut named = BTreeSet::new();
     views.retain(|view| named.insert(view.name.clone()));
     if views.is_empty() {
+        // Nearly the entity of one.
+        let is_meant = |view: &&Arc<FeatureView>| lacks(view).is_some_and(|it| near(&it).is_some());
+        views.extend(all.iter().find(is_meant).cloned());
+    }
+    if views.is_empty() {
         let entities = all.iter().map(|view| {
             format!(
                 "{} ({})",
@@ -628,11 +635,8 @@ fn choose_views(
     }
     for view in &views {
         if let Some(column) = lacks(view) {
-            return Err(Failure::input(format!(
-                "{path}: there is no column '{column}', which names the entity of view '{}'",
-                view.name
-            ))
-            .hint(format!("its columns: {}", names.join(", "))));
+            let what = format!("which names the entity of view '{}'", view.name);
+            return Err(missing(&column, &what));
         }
         if !files.contains_key(&view.stream.name) {
             return Err(Failure::input(format!(

@@ -288,6 +288,24 @@ fn mistakes_are_named() {
         |args| args.spine = spine("card,event_time\n1,2018-04-05\n"),
         &["entity columns of no view", "card_id"],
     );
+    let near = "cardid,terminal_id,event_time\n1,2,2018-04-05\n";
+    data.fails(
+        |args| {
+            args.spine = spine(near);
+            args.views = vec!["card_activity".into()];
+        },
+        &[
+            "no column 'card_id', which names the entity of view 'card_activity'",
+            "did you mean 'cardid'? Rename it to card_id",
+        ],
+    );
+    data.fails(
+        |args| args.spine = spine("cardid,event_time\n1,2018-04-05\n"),
+        &[
+            "no column 'card_id', which names the entity of view",
+            "did you mean 'cardid'?",
+        ],
+    );
     data.fails(
         |args| args.spine = spine("card_id,event_time\n1,2018-04-05\n2,soon\n"),
         &["row 2", "'soon'", "event_time"],
