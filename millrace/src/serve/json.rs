@@ -198,9 +198,10 @@ impl Gateway {
         S::Error: Into<BoxError>,
     {
         let client = Peer::of(&parts.extensions).caller();
-        if request::is_too_large(&body, self.max_bytes) {
+        let announced = request::announced(&body);
+        if announced > self.max_bytes {
             request::pass_over(parts.version, body).await;
-            return Err(request::too_large(self.max_bytes));
+            return Err(request::too_large(announced, self.max_bytes));
         }
         let json = request::read(&self.gate, &client, body, self.max_bytes).await?;
         let (json, kept) = json.into_parts();

@@ -52,9 +52,10 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refused> {
     }
 }
 
-/// Whether a body says of itself that it has more than `max_bytes`.
-pub(super) fn is_too_large(body: &Body, max_bytes: usize) -> bool {
-    http_body::Body::size_hint(body).lower() > max_bytes as u64
+/// How many bytes a body says of itself that it has, at least.
+pub(super) fn announced(body: &Body) -> usize {
+    let least = http_body::Body::size_hint(body).lower();
+    usize::try_from(least).unwrap_or(usize::MAX)
 }
 
 /// Reads a body of at most `max_bytes`. Of a larger one no more than that is read. It comes from a client that has yet
@@ -67,7 +68,7 @@ pub(super) async fn read(
 ) -> Result<Message, Refused> {
     let read = gate.body(client, body, max_bytes).await;
     read.map_err(|refused| match refused {
-        admission::Refused::TooLarge { .. } => too_large(max_bytes),
+        admission::Refused::TooLarge { found, .. } => too_large(found, max_bytes),
         refused => refused.told().into(),
     })
 }
@@ -89,13 +90,14 @@ pub(super) async fn pass_over(version: Version, body: Body) {
     let _ = tokio::time::timeout(LONGEST_PASSED_OVER, passed).await;
 }
 
-pub(super) fn too_large(max_bytes: usize) -> Refused {
+/// The refusal of a body of which `found` bytes are known, counted. HTTP has a status of its own for it.
+pub(super) fn too_large(found: usize, max_bytes: usize) -> Refused {
+    let refused = admission::Refused::TooLarge {
+        found,
+        most: max_bytes,
+    };
     let reason = format!("the body is larger than {max_bytes} bytes");
-    Refused::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        Code::ResourceExhausted,
-        reason,
-    )
+    Refused::new(StatusCode::PAYLOAD_TOO_LARGE, refused.told().code(), reason)
 }
 
 /// The message of `json`, as gRPC frames it. Nothing stands for the empty message.
@@ -105,7 +107,7 @@ pub(super) fn frame(input: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Ref
         json => parsed(input, json)?,
     };
     let length = message.encoded_len();
-    let prefix = u32::try_from(length).map_err(|_| too_large(u32::MAX as usize))?;
+    let prefix = u32::try_from(length).map_err(|_| too_large(length, u32::MAX as usize))?;
     let mut frame = BytesMut::with_capacity(5 + length);
     frame.put_u8(PLAIN);
     frame.put_u32(prefix);

@@ -529,6 +529,33 @@ fn what_is_no_message_of_the_method_is_counted() {
     assert_eq!(counted.len(), 2, "{scrape}");
 }
 
+/// Whether a body says so before, or is found to be as it comes.
+#[test]
+fn a_body_that_is_too_large_is_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let (parts, _, _) = answer(post(CHECK), " ".repeat(MAX_BYTES + 1)).await;
+            assert_eq!(parts.status, 413);
+            let mut service = layer().layer(Routes::new(HealthServer::new(Answers)));
+            let bytes = || Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"  ")));
+            let unannounced = StreamBody::new(stream::repeat_with(bytes).take(MAX_BYTES));
+            let request = post(CHECK).body(unannounced).unwrap();
+            assert_eq!(service.call(request).await.unwrap().status(), 413);
+            // As large as may be: it is read, and is no message.
+            assert_eq!(call(CHECK, &"x".repeat(MAX_BYTES)).await.0, 400);
+        });
+    });
+    let scrape = handle.render();
+    let counted = r#"millrace_requests_refused_total{reason="malformed"} 2"#;
+    assert!(scrape.contains(counted), "{scrape}");
+}
+
 #[tokio::test]
 async fn an_error_has_its_details() {
     let (status, headers, answer) = call(CHECK, r#"{"service": "details"}"#).await;
