@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::admin::ensure_topics;
@@ -34,7 +34,8 @@ pub mod header {
     pub const PARTITION: &str = "millrace.partition";
     /// Its offset there, in decimal.
     pub const OFFSET: &str = "millrace.offset";
-    /// How many bytes the payload had. Only there if it was cut, because the topic does not take it whole.
+    /// What was cut, and what there was of it: bytes of the `payload` and the `key`, and the number of the message's own
+    /// `headers`, as in `payload 900, headers 2, key 70000`. Only there if the topic does not take the message whole.
     pub const CUT: &str = "millrace.cut";
 }
 
@@ -51,7 +52,8 @@ pub struct DeadLetter {
     headers: OwnedHeaders,
     reason: Reason,
     detail: String,
-    cut_from: Option<usize>,
+    /// What was cut, and what there was of it.
+    cut: Vec<(&'static str, usize)>,
 }
 
 impl DeadLetter {
@@ -69,14 +71,14 @@ impl DeadLetter {
                 .map_or_else(OwnedHeaders::new, |headers| headers.detach()),
             reason: bad.reason,
             detail: bad.detail.clone(),
-            cut_from: None,
+            cut: Vec::new(),
         }
     }
 
     fn all_headers(&self) -> OwnedHeaders {
         let partition = self.partition.to_string();
         let offset = self.offset.to_string();
-        let cut = self.cut_from.map(|bytes| bytes.to_string());
+        let cut = self.cut_text();
         let added = [
             (header::REASON, Some(self.reason.as_str())),
             (header::DETAIL, Some(self.detail.as_str())),
@@ -91,16 +93,37 @@ impl DeadLetter {
         })
     }
 
-    /// Cuts the payload to half, for a topic that does not take it whole. False if there is nothing to cut.
+    fn cut_text(&self) -> Option<String> {
+        let parts = self.cut.iter();
+        let parts: Vec<String> = parts.map(|(part, had)| format!("{part} {had}")).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
+    /// Makes it smaller, for a topic that does not take it whole: its payload to half; once there is none, its own headers
+    /// go, and then its key to half. What is added says where the message is. False if there is nothing to cut.
     fn cut(&mut self) -> bool {
-        let Some(payload) = self.payload.as_mut().filter(|payload| !payload.is_empty()) else {
+        let (part, had) = if let Some(bytes) = halve(&mut self.payload) {
+            ("payload", bytes)
+        } else if self.headers.count() > 0 {
+            ("headers", std::mem::take(&mut self.headers).count())
+        } else if let Some(bytes) = halve(&mut self.key) {
+            ("key", bytes)
+        } else {
             return false;
         };
-        self.cut_from.get_or_insert(payload.len());
-        payload.truncate(payload.len() / 2);
-        telemetry::dead_letter_cut(&self.topic, self.partition, self.offset, payload.len());
+        if self.cut.iter().all(|(other, _)| *other != part) {
+            self.cut.push((part, had));
+        }
         true
     }
+}
+
+/// Cuts bytes to half, and gives how many there were. None if there is nothing to cut.
+fn halve(bytes: &mut Option<Vec<u8>>) -> Option<usize> {
+    let bytes = bytes.as_mut().filter(|bytes| !bytes.is_empty())?;
+    let had = bytes.len();
+    bytes.truncate(had / 2);
+    Some(had)
 }
 
 /// The way to the dead-letter topics. It connects when the first letter comes.
@@ -184,7 +207,7 @@ impl DeadLetters {
         if let Some(until) = self.pause_until.take() {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
         }
-        // Each round delivers, fails, or halves a letter that is too large.
+        // Each round delivers, fails, or cuts a letter that is too large.
         while !self.pending.is_empty() {
             self.make_topics_ready();
             let receipts = self.send_all()?;
@@ -309,10 +332,13 @@ fn is_too_large(error: &KafkaError) -> bool {
     )
 }
 
-/// Counts all, and logs one example a topic and reason: a broken producer makes many.
+/// Counts all, and logs those that were cut, and one example a topic and reason: a broken producer makes many.
 fn report(delivered: &[DeadLetter]) {
     let mut groups: BTreeMap<(&str, Reason), (u64, &DeadLetter)> = BTreeMap::new();
     for letter in delivered {
+        if let Some(cut) = letter.cut_text() {
+            telemetry::dead_letter_cut(&letter.topic, letter.partition, letter.offset, &cut);
+        }
         let group = groups.entry((&letter.topic, letter.reason));
         group.or_insert((0, letter)).0 += 1;
     }
@@ -325,3 +351,6 @@ fn report(delivered: &[DeadLetter]) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,11 +34,12 @@ pub(crate) fn dead_letters_refused(topic: &str, waiting: usize, detail: &str) {
     );
 }
 
-pub(crate) fn dead_letter_cut(topic: &str, partition: i32, offset: i64, bytes: usize) {
+/// `cut` is what was cut, and what there was of it.
+pub(crate) fn dead_letter_cut(topic: &str, partition: i32, offset: i64, cut: &str) {
     counter!("millrace_dead_letters_cut_total", "topic" => topic.to_string()).increment(1);
     warn!(
         topic,
-        partition, offset, bytes, "dead letter is too large for its topic and is cut"
+        partition, offset, cut, "a dead letter was too large for its topic and was cut"
     );
 }
 
