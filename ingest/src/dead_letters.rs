@@ -1,6 +1,7 @@
 //! Bad messages go to a dead-letter topic: whole, with the reason and where they came from.
 //!
-//! [`DeadLetters::deliver`] returns when every replica has them, and only then may a position pass them. After a
+//! [`DeadLetters::deliver`] returns when every replica has them, and only then may a position pass them. What a topic will
+//! never take of a letter (its size, its timestamp) is changed, so that no message holds the others up for ever. After a
 //! crash in between, a letter can be there twice: its headers tell, as topic, partition and offset name a message.
 //!
 //! What makes a message bad is decided in `decode`.
@@ -99,6 +100,18 @@ impl DeadLetter {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
+    /// Changes what its topic does not take of it. False if nothing can be changed, or the error is not of this letter.
+    fn mend(&mut self, error: &KafkaError) -> bool {
+        use RDKafkaErrorCode::{InvalidRecord, InvalidTimestamp};
+        if is_too_large(error) {
+            return self.cut();
+        }
+        // The message is older than its topic takes, or its producer's clock is ahead: without it, the letter has the time
+        // at which it is sent.
+        let code = error.rdkafka_error_code();
+        matches!(code, Some(InvalidTimestamp | InvalidRecord)) && self.timestamp_ms.take().is_some()
+    }
+
     /// Makes it smaller, for a topic that does not take it whole: its payload to half; once there is none, its own headers
     /// go, and then its key to half. What is added says where the message is. False if there is nothing to cut.
     fn cut(&mut self) -> bool {
@@ -134,6 +147,8 @@ pub struct DeadLetters {
     /// Source topics whose dead-letter topic was seen to.
     ready: BTreeSet<String>,
     taken: u64,
+    /// Whether each letter has a batch of its own.
+    apart: bool,
     /// After a refusal: when the next delivery may begin.
     pause_until: Option<Instant>,
 }
@@ -176,6 +191,7 @@ impl DeadLetters {
             pending: Vec::new(),
             ready: BTreeSet::new(),
             taken: 0,
+            apart: false,
             pause_until: None,
         }
     }
@@ -207,13 +223,22 @@ impl DeadLetters {
         if let Some(until) = self.pause_until.take() {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
         }
-        // Each round delivers, fails, or cuts a letter that is too large.
+        // Each round delivers, fails, changes a letter that is not taken as it is, or sets all apart.
         while !self.pending.is_empty() {
             self.make_topics_ready();
             let receipts = self.send_all()?;
             self.settle(receipts)?;
         }
+        self.set_apart(false);
         Ok(())
+    }
+
+    fn set_apart(&mut self, apart: bool) {
+        if self.apart != apart {
+            self.apart = apart;
+            // It is a property of the client.
+            self.producer = None;
+        }
     }
 
     /// Creates dead-letter topics that are missing. If that is not allowed, sending will tell whether it matters.
@@ -243,11 +268,7 @@ impl DeadLetters {
         let deadline = Instant::now() + 2 * self.settings.request_timeout;
         let producer = match self.producer.take() {
             Some(producer) => producer,
-            None => self
-                .settings
-                .producer()
-                .create_with_context(Receipts::default())
-                .map_err(|error| IngestError::kafka("creating the dead-letter producer", error))?,
+            None => self.connect()?,
         };
         let producer = self.producer.insert(producer);
         lock(&producer.context().0).clear();
@@ -266,13 +287,27 @@ impl DeadLetters {
         Ok(receipts.into_iter().collect())
     }
 
-    /// Drops and counts what was taken; keeps the rest, and fails if it cannot be made to fit.
+    fn connect(&self) -> Result<BaseProducer<Receipts>, IngestError> {
+        let mut config = self.settings.producer();
+        if self.apart {
+            config.set("batch.num.messages", "1");
+        }
+        let producer = config.create_with_context(Receipts::default());
+        producer.map_err(|error| IngestError::kafka("creating the dead-letter producer", error))
+    }
+
+    /// Drops and counts what was taken; keeps the rest, changed where that may help, and fails where nothing does.
+    ///
+    /// A broker refuses a batch as a whole. So that no letter is changed for another one's sake, each has a batch of its
+    /// own first.
     fn settle(
         &mut self,
         mut receipts: BTreeMap<usize, Option<KafkaError>>,
     ) -> Result<(), IngestError> {
         let mut refused = None;
         let mut delivered = Vec::new();
+        let is_alone = self.apart || self.pending.len() == 1;
+        let mut apart = false;
         let pending = std::mem::take(&mut self.pending).into_iter().enumerate();
         for (index, mut letter) in pending {
             let error = match receipts.remove(&index) {
@@ -283,12 +318,15 @@ impl DeadLetters {
                 Some(Some(error)) => error,
                 None => KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut),
             };
-            if !(is_too_large(&error) && letter.cut()) {
+            if !is_alone && is_of_a_message(&error) {
+                apart = true;
+            } else if !letter.mend(&error) {
                 refused.get_or_insert((letter.topic.clone(), error.to_string()));
             }
             self.pending.push(letter);
         }
         report(&delivered);
+        self.set_apart(self.apart || apart);
         let Some((topic, detail)) = refused else {
             return Ok(());
         };
@@ -325,11 +363,24 @@ fn send(
     }
 }
 
-fn is_too_large(error: &KafkaError) -> bool {
+/// Whether a message is too large for Kafka's client, or it or the batch that it came in for its topic.
+pub fn is_too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize)
+        Some(MessageSizeTooLarge | MessageBatchTooLarge | InvalidMessageSize)
     )
+}
+
+/// Whether a message is not taken for what it is, or for what another one of its batch is.
+fn is_of_a_message(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidDifferentRecord, InvalidRecord, InvalidTimestamp};
+    let code = error.rdkafka_error_code();
+    is_too_large(error)
+        || matches!(
+            code,
+            Some(InvalidTimestamp | InvalidRecord | InvalidDifferentRecord)
+        )
 }
 
 /// Counts all, and logs those that were cut, and one example a topic and reason: a broken producer makes many.

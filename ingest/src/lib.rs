@@ -50,7 +50,7 @@ pub use align::{Align, AlignSettings, NO_TIME, Released, RowHeader, Rows, Source
 pub use bytes::{bytes_of, hex_of};
 pub use consumer::Ingest;
 pub use days::day_of;
-pub use dead_letters::{DeadLetter, DeadLetters, header};
+pub use dead_letters::{DeadLetter, DeadLetters, header, is_too_large};
 pub use decode::{BadMessage, DETAIL_BYTES, Decoded, JsonDecoder, Reason, not_finite_rows};
 pub use deletion::{Deletion, ids_of};
 pub use error::{IngestError, Remedy};

@@ -7,6 +7,7 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 
@@ -132,4 +133,60 @@ fn a_letter_whose_key_or_headers_fill_a_record_gets_there() {
         assert_eq!(text(message, header::PARTITION).as_deref(), Some("3"));
         assert_eq!(text(message, header::DETAIL).as_deref(), Some("no JSON"));
     }
+}
+
+/// The mock cluster refuses the whole batch, as brokers do.
+#[test]
+fn no_letter_is_cut_for_another_one_of_its_batch() {
+    let mock = cluster();
+    let refusal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
+    mock.request_errors(RDKafkaApiKey::Produce, &refusal);
+    let mut letters = letters(&mock, 1_000_000);
+    for offset in [1, 2, 3] {
+        letters.push(letter(offset, "k", "payload", &["a"]));
+    }
+    letters.deliver().unwrap();
+    // And later ones go in batches again.
+    letters.push(letter(4, "k", "payload", &["a"]));
+    letters.deliver().unwrap();
+    for message in read(&mock, 4) {
+        assert_eq!(message.payload(), Some(b"payload".as_slice()));
+        assert_eq!(text(&message, header::CUT), None);
+        assert_eq!(message.timestamp().to_millis(), Some(1_000));
+    }
+}
+
+/// As a topic with `message.timestamp.before.max.ms` does not take a message that is older.
+#[test]
+fn a_letter_whose_timestamp_is_not_taken_has_the_time_of_sending() {
+    let mock = cluster();
+    let refusal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP];
+    mock.request_errors(RDKafkaApiKey::Produce, &refusal);
+    let mut letters = letters(&mock, 1_000_000);
+    letters.push(letter(1, "k", "payload", &["a"]));
+    letters.deliver().unwrap();
+    let message = read(&mock, 1).remove(0);
+    assert!(message.timestamp().to_millis() > Some(1_000_000_000_000));
+    assert_eq!(message.payload(), Some(b"payload".as_slice()));
+    assert_eq!(text(&message, header::CUT), None);
+}
+
+#[test]
+fn what_is_not_of_a_letter_changes_none() {
+    use RDKafkaErrorCode::{
+        InvalidDifferentRecord, InvalidRecord, InvalidTimestamp, MessageTimedOut,
+        TopicAuthorizationFailed,
+    };
+    let mut letter = letter(1, "k", "payload", &["a"]);
+    let mut mended = |code| letter.mend(&KafkaError::MessageProduction(code));
+    for code in [
+        MessageTimedOut,
+        TopicAuthorizationFailed,
+        InvalidDifferentRecord,
+    ] {
+        assert!(!mended(code), "{code:?}");
+    }
+    assert!(mended(InvalidRecord));
+    // It has none any more.
+    assert!(!mended(InvalidTimestamp));
 }
