@@ -171,11 +171,11 @@ impl Ingest {
         let mut enough = self.align.buffered() >= most_rows;
         loop {
             // What an earlier poll could not get rid of goes first: until then, nothing more is read.
-            self.letters.deliver()?;
+            self.deliver_letters()?;
             self.serve_group()?;
             self.mend()?;
             let busy = std::mem::take(&mut enough) || self.read(now_us)?;
-            self.letters.deliver()?;
+            self.deliver_letters()?;
             let step = self.step(most_rows)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !step.is_empty() || left.is_zero() {
@@ -186,6 +186,15 @@ impl Ingest {
                 self.wake.wait(left.min(NAP));
             }
         }
+    }
+
+    /// Sends dead letters. While they are not taken, no partition is read; the group keeps this member all the same.
+    fn deliver_letters(&mut self) -> Result<(), IngestError> {
+        let delivered = self.letters.deliver();
+        if delivered.is_err() {
+            self.stay()?;
+        }
+        delivered
     }
 
     /// Takes a short turn at one partition, and leaves what came for the next poll. False when nothing came: none has

@@ -56,7 +56,8 @@ pub enum IngestError {
         /// What is wrong with it.
         detail: String,
     },
-    /// The dead-letter topic did not take a message. No position has moved past it; the next poll tries again.
+    /// The dead-letter topic did not take a message. No position has moved past it, and of no topic is anything read; the
+    /// next poll tries again.
     #[error("the dead-letter topic `{topic}` did not take a message: {detail}")]
     DeadLetters {
         /// The dead-letter topic.

@@ -30,7 +30,9 @@ pub(crate) fn dead_letters_refused(topic: &str, waiting: usize, detail: &str) {
     counter!("millrace_dead_letter_failures_total", "topic" => topic.to_string()).increment(1);
     error!(
         topic,
-        waiting, detail, "the dead-letter topic does not take messages; its source waits"
+        waiting,
+        detail,
+        "the dead-letter topic does not take messages; until it does, no topic is read"
     );
 }
 

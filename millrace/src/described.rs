@@ -129,7 +129,7 @@ const METRICS: &[Metric] = &[
         "millrace_dead_letter_failures_total",
         Kind::Counter,
         "topic",
-        "Times that a dead-letter topic did not take a message; its source waits meanwhile.",
+        "Times that a dead-letter topic did not take a message; no topic is read meanwhile.",
     ),
     (
         "millrace_dead_letters_cut_total",

@@ -480,6 +480,47 @@ fn positions_wait_while_the_dead_letter_topic_takes_nothing() {
     assert_eq!(seen.position("tx", 0), 2);
 }
 
+/// For longer than a member may be silent.
+#[test]
+fn a_member_stays_in_its_group_while_letters_wait() {
+    let cluster = Cluster::new(&[("tx", 1), ("tx.dead-letters", 1)]);
+    cluster.produce("tx", 0, ["{oops".into(), event("good", 1)]);
+    let properties = [
+        ("max.poll.interval.ms", "4000"),
+        ("session.timeout.ms", "4000"),
+        ("heartbeat.interval.ms", "500"),
+    ];
+    let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let settings = IngestSettings {
+        request_timeout: Duration::from_millis(1_000),
+        properties: BTreeMap::from(properties),
+        ..cluster.settings()
+    };
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100];
+    cluster
+        .mock
+        .request_errors(RDKafkaApiKey::Produce, &refusals);
+    let mut ingest = Ingest::start(settings, vec![stream("tx")], nowhere()).unwrap();
+    let mut seen = Seen::default();
+    let mut since: Option<Instant> = None;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while since.is_none_or(|since| since.elapsed() < Duration::from_millis(5_500)) {
+        assert!(Instant::now() < deadline);
+        match ingest.poll(NOW_US, Duration::from_millis(100), usize::MAX) {
+            Ok(step) => seen.add(step),
+            Err(error) => {
+                assert!(matches!(error, IngestError::DeadLetters { .. }), "{error}");
+                since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+    cluster.mock.clear_request_errors(RDKafkaApiKey::Produce);
+    poll_until(&mut ingest, &mut seen, |seen, _| !seen.rows.is_empty());
+    assert_eq!(seen.ids(), ["good"]);
+    assert_eq!(seen.assigned, [("tx".to_owned(), 0)]);
+    assert!(seen.revoked.is_empty(), "{:?}", seen.revoked);
+}
+
 #[test]
 fn a_topic_that_is_not_there_is_named_with_its_neighbours() {
     let cluster = Cluster::new(&[("transactions", 1)]);
