@@ -288,6 +288,12 @@ const METRICS: &[Metric] = &[
         "Events that were scored as they came.",
     ),
     (
+        "millrace_scores_too_large_total",
+        Kind::Counter,
+        "outcome",
+        "Scores that were too large for their topic, by what was done: sent without_texts, or left_out.",
+    ),
+    (
         "millrace_labels_total",
         Kind::Counter,
         "outcome",

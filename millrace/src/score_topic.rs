@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use millrace_ingest::{IngestSettings, Rarely};
 use opentelemetry::trace::SpanContext;
+use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use serde_json::{Map, Value, json};
+use tracing::warn;
 
 use crate::failure::{Failure, Outcome};
 use crate::files::nearest;
@@ -61,25 +64,71 @@ pub(crate) fn check_topic(plan: &ModelPlan, existing: &[String]) -> Outcome<()> 
 }
 
 /// Sends scores to Kafka.
+///
+/// A score that is too large for its topic would be so each time: it is sent without its text inputs, and where that does
+/// not help, left out.
 pub struct ScoreTopic {
     producer: RawProducer,
     topic: String,
     plan: ModelPlan,
     stop: Arc<AtomicBool>,
+    /// When it was said of a score that it is too large.
+    said: Rarely,
 }
 
 impl ScoreTopic {
     /// Scores of `plan` to its topic. Once `stop` is set, brokers that do not take them are not waited for.
-    #[must_use]
-    pub fn new(producer: RawProducer, plan: ModelPlan, stop: Arc<AtomicBool>) -> Self {
-        Self {
-            producer,
+    ///
+    /// # Errors
+    /// A property that librdkafka does not know.
+    pub fn new(kafka: &IngestSettings, plan: ModelPlan, stop: Arc<AtomicBool>) -> Outcome<Self> {
+        Ok(Self {
+            producer: RawProducer::returning_too_large(kafka)?,
             topic: plan.settings.scores.clone(),
             plan,
             stop,
+            said: Rarely::default(),
+        })
+    }
+
+    fn queue(
+        &self,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
+    ) -> Outcome<()> {
+        let queued = self.producer.send_with(&self.topic, key, payload, headers);
+        // The step comes again, and with it all that is too large.
+        queued.inspect_err(|_| drop(self.producer.take_too_large()))
+    }
+
+    /// What is sent in place of a score that is too large: the same without its text inputs. None where it has none.
+    fn smaller(&mut self, score: OwnedMessage) -> Option<OwnedMessage> {
+        let smaller = score.payload().and_then(without_texts);
+        let outcome = match smaller {
+            Some(_) => "without_texts",
+            None => "left_out",
+        };
+        metrics::counter!("millrace_scores_too_large_total", "outcome" => outcome).increment(1);
+        if self.said.is_due(Instant::now()) {
+            let id = String::from_utf8_lossy(score.key().unwrap_or_default());
+            let id: String = id.chars().take(SHOWN_OF_AN_ID).collect();
+            let bytes = score.payload().map_or(0, <[u8]>::len);
+            warn!(
+                topic = self.topic,
+                id,
+                bytes,
+                outcome,
+                "a score is too large for its topic (max.message.bytes) or for Kafka's client (message.max.bytes in \
+                 [kafka.properties]): it is sent without its text inputs, or else left out"
+            );
         }
+        Some(score.set_payload(Some(smaller?)))
     }
 }
+
+/// Most characters of an id that the log shows: it may be what is too large.
+const SHOWN_OF_AN_ID: usize = 64;
 
 impl ScoreSink for ScoreTopic {
     fn send(
@@ -97,8 +146,7 @@ impl ScoreSink for ScoreTopic {
             let id = ids.value(row).to_string();
             let message = score_json(&self.plan, &id, events, scores, row);
             let trace = traced.next_if(|(traced, _)| *traced == row);
-            self.producer.send_with(
-                &self.topic,
+            self.queue(
                 Some(id.as_bytes()),
                 Some(message.to_string().as_bytes()),
                 trace.map(|(_, trace)| traces::headers(trace)),
@@ -109,7 +157,26 @@ impl ScoreSink for ScoreTopic {
 
     fn flush(&mut self) -> Outcome<()> {
         let timeout = Duration::from_secs(60);
-        self.producer.flush_unless(&self.stop, timeout)
+        let mut waiting: Vec<Vec<OwnedMessage>> = Vec::new();
+        loop {
+            let flushed = self.producer.flush_unless(&self.stop, timeout);
+            let mut refused = self.producer.take_too_large();
+            flushed?;
+            // Of a batch that a broker refuses, each half is sent again by itself, until one score is left that is too
+            // large: those that came with it are not.
+            if refused.len() > 1 {
+                waiting.push(refused.split_off(refused.len() / 2));
+                waiting.push(refused);
+            } else if let Some(score) = refused.pop() {
+                waiting.extend(self.smaller(score).map(|smaller| vec![smaller]));
+            }
+            let Some(scores) = waiting.pop() else {
+                return Ok(());
+            };
+            for score in scores {
+                self.queue(score.key(), score.payload(), score.headers().cloned())?;
+            }
+        }
     }
 }
 
@@ -149,26 +216,23 @@ pub fn score_json(
     score
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::serve::tests::live;
-
-    #[test]
-    fn a_topic_that_is_not_there_is_named_with_what_is() {
-        let live = live();
-        let plan = live.workspace.model().unwrap();
-        let check = |existing: &[&str]| {
-            let existing: Vec<String> = existing.iter().map(|&name| name.to_owned()).collect();
-            check_topic(plan, &existing)
-        };
-        assert!(check(&["labels", "scores"]).is_ok());
-        let failure = check(&["labels", "transactions"]).unwrap_err().to_string();
-        assert!(failure.contains("no topic `scores`"), "{failure}");
-        assert!(failure.contains("--create-topics"), "{failure}");
-        assert!(!failure.contains("did you mean"), "{failure}");
-        let failure = check(&["Score"]).unwrap_err().to_string();
-        assert!(failure.contains("did you mean 'Score'?"), "{failure}");
+/// A score without the inputs that are texts, whose names it has. None where it has no such inputs.
+fn without_texts(message: &[u8]) -> Option<Vec<u8>> {
+    let mut score: Map<String, Value> = serde_json::from_slice(message).ok()?;
+    let inputs = score.get_mut("inputs")?.as_object_mut()?;
+    let mut texts = Vec::new();
+    inputs.retain(|name, value| {
+        if value.is_string() {
+            texts.push(name.clone());
+        }
+        !value.is_string()
+    });
+    if texts.is_empty() {
+        return None;
     }
+    score.insert("inputs_left_out".to_owned(), json!(texts));
+    serde_json::to_vec(&score).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use millrace_ingest::{IngestSettings, LastError};
+use millrace_ingest::{IngestSettings, LastError, is_too_large};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, OwnedHeaders, OwnedMessage, Timestamp};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use crate::failure::{Failure, Outcome};
@@ -49,8 +49,25 @@ impl RawProducer {
     /// # Errors
     /// A property that librdkafka does not know.
     pub fn new(settings: &IngestSettings) -> Outcome<Self> {
+        Self::create(settings, Deliveries::default())
+    }
+
+    /// As [`new`](Self::new), for a sender who has something smaller to send: a message that is too large is no failure,
+    /// and comes back from [`take_too_large`](Self::take_too_large).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn returning_too_large(settings: &IngestSettings) -> Outcome<Self> {
+        let deliveries = Deliveries {
+            returns_too_large: true,
+            ..Deliveries::default()
+        };
+        Self::create(settings, deliveries)
+    }
+
+    fn create(settings: &IngestSettings, deliveries: Deliveries) -> Outcome<Self> {
         let producer = config(settings)
-            .create_with_context(Deliveries::default())
+            .create_with_context(deliveries)
             .map_err(|e| refused_setting(&e))?;
         Ok(Self {
             producer,
@@ -116,6 +133,10 @@ impl RawProducer {
                     std::thread::sleep(Duration::from_millis(1));
                     unsent
                 }
+                Err((error, unsent)) if self.deliveries().returns(&error) => {
+                    self.deliveries().lock().too_large.push(detached(unsent));
+                    return Ok(());
+                }
                 Err((error, _)) => {
                     let message = format!("a message for topic '{topic}' cannot be sent: {error}");
                     let failure = Failure::failed(message);
@@ -175,6 +196,12 @@ impl RawProducer {
         self.deliveries().take_failures()
     }
 
+    /// The messages that Kafka's client or a broker found too large since the last call: those of a broker once they are
+    /// [flushed](Self::flush). A broker refuses a batch as a whole, so of several each may be small enough.
+    pub(crate) fn take_too_large(&self) -> Vec<OwnedMessage> {
+        std::mem::take(&mut self.deliveries().lock().too_large)
+    }
+
     /// Messages that were sent.
     #[must_use]
     pub fn sent(&self) -> u64 {
@@ -219,6 +246,20 @@ fn config(settings: &IngestSettings) -> ClientConfig {
     config
 }
 
+/// A message that was not sent, as one that was sent comes back.
+fn detached(unsent: BaseRecord<'_, [u8], [u8]>) -> OwnedMessage {
+    let (key, payload) = (unsent.key, unsent.payload);
+    OwnedMessage::new(
+        payload.map(<[u8]>::to_vec),
+        key.map(<[u8]>::to_vec),
+        unsent.topic.to_owned(),
+        Timestamp::NotAvailable,
+        -1,
+        0,
+        unsent.headers,
+    )
+}
+
 /// What helps where brokers do not know a topic.
 const IS_IT_THERE: &str = "is the topic there? `millrace run --create-topics` creates the project's, or kafka-topics.sh \
                            --create";
@@ -245,6 +286,8 @@ fn refused_setting(error: &KafkaError) -> Failure {
 /// What became of messages. The producer's own thread writes it.
 #[derive(Default)]
 struct Deliveries {
+    /// Whether messages that are too large are given back, and are no failures.
+    returns_too_large: bool,
     settled: Mutex<Settled>,
     all_settled: Condvar,
     /// Whether it was said that no broker answers, since the last message that one took.
@@ -256,6 +299,8 @@ struct Deliveries {
 struct Settled {
     delivered: u64,
     failed: u64,
+    /// Those that are given back.
+    too_large: Vec<OwnedMessage>,
     /// Those that nobody was told of.
     untold: u64,
     first_untold: String,
@@ -270,14 +315,23 @@ impl Deliveries {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(&self, error: Option<&KafkaError>) {
-        if error.is_none() {
+    /// Whether a message that failed so is given back.
+    fn returns(&self, error: &KafkaError) -> bool {
+        self.returns_too_large && is_too_large(error)
+    }
+
+    fn settle(&self, result: &DeliveryResult<'_>) {
+        if result.is_ok() {
             self.unreachable.store(false, Ordering::Relaxed);
         }
         let mut settled = self.lock();
-        match error {
-            None => settled.delivered += 1,
-            Some(error) => settled.fail(error),
+        match result {
+            Ok(_) => settled.delivered += 1,
+            Err((error, message)) if self.returns(error) => {
+                settled.failed += 1;
+                settled.too_large.push(message.detach());
+            }
+            Err((error, _)) => settled.fail(error),
         }
         if settled.waiting > 0 {
             self.all_settled.notify_all();
@@ -363,6 +417,6 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
-        self.settle(result.as_ref().err().map(|(error, _)| error));
+        self.settle(result);
     }
 }

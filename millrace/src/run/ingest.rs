@@ -20,7 +20,6 @@ use crate::fill::Filler;
 use crate::member::member;
 use crate::pipeline::Pipeline;
 use crate::priority::Priority;
-use crate::produce::RawProducer;
 use crate::score_log::ScoreLog;
 use crate::score_topic::{ScoreSink, ScoreTopic, check_topic};
 use crate::streams::{start_offsets, stream_spec, stream_specs};
@@ -158,8 +157,7 @@ impl Running {
         kafka.check()?;
         let topic = match &workspace.model {
             Some(plan) => {
-                let producer = RawProducer::new(&kafka)?;
-                let topic = ScoreTopic::new(producer, plan.clone(), Arc::clone(&self.stop));
+                let topic = ScoreTopic::new(&kafka, plan.clone(), Arc::clone(&self.stop))?;
                 let topic: Box<dyn ScoreSink> = Box::new(topic);
                 Some(topic)
             }

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::broker::EmbeddedBroker;
 use crate::failure::Kind;
+use crate::produce::RawProducer;
 use crate::run::{Role, topics};
 use crate::serve::tests::live;
 use crate::workspace::Workspace;
