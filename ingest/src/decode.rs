@@ -191,6 +191,18 @@ impl JsonDecoder {
         payloads: &[Option<&[u8]>],
         latest_us: i64,
     ) -> Result<Decoded, IngestError> {
+        self.decode_by(payloads, &|_| latest_us)
+    }
+
+    /// The same, where each message has a latest event time of its own, by its index.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn decode_by(
+        &mut self,
+        payloads: &[Option<&[u8]>],
+        latest_us: &dyn Fn(usize) -> i64,
+    ) -> Result<Decoded, IngestError> {
         let (candidates, mut bad) = screen_all(payloads);
         let mut rows = Vec::with_capacity(candidates.len());
         let mut batches = Vec::new();
@@ -258,14 +270,14 @@ impl JsonDecoder {
         &self,
         text: RecordBatch,
         rows: Vec<usize>,
-        latest_us: i64,
+        latest_us: &dyn Fn(usize) -> i64,
         bad: &mut Vec<BadMessage>,
     ) -> Result<(RecordBatch, Vec<usize>), IngestError> {
         let mut faults = BTreeMap::new();
         let columns = self.read_texts(&text, &mut faults);
         self.find_missing(&columns, &mut faults);
         self.find_not_finite(&columns, &mut faults);
-        self.find_bad_times(&columns, latest_us, &mut faults);
+        self.find_bad_times(&columns, |row| latest_us(rows[row]), &mut faults);
 
         if faults.is_empty() {
             let batch = RecordBatch::try_new(Arc::clone(&self.spec.schema), columns)?;
@@ -372,12 +384,12 @@ impl JsonDecoder {
     fn find_bad_times(
         &self,
         columns: &[ArrayRef],
-        latest_us: i64,
+        latest_us: impl Fn(usize) -> i64,
         faults: &mut BTreeMap<usize, Fault>,
     ) {
         let times = columns[self.spec.time_column].as_primitive::<TimestampMicrosecondType>();
         for (row, time) in times.iter().enumerate() {
-            if let Some(fault) = time.and_then(|time| time_fault(time, latest_us)) {
+            if let Some(fault) = time.and_then(|time| time_fault(time, latest_us(row))) {
                 faults.entry(row).or_insert(fault);
             }
         }

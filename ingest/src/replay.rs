@@ -1,8 +1,9 @@
 //! Reading a topic once more, beside the group: from where a partition begins, or from a position, up to an offset.
 //!
-//! It is how a view that is new gets the events that came before it. What is neither an event nor a deletion is left out without a word: its
-//! dead letter was written when it was read first. Order across partitions does not matter to who asks, so there is
-//! none.
+//! It is how a view that is new gets the events that came before it. What is neither an event nor a deletion is left out
+//! without a word: its dead letter was written when it was read first. What lay too far in the future then does so for
+//! good: it is judged as of its message's timestamp, and not as of now. Order across partitions does not matter to who
+//! asks, so there is none.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,10 +13,10 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::decode::JsonDecoder;
+use crate::decode::{BadMessage, JsonDecoder, Reason};
 use crate::deletion::{Deletion, take_deletions};
 use crate::error::IngestError;
 use crate::group::log;
@@ -44,6 +45,8 @@ pub struct Replayed {
     pub origin: Vec<(i32, i64)>,
     /// Events that are no more, each partition's in its order.
     pub deletions: Vec<Deletion>,
+    /// How many others lie too far in the future, as of their messages' timestamps.
+    pub ahead: usize,
     /// Where each partition that has moved stands: its next offset.
     pub positions: Vec<(i32, i64)>,
 }
@@ -187,16 +190,21 @@ impl Replay {
         self.open.values().map(|(next, until)| until - next).sum()
     }
 
-    /// The next events. Without any after `timeout`, an empty batch. `now_us` (microseconds since 1970) decides which
-    /// events are from the future.
+    /// The next events. Without any after `timeout`, an empty batch. An event is from the future where it is that as of
+    /// its message's timestamp, or as of `now_us` (microseconds since 1970) where that is earlier.
     ///
     /// # Errors
     /// [`IngestError::Kafka`] where the broker fails: start again from the positions that were handed out.
     pub fn read(&mut self, now_us: i64, timeout: Duration) -> Result<Replayed, IngestError> {
         let messages = poll(&self.consumer, timeout, &mut self.open)?;
         let payloads: Vec<_> = messages.iter().map(Message::payload).collect();
-        let latest_us = now_us.saturating_add(self.allowed_future_us);
-        let mut decoded = self.decoder.decode(&payloads, latest_us)?;
+        let allowed_us = self.allowed_future_us;
+        let latest_us = |index: usize| {
+            written_us(messages[index].timestamp(), now_us).saturating_add(allowed_us)
+        };
+        let mut decoded = self.decoder.decode_by(&payloads, &latest_us)?;
+        let is_ahead = |bad: &&BadMessage| bad.reason == Reason::FutureEventTime;
+        let ahead = decoded.bad.iter().filter(is_ahead).count();
         let key = |index: usize| messages[index].key();
         let deleted = take_deletions(self.decoder.spec(), &mut decoded.bad, key)?.into_iter();
         let deletions = deleted.map(|(index, id)| Deletion {
@@ -222,9 +230,17 @@ impl Replay {
             origin: origin.collect(),
             deletions: deletions.collect(),
             batch: decoded.batch,
+            ahead,
             positions: positions.into_iter().collect(),
         })
     }
+}
+
+/// When (microseconds since 1970) a message was written, as it says itself. Without a time, or with a later one, that of a
+/// producer whose clock is ahead, it counts as written now.
+fn written_us(timestamp: Timestamp, now_us: i64) -> i64 {
+    let written_ms = timestamp.to_millis().filter(|ms| *ms > 0);
+    written_ms.map_or(now_us, |ms| ms.saturating_mul(1_000).min(now_us))
 }
 
 /// What librdkafka says by itself.

@@ -63,6 +63,8 @@ struct Job<'a> {
     since_us: Option<i64>,
     /// What the stream's topic no longer had.
     missed: Missed,
+    /// Events of the topic that lay too far in the future when they were written.
+    ahead: usize,
     /// The newest event of the stream, µs.
     newest_us: i64,
 }
@@ -161,6 +163,7 @@ impl<'a> Job<'a> {
             wanted_from_us,
             since_us: None,
             missed,
+            ahead: 0,
             newest_us: marks.newest(&stream.name).unwrap_or_else(now_us),
         }))
     }
@@ -261,6 +264,15 @@ impl<'a> Job<'a> {
                 Err(ReplayFailure::Other(failure)) => return Err(failure),
             }
         }
+        if self.ahead > 0 {
+            // Most were dead letters. Of a topic whose messages have strange timestamps nothing else tells.
+            warn!(
+                stream = self.stream.name,
+                events = self.ahead,
+                "events of the topic are not taken into the new views: they are further ahead of their messages' timestamps \
+                 than kafka.allowed_future"
+            );
+        }
         // Before its first event a partition may have had others. Files are there for what Kafka does not keep.
         if !had_files {
             let first = self.missed.first.values().flatten().max().copied();
@@ -298,6 +310,7 @@ impl<'a> Job<'a> {
                     *first = Some(time);
                 }
             }
+            self.ahead += read.ahead;
             *rows += read.batch.num_rows() as u64;
             self.write(&read.batch, &read.origin, &read.deletions, &read.positions)?;
             metrics::gauge!("millrace_fill_lag", "stream" => self.stream.name.clone())
