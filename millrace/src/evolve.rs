@@ -274,6 +274,13 @@ impl Transition {
         let names = self.views.iter().map(|view| view.name.clone());
         names.filter(move |name| !is_served(name))
     }
+
+    /// Whether a view is asked while its rows are put: the served project has it too.
+    #[must_use]
+    pub fn serves(&self, view: &FeatureView) -> bool {
+        let mut views = self.served.project.views.iter();
+        views.any(|served| served.id == view.id)
+    }
 }
 
 /// Refuses a store that another project has filled.
@@ -611,11 +618,8 @@ impl Reading {
                 streams.push(Arc::clone(new));
             }
         }
-        let serves = |view: &FeatureView| {
-            let views = &transition.served.project.views;
-            views.iter().any(|old| old.id == view.id)
-        };
-        let (wider, views) = transition.views.iter().cloned().partition(|v| serves(v));
+        let views = transition.views.iter().cloned();
+        let (wider, views) = views.partition(|view| transition.serves(view));
         Ok(Self {
             streams,
             views,

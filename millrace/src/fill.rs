@@ -2,11 +2,12 @@
 //!
 //! It writes beside the pipeline, but never under its sums: of a view that is asked meanwhile (one that is served and
 //! wants older events too, or one that answers early, for nothing else can be served) neither new tiles nor totals are
-//! kept until it has caught up. And a row is put under the key that its event decides, so writing it twice changes
-//! nothing. Of two deliveries of one event the newer stays, whichever is written first: while views are filled, an index
-//! says which message each of their rows came from (`deletes.rs`). How far it has come is part of each commit.
+//! kept until it has caught up, and a tile that it has goes where a row of its span is not as it was. A row is put under
+//! the key that its event decides, so writing it twice changes nothing. Of two deliveries of one event the newer stays,
+//! whichever is written first: while views are filled, an index says which message each of their rows came from
+//! (`deletes.rs`). How far it has come is part of each commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,7 @@ use crate::files::EventFile;
 use crate::gone::{self, Missed};
 use crate::live::{Filled, Progress};
 use crate::marks::Marks;
-use crate::state::{Committed, Pending};
+use crate::state::{Committed, Pending, Seal};
 use crate::stored_files::{check_ahead, files_read, latest_us, place_of};
 use crate::streams::stream_spec;
 use crate::times::now_us;
@@ -46,6 +47,8 @@ pub struct Filler {
     store: Arc<dyn Store>,
     workspace: Arc<Workspace>,
     views: Vec<Arc<FeatureView>>,
+    /// Those of them that are asked meanwhile.
+    asked: HashSet<u32>,
     /// Is told how far it is.
     progress: Arc<Progress>,
     writing: Arc<Mutex<()>>,
@@ -57,6 +60,8 @@ struct Job<'a> {
     stream: &'a Stream,
     views: Vec<&'a Arc<FeatureView>>,
     records: BTreeMap<u32, ViewRecord>,
+    /// Up to when those of the views may have tiles that are asked meanwhile. Others have none.
+    seals: HashMap<u32, Seal>,
     /// Events before this time (µs) are in no window that may be asked for.
     wanted_from_us: Option<i64>,
     /// Events before this time (µs) may be missing.
@@ -77,6 +82,12 @@ impl Filler {
             store,
             workspace: Arc::clone(&transition.next),
             views: transition.views.clone(),
+            asked: transition
+                .views
+                .iter()
+                .filter(|view| transition.serves(view))
+                .map(|view| view.id)
+                .collect(),
             progress: Arc::default(),
             writing: Arc::clone(&transition.writing),
         }
@@ -146,6 +157,8 @@ impl<'a> Job<'a> {
             return Ok(None);
         }
         let marks = Marks::open(store)?;
+        let mut seals = marks.seals(&filler.workspace.project);
+        seals.retain(|view, _| filler.asked.contains(view));
         let settings = &filler.workspace.settings.store;
         let horizon = |view: &&Arc<FeatureView>| marks.horizon(view, settings);
         let horizons: Option<Vec<i64>> = views.iter().map(horizon).collect();
@@ -160,6 +173,7 @@ impl<'a> Job<'a> {
             stream,
             views,
             records,
+            seals,
             wanted_from_us,
             since_us: None,
             missed,
@@ -390,6 +404,7 @@ impl<'a> Job<'a> {
             deletes.keep_what_stands(&mut pending)?;
             deletes.apply(deletions, self.newest_us, &mut pending)?;
         }
+        pending.seal(&self.seals, self.filler.store.as_ref())?;
         pending.drain_into(&mut commit);
         for (id, record) in &mut self.records {
             if let RowsState::Filling(parts) = &mut record.state {

@@ -5,8 +5,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use millrace_feature_store::{
-    Commit, Scan, Table, entity_range, event_key, event_range, event_time_us, tile_key, tile_of,
-    tile_range, time_from_bytes,
+    Commit, EventKey, Scan, Store, StoreError, Table, entity_range, event_key, event_range,
+    event_time_us, tile_key, tile_of, tile_range, time_from_bytes,
 };
 use millrace_features::{
     BestRead, FeatureView, Ladder, Made, StateError, StateReader, StateRow, StateWriter, Tile,
@@ -296,6 +296,31 @@ impl Pending {
             self.tiles
                 .insert(tile_key(view, entity, level, start), None);
         }
+    }
+
+    /// Seals views behind what was put: drops the tiles of those of its rows that are others than a store has. Who writes
+    /// rows once more changes few of them, and the tiles of all others stay.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub(crate) fn seal(
+        &mut self,
+        seals: &HashMap<u32, Seal>,
+        store: &dyn Store,
+    ) -> Result<(), StoreError> {
+        let mut changed = Vec::new();
+        for view in seals.keys() {
+            for (key, value) in self.rows_of_view(*view) {
+                if store.get(Table::Events, key)?.as_deref() != value {
+                    changed.extend(EventKey::read(key));
+                }
+            }
+        }
+        self.seals.clone_from(seals);
+        for event in changed {
+            self.drop_tiles_of(event.view, &event.entity, event.time_us);
+        }
+        Ok(())
     }
 
     /// Keeps a tile. It holds all events of its span, those of this step too.
@@ -630,6 +655,47 @@ mod tests {
             Committed(&store).best_read(1, b"card\0", 0).unwrap(),
             BestRead::Tiles(Some(0))
         );
+    }
+
+    #[test]
+    fn rows_that_are_there_already_drop_no_tiles() {
+        let second = millrace_features::tile_width_us(0);
+        let times = [5, second + 5, 2 * second + 5, 3 * second + 5];
+        let store = MemoryStore::default();
+        let mut first = Pending::default();
+        for time in times {
+            first.put(row(time));
+            first.put_tile(Tile {
+                view: 1,
+                entity: b"card\0".to_vec(),
+                span: Span::of(0, time),
+                value: vec![1],
+            });
+        }
+        let mut commit = Commit::default();
+        first.drain_into(&mut commit);
+        store.commit(commit).unwrap();
+
+        let seal = Seal {
+            until_us: 3 * second,
+            top_level: 1,
+            ladder: Ladder::EXACT,
+        };
+        let mut pending = Pending::default();
+        for time in times {
+            pending.put(row(time));
+        }
+        // One is another row now, one is new, and one is of a time without tiles.
+        let value = vec![7];
+        pending.put(StateRow { value, ..row(5) });
+        pending.put(row(2 * second + 6));
+        pending.put(row(3 * second + 6));
+        pending.seal(&HashMap::from([(1, seal)]), &store).unwrap();
+        let overlay = Overlay {
+            committed: &Committed(&store),
+            pending: &pending,
+        };
+        assert_eq!(starts(&overlay), [second, 3 * second]);
     }
 
     #[test]

@@ -1,31 +1,43 @@
-//! What the filler does where Kafka is away, and where a topic is another one than before.
+//! What the filler does where Kafka is away, where a topic is another one than before, and with files.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 
-use millrace_feature_store::MemoryStore;
-use millrace_features::SqlFile;
+use millrace_feature_store::{EventKey, MemoryStore, Table};
+use millrace_features::{SqlFile, StateReader, Tile};
+use tempfile::TempDir;
 
 use super::*;
 use crate::evolve::begin;
 use crate::settings::Settings;
+use crate::stored_files;
+use crate::times::parse_time;
 use crate::workspace::ProjectSql;
 
+const PAY: &str =
+    "CREATE EXTERNAL TABLE pay (card VARCHAR NOT NULL, amount DOUBLE, event_time TIMESTAMP NOT NULL)
+     STORED AS KAFKA LOCATION 'pay' WITH ORDER (event_time)";
+
+fn view(options: &str, aggregate: &str, days: u32) -> String {
+    format!(
+        "CREATE VIEW v {options} AS SELECT card, {aggregate} OVER (PARTITION BY card ORDER BY event_time \
+         RANGE BETWEEN INTERVAL '{days} days' PRECEDING AND CURRENT ROW) AS x FROM pay"
+    )
+}
+
 fn project(brokers: SocketAddr, aggregate: &str) -> Arc<Workspace> {
+    planned(brokers, PAY, &view("", aggregate, 7))
+}
+
+fn planned(brokers: SocketAddr, sources: &str, view: &str) -> Arc<Workspace> {
     let file = |text: &str| SqlFile {
         path: "file.sql".to_owned(),
         text: text.to_owned(),
     };
-    let view = format!(
-        "CREATE VIEW v AS SELECT card, {aggregate} OVER (PARTITION BY card ORDER BY event_time RANGE BETWEEN INTERVAL \
-         '7 days' PRECEDING AND CURRENT ROW) AS x FROM pay"
-    );
     let sql = ProjectSql {
-        sources: file(
-            "CREATE EXTERNAL TABLE pay (card VARCHAR NOT NULL, amount DOUBLE, event_time TIMESTAMP NOT NULL)
-             STORED AS KAFKA LOCATION 'pay' WITH ORDER (event_time)",
-        ),
-        views: vec![file(&view)],
+        sources: file(sources),
+        views: vec![file(view)],
         inputs: None,
     };
     let mut settings = Settings::default();
@@ -51,6 +63,103 @@ fn filler(brokers: SocketAddr, read: &[(i32, i64)]) -> (Arc<MemoryStore>, Filler
     (store, filler, view)
 }
 
+/// Where no broker is.
+fn nowhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 1))
+}
+
+/// A store that serves a project, and has read files of its stream.
+struct Files {
+    folder: TempDir,
+    store: Arc<MemoryStore>,
+}
+
+impl Files {
+    fn of(served: &Arc<Workspace>) -> Self {
+        let store = Arc::new(MemoryStore::new());
+        assert!(begin(store.as_ref(), served).unwrap().is_none());
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, store }
+    }
+
+    /// A file that was read before, with what is in it by now.
+    fn add(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let mut commit = Commit::default();
+        commit.put(Table::Meta, stored_files::key("pay", &path), [1_u8]);
+        self.store.commit(commit).unwrap();
+        path
+    }
+
+    /// Notes how far the stream was when its files had been read.
+    fn reach(&self, newest: &str) {
+        let mut marks = Marks::default();
+        marks.advance("pay", time(newest));
+        marks.fill("pay");
+        let mut commit = Commit::default();
+        marks.write(&mut commit);
+        self.store.commit(commit).unwrap();
+    }
+
+    fn filler(&self, next: &Arc<Workspace>) -> Filler {
+        let transition = begin(self.store.as_ref(), next).unwrap().unwrap();
+        Filler::new(Arc::clone(&self.store) as Arc<dyn Store>, &transition)
+    }
+}
+
+/// A time of the day on which the events are, µs.
+fn time(time: &str) -> i64 {
+    parse_time(&format!("2018-04-02T{time}Z")).unwrap()
+}
+
+/// A line of a file.
+fn event(time: &str) -> String {
+    format!("{{\"card\":\"c\",\"amount\":1,\"event_time\":\"2018-04-02T{time}Z\"}}\n")
+}
+
+/// A view that is served wants rows for longer. One of a file's rows is in it; the other was not there, or was refused.
+#[test]
+fn a_tile_goes_where_a_row_of_its_span_is_new() {
+    let served = planned(nowhere(), PAY, &view("", "count(*)", 1));
+    let asked = &served.project.views[0];
+    let files = Files::of(&served);
+    let times = ["10:00:00", "10:00:05"];
+    let path = files.add("e.jsonl", &times.map(event).concat());
+    files.reach("12:00:00");
+    let mut events = EventFile::open(&path, &asked.stream).unwrap();
+    let first = events.next().unwrap().unwrap().slice(0, 1);
+    let origin = Origin {
+        partitions: &[place_of(&path)],
+        offsets: &[0],
+    };
+    let mut pending = Pending::default();
+    asked.state_rows(&first, origin, &mut pending).unwrap();
+    let key = EventKey::read(pending.keys_of(asked.id).next().unwrap()).unwrap();
+    let spans = times.map(|at| asked.ladder().span(0, time(at)));
+    for span in spans {
+        pending.put_tile(Tile {
+            view: asked.id,
+            entity: key.entity.clone(),
+            span,
+            value: vec![1],
+        });
+    }
+    let mut commit = Commit::default();
+    pending.drain_into(&mut commit);
+    files.store.commit(commit).unwrap();
+
+    let filler = files.filler(&planned(nowhere(), PAY, &view("", "count(*)", 7)));
+    assert!(filler.run(&AtomicBool::new(false)).unwrap());
+    let (mut starts, all) = (Vec::new(), i64::MIN..i64::MAX);
+    Committed(files.store.as_ref())
+        .tiles(asked.id, &key.entity, 0, all, &mut |start, _| {
+            starts.push(start);
+        })
+        .unwrap();
+    assert_eq!(starts, [spans[0].start_us]);
+}
+
 #[test]
 fn a_filler_stops_while_kafka_is_away() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -71,7 +180,7 @@ fn a_filler_stops_while_kafka_is_away() {
 /// A process that starts again goes on behind what it has read, and does not see what was gone before that.
 #[test]
 fn what_was_missed_before_a_restart_is_told_when_a_view_has_caught_up() {
-    let (store, filler, view) = filler(SocketAddr::from(([127, 0, 0, 1], 1)), &[]);
+    let (store, filler, view) = filler(nowhere(), &[]);
     let missed = Missed {
         first: BTreeMap::from([(0, Some(7)), (1, None), (2, Some(5))]),
         is_another: false,
@@ -108,7 +217,7 @@ fn partitions_that_are_gone_are_not_waited_for() {
     let event = br#"{"card": "c", "amount": 1.0, "event_time": "2018-04-02T00:00:00Z"}"#;
     producer.send("pay", Some(b"c"), event).unwrap();
     producer.flush(Duration::from_secs(20)).unwrap();
-    let first_us = crate::times::parse_time("2018-04-02").unwrap();
+    let first_us = time("00:00:00");
 
     let partitions = [(0, 1), (3, 9)];
     for (read, since_us) in [(&partitions[..1], None), (&partitions[..], Some(first_us))] {
