@@ -64,12 +64,25 @@ impl EventFile {
     /// Of kind input: an ending of no format, a file that is not there or not of its format, a missing column, a
     /// column of a type that cannot become the stream's.
     pub fn open(path: &Path, stream: &Stream) -> Outcome<Self> {
+        Self::open_as(path, stream, false)
+    }
+
+    /// The same, for who goes on without what cannot be read: all lines of JSON before the first bad one are given, and not
+    /// those of whole batches alone.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in_part(path: &Path, stream: &Stream) -> Outcome<Self> {
+        Self::open_as(path, stream, true)
+    }
+
+    fn open_as(path: &Path, stream: &Stream, in_part: bool) -> Outcome<Self> {
         let (batches, rows): (Batches, _) = match Format::of(path)? {
             Format::Parquet => {
                 let (batches, rows) = parquet_file::open(path, stream)?;
                 (Box::new(batches), Some(rows))
             }
-            Format::JsonLines => (Box::new(json_lines::open(path, stream)?), None),
+            Format::JsonLines => (Box::new(json_lines::open(path, stream, in_part)?), None),
             Format::Csv => (Box::new(csv_file::open(path, stream)?), None),
         };
         Ok(Self {

@@ -221,20 +221,25 @@ impl<'a> Job<'a> {
         let files = files_read(self.filler.store.as_ref(), &self.stream.name)?;
         let mut oldest: Option<i64> = None;
         for path in &files {
-            let events = match EventFile::open(path, self.stream) {
-                Ok(events) => events,
-                Err(failure) => {
-                    warn!(file = %path.display(), failure = failure.message, hint = failure.hint,
-                        "a file that was back-filled cannot be read again: its events are missing in the new views");
-                    continue;
-                }
+            let mut row = 0_i64;
+            let (events, failed) = match EventFile::open_in_part(path, self.stream) {
+                Ok(events) => (Some(events), None),
+                Err(failure) => (None, Some(Err(failure))),
             };
-            let mut row = 0;
-            for batch in events {
+            for batch in events.into_iter().flatten().chain(failed) {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(false);
                 }
-                let batch = batch?;
+                let batch = match batch {
+                    Ok(batch) => batch,
+                    // It may have been changed since, or be gone. Nothing but the new views needs it.
+                    Err(failure) => {
+                        warn!(file = %path.display(), rows = row, failure = failure.message, hint = failure.hint,
+                            "a file that was back-filled cannot be read again to its end: the events behind these rows of it \
+                             are missing in the new views");
+                        break;
+                    }
+                };
                 let count = batch.num_rows();
                 // As `millrace backfill` counts them.
                 let place = place_of(path);

@@ -20,10 +20,11 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 /// A batch ends after so many bytes even when it has few rows.
 const BATCH_BYTES: usize = 32 << 20;
 
-/// The batches of a file of JSON lines.
+/// The batches of a file of JSON lines. With `in_part`, the good lines before the first bad one are a batch too.
 pub(super) fn open(
     path: &Path,
     stream: &Stream,
+    in_part: bool,
 ) -> Outcome<impl Iterator<Item = Outcome<RecordBatch>> + Send + use<>> {
     let decoder = JsonDecoder::new(spec(stream))?;
     let mut reader = BufReader::with_capacity(1 << 18, open_file(path)?);
@@ -42,6 +43,8 @@ pub(super) fn open(
         columns: names.collect(),
         empty: (0..stream.schema.fields().len()).collect(),
         left_out: None,
+        in_part,
+        failure: None,
     };
     Ok(std::iter::from_fn(move || lines.next_batch().transpose()))
 }
@@ -66,6 +69,9 @@ struct JsonLines {
     empty: Vec<usize>,
     /// What the first line has and the stream does not, once it was read.
     left_out: Option<Vec<String>>,
+    in_part: bool,
+    /// What ends the reading, once the lines before it were given.
+    failure: Option<Failure>,
 }
 
 /// Lines that hold something, each with its number.
@@ -85,6 +91,9 @@ impl Chunk {
 
 impl JsonLines {
     fn next_batch(&mut self) -> Outcome<Option<RecordBatch>> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let chunk = self.read_chunk()?;
         if chunk.lines.is_empty() {
             self.tell_empty();
@@ -99,7 +108,14 @@ impl JsonLines {
                 self.note_values(&chunk, &decoded.batch);
                 Ok(Some(decoded.batch))
             }
-            Some(bad) => Err(self.bad_line(&chunk, bad)),
+            Some(bad) => {
+                let failure = self.bad_line(&chunk, bad);
+                if !self.in_part || bad.index == 0 {
+                    return Err(failure);
+                }
+                self.failure = Some(failure);
+                Ok(Some(decoded.batch.slice(0, bad.index)))
+            }
         }
     }
 

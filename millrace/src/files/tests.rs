@@ -705,3 +705,17 @@ fn reading_ends_with_the_first_mistake() {
     assert!(file.next().unwrap().is_err());
     assert!(file.next().is_none());
 }
+
+#[test]
+fn who_goes_on_without_the_rest_gets_all_lines_before_the_first_mistake() {
+    let folder = Folder::new();
+    let good = "{\"id\":\"a\",\"event_time\":0}\n";
+    let path = folder.text("events.jsonl", &format!("{good}\n{good}oops\n{good}"));
+    let mut whole = EventFile::open(&path, &stream()).unwrap();
+    assert!(whole.next().unwrap().is_err());
+    let mut part = EventFile::open_in_part(&path, &stream()).unwrap();
+    assert_eq!(part.next().unwrap().unwrap().num_rows(), 2);
+    let failure = part.next().unwrap().unwrap_err();
+    assert!(failure.message.contains("events.jsonl:4:"), "{failure}");
+    assert!(part.next().is_none());
+}

@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{SocketAddr, TcpListener};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use millrace_feature_store::{EventKey, MemoryStore, Table};
+use millrace_feature_store::{EventKey, MemoryStore, Scan, Table, view_range};
 use millrace_features::{SqlFile, StateReader, Tile};
 use tempfile::TempDir;
 
 use super::*;
 use crate::evolve::begin;
+use crate::logged::logged;
 use crate::settings::Settings;
 use crate::stored_files;
 use crate::times::parse_time;
@@ -158,6 +160,50 @@ fn a_tile_goes_where_a_row_of_its_span_is_new() {
         })
         .unwrap();
     assert_eq!(starts, [spans[0].start_us]);
+}
+
+/// The rows that a store has of a view.
+fn rows(store: &MemoryStore, view: u32) -> usize {
+    let (from, to) = view_range(view);
+    let mut rows = 0;
+    let mut count = |_: &[u8], _: &[u8]| {
+        rows += 1;
+        ControlFlow::Continue(())
+    };
+    store
+        .scan(Table::Events, &from, &to, false, &mut count)
+        .unwrap();
+    rows
+}
+
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_again_holds_no_view_up() {
+    let files = Files::of(&project(nowhere(), "count(*)"));
+    // In the order of their names.
+    let gone = files.add("a.jsonl", "");
+    std::fs::remove_file(gone).unwrap();
+    let begun = format!(
+        "{}{{\"card\":",
+        ["10:00:00", "10:00:05"].map(event).concat()
+    );
+    files.add("b.jsonl", &begun);
+    files.add("c.jsonl", &event("11:00:00"));
+    let next = project(nowhere(), "sum(amount)");
+    let filler = files.filler(&next);
+    let said = logged(|| assert!(filler.run(&AtomicBool::new(false)).unwrap()));
+    let view = next.project.views[0].id;
+    assert_eq!(rows(&files.store, view), 3);
+    let record = ViewRecord::read(files.store.as_ref(), view)
+        .unwrap()
+        .unwrap();
+    assert_eq!(record.state, RowsState::Complete);
+    assert_eq!(record.since_us, Some(time("10:00:00")));
+    let told: Vec<&str> = said.lines().filter(|l| l.contains("back-filled")).collect();
+    let [gone, begun] = told.as_slice() else {
+        panic!("{said}");
+    };
+    assert!(gone.contains("a.jsonl"), "{gone}");
+    assert!(begun.contains("b.jsonl:3:"), "{begun}");
 }
 
 #[test]
