@@ -29,9 +29,9 @@ use crate::failure::{Outcome, with_causes};
 use crate::files::EventFile;
 use crate::gone::{self, Missed};
 use crate::live::{Filled, Progress};
-use crate::marks::Marks;
+use crate::marks::{Marks, complete_until, newest};
 use crate::state::{Committed, Pending, Seal};
-use crate::stored_files::{check_ahead, files_read, latest_us, place_of};
+use crate::stored_files::{check_ahead, files_read, latest_us, newer_than_files, place_of};
 use crate::streams::stream_spec;
 use crate::times::now_us;
 use crate::workspace::Workspace;
@@ -64,6 +64,10 @@ struct Job<'a> {
     seals: HashMap<u32, Seal>,
     /// Events before this time (µs) are in no window that may be asked for.
     wanted_from_us: Option<i64>,
+    /// How far the stream was when its files were back-filled, µs.
+    filled_us: Option<i64>,
+    /// Up to when (µs) the files that were read again have the topic's events, where one in both would count twice.
+    files_until_us: Option<i64>,
     /// Events before this time (µs) may be missing.
     since_us: Option<i64>,
     /// What the stream's topic no longer had.
@@ -175,6 +179,8 @@ impl<'a> Job<'a> {
             records,
             seals,
             wanted_from_us,
+            filled_us: marks.filled(&stream.name),
+            files_until_us: None,
             since_us: None,
             missed,
             ahead: 0,
@@ -220,6 +226,8 @@ impl<'a> Job<'a> {
     fn read_files(&mut self, stop: &AtomicBool, rows: &mut u64) -> Outcome<bool> {
         let files = files_read(self.filler.store.as_ref(), &self.stream.name)?;
         let mut oldest: Option<i64> = None;
+        let mut last: Option<i64> = None;
+        let mut are_whole = true;
         for path in &files {
             let mut row = 0_i64;
             let (events, failed) = match EventFile::open_in_part(path, self.stream) {
@@ -237,6 +245,7 @@ impl<'a> Job<'a> {
                         warn!(file = %path.display(), rows = row, failure = failure.message, hint = failure.hint,
                             "a file that was back-filled cannot be read again to its end: the events behind these rows of it \
                              are missing in the new views");
+                        are_whole = false;
                         break;
                     }
                 };
@@ -247,12 +256,17 @@ impl<'a> Job<'a> {
                 let (batch, origin) = self.in_time(path, batch, origin, row as u64)?;
                 row += count as i64;
                 oldest = oldest.into_iter().chain(self.oldest(&batch)).min();
+                last = last.max(newest(&batch, self.stream.time));
                 self.write(&batch, &origin, &[], &[])?;
                 *rows += count as u64;
                 self.tell(*rows, None);
             }
         }
         self.since_us = oldest;
+        // Where the topic had been read further than the files go, they brought what it has not. And where events have ids,
+        // they are told apart by them: no total of a new view has taken some together yet.
+        let is_beside = are_whole && last < self.filled_us;
+        self.files_until_us = last.filter(|_| self.stream.id.is_none() && !is_beside);
         Ok(true)
     }
 
@@ -381,13 +395,20 @@ impl<'a> Job<'a> {
         let mut commit = Commit::default();
         let mut pending = Pending::default().ordering(self.views.iter().copied());
         let (batch, origin) = self.wanted(batch, origin)?;
-        let (partitions, offsets): (Vec<i32>, Vec<i64>) = origin.iter().copied().unzip();
-        let origin = Origin {
-            partitions: &partitions,
-            offsets: &offsets,
-        };
         for view in &self.views {
-            for (row, reason) in view.state_rows(&batch, origin, &mut pending)? {
+            let files_until = self.files_until_us;
+            let complete = files_until.and_then(|until| complete_until(view, until));
+            let newer = newer_than_files(view, complete, &batch, &origin)?;
+            let (events, places) = match &newer {
+                Some((events, places)) => (events, places),
+                None => (&batch, &origin),
+            };
+            let (partitions, offsets): (Vec<i32>, Vec<i64>) = places.iter().copied().unzip();
+            let origin = Origin {
+                partitions: &partitions,
+                offsets: &offsets,
+            };
+            for (row, reason) in view.state_rows(events, origin, &mut pending)? {
                 warn!(
                     view = view.name,
                     partition = partitions[row],

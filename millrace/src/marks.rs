@@ -156,9 +156,13 @@ impl Marks {
     /// older was in the files. None where the stream had no file.
     #[must_use]
     pub fn complete(&self, view: &FeatureView) -> Option<i64> {
-        let resolution = view.resolution()?;
-        let filled = self.filled.get(&view.stream.name)?;
-        Some(resolution.step_start(filled.saturating_sub(resolution.late_us)))
+        complete_until(view, self.filled(&view.stream.name)?)
+    }
+
+    /// How far a stream was when its files had been read, µs: its newest event of then. None where it had no file.
+    #[must_use]
+    pub fn filled(&self, stream: &str) -> Option<i64> {
+        self.filled.get(stream).copied()
     }
 
     /// Notes that files of a stream reach up to its newest event.
@@ -179,6 +183,12 @@ impl Marks {
         let gone = horizon.map(|horizon| self.gone.before(view.id).unwrap_or(horizon).max(horizon));
         over && gone.is_none_or(|horizon| horizon <= tile.span.start_us)
     }
+}
+
+/// The same where files go up to a time (µs).
+pub(crate) fn complete_until(view: &FeatureView, filled_us: i64) -> Option<i64> {
+    let resolution = view.resolution()?;
+    Some(resolution.step_start(filled_us.saturating_sub(resolution.late_us)))
 }
 
 /// The newest event time of a batch, µs; `time` is its column.

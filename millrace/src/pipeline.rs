@@ -6,9 +6,6 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Store, StoreError};
 use millrace_features::{DeletedId, FeatureView, Origin, Stream, Tile};
 use millrace_ingest::{Step, StreamBatch};
@@ -30,7 +27,7 @@ use crate::scored_watch::ScoredWatch;
 use crate::scorer::Scorer;
 use crate::settings::micros;
 use crate::state::{Committed, Overlay, Pending};
-use crate::stored_files::files_read;
+use crate::stored_files::{files_read, newer_than_files};
 use crate::times::now_us;
 use crate::traces::{EventTraces, Origin as Source};
 use crate::witnesses;
@@ -80,9 +77,6 @@ const MISSES_AT_ONCE: usize = 16;
 fn is_incomplete(reading: Option<&Reading>, view: u32) -> bool {
     reading.is_some_and(|reading| reading.wider.iter().any(|wider| wider.id == view))
 }
-
-/// Events and their places in their topic.
-type Newer = (RecordBatch, Vec<(i32, i64)>);
 
 impl Pipeline {
     /// A pipeline over a store; `topic` takes the scores.
@@ -444,7 +438,8 @@ impl Pipeline {
             .iter()
             .filter(|view| Arc::ptr_eq(&view.stream, stream))
         {
-            let newer = self.newer_than_files(view, batch)?;
+            let complete = self.marks.complete(view);
+            let newer = newer_than_files(view, complete, &batch.batch, &batch.origin)?;
             let (events, places) = match &newer {
                 Some((events, places)) => (events, places),
                 None => (&batch.batch, &batch.origin),
@@ -488,27 +483,6 @@ impl Pipeline {
         let deletes = Deletes::new(stream, views, &committed, false);
         let noted_us = marks.newest(&stream.name).unwrap_or_else(now_us);
         deletes.apply(&batch.deletions, noted_us, pending)
-    }
-
-    /// A batch without the events that files have brought already, as far as they are settled: in a view with a
-    /// resolution they can no longer be told from new ones. None where it has no such events.
-    fn newer_than_files(&self, view: &FeatureView, batch: &StreamBatch) -> Outcome<Option<Newer>> {
-        let Some(complete) = self.marks.complete(view) else {
-            return Ok(None);
-        };
-        let times = batch.batch.column(view.stream.time);
-        let times = times.as_primitive::<TimestampMicrosecondType>();
-        let is_new: BooleanArray = times.iter().map(|t| t.map(|t| t >= complete)).collect();
-        if is_new.false_count() == 0 {
-            return Ok(None);
-        }
-        metrics::counter!("millrace_events_of_files_total", "view" => view.name.clone())
-            .increment(is_new.false_count() as u64);
-        let events = filter_record_batch(&batch.batch, &is_new)
-            .map_err(|e| Failure::failed(format!("events of '{}': {e}", view.stream.name)))?;
-        let rows = batch.origin.iter().zip(&is_new);
-        let places = rows.filter(|(_, is_new)| *is_new == Some(true));
-        Ok(Some((events, places.map(|(place, _)| *place).collect())))
     }
 
     fn note(&self, step: &Step, scored: u64, labels: LabelCounts) {

@@ -1,12 +1,13 @@
-//! Files of events in the store: which were read into it, and what of them is taken.
+//! Files of events in the store: which were read into it, what of them is taken, and what they have of a topic.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Store, Table};
-use millrace_features::Stream;
+use millrace_features::{FeatureView, Stream};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::{Failure, Outcome};
@@ -72,6 +73,39 @@ pub(crate) fn check_ahead(
         rfc3339(latest_us)
     ))
     .hint("mend the row or take it out: a topic's event with that time is a dead letter"))
+}
+
+/// Events and their places in their topic.
+pub(crate) type Placed = (RecordBatch, Vec<(i32, i64)>);
+
+/// Events of a topic without those that files have brought already, as far as they are settled: in a view with a resolution
+/// they can no longer be told from new ones. `complete_us` says up to when the files count as complete; none: there are
+/// none. Gives none where no event is left out.
+///
+/// # Errors
+/// Events and places that are not as many.
+pub(crate) fn newer_than_files(
+    view: &FeatureView,
+    complete_us: Option<i64>,
+    events: &RecordBatch,
+    origin: &[(i32, i64)],
+) -> Outcome<Option<Placed>> {
+    let Some(complete) = complete_us else {
+        return Ok(None);
+    };
+    let times = events.column(view.stream.time);
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let is_new: BooleanArray = times.iter().map(|t| t.map(|t| t >= complete)).collect();
+    if is_new.false_count() == 0 {
+        return Ok(None);
+    }
+    metrics::counter!("millrace_events_of_files_total", "view" => view.name.clone())
+        .increment(is_new.false_count() as u64);
+    let newer = filter_record_batch(events, &is_new)
+        .map_err(|e| Failure::failed(format!("events of '{}': {e}", view.stream.name)))?;
+    let places = origin.iter().zip(&is_new);
+    let places = places.filter(|(_, is_new)| *is_new == Some(true));
+    Ok(Some((newer, places.map(|(place, _)| *place).collect())))
 }
 
 /// What tells the events of a file from those of others, and of topics: Kafka has no partitions below 0.

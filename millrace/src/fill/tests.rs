@@ -21,6 +21,10 @@ const PAY: &str =
     "CREATE EXTERNAL TABLE pay (card VARCHAR NOT NULL, amount DOUBLE, event_time TIMESTAMP NOT NULL)
      STORED AS KAFKA LOCATION 'pay' WITH ORDER (event_time)";
 
+const PAY_WITH_ID: &str =
+    "CREATE EXTERNAL TABLE pay (id VARCHAR NOT NULL, card VARCHAR NOT NULL, amount DOUBLE,
+     event_time TIMESTAMP NOT NULL) STORED AS KAFKA LOCATION 'pay' WITH ORDER (event_time) OPTIONS ('id' 'id')";
+
 fn view(options: &str, aggregate: &str, days: u32) -> String {
     format!(
         "CREATE VIEW v {options} AS SELECT card, {aggregate} OVER (PARTITION BY card ORDER BY event_time \
@@ -117,7 +121,8 @@ fn time(time: &str) -> i64 {
 
 /// A line of a file.
 fn event(time: &str) -> String {
-    format!("{{\"card\":\"c\",\"amount\":1,\"event_time\":\"2018-04-02T{time}Z\"}}\n")
+    let event_time = format!("2018-04-02T{time}Z");
+    format!("{{\"id\":\"{time}\",\"card\":\"c\",\"amount\":1,\"event_time\":\"{event_time}\"}}\n")
 }
 
 /// A view that is served wants rows for longer. One of a file's rows is in it; the other was not there, or was refused.
@@ -204,6 +209,43 @@ fn a_file_that_cannot_be_read_to_its_end_again_holds_no_view_up() {
     };
     assert!(gone.contains("a.jsonl"), "{gone}");
     assert!(begun.contains("b.jsonl:3:"), "{begun}");
+}
+
+/// The topic has the file's ten events too, and two that came after them.
+#[test]
+fn what_files_have_of_a_topic_counts_once_in_a_view_that_is_filled() {
+    let events = |minutes: std::ops::Range<u32>| -> String {
+        minutes
+            .map(|minute| event(&format!("10:{minute:02}:00")))
+            .collect()
+    };
+    let steps = "WITH (resolution = '1 minute', late = '1 minute')";
+    for (sources, options, newest, expected) in [
+        // The last two of the file are not settled, as in a view that was there before.
+        (PAY, steps, "10:09:00", 14),
+        (PAY_WITH_ID, steps, "10:09:00", 12),
+        // The topic had been read already, and the file was added to it.
+        (PAY, steps, "11:00:00", 22),
+        (PAY, "", "10:09:00", 22),
+    ] {
+        let served = planned(nowhere(), sources, &view(options, "count(*)", 1));
+        let files = Files::of(&served);
+        files.add("e.jsonl", &events(0..10));
+        files.reach(newest);
+        let next = planned(nowhere(), sources, &view(options, "sum(amount)", 1));
+        let filler = files.filler(&next);
+        let new = &next.project.views[0];
+        let mut job = Job::new(&filler, &new.stream).unwrap().unwrap();
+        assert!(job.read_files(&AtomicBool::new(false), &mut 0).unwrap());
+        let topic = files.folder.path().join("topic.jsonl");
+        std::fs::write(&topic, events(0..12)).unwrap();
+        let mut topic = EventFile::open(&topic, &new.stream).unwrap();
+        let origin: Vec<(i32, i64)> = (0..12).map(|offset| (0, offset)).collect();
+        let batch = topic.next().unwrap().unwrap();
+        job.write(&batch, &origin, &[], &[]).unwrap();
+        let rows = rows(&files.store, new.id);
+        assert_eq!(rows, expected, "{sources} {options} {newest}");
+    }
 }
 
 #[test]
