@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
 use millrace_feature_store::{Commit, Offset, Store, Table, decode, encode};
-use millrace_features::{FeatureView, Project, Stream};
+use millrace_features::{FeatureView, Stream};
 use millrace_ingest::Step;
 
 use crate::failure::Outcome;
@@ -126,12 +126,12 @@ fn vanished(offset: &Offset) -> String {
     format!("vanished/{}/{}", offset.topic, offset.partition)
 }
 
-/// The views that lack events before a time (µs), because of gaps.
+/// Those of some views that lack events before a time (µs), because of gaps.
 pub(crate) fn views_of<'a>(
-    project: &'a Project,
+    views: impl IntoIterator<Item = &'a Arc<FeatureView>>,
     gaps: &'a [GapEnd],
 ) -> impl Iterator<Item = (&'a FeatureView, i64)> {
-    project.views.iter().filter_map(|view| {
+    views.into_iter().filter_map(|view| {
         let of_stream = gaps
             .iter()
             .filter(|(topic, ..)| *topic == view.stream.topic);
@@ -146,7 +146,7 @@ mod tests {
 
     use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
     use millrace_feature_store::MemoryStore;
-    use millrace_features::SqlFile;
+    use millrace_features::{Project, SqlFile};
     use millrace_ingest::StreamBatch;
 
     use super::*;
@@ -217,7 +217,7 @@ mod tests {
             ended,
             [("a-topic".to_owned(), 0, 7), ("a-topic".to_owned(), 2, 8)]
         );
-        let views: Vec<_> = views_of(&project, &ended)
+        let views: Vec<_> = views_of(&project.views, &ended)
             .map(|(view, time)| (view.name.as_str(), time))
             .collect();
         assert_eq!(views, [("of_a", 8)]);
@@ -277,7 +277,7 @@ mod tests {
         gaps.add_vanished(gone(7), &store).unwrap();
         // No event of the partition comes any more: any of its topic ends the gap.
         let ended = gaps.end(&step(&streams[0], 0, &[(0, 9), (1, 8)]), streams);
-        let views: Vec<_> = views_of(&project, &ended)
+        let views: Vec<_> = views_of(&project.views, &ended)
             .map(|(view, time)| (view.name.as_str(), time))
             .collect();
         assert_eq!(views, [("of_a", 8)]);

@@ -232,8 +232,8 @@ impl Pipeline {
         let _writing = writing
             .as_ref()
             .map(|writing| writing.lock().unwrap_or_else(PoisonError::into_inner));
-        let reading = self.reading.as_ref().map(|reading| &reading.streams);
-        witnesses::put(step, reading.unwrap_or(&project.streams), &mut commit)?;
+        witnesses::put(step, self.streams(), &mut commit)?;
+        let lacking = self.gaps.end(step, self.streams());
         let step = &match &self.reading {
             None => Cow::Borrowed(step),
             Some(reading) => {
@@ -307,8 +307,8 @@ impl Pipeline {
             model.watch.keep(&mut commit)?;
         }
         crash_point!("acknowledged");
-        let lacking = self.gaps.end(step, &project.streams);
-        for (view, time) in views_of(project, &lacking) {
+        let filled = self.reading.iter().flat_map(|reading| &reading.views);
+        for (view, time) in views_of(project.views.iter().chain(filled), &lacking) {
             ViewRecord::lacks(self.live.store.as_ref(), view.id, time, &mut commit)?;
         }
         self.gaps.put(&lacking, &mut commit)?;
@@ -340,7 +340,7 @@ impl Pipeline {
             log.committed(logged);
         }
         self.marks = marks;
-        for (view, time) in views_of(&self.live.workspace.project, &lacking) {
+        for (view, time) in views_of(&self.live.workspace.project.views, &lacking) {
             self.live.progress.lacks_before(view.id, time);
         }
         self.gaps.close(&lacking);
@@ -357,10 +357,16 @@ impl Pipeline {
         Ok(())
     }
 
+    /// The streams that steps are of.
+    fn streams(&self) -> &[Arc<Stream>] {
+        let reading = self.reading.as_ref().map(|reading| &reading.streams);
+        reading.unwrap_or(&self.live.workspace.project.streams)
+    }
+
     /// A partition is read for the first time, and its first events are gone. Files that were back-filled may have them.
     fn note_trimmed(&mut self, topic: &str, partition: i32) -> Outcome<()> {
-        let streams = &self.live.workspace.project.streams;
-        let Some(stream) = streams.iter().find(|stream| stream.topic == topic) else {
+        let mut streams = self.streams().iter();
+        let Some(stream) = streams.find(|stream| stream.topic == topic) else {
             return Ok(());
         };
         if files_read(self.live.store.as_ref(), &stream.name)?.is_empty() {

@@ -11,7 +11,7 @@ use millrace_learner::Model;
 use opentelemetry::trace::SpanContext;
 
 use super::*;
-use crate::evolve::begin;
+use crate::evolve::{begin, note_completeness};
 use crate::fill::Filler;
 use crate::live::Progress;
 use crate::score_log::tests::{Payment, step};
@@ -30,17 +30,24 @@ const SOURCES: &str =
 
 /// A project of one view, with a window of some days, that keeps what is older for some days.
 fn project(window: u32, history: u32) -> Arc<Workspace> {
-    let view = format!(
-        "CREATE VIEW a AS SELECT card, sum(amount) OVER w AS x FROM pay WINDOW w AS (PARTITION BY card \
+    planned(SOURCES, &[view("a", "sum(amount)", "pay", window)], history)
+}
+
+fn view(name: &str, aggregate: &str, stream: &str, window: u32) -> String {
+    format!(
+        "CREATE VIEW {name} AS SELECT card, {aggregate} OVER w AS x FROM {stream} WINDOW w AS (PARTITION BY card \
          ORDER BY event_time RANGE BETWEEN INTERVAL '{window} days' PRECEDING AND CURRENT ROW);"
-    );
+    )
+}
+
+fn planned(sources: &str, views: &[String], history: u32) -> Arc<Workspace> {
     let file = |text: &str| SqlFile {
         path: "file.sql".to_owned(),
         text: text.to_owned(),
     };
     let sql = ProjectSql {
-        sources: file(SOURCES),
-        views: vec![file(&view)],
+        sources: file(sources),
+        views: vec![file(&views.concat())],
         inputs: None,
     };
     let settings = format!("[store]\nhistory = \"{history}d\"");
@@ -114,31 +121,71 @@ fn what_a_step_lets_go_of_is_part_of_its_commit() {
     let workspace = project(1, 20);
     let store = store(&workspace);
     let mut pipeline = Pipeline::new(live(&workspace, &store), None).unwrap();
-    let schema = &workspace.project.streams[0].schema;
+    let stream = &workspace.project.streams[0];
+    pipeline
+        .apply(&step_of(stream, 0, NEWEST + 5 * DAY))
+        .unwrap();
+    assert_eq!(gone(&store, &workspace), Some(NEWEST - 16 * DAY));
+}
+
+/// A step of one event, of the stream that steps number so.
+fn step_of(stream: &Stream, index: usize, time_us: i64) -> Step {
     let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
     let batch = RecordBatch::try_new(
-        Arc::clone(schema),
+        Arc::clone(&stream.schema),
         vec![
             texts("t1"),
             texts("c1"),
             Arc::new(Float64Array::from(vec![1.0])),
-            Arc::new(TimestampMicrosecondArray::from(vec![NEWEST + 5 * DAY])),
+            Arc::new(TimestampMicrosecondArray::from(vec![time_us])),
         ],
     );
-    let step = Step {
+    Step {
         batches: vec![StreamBatch {
-            stream: 0,
+            stream: index,
             batch: batch.unwrap(),
             origin: vec![(0, 0)],
             kafka_ts: vec![-1],
             headers: Vec::new(),
             deletions: Vec::new(),
         }],
-        positions: vec![("pay".to_owned(), 0, 1)],
+        positions: vec![(stream.topic.clone(), 0, 1)],
         ..Step::default()
-    };
-    pipeline.apply(&step).unwrap();
-    assert_eq!(gone(&store, &workspace), Some(NEWEST - 16 * DAY));
+    }
+}
+
+/// They are filled with what came before the gap, and have what comes after it.
+#[test]
+fn a_gap_is_known_of_the_views_that_are_being_filled() {
+    let served = project(1, 20);
+    let store = store(&served);
+    let refunds = SOURCES.replace("pay", "refunds");
+    let views = [
+        view("a", "sum(amount)", "pay", 1),
+        view("b", "max(card)", "pay", 1),
+        view("c", "sum(amount)", "refunds", 1),
+    ];
+    let next = planned(&[SOURCES, refunds.as_str()].concat(), &views, 20);
+    let transition = begin(store.as_ref(), &next).unwrap().unwrap();
+    let reading = Reading::new(&transition).unwrap();
+    let streams = reading.streams.clone();
+    let live = live(&transition.served, &store);
+    let mut pipeline = Pipeline::reading(live, None, reading).unwrap();
+    // Of a topic that was read already, and of one that is new.
+    pipeline.gaps.add("pay", 0);
+    pipeline.note_trimmed("refunds", 0).unwrap();
+    for (index, stream) in streams.iter().enumerate() {
+        let time_us = NEWEST + index as i64;
+        pipeline.apply(&step_of(stream, index, time_us)).unwrap();
+    }
+    let filler = Filler::new(Arc::clone(&store), &transition);
+    assert!(filler.run(&AtomicBool::new(false)).unwrap());
+    let progress = Progress::default();
+    note_completeness(store.as_ref(), &progress).unwrap();
+    for (name, since_us) in [("a", NEWEST), ("b", NEWEST), ("c", NEWEST + 1)] {
+        let view = next.project.view(name).unwrap().id;
+        assert_eq!(progress.complete_since(view), Some(since_us), "{name}");
+    }
 }
 
 /// A topic that does not take scores, so many times.
