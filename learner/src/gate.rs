@@ -11,6 +11,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnerError;
+use crate::metrics::number;
 use crate::random::{Stream, generator};
 
 /// `[learner.gate]`: when a candidate is refused.
@@ -182,25 +183,46 @@ pub struct Comparison {
     /// Frauds among them.
     pub frauds: u64,
     /// The champion's log loss, in nats a row.
+    #[serde(deserialize_with = "number")]
     pub champion_log_loss: f64,
     /// The candidate's log loss less the champion's.
     pub log_loss: Interval,
     /// The candidate's average precision less the champion's; none without enough frauds to tell.
     pub average_precision: Option<Interval>,
     /// Share of the events that are alerts by the champion's scores.
+    #[serde(deserialize_with = "number")]
     pub champion_alerts: f64,
     /// Share of the events that are alerts by the candidate's.
+    #[serde(deserialize_with = "number")]
     pub candidate_alerts: f64,
+}
+
+impl Comparison {
+    /// Whether all of its numbers are finite: those that come of a score that is no number are not.
+    pub fn is_finite(&self) -> bool {
+        let single = [
+            self.champion_log_loss,
+            self.champion_alerts,
+            self.candidate_alerts,
+        ];
+        let intervals = [Some(self.log_loss), self.average_precision];
+        let bounds = intervals.into_iter().flatten();
+        let bounds = bounds.flat_map(|it| [it.low, it.mean, it.high]);
+        single.into_iter().chain(bounds).all(f64::is_finite)
+    }
 }
 
 /// An estimate between its bounds, by a paired bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The lower bound: the truth is above it with the confidence asked for.
+    #[serde(deserialize_with = "number")]
     pub low: f64,
     /// The estimate.
+    #[serde(deserialize_with = "number")]
     pub mean: f64,
     /// The upper bound: the truth is below it with the confidence asked for.
+    #[serde(deserialize_with = "number")]
     pub high: f64,
 }
 

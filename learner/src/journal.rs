@@ -48,6 +48,13 @@ impl Entry {
         self.is_of(Cause::Inputs, |reason| reason.starts_with("input '"))
     }
 
+    /// Leaves out a comparison that has a number that is not finite: JSON has none, and the reason says what was found.
+    pub(crate) fn leave_out_odd_numbers(&mut self) {
+        if let Event::Version { comparison, .. } = &mut self.event {
+            *comparison = comparison.take().filter(|found| found.is_finite());
+        }
+    }
+
     /// Entries of older releases tell it by the words of their reason alone.
     fn is_of(&self, cause: Cause, by_words: impl Fn(&str) -> bool) -> bool {
         match self.cause {

@@ -4,7 +4,7 @@
 //! `sample_weight`). A metric that does not exist, such as a ranking metric over rows of one class,
 //! is `None`.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The metrics of one model on one set of rows. No rows give zeros.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -15,8 +15,10 @@ pub struct Metrics {
     pub frauds: u64,
     /// Weighted mean of the probabilities. A calibrated model's is near the weighted share of
     /// frauds.
+    #[serde(deserialize_with = "number")]
     pub mean_prediction: f64,
     /// Weighted mean negative log likelihood, in nats a row.
+    #[serde(deserialize_with = "number")]
     pub log_loss: f64,
     /// Area under the precision-recall steps, 0 to 1.
     pub average_precision: Option<f64>,
@@ -37,6 +39,19 @@ impl Metrics {
             roc_auc: roc_auc(logits, labels, weights),
         }
     }
+
+    /// Whether all of its numbers are finite: those of scores that are no numbers are not.
+    pub fn is_finite(&self) -> bool {
+        let numbers = [self.mean_prediction, self.log_loss].into_iter();
+        let mut known = numbers.chain(self.average_precision).chain(self.roc_auc);
+        known.all(f64::is_finite)
+    }
+}
+
+/// Reads a number that was written as JSON, where one that is not finite is null.
+pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let found = Option::<f64>::deserialize(deserializer)?;
+    Ok(found.unwrap_or(f64::NAN))
 }
 
 /// Weighted mean of −log p(label), in nats, from logits. It is computed as

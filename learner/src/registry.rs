@@ -37,6 +37,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::LearnerError;
 use crate::journal::{Entry, Event, State};
 use crate::manifest::Manifest;
+use crate::metrics::Metrics;
 
 pub use log::{Aliases, Choice, Decided};
 use log::{Log, SEGMENT};
@@ -334,13 +335,17 @@ impl Registry {
     ) -> Result<u64, LearnerError> {
         let files = checkpoint.to_files()?;
         let named = |(name, bytes): &(&str, Vec<u8>)| ((*name).to_owned(), sha256(bytes));
-        let sums: BTreeMap<String, String> = files.iter().map(named).collect();
+        let manifest = Manifest {
+            sha256: files.iter().map(named).collect(),
+            // JSON has no number that is not finite.
+            before: manifest.before.filter(Metrics::is_finite),
+            ..manifest
+        };
         let mut version = self.highest_number()?;
         loop {
             version += 1;
             let manifest = Manifest {
                 version,
-                sha256: sums.clone(),
                 ..manifest.clone()
             };
             if self.write_version(&manifest, &files)? {

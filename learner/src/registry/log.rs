@@ -228,6 +228,8 @@ impl Log {
         if self.decided.entries != number {
             return Ok(false);
         }
+        let mut notes = choice.notes;
+        notes.iter_mut().for_each(Entry::leave_out_odd_numbers);
         let line = Line {
             number,
             champion: choice.aliases.champion,
@@ -235,7 +237,7 @@ impl Log {
                 .aliases
                 .challenger
                 .map(|(version, percent)| Challenger { version, percent }),
-            notes: choice.notes,
+            notes,
         };
         let mut text = serde_json::to_vec(&line).map_err(|e| LearnerError::Bug(e.to_string()))?;
         text.push(b'\n');

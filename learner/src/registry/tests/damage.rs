@@ -1,6 +1,7 @@
 //! Files that are not what was written: they are named, and take down no more than their own version.
 
 use super::*;
+use crate::gate::{GateSettings, Paired};
 
 #[test]
 fn damage_is_named() {
@@ -136,4 +137,79 @@ fn a_damaged_version_that_was_noted_is_neither_removed_nor_gone_back_to() {
     let files = open().objects.list("v000003").unwrap().files;
     assert_eq!(files, [MANIFEST]);
     assert_eq!(open().versions().unwrap(), [2, 4]);
+}
+
+#[test]
+fn numbers_that_are_none_keep_nobody_from_reading() {
+    let mut paired = Paired::default();
+    paired.extend(&[0.0, 1.0], &[f32::NAN, 1.0], &[0.0, 1.0]);
+    let found = paired.compare(&GateSettings::default(), 0.95, 1);
+    assert!(!found.is_finite());
+    let (manifest, checkpoint) = small_version();
+    let broken = Metrics {
+        log_loss: f64::INFINITY,
+        ..manifest.after
+    };
+    let manifest = Manifest {
+        before: Some(broken),
+        ..manifest
+    };
+    for place in Place::all() {
+        let registry = (place.open)();
+        registry.publish(manifest.clone(), &checkpoint).unwrap();
+        let rejected = note(1, State::Rejected, "it gave a score that is not a number");
+        let mut tested = rejected.clone();
+        if let Event::Version { comparison, .. } = &mut tested.event {
+            *comparison = Some(Box::new(found));
+        }
+        registry.note(&tested).unwrap();
+        // The reason is all that is kept, here and for others.
+        for reader in [registry, (place.open)()] {
+            assert_eq!(reader.journal_entries().unwrap(), [rejected.clone()]);
+            assert_eq!(reader.manifest(1).unwrap().before, None);
+        }
+    }
+}
+
+#[test]
+fn what_an_older_release_wrote_of_numbers_that_are_none_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Registry::open(folder.path()).unwrap();
+    publish(&open());
+    promote(&open(), 1, "first").unwrap();
+    let line = r#"{"number":1,"champion":1,"challenger":null,"notes":[{"at_us":5,"event":"version","version":1,
+        "state":"rejected","comparison":{"rows":2,"frauds":1,"champion_log_loss":0.5,
+        "log_loss":{"low":null,"mean":null,"high":null},"average_precision":{"low":null,"mean":null,"high":null},
+        "champion_alerts":0.0,"candidate_alerts":0.5},"reason":"it gave a score that is not a number"}]}"#;
+    std::fs::write(folder.path().join("log/000000001.json"), line).unwrap();
+    let file = folder.path().join("v000001").join(MANIFEST);
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    manifest["before"] = manifest["after"].clone();
+    manifest["before"]["log_loss"] = serde_json::Value::Null;
+    std::fs::write(&file, manifest.to_string()).unwrap();
+
+    let registry = open();
+    let journal = registry.journal_entries().unwrap();
+    assert_eq!(journal.len(), 2);
+    match &journal[1].event {
+        Event::Version {
+            comparison: Some(found),
+            ..
+        } => assert!(found.log_loss.mean.is_nan() && found.champion_log_loss == 0.5),
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        registry
+            .load(1)
+            .unwrap()
+            .0
+            .before
+            .unwrap()
+            .log_loss
+            .is_nan()
+    );
+    // It goes on.
+    promote(&registry, 1, "again").unwrap();
+    assert_eq!(open().journal_entries().unwrap().len(), 3);
 }
