@@ -6,6 +6,7 @@
 //!     v000002/  …
 //!     log/      what was decided: champion, challenger, what became of each version and why
 //!     format.json
+//!     id.json   what tells it from other registries, once that was asked for
 //! ```
 //!
 //! Many processes may read it and write to it at once. All that is asked of a store is that an object is created
@@ -19,6 +20,7 @@
 //!
 //! Who should have the traffic is decided elsewhere; here the decision is kept.
 
+mod id;
 mod import;
 mod log;
 mod objects;

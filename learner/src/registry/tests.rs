@@ -1,5 +1,6 @@
 //! One suite for every store that needs no network: what is kept (`versions.rs`), the log (`log.rs`), damaged files
-//! (`damage.rs`), races of many writers (`races.rs`), and an end between any two requests (`ends.rs`).
+//! (`damage.rs`), races of many writers (`races.rs`), an end between any two requests (`ends.rs`), and what tells a
+//! registry from others (`id.rs`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,6 +13,7 @@ use crate::tests::small_version;
 
 mod damage;
 mod ends;
+mod id;
 mod log;
 mod races;
 mod versions;
