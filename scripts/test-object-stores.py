@@ -107,6 +107,19 @@ def main() -> None:
     told = client.search_model_versions("name='fraud'")
     assert len({version.run_id for version in told}) == len(told), "a version was told twice"
 
+    # A registry that is begun anew has runs of its own, though its versions have the same numbers.
+    text = (PROJECT / "millrace.toml").read_text()
+    (PROJECT / "millrace.toml").write_text(text.replace(f"{BUCKET}/{PREFIX}", f"{BUCKET}/{PREFIX}-anew"))
+    print(millrace("learn", "--once").strip())
+    anew = champion()
+    (PROJECT / "millrace.toml").write_text(text)
+    of_both = client.search_runs([experiment.experiment_id], f"tags.`millrace.version` = '{anew}'")
+    registries = {run.data.tags["millrace.registry"] for run in of_both}
+    assert anew in runs and len(of_both) == len(registries) == 2, (anew, of_both)
+    assert all(run.info.status == "FINISHED" and "seed" in run.data.params for run in of_both), of_both
+    source = client.get_model_version_by_alias("fraud", "champion").source
+    assert source == f"s3://{BUCKET}/{PREFIX}-anew/v{anew:06}", source
+
     # MLflow that is away holds up nothing.
     text = (PROJECT / "millrace.toml").read_text()
     (PROJECT / "millrace.toml").write_text(text.replace(TRACKING, "http://127.0.0.1:9"))

@@ -3,8 +3,9 @@
 //!
 //! The registry's journal is the queue: what is to be sent stands there, and how much of it was sent is a tag of the
 //! registered model in MLflow itself. So an MLflow that was away, or is a new one, is told all of it later, in order;
-//! and telling it twice changes nothing. A thread of its own does it: learning never waits for MLflow, and fails with
-//! it in no way.
+//! and telling it twice changes nothing. All of it has the registry's id, for others may tell the same MLflow of versions
+//! with the same numbers: another project, or a registry that was begun anew. A thread of its own does it: learning
+//! never waits for MLflow, and fails with it in no way.
 
 mod client;
 #[cfg(test)]
@@ -65,10 +66,13 @@ fn tracking_uri<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Url
     .map_err(serde::de::Error::custom)
 }
 
-/// Tag of the registered model: how many notes of the journal were sent.
+/// Tag of the registered model, with the registry's id behind it: how many notes of the journal were sent.
 const SENT: &str = "millrace.journal";
 
-/// Tag of a run and of a model's version: the version in Millrace's registry.
+/// Tags of a run and of a model's version: the id of Millrace's registry,
+const REGISTRY: &str = "millrace.registry";
+
+/// and the version there.
 const VERSION: &str = "millrace.version";
 
 /// Notes that are sent before how far it is is noted.
@@ -82,6 +86,8 @@ pub struct Exporter {
     client: Client,
     settings: MlflowSettings,
     registry: Arc<Registry>,
+    /// The registry's id; empty until it was asked for.
+    id: String,
     /// Notes that this process has sent, or found sent.
     done: usize,
     /// Aliases as they were sent last.
@@ -125,6 +131,7 @@ impl Exporter {
             client,
             settings: settings.clone(),
             registry,
+            id: String::new(),
             done: 0,
             sent: None,
             runs: BTreeMap::new(),
@@ -136,9 +143,12 @@ impl Exporter {
     /// # Errors
     /// What kept it from sending all. It goes on from there when it is called again.
     pub fn catch_up(&mut self) -> Result<usize, ExportError> {
-        let model = self.settings.registered_model.clone();
-        let sent = self.client.model_tag(&model, SENT)?;
-        // A journal that is shorter than what was sent is of another registry, which has not begun anew for nothing.
+        if self.id.is_empty() {
+            self.id = self.registry.id(&fresh_id())?;
+        }
+        let (model, tag) = (self.settings.registered_model.clone(), self.sent_tag());
+        let sent = self.client.model_tag(&model, &tag)?;
+        // A journal that is shorter than what was sent was put back from a backup.
         let mut done = sent.and_then(|sent| sent.parse().ok()).unwrap_or(0);
         let total = self.registry.journal_len()?;
         if done > total {
@@ -165,7 +175,7 @@ impl Exporter {
             rest -= batch.len();
             self.done += batch.len();
             self.client
-                .set_model_tag(&model, SENT, &self.done.to_string())?;
+                .set_model_tag(&model, &tag, &self.done.to_string())?;
         }
         behind(0);
         self.send_aliases(&experiment)?;
@@ -240,14 +250,11 @@ impl Exporter {
             return Ok(run.clone());
         }
         let created_ms = parse_time(&manifest.created).map_or(0, |us| us.div_euclid(1_000));
-        let found = self
-            .client
-            .run_with_tag(experiment, VERSION, &version.to_string())?;
-        let run = match found {
+        let tags = self.identity(version);
+        let run = match self.client.run_with_tags(experiment, &tags)? {
             Some(run) => run,
             None => {
                 let name = format!("v{version:06}");
-                let tags = BTreeMap::from([(VERSION, version.to_string())]);
                 self.client
                     .create_run(experiment, &name, created_ms, &as_pairs(&tags))?
             }
@@ -274,10 +281,20 @@ impl Exporter {
             true => format!("{place}/v{version:06}"),
             false => format!("millrace://{place}/v{version:06}"),
         };
-        let tags = BTreeMap::from([(VERSION, version.to_string())]);
+        let tags = self.identity(version);
         let model = &self.settings.registered_model;
         self.client
             .model_version(model, run, &source, &as_pairs(&tags))
+    }
+
+    /// What tells a version from all others that MLflow knows.
+    fn identity(&self, version: u64) -> BTreeMap<&'static str, String> {
+        [(REGISTRY, self.id.clone()), (VERSION, version.to_string())].into()
+    }
+
+    /// The tag of the registered model that says how much of this registry's journal was sent.
+    fn sent_tag(&self) -> String {
+        format!("{SENT}.{}", self.id)
     }
 
     /// Tells who has the traffic now.
@@ -306,6 +323,11 @@ impl Exporter {
         self.sent = Some(now);
         Ok(())
     }
+}
+
+/// An id for a registry that has none.
+fn fresh_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// Why a note was not sent.

@@ -1,5 +1,6 @@
 //! The few calls of MLflow's REST API that are needed. Each may be made again: what is there already is found.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -82,16 +83,17 @@ impl Client {
         }
     }
 
-    /// The run of an experiment that has a tag.
-    pub(super) fn run_with_tag(
+    /// The run of an experiment that has all of some tags, whose values have no quotation marks.
+    pub(super) fn run_with_tags(
         &self,
         experiment: &str,
-        tag: &str,
-        value: &str,
+        tags: &BTreeMap<&str, String>,
     ) -> Result<Option<Run>, CallError> {
+        let has = |(tag, value): (&&str, &String)| format!("tags.`{tag}` = '{value}'");
+        let filter: Vec<String> = tags.iter().map(has).collect();
         let query = json!({
             "experiment_ids": [experiment],
-            "filter": format!("tags.`{tag}` = '{value}'"),
+            "filter": filter.join(" and "),
             "max_results": 1,
         });
         let found = self.post("runs/search", &query)?;

@@ -143,11 +143,12 @@ impl Kept {
             }
             "runs/search" => {
                 let filter = text("filter");
-                let is_it = |run: &KeptRun| {
+                let has = |run: &KeptRun, asked: &str| {
                     run.tags
                         .iter()
-                        .any(|(key, value)| filter == format!("tags.`{key}` = '{value}'"))
+                        .any(|(key, value)| asked == format!("tags.`{key}` = '{value}'"))
                 };
+                let is_it = |run: &KeptRun| filter.split(" and ").all(|asked| has(run, asked));
                 let found = self.runs.iter().enumerate().find(|(_, run)| is_it(run));
                 let found = found.map(
                     |(id, run)| json!({"info": {"run_id": id.to_string(), "status": run.status}}),
@@ -239,8 +240,13 @@ struct Models {
 
 impl Models {
     fn new() -> Self {
+        Self::at("/models")
+    }
+
+    /// The same in another place.
+    fn at(folder: &str) -> Self {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let objects = Objects::at_hand(Arc::clone(&store), "/models");
+        let objects = Objects::at_hand(Arc::clone(&store), folder);
         let registry = Arc::new(Registry::on(objects));
         Self { store, registry }
     }
@@ -368,7 +374,9 @@ fn check_story(server: &Server) {
         kept.aliases,
         aliases.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
     );
-    assert_eq!(kept.tags[SENT], "6");
+    let sent = kept.tags.iter().filter(|(key, _)| key.starts_with(SENT));
+    let sent: Vec<&String> = sent.map(|(_, value)| value).collect();
+    assert_eq!(sent, ["6"]);
 }
 
 #[test]
@@ -382,7 +390,8 @@ fn versions_become_runs_and_aliases_follow() {
     let calls = server.kept().calls;
     assert_eq!(exporter.catch_up().unwrap(), 0);
     assert_eq!(server.kept().calls, calls + 1);
-    server.kept().tags.insert(SENT.to_owned(), "0".to_owned());
+    let tag = exporter.sent_tag();
+    server.kept().tags.insert(tag, "0".to_owned());
     let again = Exporter::new(&settings(&server.url), Arc::clone(&models.registry));
     assert_eq!(again.unwrap().catch_up().unwrap(), 6);
     check_story(&server);
@@ -425,6 +434,57 @@ fn an_mlflow_that_begins_anew_is_told_all_of_it() {
     *server.kept() = Kept::default();
     assert_eq!(exporter.catch_up().unwrap(), 6);
     check_story(&server);
+}
+
+#[test]
+fn registries_that_tell_the_same_mlflow_are_told_apart() {
+    let server = Server::start();
+    let exporter = |models: &Models| {
+        Exporter::new(&settings(&server.url), Arc::clone(&models.registry)).unwrap()
+    };
+    // An older release has told of a version 2, and not of which registry.
+    let older = || BTreeMap::from([(VERSION.to_owned(), "2".to_owned())]);
+    server.kept().tags.insert(SENT.to_owned(), "99".to_owned());
+    server.kept().runs.push(KeptRun {
+        status: "FINISHED".to_owned(),
+        tags: older(),
+        ..KeptRun::default()
+    });
+    let first = Models::at("/first");
+    story(&first);
+    let mut of_first = exporter(&first);
+    assert_eq!(of_first.catch_up().unwrap(), 6);
+    // One that was begun anew in another folder, and has more to tell by now.
+    let second = Models::at("/second");
+    story(&second);
+    second.decide(3, None, &[(2, State::Replaced), (3, State::Champion)]);
+    let mut of_second = exporter(&second);
+    assert_eq!(of_second.catch_up().unwrap(), 8);
+    // Neither begins again for the other.
+    assert_eq!(of_first.catch_up().unwrap(), 0);
+    assert_eq!(of_second.catch_up().unwrap(), 0);
+
+    let ids = [&first, &second].map(|models| models.registry.id("unused").unwrap());
+    let kept = server.kept();
+    assert_eq!(kept.runs.len(), 1 + 4 + 4);
+    assert_eq!(kept.runs[0].tags, older());
+    assert!(kept.runs[0].params.is_empty());
+    let states = [
+        ["replaced", "champion", "canary 10%", "shadow"],
+        ["replaced", "replaced", "champion", "shadow"],
+    ];
+    for (id, states) in ids.iter().zip(states) {
+        let is_its = |run: &&KeptRun| run.tags.get(REGISTRY) == Some(id);
+        let runs: Vec<&KeptRun> = kept.runs.iter().filter(is_its).collect();
+        let found: Vec<&String> = runs.iter().map(|run| &run.tags["millrace.state"]).collect();
+        assert_eq!(found, states);
+        // All of the manifest was sent.
+        assert!(runs.iter().all(|run| run.status == "FINISHED"));
+        assert!(runs.iter().all(|run| run.params["seed"] == "7"));
+    }
+    let sources: Vec<&str> = kept.versions.iter().map(|(_, it)| it.as_str()).collect();
+    let of = |folder: &str| [1, 2, 3].map(|it| format!("millrace:///{folder}/v00000{it}"));
+    assert_eq!(sources, [of("first"), of("second")].concat());
 }
 
 #[test]
