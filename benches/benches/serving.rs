@@ -486,7 +486,10 @@ fn open(folder: &Path) -> Result<Live> {
     let plan = workspace.model().map_err(|e| e.to_string())?.clone();
     let scorer = Arc::new(Scorer::new(plan));
     let (manifest, model) = model(&scorer)?;
-    scorer.swap(manifest, model).map_err(|e| e.to_string())?;
+    scorer
+        .change()
+        .swap(manifest, model)
+        .map_err(|e| e.to_string())?;
     let live = Live {
         workspace,
         store,

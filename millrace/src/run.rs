@@ -308,13 +308,13 @@ impl Running {
         } else if self.filling.is_some() {
             warn!("the views that are new wait for a process with the role ingest");
         }
-        match (&self.live.scorer, self.roles.contains(&Role::Learn)) {
-            (Some(_), true) => self.start_learner(),
-            (Some(_), false) => {
-                self.follow_registry();
-                Ok(())
-            }
-            (None, _) => Ok(()),
+        if self.live.scorer.is_none() {
+            return Ok(());
+        }
+        self.follow_registry();
+        match self.roles.contains(&Role::Learn) {
+            true => self.start_learner(),
+            false => Ok(()),
         }
     }
 

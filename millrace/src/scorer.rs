@@ -1,6 +1,6 @@
 //! From events to fraud probabilities: inputs as of each event's time, through the serving model.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -41,6 +41,14 @@ pub struct Scorer {
     /// What the model sees.
     pub plan: ModelPlan,
     traffic: ArcSwap<Traffic>,
+    /// Held by whoever changes the traffic.
+    changing: Mutex<()>,
+}
+
+/// A change of who answers, while no other one is made.
+pub struct Change<'a> {
+    scorer: &'a Scorer,
+    _alone: MutexGuard<'a, ()>,
 }
 
 /// Who answers for whom.
@@ -86,6 +94,7 @@ impl Scorer {
         Self {
             plan,
             traffic: ArcSwap::default(),
+            changing: Mutex::default(),
         }
     }
 
@@ -107,38 +116,19 @@ impl Scorer {
             .cloned()
     }
 
-    /// Lets a version take the traffic from the next request on, and ends a canary that it was.
+    /// Begins a change of who answers, after those that are under way. Requests do not wait for it.
     ///
-    /// # Errors
-    /// A model that was trained on other inputs than the project's.
-    pub fn swap(&self, manifest: Manifest, model: Model) -> Outcome<()> {
-        let champion = self.serve(manifest, model)?;
-        let mut traffic = self.traffic.load().as_ref().clone();
-        traffic.canary = traffic
-            .canary
-            .filter(|(canary, _)| canary.version != champion.version);
-        traffic.champion = Some(champion);
-        self.traffic.store(Arc::new(traffic));
-        Ok(())
-    }
-
-    /// Lets a version answer for `percent` of a hundred entities from the next request on.
-    ///
-    /// # Errors
-    /// A model that was trained on other inputs than the project's.
-    pub fn start_canary(&self, manifest: Manifest, model: Model, percent: u8) -> Outcome<()> {
-        let canary = self.serve(manifest, model)?;
-        let mut traffic = self.traffic.load().as_ref().clone();
-        traffic.canary = Some((canary, percent));
-        self.traffic.store(Arc::new(traffic));
-        Ok(())
-    }
-
-    /// Gives the whole traffic to the champion.
-    pub fn end_canary(&self) {
-        let mut traffic = self.traffic.load().as_ref().clone();
-        traffic.canary = None;
-        self.traffic.store(Arc::new(traffic));
+    /// Who writes a decision to the registry, or reads what was decided, does so after this and before the change itself:
+    /// so what was decided earlier never takes the place of what was decided later. A thread that has begun one ends it
+    /// before it begins another, or [follows](Self::follow).
+    #[must_use]
+    pub fn change(&self) -> Change<'_> {
+        // Who panicked has stored all of its change, or nothing.
+        let alone = self.changing.lock();
+        Change {
+            scorer: self,
+            _alone: alone.unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     fn serve(&self, manifest: Manifest, model: Model) -> Outcome<Arc<Serving>> {
@@ -156,6 +146,7 @@ impl Scorer {
     /// # Errors
     /// A damaged version, or one with other inputs.
     pub fn follow(&self, registry: &Registry) -> Outcome<bool> {
+        let change = self.change();
         let traffic = self.traffic.load_full();
         let serves = traffic.champion.as_ref().map(|serving| serving.version);
         let Aliases {
@@ -165,12 +156,8 @@ impl Scorer {
         let mut moved = false;
         if let Some(version) = champion.filter(|version| Some(*version) != serves) {
             let (manifest, checkpoint) = registry.load(version)?;
-            self.swap(manifest, Model::new(&checkpoint))?;
+            change.swap(manifest, Model::new(&checkpoint))?;
             moved = true;
-        }
-        // Only now: one that cannot be loaded does not serve, whatever the registry says.
-        if let Some(version) = champion {
-            metrics::gauge!("millrace_model_version").set(version as f64);
         }
         let canary = traffic
             .canary
@@ -180,12 +167,12 @@ impl Scorer {
             challenger.filter(|(version, percent)| *percent > 0 && Some(*version) != champion);
         match wanted {
             None if canary.is_some() => {
-                self.end_canary();
+                change.end_canary();
                 moved = true;
             }
             Some((version, percent)) if wanted != canary => {
                 let (manifest, checkpoint) = registry.load(version)?;
-                self.start_canary(manifest, Model::new(&checkpoint), percent)?;
+                change.start_canary(manifest, Model::new(&checkpoint), percent)?;
                 moved = true;
             }
             _ => {}
@@ -251,5 +238,50 @@ impl Scorer {
         rows.filter(|(_, key)| is_in(key))
             .map(|(row, _)| row)
             .collect()
+    }
+}
+
+impl Change<'_> {
+    /// Lets a version take the traffic from the next request on, and ends a canary that it was.
+    ///
+    /// # Errors
+    /// A model that was trained on other inputs than the project's.
+    pub fn swap(&self, manifest: Manifest, model: Model) -> Outcome<()> {
+        let champion = self.scorer.serve(manifest, model)?;
+        let version = champion.version;
+        self.make(|traffic| Traffic {
+            champion: Some(champion),
+            canary: traffic
+                .canary
+                .filter(|(canary, _)| canary.version != version),
+        });
+        metrics::gauge!("millrace_model_version").set(version as f64);
+        Ok(())
+    }
+
+    /// Lets a version answer for `percent` of a hundred entities from the next request on.
+    ///
+    /// # Errors
+    /// A model that was trained on other inputs than the project's.
+    pub fn start_canary(&self, manifest: Manifest, model: Model, percent: u8) -> Outcome<()> {
+        let canary = self.scorer.serve(manifest, model)?;
+        self.make(|traffic| Traffic {
+            canary: Some((canary, percent)),
+            ..traffic
+        });
+        Ok(())
+    }
+
+    /// Gives the whole traffic to the champion.
+    pub fn end_canary(&self) {
+        self.make(|traffic| Traffic {
+            canary: None,
+            ..traffic
+        });
+    }
+
+    fn make(&self, change: impl FnOnce(Traffic) -> Traffic) {
+        let before = self.scorer.traffic.load().as_ref().clone();
+        self.scorer.traffic.store(Arc::new(change(before)));
     }
 }

@@ -146,7 +146,10 @@ fn swap(scorer: &Scorer, versions: &Versions, version: u64) -> Result<()> {
         ..versions.manifest.clone()
     };
     let model = Model::new(&versions.checkpoints[version as usize % 2]);
-    Ok(scorer.swap(manifest, model).map_err(|e| e.to_string())?)
+    Ok(scorer
+        .change()
+        .swap(manifest, model)
+        .map_err(|e| e.to_string())?)
 }
 
 /// Scores one event again and again for a round.

@@ -147,14 +147,13 @@ impl Learning {
             aliases.challenger = self.seen.challenger;
         }
         notes.push(came_to(version, State::Champion, None, None, at_us));
-        self.decide(aliases, notes)?;
-        if self.canary.is_none() {
-            self.scorer.end_canary();
-        }
-        self.scorer
-            .swap(good.manifest.clone(), good.model.clone())?;
+        self.decide(aliases, notes, |change| {
+            if aliases.challenger.is_none() {
+                change.end_canary();
+            }
+            change.swap(good.manifest.clone(), good.model.clone())
+        })?;
         metrics::counter!("millrace_rollbacks_total").increment(1);
-        metrics::gauge!("millrace_model_version").set(version as f64);
         self.anchor = Some(Anchor::new(good.clone(), evidence.until));
         self.champion = Some(good);
         Ok(fallen)

@@ -4,14 +4,25 @@
 //! that it does not know, and has not made, writes nothing: of two processes that learn a period, the first one that notes
 //! anything of it has it. No lease is taken: one that ends in the middle holds up nobody, and no clock is asked.
 
+use std::sync::Arc;
+
 use millrace_learner::{Aliases, Choice, Entry, Event};
 
 use super::Learning;
 use crate::failure::{Failure, Outcome};
+use crate::scorer::Change;
 
 impl Learning {
-    /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all.
-    pub(super) fn decide(&mut self, aliases: Aliases, notes: Vec<Entry>) -> Outcome<()> {
+    /// Moves the traffic, if it is as this loop knows it; the notes are kept with that, or not at all. `serve` lets those
+    /// answer then who are to: nobody who follows what was decided before, or later, comes between.
+    pub(super) fn decide(
+        &mut self,
+        aliases: Aliases,
+        notes: Vec<Entry>,
+        serve: impl FnOnce(&Change<'_>) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let scorer = Arc::clone(&self.scorer);
+        let change = scorer.change();
         let (seen, was_moved) = (self.seen, self.was_moved);
         self.append(notes, |decided, news| {
             // One who moves it and back has ended a test all the same.
@@ -22,7 +33,7 @@ impl Learning {
             }
         })?;
         self.seen = aliases;
-        Ok(())
+        serve(&change)
     }
 
     /// Keeps notes that move no traffic.

@@ -125,8 +125,10 @@ impl Learning {
                 ..self.seen
             };
             let fallen = self.end_tests_of(version, &aliases, evidence, &mut notes)?;
-            self.decide(aliases, notes)?;
-            self.scorer.end_canary();
+            self.decide(aliases, notes, |change| {
+                change.end_canary();
+                Ok(())
+            })?;
             metrics::counter!("millrace_rollbacks_total").increment(1);
             tested.verdict = Verdict::Rejected(harm.to_string());
             return Ok([vec![tested], fallen].concat());
@@ -200,12 +202,10 @@ impl Learning {
             ..self.seen
         };
         let state = State::Canary { percent };
-        self.decide(
-            aliases,
-            vec![came_to(version, state, comparison, None, at_us)],
-        )?;
-        self.scorer
-            .start_canary(held.manifest.clone(), held.model.clone(), percent)?;
+        let notes = vec![came_to(version, state, comparison, None, at_us)];
+        self.decide(aliases, notes, |change| {
+            change.start_canary(held.manifest.clone(), held.model.clone(), percent)
+        })?;
         trial.share.stepped_us = Some(at_us);
         self.canary = Some((trial, step));
         Ok(Verdict::Canary(percent))
@@ -267,11 +267,10 @@ impl Learning {
             champion: Some(version),
             challenger: None,
         };
-        self.decide(aliases, notes.collect())?;
-        self.scorer
-            .swap(held.manifest.clone(), held.model.clone())?;
+        self.decide(aliases, notes.collect(), |change| {
+            change.swap(held.manifest.clone(), held.model.clone())
+        })?;
         metrics::counter!("millrace_updates_total", "outcome" => "accepted").increment(1);
-        metrics::gauge!("millrace_model_version").set(version as f64);
         match &mut self.anchor {
             Some(anchor) => anchor.promoted.push(version),
             None => {

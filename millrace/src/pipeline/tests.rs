@@ -218,7 +218,10 @@ fn events_of_a_step_that_is_applied_again_are_looked_at_once_for_drift() {
         let live = served::live();
         let (manifest, checkpoint) = served::model(&live);
         let scorer = live.scorer.as_ref().unwrap();
-        scorer.swap(manifest, Model::new(&checkpoint)).unwrap();
+        scorer
+            .change()
+            .swap(manifest, Model::new(&checkpoint))
+            .unwrap();
         let payment = |number: usize| Payment {
             id: format!("tx-{number}"),
             card: format!("card-{number}"),

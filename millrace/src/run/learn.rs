@@ -1,4 +1,4 @@
-//! The role learn, and the registry that a process without it follows.
+//! The role learn, and the registry that every process follows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use millrace_feature_store::Store;
 use millrace_learner::Registry;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::Running;
 use super::threads::pause;
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Kind, Outcome};
 use crate::learning::Learning;
 use crate::live::Live;
 use crate::mlflow::Exporter;
@@ -21,6 +21,9 @@ use crate::scorer::Scorer;
 use crate::times::{now_us, rfc3339};
 use crate::traces::Traces;
 use crate::workspace::Workspace;
+
+#[cfg(test)]
+mod tests;
 
 /// `millrace learn --once`: one period, if one has ended; before a first model, as many as it takes.
 ///
@@ -91,7 +94,7 @@ impl Running {
             Priority::Updates.take();
             let mut learning = Some(learning);
             let mut clock = LabelClock::default();
-            let mut reach = Reach::default();
+            let mut is_held_up = false;
             while !stop.load(Ordering::Relaxed) {
                 // After a registry that did not answer, it goes on from what is there, as after a restart.
                 let outcome = match learning.take() {
@@ -99,13 +102,20 @@ impl Running {
                     None => open(),
                 };
                 let outcome = outcome.and_then(|mut open| {
-                    learn_until_stop(&mut open, &mut clock, &mut reach, &live, stop)?;
+                    learn_until_stop(&mut open, &mut clock, &mut is_held_up, &live, stop)?;
                     learning = Some(open);
                     Ok(())
                 });
                 match outcome {
                     Err(failure) if is_away(&failure) => {
-                        reach.note::<()>(&Err(failure));
+                        metrics::counter!("millrace_registry_failures_total").increment(1);
+                        if !std::mem::replace(&mut is_held_up, true) {
+                            warn!(
+                                failure = failure.message,
+                                hint = failure.hint,
+                                "learning waits for the registry of models"
+                            );
+                        }
                         pause(stop, AWAY);
                     }
                     // It is opened anew, and goes on from what the other has done.
@@ -153,7 +163,7 @@ impl Running {
         })
     }
 
-    /// Without the learn role, another process publishes: its champion is picked up within a second.
+    /// What a person chooses, or a learner elsewhere, answers within a second: whatever the learner here is at.
     pub(super) fn follow_registry(&mut self) {
         let live = self.live.clone();
         let follow = move |stop: &AtomicBool| {
@@ -199,25 +209,25 @@ const AWAY: Duration = Duration::from_secs(5);
 fn learn_until_stop(
     learning: &mut Learning,
     clock: &mut LabelClock,
-    reach: &mut Reach,
+    is_held_up: &mut bool,
     live: &Live,
     stop: &AtomicBool,
 ) -> Outcome<()> {
     let mut followed = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         if followed.elapsed() > FOLLOW {
-            // What a person has chosen meanwhile. A registry that is away is asked again; what was learned stays.
-            let followed_now = learning.follow();
-            let is_rival = |failure: &Failure| failure.kind == Kind::Rival;
-            if followed_now.as_ref().is_err_and(is_rival) {
-                return followed_now;
+            // What a person has chosen meanwhile. A registry that is away is asked again; what was learned stays. Whether it
+            // is, says who follows it (`follow_registry`).
+            match learning.follow() {
+                Err(failure) if !is_away(&failure) => return Err(failure),
+                _ => followed = Instant::now(),
             }
-            if !reach.note(&followed_now) && !followed_now.as_ref().is_err_and(is_away) {
-                return followed_now;
-            }
-            followed = Instant::now();
         }
-        if learning.next_period(clock.now_us(live))?.is_none() {
+        let period = learning.next_period(clock.now_us(live))?;
+        if std::mem::take(is_held_up) {
+            info!("learning goes on");
+        }
+        if period.is_none() {
             std::thread::sleep(Duration::from_millis(20));
         }
     }

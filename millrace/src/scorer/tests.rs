@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_feature_store::MemoryStore;
@@ -35,12 +37,16 @@ fn process(percent: u8) -> (Live, Model, Model) {
         Model::new(&update.unwrap().checkpoint),
     );
     let scorer = live.scorer.clone().unwrap();
-    scorer.swap(manifest.clone(), champion.clone()).unwrap();
+    scorer
+        .change()
+        .swap(manifest.clone(), champion.clone())
+        .unwrap();
     let second = Manifest {
         version: 2,
         ..manifest
     };
     scorer
+        .change()
         .start_canary(second, canary.clone(), percent)
         .unwrap();
     (live, champion, canary)
@@ -98,7 +104,7 @@ fn a_canary_answers_for_its_share_of_the_entities() {
         smaller = chosen;
     }
     let (live, _, _) = process(10);
-    live.scorer.as_ref().unwrap().end_canary();
+    live.scorer.as_ref().unwrap().change().end_canary();
     assert_eq!(in_canary(&live, &cards[..1_000]).len(), 0);
 }
 
@@ -128,6 +134,61 @@ fn an_entity_is_on_the_same_side_in_every_batch_and_process() {
 const PINNED: [&str; 7] = [
     "card-7", "card-23", "card-31", "card-47", "card-52", "card-62", "card-68",
 ];
+
+#[test]
+fn of_changes_by_two_threads_none_is_lost() {
+    let (live, champion, _) = process(10);
+    let scorer = live.scorer.as_ref().unwrap();
+    let manifest = scorer.serving().unwrap().manifest.clone();
+    let is_over = AtomicBool::new(false);
+    let lost = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                scorer.change().end_canary();
+                std::thread::yield_now();
+            }
+        });
+        let is_lost = |version: &u64| {
+            let manifest = Manifest {
+                version: *version,
+                ..manifest.clone()
+            };
+            let swapped = scorer.change().swap(manifest, champion.clone());
+            let serves = scorer.serving().map(|serving| serving.version);
+            swapped.is_err() || serves != Some(*version)
+        };
+        let lost = (3..500).filter(is_lost).count();
+        is_over.store(true, Ordering::Relaxed);
+        lost
+    });
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn what_is_decided_is_not_overwritten_by_who_follows_meanwhile() {
+    let live = live();
+    let scorer = live.scorer.as_ref().unwrap();
+    let (manifest, checkpoint) = model(&live);
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::open(folder.path()).unwrap();
+    for _ in 1..=2 {
+        registry.publish(manifest.clone(), &checkpoint).unwrap();
+    }
+    registry.set_champion(1).unwrap();
+    std::thread::scope(|scope| {
+        let change = scorer.change();
+        let follows = scope.spawn(|| scorer.follow(&registry).unwrap());
+        // It would have served version 1 by now.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(scorer.serving().is_none());
+        registry.set_champion(2).unwrap();
+        let (manifest, checkpoint) = registry.load(2).unwrap();
+        change.swap(manifest, Model::new(&checkpoint)).unwrap();
+        drop(change);
+        assert!(!follows.join().unwrap(), "version 2 serves already");
+    });
+    assert_eq!(scorer.serving().unwrap().version, 2);
+}
 
 #[test]
 fn a_version_that_cannot_be_loaded_does_not_serve_and_is_not_said_to() {

@@ -219,7 +219,10 @@ fn small(kinds: Vec<InputKind>) -> Update {
 fn serve_model(live: &Live) {
     let (manifest, checkpoint) = model(live);
     let scorer = live.scorer.as_ref().unwrap();
-    scorer.swap(manifest, Model::new(&checkpoint)).unwrap();
+    scorer
+        .change()
+        .swap(manifest, Model::new(&checkpoint))
+        .unwrap();
 }
 
 fn manifest(version: u64, parent: Option<u64>, after: Metrics) -> Manifest {

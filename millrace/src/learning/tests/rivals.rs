@@ -48,7 +48,7 @@ fn one_that_was_overtaken_in_the_middle_writes_nothing() {
     let aliases = second.learning.seen;
     for outcome in [
         second.learning.note(Vec::new()),
-        second.learning.decide(aliases, Vec::new()),
+        second.learning.decide(aliases, Vec::new(), |_| Ok(())),
         second.learning.check_rivals(),
     ] {
         assert_eq!(outcome.unwrap_err().kind, Kind::Rival);
@@ -78,7 +78,8 @@ fn a_process_follows_a_person_and_not_another_learner() {
         ..first.learning.seen
     };
     let noted = came_to(1, State::Canary { percent: 20 }, None, None, 2 * HOUR);
-    first.learning.decide(share, vec![noted]).unwrap();
+    let decided = first.learning.decide(share, vec![noted], |_| Ok(()));
+    decided.unwrap();
     let failure = second.learning.follow().unwrap_err();
     assert_eq!(failure.kind, Kind::Rival);
 }
