@@ -35,6 +35,32 @@ pub enum Cause {
     Inputs,
 }
 
+/// Which check put labels aside. Each is asked where those before it believed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// They say the opposite of what the champion expects of any labels.
+    Contradiction,
+    /// They hardly ever say "genuine".
+    Scarcity,
+    /// Their inputs are distributed as never before.
+    Drift,
+    /// Too many values are beyond all that the model started from.
+    Tails,
+    /// They say fraud far too often, in periods that have too few labels to tell alone.
+    Flood,
+    /// They say fraud too seldom.
+    Silence,
+}
+
+/// What the reasons of checks had in them before entries named the check, but for inputs that moved.
+const WORDS: [(&str, Check); 4] = [
+    ("genuine labels seem not to come", Check::Scarcity),
+    ("are beyond all that the model started from", Check::Tails),
+    ("in the newest periods together, ", Check::Flood),
+    ("does the feed of labels still say", Check::Silence),
+];
+
 impl Entry {
     /// Whether a person chose it.
     pub fn is_by_a_person(&self) -> bool {
@@ -43,8 +69,18 @@ impl Entry {
         })
     }
 
+    /// Which check put labels aside, where an older release wrote it: by the words of its reason.
+    pub fn check_by_words(&self) -> Check {
+        if self.is_for_inputs() {
+            return Check::Drift;
+        }
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let known = WORDS.iter().find(|(words, _)| reason.contains(*words));
+        known.map_or(Check::Contradiction, |(_, check)| *check)
+    }
+
     /// Whether it was for the inputs of labelled events, which are not what they were.
-    pub fn is_for_inputs(&self) -> bool {
+    fn is_for_inputs(&self) -> bool {
         self.is_of(Cause::Inputs, |reason| reason.starts_with("input '"))
     }
 
@@ -87,6 +123,9 @@ pub enum Event {
         first: u64,
         /// The last label's.
         last: u64,
+        /// Which check says so. None where an older release wrote it: [`Entry::check_by_words`] tells it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        check: Option<Check>,
     },
     /// Versions were removed, for there are newer ones.
     Removed {
@@ -170,11 +209,18 @@ mod tests {
 
     #[test]
     fn a_line_is_pinned() {
-        let line = r#"{"at_us":6,"event":"labels_refused","first":3,"last":8,"reason":"input 'a' moved","cause":"inputs"}"#;
-        let refused = entry(line);
-        assert_eq!(refused.cause, Some(Cause::Inputs));
-        assert_eq!(refused.event, Event::LabelsRefused { first: 3, last: 8 });
-        assert_eq!(serde_json::to_string(&refused).unwrap(), line);
+        // An older release names no check.
+        for (named, check) in [("", None), (r#""check":"drift","#, Some(Check::Drift))] {
+            let line = format!(
+                r#"{{"at_us":6,"event":"labels_refused","first":3,"last":8,{named}"reason":"input 'a' moved","cause":"inputs"}}"#
+            );
+            let refused = entry(&line);
+            assert_eq!(refused.cause, Some(Cause::Inputs));
+            let (first, last) = (3, 8);
+            let expected = Event::LabelsRefused { first, last, check };
+            assert_eq!(refused.event, expected);
+            assert_eq!(serde_json::to_string(&refused).unwrap(), line);
+        }
     }
 
     #[test]
@@ -207,8 +253,28 @@ mod tests {
         let refused = "\"event\":\"labels_refused\",\"first\":3,\"last\":8";
         assert!(of(version, "version 3 was chosen by a person").is_by_a_person());
         assert!(!of(version, "a newer version took its place").is_by_a_person());
-        assert!(of(refused, "input 'amount' moved: far").is_for_inputs());
-        assert!(!of(refused, "397 of 400 labels are frauds").is_for_inputs());
+        for (reason, check) in [
+            ("input 'amount' moved: far", Check::Drift),
+            ("397 of 400 labels are frauds where …", Check::Contradiction),
+            (
+                "in the newest periods together, 21 of 120 labels are frauds where …",
+                Check::Flood,
+            ),
+            (
+                "21 of the newest 21 labels say fraud where …: genuine labels seem not to come (…)",
+                Check::Scarcity,
+            ),
+            (
+                "values of input 'amount' are beyond all that the model started from in 9 of 20 events, …",
+                Check::Tails,
+            ),
+            (
+                "0 of the newest 9 labels are frauds where …: does the feed of labels still say which …",
+                Check::Silence,
+            ),
+        ] {
+            assert_eq!(of(refused, reason).check_by_words(), check, "{reason}");
+        }
     }
 
     #[test]

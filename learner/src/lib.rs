@@ -43,7 +43,7 @@ pub use encoder::Encoder;
 pub use error::{InputsDiffer, LearnerError, Rejection};
 pub use examples::{Examples, InputKind};
 pub use gate::{Comparison, GateSettings, Harm, Interval, Lack, Paired};
-pub use journal::{Cause, Entry, Event, Made, State, Watched};
+pub use journal::{Cause, Check, Entry, Event, Made, State, Watched};
 pub use layer::Layer;
 pub use manifest::{Manifest, Prequential, inputs_hash};
 pub use metrics::{Metrics, average_precision, calibration_error, log_loss, reliability, roc_auc};

@@ -8,7 +8,7 @@ mod silence;
 mod usual;
 
 use millrace_learner::{
-    Cause, Drift, DriftWatch, Encoder, Examples, GateSettings, Histograms, Model, Outlying,
+    Cause, Check, Drift, DriftWatch, Encoder, Examples, GateSettings, Histograms, Model, Outlying,
     TailWatch, Tails, roc_auc,
 };
 
@@ -37,24 +37,31 @@ pub(super) struct Checks {
 
 /// Why a period's labels are put aside.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Disbelief {
-    /// The labels, or some of their inputs, contradict what is known: they stay aside.
-    Labels(String),
-    /// The inputs are not what they were: they are learned once they are usual.
-    Inputs(String),
+pub(super) struct Disbelief {
+    check: Check,
+    reason: String,
 }
 
 impl Disbelief {
+    fn of(check: Check, reason: String) -> Self {
+        Self { check, reason }
+    }
+
+    /// Which check says so.
+    pub(super) fn check(&self) -> Check {
+        self.check
+    }
+
     pub(super) fn reason(&self) -> &str {
-        match self {
-            Self::Labels(reason) | Self::Inputs(reason) => reason,
-        }
+        &self.reason
     }
 
     pub(super) fn cause(&self) -> Cause {
-        match self {
-            Self::Labels(_) => Cause::Labels,
-            Self::Inputs(_) => Cause::Inputs,
+        match self.check {
+            // They are learned once their inputs are usual.
+            Check::Drift => Cause::Inputs,
+            // The labels, or some of their inputs, contradict what is known: they stay aside.
+            _ => Cause::Labels,
         }
     }
 }
@@ -136,13 +143,13 @@ impl Checks {
     ) -> Outcome<Option<Disbelief>> {
         let inputs = self.with_those_before(fresh.inputs());
         if let Some(reason) = contradiction(fresh, scores, settings) {
-            return Ok(Some(Disbelief::Labels(reason)));
+            return Ok(Some(Disbelief::of(Check::Contradiction, reason)));
         }
         let before = self.scarcity;
         let (labels, frauds) = (fresh.len(), fresh.frauds());
         let ratio = settings.max_fraud_ratio;
         if let Some(reason) = self.scarcity.hear(end_us, labels, frauds, ratio) {
-            return Ok(Some(Disbelief::Labels(reason)));
+            return Ok(Some(Disbelief::of(Check::Scarcity, reason)));
         }
         let mut disbelief = self.disbelief_of_inputs(names, fresh, &inputs, settings);
         if disbelief.is_none() {
@@ -186,7 +193,7 @@ impl Checks {
             false => Vec::new(),
         };
         if let Some(reason) = moved(&drifts, names) {
-            return Some(Disbelief::Inputs(reason));
+            return Some(Disbelief::of(Check::Drift, reason));
         }
         let mut tails = Tails::new(encoder);
         tails.add(encoder, fresh.inputs());
@@ -197,7 +204,7 @@ impl Checks {
             usual.unlearned = 0;
             usual.watch.remember(&stability);
         }
-        reason.map(Disbelief::Labels)
+        reason.map(|reason| Disbelief::of(Check::Tails, reason))
     }
 
     /// Why labels that say fraud too often, or too seldom, must not be learned, if they do.
@@ -209,7 +216,7 @@ impl Checks {
         settings: &GateSettings,
     ) -> Outcome<Option<Disbelief>> {
         if let Some(reason) = self.flood.hear(fresh.labels(), scores, settings) {
-            return Ok(Some(Disbelief::Labels(reason)));
+            return Ok(Some(Disbelief::of(Check::Flood, reason)));
         }
         let (labels, frauds) = self.believed;
         let usual = frauds as f64 / labels.max(1) as f64;
@@ -219,7 +226,7 @@ impl Checks {
             self.believed.0 += fresh.len();
             self.believed.1 += fresh.frauds();
         }
-        Ok(reason.map(Disbelief::Labels))
+        Ok(reason.map(|reason| Disbelief::of(Check::Silence, reason)))
     }
 
     /// Takes labels that a process before this one has believed, or has put aside, with a model that had not learned them
@@ -245,13 +252,10 @@ impl Checks {
         Ok(())
     }
 
-    /// Begins to count for a flood of frauds anew, with labels that were put aside, or none, and probabilities of them. Those
-    /// that were put aside for what they say alone were not counted.
-    pub(super) fn begin_flood(&mut self, labels: &[f32], scores: &[f32], settings: &GateSettings) {
-        self.flood = Flood::default();
-        if contradiction_of(labels, scores, settings).is_none() {
-            self.recall_flood(labels, scores, settings);
-        }
+    /// Begins to count for a flood of frauds anew, with labels that were put aside for one, or none, and probabilities of
+    /// them.
+    pub(super) fn begin_flood(&mut self, labels: Vec<f32>, scores: Vec<f32>) {
+        self.flood = Flood::begun_with(labels, scores);
     }
 
     /// Counts labels that were believed, and probabilities that were expected of them.
@@ -417,7 +421,7 @@ mod tests {
     }
 
     /// Why periods of so many rows, all of one amount, are put aside, one after the other.
-    fn refused(checks: &mut Checks, rows: &[usize], amount: f32) -> Vec<Option<Cause>> {
+    fn refused(checks: &mut Checks, rows: &[usize], amount: f32) -> Vec<Option<Check>> {
         let settings = GateSettings::default();
         let judged = rows.iter().map(|rows| {
             let mut fresh = Examples::new(1);
@@ -427,7 +431,7 @@ mod tests {
             let inputs = checks.with_those_before(fresh.inputs());
             let names = ["amount".to_owned()];
             let disbelief = checks.disbelief_of_inputs(&names, &fresh, &inputs, &settings);
-            disbelief.map(|it| it.cause())
+            disbelief.map(|it| it.check())
         });
         judged.collect()
     }
@@ -441,14 +445,14 @@ mod tests {
         assert_eq!(refused(&mut checks(), &[1, 3], 50.0), [None, None]);
         let many = refused(&mut checks(), &[5; 10], 50.0);
         assert_eq!(many.first(), Some(&None));
-        assert_eq!(many.last(), Some(&Some(Cause::Inputs)));
-        assert_eq!(refused(&mut checks(), &[60], 50.0), [Some(Cause::Inputs)]);
+        assert_eq!(many.last(), Some(&Some(Check::Drift)));
+        assert_eq!(refused(&mut checks(), &[60], 50.0), [Some(Check::Drift)]);
         // What is usual was not learned of handfuls either.
         let quiet = history_of_handfuls();
         let (history, encoder) = (&quiet.0, &quiet.1);
         let (newest, end_us) = (history.newest(), 2_001 * HOUR);
         let mut checks = Checks::new(encoder, history, newest, end_us, HOUR, 0, &settings);
-        assert_eq!(refused(&mut checks, &[60], 50.0), [Some(Cause::Inputs)]);
+        assert_eq!(refused(&mut checks, &[60], 50.0), [Some(Check::Drift)]);
     }
 
     fn history_of_handfuls() -> (History, Encoder) {

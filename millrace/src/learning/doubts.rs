@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use millrace_learner::{Cause, Entry, Event, Examples};
+use millrace_learner::{Cause, Check, Entry, Event, Examples};
 
 use super::Learning;
 use super::checks::Disbelief;
@@ -56,20 +56,25 @@ impl Learning {
             return Ok(false);
         };
         let (first, last) = (self.history.number(*first), self.history.number(*last));
+        let check = disbelief.check();
         let mut notes = vec![Entry {
             at_us,
-            event: Event::LabelsRefused { first, last },
+            event: Event::LabelsRefused {
+                first,
+                last,
+                check: Some(check),
+            },
             reason: Some(disbelief.reason().to_owned()),
             cause: Some(disbelief.cause()),
         }];
         let mut unusual = self.unusual.clone();
-        let is_new_normal = match disbelief {
-            // It does not say that inputs are usual again: where they are not, a champion's scores may be of no use.
-            Disbelief::Labels(_) => false,
-            Disbelief::Inputs(_) => {
+        let is_new_normal = match check {
+            Check::Drift => {
                 unusual.push(first..=last);
                 unusual.len() >= self.settings().gate.unusual_periods.max(1)
             }
+            // It does not say that inputs are usual again: where they are not, a champion's scores may be of no use.
+            _ => false,
         };
         if is_new_normal {
             notes.extend(self.notes_of_release(&unusual, at_us));
@@ -78,7 +83,7 @@ impl Learning {
         self.note(notes)?;
         metrics::counter!("millrace_updates_total", "outcome" => "labels_refused").increment(1);
         self.unusual = unusual;
-        self.history.put_aside(first..=last);
+        self.history.put_aside(first..=last, check);
         self.dealt_with = self.dealt_with.max(last);
         Ok(is_new_normal)
     }

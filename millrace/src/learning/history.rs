@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
-use millrace_learner::{Examples, InputKind};
+use millrace_learner::{Check, Examples, InputKind};
 
 use crate::failure::Outcome;
 use crate::labels::Example;
@@ -20,8 +20,8 @@ pub(super) struct History {
     known_us: VecDeque<i64>,
     frauds: VecDeque<bool>,
     inputs: VecDeque<f32>,
-    /// Numbers of labels that must not be learned, in ascending ranges that have none in common.
-    aside: Vec<RangeInclusive<u64>>,
+    /// Numbers of labels that must not be learned, in ascending ranges that have none in common, and which check says so.
+    aside: Vec<(RangeInclusive<u64>, Check)>,
     /// Numbers of examples whose label was wrong, each of which another has taken the place of …
     replaced: BTreeSet<u64>,
     /// … and the numbers of those.
@@ -112,7 +112,7 @@ impl History {
         }
         self.retain(&stays);
         if let Some(first) = self.numbers.front() {
-            self.aside.retain(|range| range.end() >= first);
+            self.aside.retain(|(range, _)| range.end() >= first);
             self.replaced = self.replaced.split_off(first);
             self.corrections = self.corrections.split_off(first);
         }
@@ -138,29 +138,36 @@ impl History {
         }
     }
 
-    /// Puts labels aside: from then on no sample holds them.
-    pub(super) fn put_aside(&mut self, numbers: RangeInclusive<u64>) {
-        let before = |range: &RangeInclusive<u64>| range.start() <= numbers.start();
-        let at = self.aside.partition_point(before);
+    /// Puts labels aside that a check does not believe: from then on no sample holds them.
+    pub(super) fn put_aside(&mut self, numbers: RangeInclusive<u64>, check: Check) {
+        let at = self
+            .aside
+            .partition_point(|(range, _)| range.start() <= numbers.start());
         if at
             .checked_sub(1)
-            .is_none_or(|last| self.aside[last] != numbers)
+            .is_none_or(|last| self.aside[last].0 != numbers)
         {
-            self.aside.insert(at, numbers);
+            self.aside.insert(at, (numbers, check));
         }
     }
 
-    /// Whether a label is put aside. There may be a range for each hour of a month.
+    /// Whether a label is put aside.
     pub(super) fn is_aside(&self, number: u64) -> bool {
-        let at = self.aside.partition_point(|range| *range.end() < number);
-        self.aside
-            .get(at)
-            .is_some_and(|range| range.contains(&number))
+        self.refused_by(number).is_some()
+    }
+
+    /// Which check put a label aside, if one did. There may be a range for each hour of a month.
+    pub(super) fn refused_by(&self, number: u64) -> Option<Check> {
+        let at = self
+            .aside
+            .partition_point(|(range, _)| *range.end() < number);
+        let (range, check) = self.aside.get(at)?;
+        range.contains(&number).then_some(*check)
     }
 
     /// Takes labels back that were put aside.
     pub(super) fn take_back(&mut self, numbers: &RangeInclusive<u64>) {
-        self.aside.retain(|range| range != numbers);
+        self.aside.retain(|(range, _)| range != numbers);
     }
 
     /// Number of the newest example, 0 without one.
@@ -247,6 +254,20 @@ impl History {
         (from..to.max(from)).filter(is_there).collect()
     }
 
+    /// Rows of numbers that are believed, and those that one of some checks put aside: the rows that a check has counted.
+    pub(super) fn believed_or(
+        &self,
+        checks: &[Check],
+        numbers: &RangeInclusive<u64>,
+    ) -> Vec<usize> {
+        let mut rows = self.among(numbers);
+        rows.retain(|row| {
+            let check = self.refused_by(self.numbers[*row]);
+            check.is_none_or(|check| checks.contains(&check))
+        });
+        rows
+    }
+
     /// The rows of a range that are not put aside, and that no correction has taken the place of.
     pub(super) fn believed(
         &self,
@@ -299,6 +320,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const CHECK: Check = Check::Contradiction;
+
     fn example(known_us: i64, inputs_tag: u32) -> Example {
         Example {
             known_us,
@@ -337,7 +360,7 @@ mod tests {
     fn what_is_put_aside_is_in_no_sample_until_it_is_taken_back() {
         let mut history = history(6);
         for _ in 0..2 {
-            history.put_aside(3..=4);
+            history.put_aside(3..=4, CHECK);
         }
         assert_eq!(history.aside.len(), 1);
         assert_eq!(history.between(1, 1_000), [1, 4, 5]);
@@ -350,7 +373,7 @@ mod tests {
     fn what_is_put_aside_is_found_among_many_ranges() {
         let mut history = history(9);
         for numbers in [5..=6, 1..=1, 8..=9] {
-            history.put_aside(numbers);
+            history.put_aside(numbers, CHECK);
         }
         let numbers = |history: &History| -> Vec<u64> {
             let rows = history.between(0, 1_000).into_iter();
@@ -359,6 +382,19 @@ mod tests {
         assert_eq!(numbers(&history), [2, 3, 4, 7]);
         history.take_back(&(5..=6));
         assert_eq!(numbers(&history), [2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn which_check_put_labels_aside_is_known() {
+        let mut history = history(9);
+        for (numbers, check) in [(2..=3, Check::Silence), (5..=6, Check::Drift)] {
+            history.put_aside(numbers, check);
+        }
+        let checks = [1, 3, 4, 5].map(|number| history.refused_by(number));
+        let expected = [None, Some(Check::Silence), None, Some(Check::Drift)];
+        assert_eq!(checks, expected);
+        let counted = history.believed_or(&[Check::Silence, Check::Flood], &(2..=8));
+        assert_eq!(counted, [1, 2, 3, 6, 7]);
     }
 
     #[test]
@@ -379,19 +415,19 @@ mod tests {
     fn what_is_put_aside_pushes_no_believed_labels_out() {
         let mut history = history(12);
         for numbers in [2..=2, 5..=9] {
-            history.put_aside(numbers);
+            history.put_aside(numbers, CHECK);
         }
         history.trim(3, 12);
         assert_eq!(history.numbers, [7, 8, 9, 10, 11, 12]);
         history.push(13, example(130, 7));
-        history.put_aside(13..=13);
+        history.put_aside(13..=13, CHECK);
         history.trim(3, 13);
         assert_eq!(history.numbers, [8, 9, 10, 11, 12, 13]);
         // Some in the middle go, with all that is known of them.
         for number in 14..=16 {
             history.push(number, example(number as i64 * 10, 7));
         }
-        history.put_aside(14..=16);
+        history.put_aside(14..=16, CHECK);
         history.trim(3, 16);
         assert_eq!(history.numbers, [10, 11, 12, 14, 15, 16]);
         assert_eq!(history.known_us, [100, 110, 120, 140, 150, 160]);
@@ -426,7 +462,7 @@ mod tests {
     #[test]
     fn a_corrected_label_is_in_samples_once() {
         let mut history = history(6);
-        history.put_aside(2..=2);
+        history.put_aside(2..=2, CHECK);
         for replaced in [2, 4] {
             let number = history.last_read + 1;
             history.push(number, example(70, 7));
@@ -434,7 +470,7 @@ mod tests {
         }
         assert_eq!(history.between(0, 1_000), [0, 2, 4, 5, 6, 7]);
         assert_eq!(history.between(3, 71), [4, 5, 6, 7]);
-        history.put_aside(3..=3);
+        history.put_aside(3..=3, CHECK);
         assert_eq!(history.among(&(2..=5)), [2, 4]);
         history.take_back(&(3..=3));
         assert_eq!(history.first_known_after(3), Some(50));
@@ -453,7 +489,7 @@ mod tests {
         let mut history = history(6);
         history.push(7, example(70, 7));
         history.correct(7, 2);
-        history.put_aside(3..=4);
+        history.put_aside(3..=4, CHECK);
         for _ in 0..2 {
             history.forget(&BTreeSet::from([3, 5, 7, 9]));
             assert_eq!(history.numbers, [1, 2, 4, 6]);

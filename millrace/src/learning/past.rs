@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use millrace_learner::{Aliases, Entry, Event, Made, Manifest, State};
+use millrace_learner::{Aliases, Check, Entry, Event, Made, Manifest, State};
 
 use super::reigns::Reigns;
 use super::served::Served;
@@ -17,14 +17,16 @@ pub(super) struct Past {
     pub(super) made: BTreeMap<u64, Made>,
     /// Versions that were removed.
     removed: BTreeSet<u64>,
-    /// Labels that are put aside.
-    pub(super) aside: Vec<RangeInclusive<u64>>,
+    /// Labels that are put aside, and which check says so.
+    pub(super) aside: Vec<(RangeInclusive<u64>, Check)>,
     /// The last label that ever was.
     pub(super) refused_until: u64,
     /// Labels that were released, and that no version has learned yet.
     pub(super) released: Option<Released>,
-    /// The newest that were put aside, if that was for what they say and none were released since.
-    pub(super) refused: Option<RangeInclusive<u64>>,
+    /// The newest that were put aside for a flood of frauds, if none were released since.
+    pub(super) flood: Option<RangeInclusive<u64>>,
+    /// Number of the last label with which the count of a flood began anew: of those, or of the newest that were released.
+    pub(super) flood_until: u64,
     /// Labels of the newest periods that were put aside for their inputs, with none between them that was believed.
     pub(super) unusual: Vec<RangeInclusive<u64>>,
     /// The newest version under test, as long as nobody chose another.
@@ -101,21 +103,26 @@ impl Past {
                         past.unusual.clear();
                     }
                 }
-                Event::LabelsRefused { first, last } => {
-                    past.aside.push(*first..=*last);
+                Event::LabelsRefused { first, last, check } => {
+                    let check = check.unwrap_or_else(|| entry.check_by_words());
+                    past.aside.push((*first..=*last, check));
                     past.refused_until = past.refused_until.max(*last);
                     past.reigns.ended(*last);
                     past.released = None;
-                    let is_for_inputs = entry.is_for_inputs();
-                    past.refused = (!is_for_inputs).then_some(*first..=*last);
-                    if is_for_inputs {
-                        past.unusual.push(*first..=*last);
+                    match check {
+                        Check::Drift => past.unusual.push(*first..=*last),
+                        Check::Flood => {
+                            past.flood = Some(*first..=*last);
+                            past.flood_until = *last;
+                        }
+                        _ => {}
                     }
                 }
                 Event::LabelsReleased { first, last } => {
-                    past.aside.retain(|range| *range != (*first..=*last));
+                    past.aside.retain(|(range, _)| *range != (*first..=*last));
                     past.unusual.clear();
-                    past.refused = None;
+                    past.flood = None;
+                    past.flood_until = past.flood_until.max(*last);
                     past.reigns.released(*first);
                     let numbers = match past.released.take() {
                         Some(others) => {
@@ -346,32 +353,52 @@ mod tests {
     }
 
     #[test]
-    fn labels_that_were_put_aside_last_for_what_they_say_are_known() {
-        let entry = |event, cause| Entry {
+    fn with_which_labels_the_count_of_a_flood_began_anew_is_known() {
+        let entry = |event| Entry {
             at_us: 0,
             event,
             reason: None,
-            cause: Some(cause),
+            cause: None,
         };
-        let refused = |first: u64, cause| {
-            let last = first + 4;
-            entry(Event::LabelsRefused { first, last }, cause)
+        let refused = |first: u64, check: Check| {
+            entry(Event::LabelsRefused {
+                first,
+                last: first + 4,
+                check: Some(check),
+            })
         };
-        let (first, last) = (11, 15);
-        let released = entry(Event::LabelsReleased { first, last }, OURS);
+        let (first, last) = (16, 20);
         let mut journal = Vec::new();
-        for (next, expected) in [
-            (refused(1, Cause::Labels), Some(1..=5)),
-            (refused(6, Cause::Labels), Some(6..=10)),
-            (refused(11, Cause::Inputs), None),
-            (refused(16, Cause::Labels), Some(16..=20)),
-            (released, None),
+        for (next, flood, until) in [
+            (refused(1, Check::Contradiction), None, 0),
+            (refused(6, Check::Flood), Some(6..=10), 10),
+            (refused(11, Check::Silence), Some(6..=10), 10),
+            (refused(16, Check::Drift), Some(6..=10), 10),
+            (entry(Event::LabelsReleased { first, last }), None, 20),
+            (refused(21, Check::Tails), None, 20),
         ] {
             journal.push(next);
             let past = Past::of(&journal);
-            assert_eq!(past.refused, expected);
+            assert_eq!((past.flood, past.flood_until), (flood, until));
         }
-        assert_eq!(Past::of(&journal).refused_until, 20);
+        assert_eq!(Past::of(&journal).refused_until, 25);
+    }
+
+    #[test]
+    fn which_check_put_labels_aside_is_told_by_words_where_an_older_release_wrote_it() {
+        let refused = |reason: &str| Entry {
+            at_us: 0,
+            event: Event::LabelsRefused {
+                first: 1,
+                last: 5,
+                check: None,
+            },
+            reason: Some(reason.to_owned()),
+            cause: Some(Cause::Labels),
+        };
+        let past = Past::of(&[refused("in the newest periods together, 21 of 120 labels")]);
+        assert_eq!(past.aside, [(1..=5, Check::Flood)]);
+        assert_eq!(past.flood, Some(1..=5));
     }
 
     #[test]
@@ -383,7 +410,9 @@ mod tests {
             cause: Some(Cause::Inputs),
         };
         let numbers = [(11, 15), (16, 20)];
-        let refused = numbers.map(|(first, last)| entry(Event::LabelsRefused { first, last }));
+        let check = Some(Check::Drift);
+        let refused = |(first, last)| entry(Event::LabelsRefused { first, last, check });
+        let refused = numbers.map(refused);
         let released = numbers.map(|(first, last)| entry(Event::LabelsReleased { first, last }));
         let begun = [refused.to_vec(), released.to_vec()].concat();
         let expected = Released {
@@ -397,6 +426,7 @@ mod tests {
         let next = vec![entry(Event::LabelsRefused {
             first: 21,
             last: 25,
+            check,
         })];
         for (news, expected) in [
             (Vec::new(), Some(expected.clone())),
@@ -406,32 +436,33 @@ mod tests {
         ] {
             let past = Past::of(&[begun.clone(), news].concat());
             assert_eq!(past.released, expected);
-            assert!(past.aside.iter().all(|range| *range.start() == 21));
+            assert!(past.aside.iter().all(|(range, _)| *range.start() == 21));
         }
     }
 
     #[test]
     fn labels_that_say_too_much_do_not_end_a_row_of_unusual_inputs() {
-        let refused = |first: u64, cause: Cause| Entry {
+        let refused = |(first, check): (u64, Check)| Entry {
             at_us: 0,
             event: Event::LabelsRefused {
                 first,
                 last: first + 4,
+                check: Some(check),
             },
             reason: None,
-            cause: Some(cause),
+            cause: None,
         };
         let mut journal = journal(&[(1, State::Champion, OURS)], false);
-        for (first, cause) in [
-            (11, Cause::Inputs),
-            (16, Cause::Labels),
-            (21, Cause::Inputs),
-        ] {
-            journal.push(refused(first, cause));
-        }
+        let checks = [
+            (11, Check::Drift),
+            (16, Check::Contradiction),
+            (21, Check::Drift),
+        ];
+        journal.extend(checks.map(refused));
         let past = Past::of(&journal);
         assert_eq!(past.unusual, [11..=15, 21..=25]);
-        assert_eq!(past.aside, [11..=15, 16..=20, 21..=25]);
+        let aside = checks.map(|(first, check)| (first..=first + 4, check));
+        assert_eq!(past.aside, aside);
     }
 
     #[test]

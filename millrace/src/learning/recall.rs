@@ -23,14 +23,14 @@ impl Learning {
     /// a flood of frauds.
     pub(super) fn score_again(&mut self, known: &mut Known, until: u64) -> Outcome<()> {
         let scored = self.rows_to_recall(until);
-        let (refused, heard) = self.rows_of_flood(&known.past, until);
-        let firsts = [&scored, &refused, &heard].map(|rows| rows.first().map(|row| row.0));
+        let (flood, heard) = self.rows_of_flood(&known.past, until);
+        let firsts = [&scored, &flood, &heard].map(|rows| rows.first().map(|row| row.0));
         let Some(oldest) = firsts.into_iter().flatten().min() else {
             return Ok(());
         };
         let line = self.line(oldest, known)?;
         self.recall_scores(&line, &scored)?;
-        self.recall_flood(&line, &refused, &heard)
+        self.recall_flood(&line, &flood, &heard)
     }
 
     /// Takes from the log which labels were known when a model last started afresh: one that was refused is not tried again

@@ -1,6 +1,8 @@
 //! How often labels said fraud, counted again by a process that starts: too seldom for long, or too often together. The
 //! first is also counted again where labels are released that were put aside. What comes of it says `checks.rs`.
 
+use millrace_learner::Check;
+
 use super::Learning;
 use super::checks::lack_after;
 use super::history::History;
@@ -89,19 +91,21 @@ impl Learning {
         first
     }
 
-    /// Rows, by number, of the newest period that was put aside for what its labels say, and of those since: frauds are
-    /// counted from there on.
+    /// Rows, by number, of the newest period that was put aside for a flood of frauds, and of those that were counted since:
+    /// frauds are counted from there on. Of the periods that were put aside for another reason, those with too few frauds
+    /// were counted: that is asked only after this.
     pub(super) fn rows_of_flood(
         &self,
         past: &Past,
         until: u64,
     ) -> (Vec<(u64, usize)>, Vec<(u64, usize)>) {
         let history = &self.history;
-        let mut heard = history.by_number(&history.numbered(past.refused_until, until));
+        let since = past.flood_until + 1..=until;
+        let mut heard = history.by_number(&history.believed_or(&[Check::Silence], &since));
         let surplus = heard.len().saturating_sub(HEARD);
         heard.drain(..surplus);
-        match &past.refused {
-            Some(refused) if surplus == 0 => (history.by_number(&history.among(refused)), heard),
+        match &past.flood {
+            Some(flood) if surplus == 0 => (history.by_number(&history.among(flood)), heard),
             _ => (Vec::new(), heard),
         }
     }
@@ -110,7 +114,7 @@ impl Learning {
     pub(super) fn recall_flood(
         &mut self,
         line: &Line,
-        refused: &[(u64, usize)],
+        flood: &[(u64, usize)],
         heard: &[(u64, usize)],
     ) -> Outcome<()> {
         let every = micros(self.plan().settings.every);
@@ -120,8 +124,8 @@ impl Learning {
             return Ok(());
         };
         let gate = &self.workspace.settings.learner.gate;
-        let (labels, scores) = scored_again(history, line, refused)?;
-        checks.begin_flood(&labels, &scores, gate);
+        let (labels, scores) = scored_again(history, line, flood)?;
+        checks.begin_flood(labels, scores);
         for rows in heard.chunk_by(|a, b| period(a) == period(b)) {
             let (labels, scores) = scored_again(history, line, rows)?;
             checks.recall_flood(&labels, &scores, gate);

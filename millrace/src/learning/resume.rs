@@ -39,8 +39,8 @@ impl Learning {
         };
         let champion = self.load(champion)?;
         let past = self.past(&champion, &journal)?;
-        for range in &past.aside {
-            self.history.put_aside(range.clone());
+        for (range, check) in &past.aside {
+            self.history.put_aside(range.clone(), *check);
         }
         self.unusual.clone_from(&past.unusual);
         self.released.clone_from(&past.released);

@@ -16,6 +16,7 @@ mod descent;
 mod genuine;
 mod machine;
 mod persons;
+mod refusals;
 mod replays;
 mod rivals;
 mod rollbacks;

@@ -185,7 +185,9 @@ fn the_folder_of_an_older_release_opens() {
         assert_eq!(registry.aliases().unwrap(), imported);
         let entries = registry.journal_entries().unwrap();
         assert_eq!(entries.len(), 3);
-        assert_eq!(entries[1].event, Event::LabelsRefused { first: 3, last: 8 });
+        let (first, last, check) = (3, 8, None);
+        let refused = Event::LabelsRefused { first, last, check };
+        assert_eq!(entries[1].event, refused);
         assert_eq!(
             registry.state(2).unwrap().unwrap().0,
             State::Canary { percent: 10 }

@@ -15,6 +15,11 @@ pub(super) struct Flood {
 }
 
 impl Flood {
+    /// Begins anew with the labels of a period that was put aside for a flood, as [`Self::hear`] does.
+    pub(super) fn begun_with(labels: Vec<f32>, scores: Vec<f32>) -> Self {
+        Self { labels, scores }
+    }
+
     /// Takes a period's labels and the champion's probabilities of them. Why they are not believed, if periods together
     /// say what one of them is too short to say.
     ///
