@@ -166,7 +166,7 @@ impl TailWatch {
         outlying
     }
 
-    /// Takes a period that was put aside before, the newest so far: whether it is one more in a row.
+    /// Takes a period that was put aside for these values before, the newest so far: whether it is one more in a row.
     pub fn recall(&mut self, period: Tails) {
         match self.unusual(&period).is_empty() {
             true => self.run.clear(),
@@ -174,7 +174,7 @@ impl TailWatch {
         }
     }
 
-    /// Takes a period that was believed before, the newest so far. If it is not usual, it came after so many that were not
+    /// Takes a period that was found usual before, the newest so far. If it is not usual, it came after so many that were not
     /// that what they had was usual from then on.
     pub fn believe(&mut self, period: Tails) {
         if self.unusual(&period).is_empty() {

@@ -90,10 +90,10 @@ impl Checks {
         Self {
             encoder: encoder.clone(),
             inputs: UsualInputs::new(encoder, history, &rows, end_us, every_us),
-            tails: usual_tails(encoder, history, &rows, until, every_us, fitted),
+            tails: usual_tails(encoder, history, until, every_us, fitted),
             newest: newest_inputs(history, until),
             believed: with_frauds(history, &rows),
-            scarcity: heard(history, &rows, until, every_us, settings),
+            scarcity: heard(history, until, every_us, settings),
             silence: Silence::default(),
             flood: Flood::default(),
         }
@@ -229,8 +229,8 @@ impl Checks {
         Ok(reason.map(|reason| Disbelief::of(Check::Silence, reason)))
     }
 
-    /// Takes labels that a process before this one has believed, or has put aside, with a model that had not learned them
-    /// and the share of labels that said fraud before: how often they said fraud counts on.
+    /// Takes labels that a process before this one has believed, or put aside for how seldom they said fraud, with a model
+    /// that had not learned them and the share of labels that said fraud before: how often they said so counts on.
     ///
     /// # Errors
     /// Inputs that the model cannot score.
@@ -239,16 +239,11 @@ impl Checks {
         labels: &Examples,
         model: &Model,
         usual: f64,
-        is_aside: bool,
         settings: &GateSettings,
     ) -> Outcome<()> {
-        let before = is_aside.then(|| self.silence.clone());
         let ratio = settings.max_fraud_ratio;
-        let reason = self.silence.hear_labels(labels, model, usual, ratio)?;
-        // What was put aside for another reason was not counted.
-        if let Some(before) = before.filter(|_| reason.is_none()) {
-            self.silence = before;
-        }
+        // Whether they were to be believed was decided then.
+        self.silence.hear_labels(labels, model, usual, ratio)?;
         Ok(())
     }
 

@@ -29,13 +29,13 @@ impl Learning {
         let (labels, frauds) = checks.believed();
         let usual = frauds as f64 / labels.max(1) as f64;
         let every = micros(self.plan().settings.every);
-        let believed = self.history.numbered(0, self.judged_until());
+        let until = self.judged_until();
+        let believed = self.history.numbered(0, until);
         let first = self.first_since_none_lacked(&believed, usual, every);
         let after = first.checked_sub(1).map(|last| believed[last]);
         let after = after.map_or(0, |row| self.history.number(row));
-        // Those that were put aside too: whether it was for this is seen again.
-        let rows = self.history.among(&(after + 1..=self.judged_until()));
-        let rows = self.history.by_number(&rows);
+        let heard = self.heard_by_silence(after, until);
+        let rows = self.history.by_number(&heard);
         if rows.is_empty() {
             return Ok(());
         }
@@ -51,18 +51,23 @@ impl Learning {
         let gate = &self.workspace.settings.learner.gate;
         let period = |(_, row): &(u64, usize)| history.period(*row, every);
         for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
-            let Some((number, first)) = rows.first() else {
+            let Some((number, _)) = rows.first() else {
                 continue;
             };
             // Where no version is left that has not learned them, nothing can be said.
             let Some(model) = line.model_of(*number) else {
                 continue;
             };
-            let is_aside = believed.binary_search(first).is_err();
             let labels = history.unweighted(rows.iter().map(|(_, row)| *row))?;
-            checks.recall_silence(&labels, model, usual, is_aside, gate)?;
+            checks.recall_silence(&labels, model, usual, gate)?;
         }
         Ok(())
+    }
+
+    /// Rows after a number, up to another, whose frauds were counted for whether they are too few.
+    fn heard_by_silence(&self, after: u64, until: u64) -> Vec<usize> {
+        let numbers = after + 1..=until;
+        self.history.believed_or(&[Check::Silence], &numbers)
     }
 
     /// Where in believed rows the period begins that follows the newest after which no frauds can have lacked, of the newest
@@ -74,16 +79,13 @@ impl Learning {
         let mut seen = 0;
         // The most that can have lacked, whatever a champion expected: never more is taken than what was usual.
         let mut lack = f64::INFINITY;
-        let rows = self.history.among(&(0..=self.judged_until()));
+        let rows = self.heard_by_silence(0, self.judged_until());
         for rows in rows.chunk_by(|a, b| period(a) == period(b)) {
             let frauds = rows.iter().filter(|row| self.history.is_fraud(**row));
             let expected = MORE_USUAL * usual * rows.len() as f64;
-            let after = lack_after(lack, frauds.count(), expected, ratio);
+            lack = lack_after(lack, frauds.count(), expected, ratio);
             let is_believed = |row: &&usize| believed.binary_search(*row).is_ok();
-            let heard = rows.iter().filter(is_believed).count();
-            // Those that were put aside may not have been counted.
-            lack = if heard > 0 { after } else { after.max(lack) };
-            seen += heard;
+            seen += rows.iter().filter(is_believed).count();
             if lack <= 0.0 {
                 first = first.max(seen);
             }

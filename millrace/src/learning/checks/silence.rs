@@ -6,7 +6,7 @@ use super::{OVERESTIMATE, UNLIKELY, poisson_at_most};
 use crate::failure::Outcome;
 
 /// Labels since frauds last were as many as is plausible.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Silence {
     labels: usize,
     frauds: usize,
@@ -19,7 +19,6 @@ pub(super) struct Silence {
 }
 
 /// What was expected before the first of these labels: what has learned that there are no frauds expects none.
-#[derive(Clone)]
 struct Before {
     champion: Model,
     /// The share of labels that said fraud.

@@ -1,6 +1,6 @@
 //! What a history says is usual.
 
-use millrace_learner::{DriftWatch, Encoder, GateSettings, Histograms, TailWatch, Tails};
+use millrace_learner::{Check, DriftWatch, Encoder, GateSettings, Histograms, TailWatch, Tails};
 
 use super::scarcity::Scarcity;
 use crate::learning::history::History;
@@ -132,17 +132,16 @@ pub(super) fn newest_inputs(history: &History, until: u64) -> Vec<f32> {
     inputs
 }
 
-/// How often labels have said "genuine", those of `rows`, which are believed, and those that were put aside for that.
+/// How often labels have said "genuine", those that are believed, and those that were put aside for that.
 pub(super) fn heard(
     history: &History,
-    rows: &[usize],
     until: u64,
     every_us: i64,
     settings: &GateSettings,
 ) -> Scarcity {
     let mut scarcity = Scarcity::new(every_us);
     let period = |row: &usize| history.period(*row, every_us);
-    let all = history.among(&(1..=until));
+    let all = history.believed_or(&[Check::Scarcity], &(1..=until));
     for of_period in all.chunk_by(|a, b| period(a) == period(b)) {
         let Some(first) = of_period.first() else {
             continue;
@@ -152,20 +151,19 @@ pub(super) fn heard(
         let before = scarcity;
         let ratio = settings.max_fraud_ratio;
         let reason = scarcity.hear(end_us, of_period.len(), frauds.count(), ratio);
-        // What was put aside for another reason was not counted.
-        if reason.is_none() && rows.binary_search(first).is_err() {
+        // By the settings of now it would not have been put aside; it was, and is not what is usual.
+        if reason.is_none() && history.is_aside(history.number(*first)) {
             scarcity = before;
         }
     }
     scarcity
 }
 
-/// What share of values beyond the edges is usual, by the periods of `rows`, which are believed, and how many of the
-/// newest in a row were put aside for one that is not.
+/// What share of values beyond the edges is usual, by the periods whose inputs were found to be so, and how many of the
+/// newest in a row were put aside for a share that is not.
 pub(super) fn usual_tails(
     encoder: &Encoder,
     history: &History,
-    rows: &[usize],
     until: u64,
     every_us: i64,
     fitted: u64,
@@ -176,8 +174,10 @@ pub(super) fn usual_tails(
     }
     let period = |row: &usize| history.period(*row, every_us);
     let mut inputs = Vec::new();
+    // Labels that are put aside for how often they say fraud have usual inputs; of others it was not asked.
+    let judged = [Check::Tails, Check::Flood, Check::Silence];
     // What the edges are of is within them.
-    let all = history.among(&(fitted + 1..=until));
+    let all = history.believed_or(&judged, &(fitted + 1..=until));
     for of_period in all.chunk_by(|a, b| period(a) == period(b)) {
         let mut tails = Tails::new(encoder);
         for row in of_period {
@@ -185,11 +185,83 @@ pub(super) fn usual_tails(
             history.copy_inputs(*row, &mut inputs);
             tails.add(encoder, &inputs);
         }
-        let first = of_period.first();
-        match first.is_some_and(|first| rows.binary_search(first).is_ok()) {
-            true => watch.believe(tails),
-            false => watch.recall(tails),
+        let first = of_period.first().map(|first| history.number(*first));
+        match first.and_then(|first| history.refused_by(first)) {
+            Some(Check::Tails) => watch.recall(tails),
+            _ => watch.believe(tails),
         }
     }
     watch
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use millrace_learner::{Examples, InputKind};
+
+    use super::*;
+    use crate::labels::Example;
+
+    const HOUR: i64 = 3_600_000_000;
+
+    /// A hundred amounts, of which one in ten may be far beyond all others.
+    fn amounts(is_far: bool) -> Vec<f32> {
+        let amount = |row: u16| match is_far && row.is_multiple_of(10) {
+            true => 10_000.0,
+            false => f32::from(row),
+        };
+        (0..100).map(amount).collect()
+    }
+
+    /// An hour of these comes, and may be put aside.
+    fn hour(history: &mut History, hour: i64, is_far: bool, refused_by: Option<Check>) {
+        let first = history.newest() + 1;
+        for (number, amount) in (first..).zip(amounts(is_far)) {
+            let example = Example {
+                known_us: hour * HOUR,
+                event_time_us: 0,
+                inputs: vec![amount],
+                inputs_tag: 7,
+                fraud: false,
+                probability: None,
+                version: 0,
+            };
+            history.push(number, example);
+        }
+        if let Some(check) = refused_by {
+            history.put_aside(first..=history.newest(), check);
+        }
+    }
+
+    #[test]
+    fn a_row_of_values_beyond_the_edges_is_ended_by_labels_of_which_that_was_asked() {
+        let mut examples = Examples::new(1);
+        for amount in amounts(false) {
+            examples.push(&[amount], false, 1.0).unwrap();
+        }
+        let encoder = Encoder::fit(&examples, 24).unwrap();
+        for (between, goes_on) in [
+            (Some(Check::Contradiction), true),
+            (Some(Check::Scarcity), true),
+            (Some(Check::Drift), true),
+            (Some(Check::Flood), false),
+            (Some(Check::Silence), false),
+            (None, false),
+        ] {
+            let mut history = History::new(vec![InputKind::Number], 7);
+            for number in 0..60 {
+                hour(&mut history, number, false, None);
+            }
+            for number in 60..65 {
+                hour(&mut history, number, true, Some(Check::Tails));
+            }
+            hour(&mut history, 65, false, between);
+            let mut watch = usual_tails(&encoder, &history, history.newest(), HOUR, 100);
+            let mut tails = Tails::new(&encoder);
+            tails.add(&encoder, &amounts(true));
+            // The sixth in a row is usual.
+            let is_usual = watch.judge(tails, 6).is_empty();
+            assert_eq!(is_usual, goes_on, "{between:?}");
+        }
+    }
 }

@@ -75,3 +75,58 @@ fn frauds_that_are_far_too_many_add_up_over_labels_that_another_check_put_aside(
         None,
     );
 }
+
+#[test]
+fn genuine_labels_do_not_lack_where_others_contradict() {
+    let begun = || Machine::new().after(6, 300);
+    let come = |machine: &mut Machine, hour: i64, tag: u32| match hour {
+        6 => frauds_alone(machine, hour, tag, 60, 50.0),
+        _ => frauds_alone(machine, hour, tag, 3, 99.0),
+    };
+    let contradict = Some("60 of 60 labels are frauds where the champion expected");
+    check(begun, 6, come, &[contradict, None]);
+}
+
+#[test]
+fn frauds_do_not_lack_where_others_had_unusual_inputs() {
+    // As many periods as it takes to know what is usual.
+    let begun = || Machine::new().after(52, 100);
+    // Of 600 labels more than 28 frauds are to be expected, and of 100 about seven.
+    let come = |machine: &mut Machine, hour: i64, tag: u32| {
+        machine.is_silent = true;
+        let (shift, labels) = if hour == 52 { (150.0, 600) } else { (0.0, 100) };
+        machine.shift = shift;
+        machine.hour(hour, labels, tag);
+    };
+    check(begun, 52, come, &[Some("input 'amount' moved"), None]);
+}
+
+#[test]
+fn labels_that_contradict_do_not_end_a_row_of_values_beyond_the_edges() {
+    // Amounts that move from hour to hour, so that a tenth of them elsewhere is no unusual distribution.
+    let shift_of = |hour: i64| if hour % 2 == 0 { 0.0 } else { 40.0 };
+    let begun = || {
+        let mut machine = Machine::new();
+        let mut process = machine.start();
+        for hour in 0..52 {
+            machine.shift = shift_of(hour);
+            process.pass(&mut machine, hour..hour + 1, 100);
+        }
+        machine.some_in_cents = true;
+        (machine, process)
+    };
+    let come = |machine: &mut Machine, hour: i64, tag: u32| match hour {
+        55 => frauds_alone(machine, hour, tag, 100, 50.0),
+        _ => {
+            machine.shift = shift_of(hour);
+            machine.hour(hour, 100, tag);
+        }
+    };
+    let beyond = Some("are beyond all that the model started from");
+    let contradict = Some("100 of 100 labels are frauds where the champion expected");
+    // The sixth in a row is usual.
+    let expected = [
+        beyond, beyond, beyond, contradict, beyond, beyond, None, None,
+    ];
+    check(begun, 52, come, &expected);
+}
