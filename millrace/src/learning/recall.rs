@@ -111,28 +111,42 @@ impl Learning {
         Ok(())
     }
 
-    /// The versions before one in the same test, newest first: each took the place of its parent. With labels enough for a
-    /// test, one began anew. Where one is gone, the one before it stands for it: it has not learned the labels either.
+    /// The versions before one in the same test, newest first: each took the place of its parent. Where one is gone, the one
+    /// before it stands for it: it has not learned the labels either.
     fn line_of(&self, held: &Held, past: &Past) -> Outcome<Vec<Held>> {
-        let newest = held.manifest.label_position;
         let mut line = Vec::new();
-        let mut next = held.manifest.parent;
-        while let Some(version) = next.filter(|version| past.tested.contains(version)) {
-            let older = match past.is_removed(version) {
-                true => None,
-                false => self.load_if_whole(version)?,
-            };
-            let by_log = past.made.get(&version).copied();
-            let Some(made) = by_log.or(older.as_ref().map(|older| older.manifest.made())) else {
-                break;
-            };
-            if self.are_enough(&self.history.numbered(made.label_position, newest)) {
-                break;
+        for (version, _) in self.versions_before(held, past).into_iter().rev() {
+            if !past.is_removed(version) {
+                line.extend(self.load_if_whole(version)?);
             }
-            next = made.parent.filter(|parent| *parent < version);
-            line.extend(older);
         }
         Ok(line)
+    }
+
+    /// Their numbers, each with that of the last label that it has learned, the oldest first. Where one had labels enough for
+    /// a test, as behind a canary, the next one began anew.
+    fn versions_before(&self, held: &Held, past: &Past) -> Vec<(u64, u64)> {
+        let mut chain = vec![(held.manifest.version, held.manifest.label_position)];
+        let mut next = held.manifest.parent;
+        while let Some(version) = next.filter(|version| past.tested.contains(version)) {
+            let Some(made) = past.made.get(&version) else {
+                break;
+            };
+            chain.push((version, made.label_position));
+            next = made.parent.filter(|parent| *parent < version);
+        }
+        let mut line: Vec<(u64, u64)> = Vec::new();
+        for newer in chain.into_iter().rev() {
+            let began = line.first().map(|oldest| oldest.1);
+            let scored = began.map(|began| self.history.numbered(began, newer.1));
+            if scored.is_some_and(|rows| self.are_enough(&rows)) {
+                line.clear();
+            }
+            line.push(newer);
+        }
+        // The newest is the one itself.
+        line.pop();
+        line
     }
 
     /// Adds the labels up to a number that neither a version nor the one that it is compared with has learned, the newest

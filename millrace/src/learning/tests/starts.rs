@@ -462,6 +462,22 @@ fn what_a_test_has_gone_through_is_kept_until_it_has_labels_enough() {
 }
 
 #[test]
+fn a_test_that_passed_behind_a_canary_begins_anew_though_each_period_has_a_process_of_its_own() {
+    let outcome = |one_process: bool| {
+        let settings = format!("{SETTINGS}canary = [10, 30, 60]\n");
+        let (mut machine, process) = Machine::with(&settings).after(1, 300);
+        machine.tested(process, 1..9, 120, one_process)
+    };
+    let tested = outcome(true);
+    // Two periods have 240 labels, of the 200 that it takes.
+    assert!(tested.contains(&(5, 5, Some(240), Verdict::Passed)));
+    assert!(tested.contains(&(6, 3, Some(600), Verdict::Promoted)));
+    // The next one has 120 when the canary has all of the traffic.
+    assert!(tested.contains(&(7, 7, Some(240), Verdict::Canary(10))));
+    assert_eq!(outcome(false), tested);
+}
+
+#[test]
 fn where_a_version_that_was_tested_is_gone_the_one_before_it_is_asked_again() {
     let (mut machine, mut process) = Machine::new().after(1, 300);
     process.pass(&mut machine, 1..6, 40);
