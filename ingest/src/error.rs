@@ -5,6 +5,8 @@
 use arrow::error::ArrowError;
 use rdkafka::error::KafkaError;
 
+use crate::step::StateError;
+
 /// Everything that this crate returns as an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,6 +89,16 @@ pub enum IngestError {
         /// What the client said.
         detail: String,
     },
+    /// The caller's state does not say from where a partition is to be read.
+    #[error("asking where {topic}/{partition} is to be read from: {source}")]
+    State {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What the state said.
+        source: StateError,
+    },
     /// Arrow refused what this crate built.
     #[error("building a batch: {0}")]
     Arrow(#[from] ArrowError),
@@ -118,8 +130,17 @@ impl IngestError {
             | Self::DeadLetters { .. }
             | Self::CreateTopic { .. }
             | Self::Kafka { .. } => Remedy::Retry,
-            Self::Fatal { .. } => Remedy::Restart,
+            Self::Fatal { .. } | Self::State { .. } => Remedy::Restart,
             Self::Arrow(_) => Remedy::ReportBug,
+        }
+    }
+
+    /// The caller's state failed when it was asked about a partition.
+    pub(crate) fn state(topic: &str, partition: i32, source: StateError) -> Self {
+        Self::State {
+            topic: topic.to_owned(),
+            partition,
+            source,
         }
     }
 

@@ -3,7 +3,7 @@
 //! A callback only notes what happened. `consumer` acts on it after the call that served the callback, because
 //! taking a partition over needs more than a callback has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub(crate) enum Rebalance {
 /// The state that callbacks and the consumer share.
 #[derive(Debug, Default)]
 pub(crate) struct GroupContext {
-    rebalances: Mutex<Vec<Rebalance>>,
+    rebalances: Mutex<VecDeque<Rebalance>>,
     /// From librdkafka's statistics: what each partition's end was at the last fetch.
     ends: Mutex<HashMap<(String, i32), i64>>,
     /// From the statistics too: how many partitions each topic has.
@@ -45,8 +45,9 @@ pub(crate) struct GroupContext {
 }
 
 impl GroupContext {
-    pub(crate) fn take_rebalances(&self) -> Vec<Rebalance> {
-        std::mem::take(&mut lock(&self.rebalances))
+    /// The oldest decision that was not acted on. One at a time: those behind one that fails are still to be acted on.
+    pub(crate) fn next_rebalance(&self) -> Option<Rebalance> {
+        lock(&self.rebalances).pop_front()
     }
 
     /// The offset after a partition's last message, as of the last statistics.
@@ -83,8 +84,8 @@ impl GroupContext {
         self.closing.store(true, Ordering::SeqCst);
     }
 
-    fn note(&self, rebalance: Rebalance) {
-        lock(&self.rebalances).push(rebalance);
+    pub(crate) fn note(&self, rebalance: Rebalance) {
+        lock(&self.rebalances).push_back(rebalance);
     }
 }
 

@@ -59,6 +59,6 @@ pub use numbers::{is_exact, numbers_of, time_of_number};
 pub use rarely::Rarely;
 pub use replay::{Replay, ReplayRange, Replayed};
 pub use settings::IngestSettings;
-pub use step::{Lost, StartOffsets, Step, Witness, Witnesses};
+pub use step::{Lost, StartOffsets, StateError, Step, Witness, Witnesses};
 pub use stream::StreamSpec;
 pub use units::other_unit;

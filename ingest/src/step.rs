@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use crate::align::StreamBatch;
 
+/// Why the caller's state cannot say what it is asked.
+pub type StateError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Where a partition is to be read from: the offset of the first message that the caller's state does not have, or
-/// nothing for a partition that it does not know.
+/// nothing for a partition that it does not know. A state that cannot be read is an error: taken for one that knows
+/// nothing, it would have everything read again.
 ///
 /// It is asked when a partition is taken over, inside of [`Ingest::poll`](crate::Ingest::poll). A caller that applies steps in another
 /// thread must answer with what it has *taken* from `poll`, not only with what it has stored.
-pub type StartOffsets = Arc<dyn Fn(&str, i32) -> Option<i64> + Send + Sync>;
+pub type StartOffsets = Arc<dyn Fn(&str, i32) -> Result<Option<i64>, StateError> + Send + Sync>;
 
 /// What one poll gives.
 #[derive(Clone, Debug, Default)]

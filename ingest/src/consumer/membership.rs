@@ -71,7 +71,7 @@ impl Ingest {
         let mut silent = 0;
         while silent < SILENT {
             silent += u32::from(!self.hear()?);
-            for rebalance in consumer.context().take_rebalances() {
+            while let Some(rebalance) = consumer.context().next_rebalance() {
                 match rebalance {
                     Rebalance::Assign(partitions) => self.take_over(partitions)?,
                     Rebalance::Revoke(partitions) => self.give_up(&partitions),
@@ -124,7 +124,8 @@ impl Ingest {
                 continue;
             };
             let source = Source { stream, partition };
-            let known = (self.offsets)(&topic, partition);
+            let known = (self.offsets)(&topic, partition)
+                .map_err(|error| IngestError::state(&topic, partition, error))?;
             // One broker that does not answer is enough to wait for. A refusal comes at once, and says nothing of other
             // partitions: this one may be gone.
             let asked = Instant::now();

@@ -112,7 +112,7 @@ fn events(prefix: &str, count: i64) -> Vec<String> {
 }
 
 fn nowhere() -> StartOffsets {
-    Arc::new(|_, _| None)
+    Arc::new(|_, _| Ok(None))
 }
 
 /// Everything that polls gave.
@@ -362,8 +362,9 @@ fn reading_starts_where_the_store_stands() {
     let cluster = Cluster::new(&[("tx", 2)]);
     cluster.produce("tx", 0, events("a", 10));
     cluster.produce("tx", 1, events("b", 10));
-    let offsets: StartOffsets =
-        Arc::new(|topic, partition| (topic == "tx").then_some(if partition == 0 { 7 } else { 10 }));
+    let offsets: StartOffsets = Arc::new(|topic, partition| {
+        Ok((topic == "tx").then_some(if partition == 0 { 7 } else { 10 }))
+    });
     let mut ingest = cluster.start(&["tx"], offsets);
     let mut seen = Seen::default();
     poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);

@@ -10,6 +10,7 @@ use rdkafka::{ClientContext, Statistics};
 use super::*;
 use crate::ahead::Polled;
 use crate::consumer::membership::SHARED;
+use crate::group::Rebalance;
 
 /// How many partitions a topic has, as the statistics say it when its metadata do: a mock's topic does not grow.
 fn tell_partitions(ingest: &mut Ingest, topic: &str, count: i32) {
@@ -82,6 +83,27 @@ fn what_the_group_gave_first_is_compared_with_what_there_is() {
     assert_eq!(seen.revoked.len(), 2);
 }
 
+/// A state that cannot be read has not nothing, and what the group decided after that is not forgotten.
+#[test]
+fn a_state_that_cannot_be_read_ends_the_reading_and_takes_no_decision_with_it() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    let offsets: StartOffsets = Arc::new(|_, _| Err("the disk is gone".into()));
+    let mut ingest = cluster.start(&["tx"], offsets);
+    let ours = || vec![("tx".to_owned(), 0)];
+    ingest.consumer.context().note(Rebalance::Assign(ours()));
+    ingest.consumer.context().note(Rebalance::Revoke(ours()));
+    let failed = ingest.poll(NOW_US, Duration::ZERO, usize::MAX);
+    let error = failed.unwrap_err();
+    assert_eq!(error.remedy(), crate::Remedy::Restart);
+    let said = error.to_string();
+    assert!(
+        said.contains("tx/0") && said.contains("the disk is gone"),
+        "{said}"
+    );
+    let next = ingest.consumer.context().next_rebalance();
+    assert_eq!(next, Some(Rebalance::Revoke(ours())));
+}
+
 #[test]
 fn two_members_share_the_partitions_and_no_event_is_missed() {
     let cluster = Cluster::new(&[("tx", 2), ("labels", 2)]);
@@ -95,7 +117,7 @@ fn two_members_share_the_partitions_and_no_event_is_missed() {
         let store = Arc::clone(&store);
         Arc::new(move |topic, partition| {
             let store = store.lock().unwrap();
-            store.get(&(topic.to_string(), partition)).copied()
+            Ok(store.get(&(topic.to_string(), partition)).copied())
         })
     };
     let mut members = vec![cluster.start(&["tx", "labels"], offsets())];

@@ -23,7 +23,7 @@ fn positions_are_kept_if_valid_and_else_begin_at_the_oldest_message() {
 fn a_position_that_kafka_never_had_is_reported_and_reading_begins_anew() {
     let cluster = Cluster::new(&[("tx", 1)]);
     cluster.produce("tx", 0, events("a", 3));
-    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(1_000)));
+    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Ok(Some(1_000))));
     let mut seen = Seen::default();
     poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
     let lost = Lost {
@@ -46,7 +46,7 @@ fn messages_that_retention_took_while_nobody_read_are_reported() {
         cluster.produce("tx", 0, events);
     };
     fill(0);
-    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(0)));
+    let mut ingest = cluster.start(&["tx"], Arc::new(|_, _| Ok(Some(0))));
     let mut seen = Seen::default();
     poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
     assert_eq!(seen.lost.len(), 1);
@@ -98,7 +98,7 @@ fn a_topic_that_was_made_anew_is_read_from_its_beginning_even_where_it_has_grown
     let cluster = Cluster::new(&[("tx", 1)]);
     cluster.produce("tx", 0, events("a", 5));
     let read = |witness: Option<Witness>| {
-        let ingest = cluster.start(&["tx"], Arc::new(|_, _| Some(3)));
+        let ingest = cluster.start(&["tx"], Arc::new(|_, _| Ok(Some(3))));
         let mut ingest = ingest.recognizing(Arc::new(move |_, _| witness));
         let mut seen = Seen::default();
         poll_until(&mut ingest, &mut seen, |seen, caught_up| {

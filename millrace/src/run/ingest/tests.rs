@@ -39,7 +39,7 @@ fn entry(brokers: SocketAddr, has_events: bool) -> Entry {
             ..IngestSettings::default()
         },
         streams: stream_specs(&live().workspace),
-        offsets: Arc::new(|_, _| None),
+        offsets: Arc::new(|_, _| Ok(None)),
         witnesses: Arc::new(|_, _| None),
         headers: &[],
         create: Vec::new(),
