@@ -19,11 +19,12 @@
 //! - A partition that is behind and has nothing buffered stops the frontier, until `patience` has passed. Then it
 //!   is ignored until it delivers. (Kafka Streams has the same rule as `max.task.idle.ms`.)
 //! - Late rows, those not newer than what was already released, leave at once.
-//! - A step has at most `max_rows` rows: those with the smallest event times.
-//!
+//! - A step has at most `max_rows` rows, and ends with the row whose message brings it to `max_bytes`: those with the
+//!   smallest event times.
 //! - A deletion has no time. It leaves with the first row behind it, or at once if all before it have left.
 //!
-//! Memory: a partition with `high_rows` or more is full ([`Align::room`] is zero) until it is below `low_rows`.
+//! Memory: a partition with `high_rows` or more, or with `high_bytes` of messages, is full ([`Align::room`] is zero) until
+//! it is below `low_rows` and `low_bytes`. Bytes are those of the messages: what is decoded of one has no more text than it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -47,6 +48,12 @@ pub struct AlignSettings {
     pub high_rows: usize,
     /// ... until it has fewer than this many.
     pub low_rows: usize,
+    /// A step ends with the row whose message brings it to so many bytes.
+    pub max_bytes: usize,
+    /// A partition whose buffered messages have so many bytes takes no more ...
+    pub high_bytes: usize,
+    /// ... until they have fewer than this many.
+    pub low_bytes: usize,
 }
 
 /// One partition of one stream.
@@ -72,8 +79,8 @@ pub struct RowHeader {
 /// The time of an entry that is a deletion: before that of any event.
 pub const NO_TIME: i64 = i64::MIN;
 
-/// Decoded messages of one partition, in its order: rows, and deletions between them. Times, offsets and Kafka
-/// timestamps have one entry a message.
+/// Decoded messages of one partition, in its order: rows, and deletions between them. Times, offsets, Kafka timestamps and
+/// sizes have one entry a message.
 #[derive(Clone, Debug)]
 pub struct Rows {
     /// The rows, those alone.
@@ -84,6 +91,8 @@ pub struct Rows {
     pub offsets: Vec<i64>,
     /// Their Kafka timestamps, in milliseconds since 1970; -1 where there is none.
     pub kafka_ts: Vec<i64>,
+    /// How many bytes their messages have.
+    pub sizes: Vec<usize>,
     /// Headers of their messages, by rising entry, which stands in the place of the row; most have none.
     pub headers: Vec<RowHeader>,
     /// Which entries are deletions, rising, and the ids that they name.
@@ -135,6 +144,8 @@ pub struct Align {
 struct Lane {
     chunks: VecDeque<Chunk>,
     buffered: usize,
+    /// Of the messages that are buffered.
+    bytes: usize,
     /// The offset after the last message that was read.
     read_to: i64,
     /// The position that the caller knows.
@@ -172,6 +183,7 @@ struct Cursor {
 #[derive(Debug)]
 struct Choice {
     left: usize,
+    bytes_left: usize,
     late_before: i64,
     late_rows: usize,
     newest: i64,
@@ -283,11 +295,12 @@ impl Align {
         }
         let mut choice = Choice {
             left: self.settings.max_rows,
+            bytes_left: self.settings.max_bytes,
             late_before: self.released_until,
             late_rows: 0,
             newest: self.released_until,
         };
-        while choice.left > 0
+        while !choice.is_full()
             && let Some(Reverse((time, source))) = heads.pop()
             && time <= frontier
         {
@@ -335,11 +348,18 @@ impl Align {
     }
 }
 
+impl Choice {
+    fn is_full(&self) -> bool {
+        self.left == 0 || self.bytes_left == 0
+    }
+}
+
 impl Lane {
     fn new(next: i64, reported: Option<i64>) -> Self {
         Self {
             chunks: VecDeque::new(),
             buffered: 0,
+            bytes: 0,
             read_to: next,
             reported,
             at_end: false,
@@ -353,6 +373,7 @@ impl Lane {
         self.at_end = false;
         self.waiting = Waiting::No;
         self.buffered += rows.times.len();
+        self.bytes += rows.sizes.iter().sum::<usize>();
         if let Some(newest) = rows.times.iter().copied().max() {
             self.chunks.push_back(Chunk {
                 rows,
@@ -363,11 +384,11 @@ impl Lane {
     }
 
     fn room(&mut self, settings: AlignSettings) -> usize {
-        self.full = if self.full {
-            self.buffered >= settings.low_rows
-        } else {
-            self.buffered >= settings.high_rows
+        let (rows, bytes) = match self.full {
+            true => (settings.low_rows, settings.low_bytes),
+            false => (settings.high_rows, settings.high_bytes),
         };
+        self.full = self.buffered >= rows || self.bytes >= bytes;
         if self.full {
             0
         } else {
@@ -418,13 +439,20 @@ impl Lane {
         chunk.rows.times.get(cursor.row).copied()
     }
 
+    fn size_at(&self, cursor: Cursor) -> usize {
+        let chunk = self.chunks.get(cursor.chunk);
+        let size = chunk.and_then(|chunk| chunk.rows.sizes.get(cursor.row));
+        size.copied().unwrap_or(0)
+    }
+
     /// Moves the cursor over the rows up to the event time `bound`, and gives the time of the row where it stops.
     fn advance(&self, cursor: &mut Cursor, bound: i64, choice: &mut Choice) -> Option<i64> {
         while let Some(time) = self.time_at(*cursor) {
-            if time > bound || choice.left == 0 {
+            if time > bound || choice.is_full() {
                 return Some(time);
             }
             choice.left -= 1;
+            choice.bytes_left = choice.bytes_left.saturating_sub(self.size_at(*cursor));
             choice.late_rows += usize::from(time < choice.late_before && time != NO_TIME);
             choice.newest = choice.newest.max(time);
             cursor.taken += 1;
@@ -450,6 +478,7 @@ impl Lane {
             let part = chunk.take(count);
             count -= part.times.len();
             self.buffered -= part.times.len();
+            self.bytes -= part.sizes.iter().sum::<usize>();
             if chunk.start == chunk.rows.times.len() {
                 self.chunks.pop_front();
             }
@@ -480,6 +509,7 @@ impl Chunk {
             times: self.rows.times[range.clone()].to_vec(),
             offsets: self.rows.offsets[range.clone()].to_vec(),
             kafka_ts: self.rows.kafka_ts[range.clone()].to_vec(),
+            sizes: self.rows.sizes[range.clone()].to_vec(),
             headers: self.headers(range),
         }
     }

@@ -28,10 +28,11 @@ pub struct IngestSettings {
     /// More librdkafka properties (security, fetch sizes), passed to every client.
     #[serde(deserialize_with = "texts")]
     pub properties: BTreeMap<String, String>,
-    /// The most rows that one poll returns.
+    /// The most rows that one poll returns; fewer where their messages have 64 MiB together.
     pub max_rows: usize,
-    /// The most decoded rows that wait per partition; above it the partition is left alone until half of them have
-    /// gone. (librdkafka's own buffer in front of it is bounded by `queued.max.messages.kbytes` per partition.)
+    /// The most decoded rows that wait per partition, or as many as have 32 MiB of messages; above it the partition is left
+    /// alone until half of them have gone. (librdkafka's own buffer in front of it is bounded by
+    /// `queued.max.messages.kbytes` per partition.)
     pub buffer_rows: usize,
     /// How long a partition that is behind and sends nothing may hold the others back.
     #[serde(with = "duration")]
@@ -65,6 +66,14 @@ impl Default for IngestSettings {
         }
     }
 }
+
+/// A partition whose decoded messages have so many bytes is left alone: more wait by one turn at most (4 MiB and a message).
+/// 16,384 events of 2 kB have as many, so that events of the usual size are bounded by their number.
+const BUFFER_BYTES: usize = 32 << 20;
+
+/// A step ends with the message that brings it to so many bytes. It becomes one batch a stream, and the texts of a column
+/// of a batch must stay below 2 GiB.
+const STEP_BYTES: usize = 64 << 20;
 
 /// What a user may not set, and why: it is set here, whatever the user says, or would break a promise. Some have two
 /// names, and librdkafka takes whichever comes last.
@@ -145,6 +154,9 @@ impl IngestSettings {
             max_rows: self.max_rows.max(1),
             high_rows: self.buffer_rows.max(1),
             low_rows: self.buffer_rows.max(1).div_ceil(2),
+            max_bytes: STEP_BYTES,
+            high_bytes: BUFFER_BYTES,
+            low_bytes: BUFFER_BYTES / 2,
         }
     }
 

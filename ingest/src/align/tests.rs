@@ -27,8 +27,14 @@ fn settings() -> AlignSettings {
         max_rows: 1_000,
         high_rows: 4,
         low_rows: 2,
+        max_bytes: usize::MAX,
+        high_bytes: usize::MAX,
+        low_bytes: usize::MAX,
     }
 }
+
+/// How many bytes a message has.
+const SIZE: usize = 10;
 
 /// Rows with these event times, deletions where there is none; the only column repeats them. Offsets count on from `first_offset`, and every third has
 /// a header with the offset in it.
@@ -41,6 +47,7 @@ fn rows(first_offset: i64, times: &[i64]) -> Rows {
         batch: RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap(),
         times: times.to_vec(),
         kafka_ts: offsets.iter().map(|offset| offset * 10).collect(),
+        sizes: vec![SIZE; times.len()],
         headers: headers(offsets.iter().copied()),
         deletions: (0..times.len())
             .filter(|entry| times[*entry] == NO_TIME)
@@ -246,6 +253,52 @@ fn a_full_partition_takes_no_more_until_it_is_half_empty() {
         h.release(0);
     }
     assert_eq!(h.align.room(B), 0, "not ours");
+}
+
+#[test]
+fn a_step_ends_with_the_message_that_brings_it_to_its_bytes() {
+    let limited = AlignSettings {
+        max_bytes: 3 * SIZE - 1,
+        ..settings()
+    };
+    let mut h = Harness::new(limited, &[A, B]);
+    h.push(A, &[1, 3, 5, 7]);
+    h.push(B, &[2, 4, 6, 8]);
+    assert_eq!(h.release(0), [1, 3, 2]);
+    assert_eq!(h.release(0), [5, 4, 6]);
+    assert_eq!(h.release(0), [7]);
+    // One message goes, however large.
+    let mut h = Harness::new(
+        AlignSettings {
+            max_bytes: 1,
+            ..settings()
+        },
+        &[A],
+    );
+    h.push(A, &[1, 2]);
+    assert_eq!(h.release(0), [1]);
+    assert_eq!(h.release(0), [2]);
+}
+
+#[test]
+fn a_partition_is_full_by_its_bytes_too() {
+    let limited = AlignSettings {
+        max_rows: 1,
+        high_rows: 1_000,
+        low_rows: 500,
+        high_bytes: 4 * SIZE,
+        low_bytes: 2 * SIZE,
+        ..settings()
+    };
+    let mut h = Harness::new(limited, &[A]);
+    h.push(A, &[1, 2, NO_TIME]);
+    assert_eq!(h.align.room(A), 997);
+    h.push(A, &[4]);
+    for (buffered, room) in [(4, 0), (3, 0), (2, 0), (1, 999), (0, 1_000)] {
+        assert_eq!(h.align.buffered(), buffered);
+        assert_eq!(h.align.room(A), room, "{buffered} buffered");
+        h.release(0);
+    }
 }
 
 #[test]

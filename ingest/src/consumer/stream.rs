@@ -62,6 +62,10 @@ impl Stream {
                 .iter()
                 .map(|(index, _)| of(*index).timestamp().to_millis().unwrap_or(-1))
                 .collect(),
+            sizes: entries
+                .iter()
+                .map(|(index, _)| of(*index).payload_len() + of(*index).key_len())
+                .collect(),
             headers: Vec::new(),
         })
     }
