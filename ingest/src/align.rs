@@ -218,6 +218,14 @@ impl Align {
         }
     }
 
+    /// A partition is read from the offset `next` from now on. What it has buffered stays.
+    pub fn seek(&mut self, source: Source, next: i64) {
+        if let Some(lane) = self.lanes.get_mut(&source) {
+            lane.read_to = next;
+            lane.at_end = false;
+        }
+    }
+
     /// The partition has no more messages right now.
     pub fn at_end(&mut self, source: Source) {
         if let Some(lane) = self.lanes.get_mut(&source) {

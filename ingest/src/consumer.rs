@@ -3,8 +3,9 @@
 //! The offsets in the caller's store are the truth. A partition that the group assigns is read from where the store
 //! stands, and from its beginning if the store does not know it; offsets in Kafka are written for lag tools alone.
 //!
-//! A position that Kafka does not have (retention was shorter than a stop, or the topic was created anew) is never
-//! skipped in silence: it is counted, logged, and handed out as [`Lost`]; reading goes on at the oldest message.
+//! A position that Kafka does not have (retention was shorter than a stop, the topic was created anew, or has lost its
+//! last messages) is never skipped in silence: it is counted, logged, and handed out as [`Lost`]; reading goes on behind
+//! the messages that are still there as they were read, and where none is, at the oldest.
 //! That is seen when a partition is taken over, from its watermarks, and later from librdkafka's error (its own
 //! reset policy is off).
 //!
@@ -15,7 +16,8 @@
 //! Everything here runs in the thread that calls [`Ingest::poll`]; librdkafka fetches ahead in threads of its own.
 //!
 //! Here is what a poll does, in its order. What the group decides is `membership`, from where partitions are read
-//! `positions`, how far that is from Kafka's ends `progress`, and what messages become `stream`.
+//! `positions`, whether they still have what was read `recognition`, how far that is from Kafka's ends `progress`, and
+//! what messages become `stream`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::align::{Align, Source};
 use crate::dead_letters::DeadLetters;
 use crate::error::IngestError;
 use crate::group::{GroupContext, Wake};
-use crate::lane::{Lane, kept_headers, take};
+use crate::lane::{Lane, kept_headers, take, witness_of};
 use crate::settings::IngestSettings;
 use crate::step::{Lost, StartOffsets, Step, Witnesses};
 use crate::stream::StreamSpec;
@@ -38,10 +40,11 @@ use crate::topics::{check_topics_differ, check_topics_exist};
 mod membership;
 mod positions;
 mod progress;
+mod recognition;
 mod stream;
 
 use membership::Sharing;
-use positions::Mending;
+use positions::{Doubt, Mending};
 use stream::Stream;
 
 /// A member of a consumer group that reads streams.
@@ -141,9 +144,10 @@ impl Ingest {
         self
     }
 
-    /// Looks, where a partition is taken over, whether the message that was read of it is still the same. Where it is
-    /// not, the topic was made anew: its partition is read from the beginning, and the positions that are lost are told.
-    /// A message that is no longer there says nothing.
+    /// Looks, where a partition is taken over, whether the newest message that was read of it is still the same. Where it
+    /// is not, or the partition ends before its position, older ones are looked at: reading goes on behind the newest that
+    /// is there as it was, for the partition has lost its last messages, and where none is, the topic was made anew and its
+    /// partition is read from the beginning. Positions that are lost are told. A message that compaction took says nothing.
     #[must_use]
     pub fn recognizing(mut self, witnesses: Witnesses) -> Self {
         self.witnesses = Some(witnesses);
@@ -299,6 +303,7 @@ impl Ingest {
         };
         let taken = take(lane, room.min(most))?;
         let (next, out_of_range, recognized) = (taken.next, taken.out_of_range, taken.recognized);
+        let last = taken.messages.last().and_then(witness_of);
         let busy = !taken.messages.is_empty();
         if busy {
             let mut rows = stream.decode(&taken.messages, latest_us, &mut self.letters)?;
@@ -310,13 +315,12 @@ impl Ingest {
         }
         drop(taken);
         lane.next = next;
+        lane.last = last.or(lane.last);
         if recognized.is_some() || busy {
             lane.witness = None;
         }
-        let is_strange = recognized == Some(false);
-        if is_strange {
-            telemetry::another_topic(&lane.topic, lane.partition);
-            self.mending.add_strange(source);
+        if recognized == Some(false) {
+            self.mending.add_strange(source, Doubt::Messages);
         }
         if out_of_range {
             self.mending.add_broken([source]);

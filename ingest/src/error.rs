@@ -89,8 +89,8 @@ pub enum IngestError {
         /// What the client said.
         detail: String,
     },
-    /// The caller's state does not say from where a partition is to be read.
-    #[error("asking where {topic}/{partition} is to be read from: {source}")]
+    /// The caller's state does not say up to where a partition was read.
+    #[error("asking the state up to where {topic}/{partition} was read: {source}")]
     State {
         /// The topic.
         topic: String,

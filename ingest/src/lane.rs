@@ -29,6 +29,8 @@ pub(crate) struct Lane {
     pub(crate) end: i64,
     /// A message before `next` that is read first, to see whether the partition is the one that was read.
     pub(crate) witness: Option<Witness>,
+    /// The last message that was taken from the queue.
+    pub(crate) last: Option<Witness>,
 }
 
 impl Lane {
@@ -51,6 +53,15 @@ pub(crate) struct Taken<'a> {
     pub(crate) recognized: Option<bool>,
 }
 
+/// By what a message is known again; nothing where it has no timestamp.
+pub(crate) fn witness_of(message: &BorrowedMessage<'_>) -> Option<Witness> {
+    let kafka_ts = message.timestamp().to_millis()?;
+    Some(Witness {
+        offset: message.offset(),
+        kafka_ts,
+    })
+}
+
 pub(crate) fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> {
     let mut taken = Taken {
         messages: Vec::new(),
@@ -65,8 +76,8 @@ pub(crate) fn take(lane: &Lane, limit: usize) -> Result<Taken<'_>, IngestError> 
             None => break,
             Some(Ok(message)) => {
                 let witness = lane.witness.filter(|w| w.offset == message.offset());
-                if let Some(witness) = witness {
-                    let is_same = message.timestamp().to_millis() == Some(witness.kafka_ts);
+                if witness.is_some() {
+                    let is_same = witness == witness_of(&message);
                     taken.recognized = Some(is_same);
                     if !is_same {
                         break;

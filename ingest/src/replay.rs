@@ -244,7 +244,7 @@ fn written_us(timestamp: Timestamp, now_us: i64) -> i64 {
 }
 
 /// What librdkafka says by itself.
-struct ReplayContext;
+pub(crate) struct ReplayContext;
 
 impl ConsumerContext for ReplayContext {}
 

@@ -50,7 +50,7 @@ impl Step {
 }
 
 /// A message by which a partition is known again. A topic that was deleted and made anew has the old one's offsets, and
-/// other messages behind them.
+/// other messages behind them; so has one behind the place up to which it has lost its last messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Witness {
     /// Where it is.
@@ -59,10 +59,12 @@ pub struct Witness {
     pub kafka_ts: i64,
 }
 
-/// For a topic and a partition, a message that was read of it.
-pub type Witnesses = Arc<dyn Fn(&str, i32) -> Option<Witness> + Send + Sync>;
+/// For a topic and a partition, messages that were read of it, in the order of their offsets. The newest says whether the
+/// partition is as it was; older ones, up to where it still is.
+pub type Witnesses = Arc<dyn Fn(&str, i32) -> Result<Vec<Witness>, StateError> + Send + Sync>;
 
-/// Messages that were to be read and are no longer in Kafka.
+/// A position that Kafka does not have, or at which it has other messages than before: those between it and where reading
+/// goes on are gone, or are not the ones that were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The topic.
@@ -71,6 +73,7 @@ pub struct Lost {
     pub partition: i32,
     /// The offset that was to be read next.
     pub from: i64,
-    /// The offset that is read next instead. Smaller than `from` where the topic was created anew.
+    /// The offset that is read next instead. Smaller than `from` where the topic was created anew, or has lost its last
+    /// messages.
     pub to: i64,
 }

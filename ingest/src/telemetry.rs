@@ -9,6 +9,7 @@ use rdkafka::error::KafkaError;
 use tracing::{error, info, warn};
 
 use crate::decode::Reason;
+use crate::error::IngestError;
 use crate::group::lock;
 use crate::rarely::Rarely;
 
@@ -54,6 +55,28 @@ pub(crate) fn offsets_lost(topic: &str, partition: i32, from: i64, to: i64) {
         to,
         "Kafka no longer has the position that was to be read (retention was shorter than the stop, or the topic \
          was created anew); reading goes on at the oldest event"
+    );
+}
+
+pub(crate) fn tail_lost(topic: &str, partition: i32, from: i64, to: i64) {
+    counter!("millrace_ingest_lost_total", "topic" => topic.to_string()).increment(1);
+    error!(
+        topic,
+        partition,
+        from,
+        to,
+        "Kafka has lost messages of this partition that were read (a disk that failed, or a leader that had not all of \
+         them); reading goes on behind those that it still has as they were. Events that came in the place of the lost \
+         ones may be missing, and some of the old ones may count twice where a view has a resolution"
+    );
+}
+
+pub(crate) fn not_compared(topic: &str, partition: i32, error: &IngestError) {
+    warn!(
+        topic,
+        partition,
+        %error,
+        "whether a partition still has the messages that were read is not known yet; it is asked again"
     );
 }
 

@@ -99,7 +99,7 @@ const METRICS: &[Metric] = &[
         "millrace_ingest_lost_total",
         Kind::Counter,
         "topic",
-        "Times that Kafka no longer had the position that was to be read: events were lost before they were read.",
+        "Times that Kafka did not have what was to be read next: events may be missing.",
     ),
     (
         "millrace_ingest_partition_errors_total",

@@ -232,7 +232,8 @@ impl Pipeline {
         let _writing = writing
             .as_ref()
             .map(|writing| writing.lock().unwrap_or_else(PoisonError::into_inner));
-        witnesses::put(step, self.streams(), &mut commit)?;
+        let store = self.live.store.as_ref();
+        witnesses::put(step, self.streams(), store, &mut commit)?;
         let lacking = self.gaps.end(step, self.streams());
         let step = &match &self.reading {
             None => Cow::Borrowed(step),

@@ -329,6 +329,20 @@ fn positions_pass_released_and_bad_messages_only() {
 }
 
 #[test]
+fn a_partition_that_is_read_from_elsewhere_says_so_once_what_it_had_has_left() {
+    let mut align = Align::new(settings());
+    align.add(A, 7, Some(7));
+    align.push(A, rows(7, &[1]), 8);
+    align.at_end(A);
+    align.seek(A, 5);
+    assert!(!align.is_caught_up(A));
+    assert_eq!(align.position(A), Some(7));
+    assert_eq!(align.release(seconds(0)).unwrap().positions, [(A, 5)]);
+    align.at_end(A);
+    assert!(align.is_caught_up(A));
+}
+
+#[test]
 fn a_partition_that_leaves_takes_its_rows_along() {
     let mut h = Harness::new(settings(), &[A, B]);
     h.push(A, &[10]);

@@ -8,6 +8,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 
 use super::Ingest;
+use super::positions::Doubt;
 use crate::align::Source;
 use crate::error::IngestError;
 use crate::group::Rebalance;
@@ -133,8 +134,15 @@ impl Ingest {
                 .then(|| self.watermarks(&topic, partition))
                 .flatten();
             answering &= marks.is_some() || asked.elapsed() < self.settings.request_timeout / 2;
-            let next = self.place(&topic, partition, known, marks);
-            let witness = self.witness(&topic, partition, next, marks);
+            let witness = self.witness(&topic, partition, known, marks)?;
+            let next = match witness {
+                // Reading that again tells more than the offset does.
+                Some(_) => known,
+                None => self.place(&topic, partition, known, marks),
+            };
+            if marks.zip(next).is_some_and(|((_, end), next)| end < next) {
+                self.mending.add_strange(source, Doubt::Messages);
+            }
             telemetry::assigned(&topic, partition, next);
             self.align.add(source, next.unwrap_or(0), known);
             let queue = open_queue(&self.consumer, &self.wake, &topic, partition)?;
@@ -148,6 +156,7 @@ impl Ingest {
                     next,
                     end: marks.map_or(0, |(_, high)| high),
                     witness,
+                    last: None,
                 },
             );
         }

@@ -1,6 +1,7 @@
 //! From where partitions are read: what is wanted, what Kafka still has, and how a position that is not valid is mended.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -8,6 +9,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Ingest;
+use super::recognition::{compare, valid_position};
 use crate::align::Source;
 use crate::error::IngestError;
 use crate::lane::{Lane, open_queue};
@@ -23,12 +25,22 @@ const MEND_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Mending {
     /// Partitions whose position is not valid.
     broken: BTreeSet<Source>,
-    /// Those of them that are not the partitions that were read before: all of their messages are new.
-    strange: BTreeSet<Source>,
+    /// Those of them of which nothing is taken until their place is found: what they have at their position, or before it,
+    /// is not what was read.
+    strange: BTreeMap<Source, Doubt>,
     /// Whether all partitions are to be started anew: something of one came through the common queue, or their start
     /// failed.
     scattered: bool,
     at: Option<Instant>,
+}
+
+/// Why a partition is not taken for the one that was read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// It lacks messages that were read: the last ones, or all.
+    Messages,
+    /// Its topic is another one by its id: all of its messages are new.
+    Topic,
 }
 
 impl Mending {
@@ -37,8 +49,9 @@ impl Mending {
         self.soon();
     }
 
-    pub(super) fn add_strange(&mut self, source: Source) {
-        self.strange.insert(source);
+    pub(super) fn add_strange(&mut self, source: Source, doubt: Doubt) {
+        let known = self.strange.entry(source).or_insert(doubt);
+        *known = doubt.max(*known);
         self.add_broken([source]);
     }
 
@@ -49,10 +62,10 @@ impl Mending {
     }
 
     pub(super) fn is_strange(&self, source: Source) -> bool {
-        self.strange.contains(&source)
+        self.strange.contains_key(&source)
     }
 
-    /// A partition is ours no longer.
+    /// A partition is ours no longer, or its place is found.
     pub(super) fn forget(&mut self, source: Source) {
         self.broken.remove(&source);
         self.strange.remove(&source);
@@ -64,7 +77,8 @@ impl Mending {
 }
 
 impl Ingest {
-    /// The offset to start from, and the loss if it is not the one that is wanted.
+    /// The offset to start from where no message tells more than the offset, and the loss if it is not the one that is
+    /// wanted.
     pub(super) fn place(
         &mut self,
         topic: &str,
@@ -76,11 +90,26 @@ impl Ingest {
             return wanted;
         };
         let to = valid_position(wanted, marks);
+        self.tell_place(topic, partition, wanted, (to, marks.0));
+        Some(to)
+    }
+
+    /// Tells what is gone where a partition is read from the offset `to`, given its first one.
+    fn tell_place(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        wanted: Option<i64>,
+        (to, low): (i64, i64),
+    ) {
         if wanted.is_none() && to > 0 {
             self.news.trimmed.push((topic.to_owned(), partition));
         }
         if let Some(from) = wanted.filter(|from| *from != to) {
-            telemetry::offsets_lost(topic, partition, from, to);
+            match to > low {
+                true => telemetry::tail_lost(topic, partition, from, to),
+                false => telemetry::offsets_lost(topic, partition, from, to),
+            }
             self.news.lost.push(Lost {
                 topic: topic.to_string(),
                 partition,
@@ -88,20 +117,41 @@ impl Ingest {
                 to,
             });
         }
-        Some(to)
     }
 
-    /// A message that was read of a partition, where it may still be there and is before the next that is to be read.
+    /// The newest message that was read of a partition, where it may still be there and is before the next that is to be
+    /// read.
+    ///
+    /// # Errors
+    /// [`IngestError::State`].
     pub(super) fn witness(
         &self,
         topic: &str,
         partition: i32,
         next: Option<i64>,
         marks: Option<(i64, i64)>,
-    ) -> Option<Witness> {
-        let (low, _) = marks?;
-        let witness = self.witnesses.as_ref()?(topic, partition)?;
-        (low..next?).contains(&witness.offset).then_some(witness)
+    ) -> Result<Option<Witness>, IngestError> {
+        let Some(((low, _), next)) = marks.zip(next) else {
+            return Ok(None);
+        };
+        Ok(self.read_within(topic, partition, low..next)?.pop())
+    }
+
+    /// Messages that were read of a partition, by what the caller has of it: those within a range, in the order of their
+    /// offsets.
+    fn read_within(
+        &self,
+        topic: &str,
+        partition: i32,
+        offsets: Range<i64>,
+    ) -> Result<Vec<Witness>, IngestError> {
+        let Some(witnesses) = &self.witnesses else {
+            return Ok(Vec::new());
+        };
+        let mut read = witnesses(topic, partition)
+            .map_err(|error| IngestError::state(topic, partition, error))?;
+        read.retain(|witness| offsets.contains(&witness.offset));
+        Ok(read)
     }
 
     /// The first offset and the one after the last, if a broker says them.
@@ -141,7 +191,7 @@ impl Ingest {
         let ours: Vec<Source> = ours.map(|(source, _)| *source).collect();
         for source in ours {
             telemetry::another_topic(topic, source.partition);
-            self.mending.add_strange(source);
+            self.mending.add_strange(source, Doubt::Topic);
         }
     }
 
@@ -162,13 +212,13 @@ impl Ingest {
         self.mending
             .broken
             .retain(|source| lanes.contains_key(source));
-        let found = self.found();
-        for (source, marks) in &found {
-            self.place_anew(*source, *marks);
+        let mut is_any_placed = false;
+        for (source, marks) in self.found() {
+            is_any_placed |= self.place_anew(source, marks)?;
         }
         if !self.mending.broken.is_empty() {
             self.mending.soon();
-            if found.is_empty() && !self.mending.scattered {
+            if !is_any_placed && !self.mending.scattered {
                 return Ok(());
             }
         }
@@ -214,22 +264,54 @@ impl Ingest {
     }
 
     /// A broken partition goes on at a position that it has. Until then nothing is taken of a strange one: what still
-    /// comes of it may not be read as if it were in order.
-    fn place_anew(&mut self, source: Source, marks: (i64, i64)) {
-        self.mending.broken.remove(&source);
-        let valid = match self.mending.strange.remove(&source) {
-            true => (marks.0, marks.0),
-            false => marks,
-        };
+    /// comes of it may not be read as if it were in order. False where no broker says what is there.
+    ///
+    /// # Errors
+    /// [`IngestError::State`].
+    fn place_anew(&mut self, source: Source, marks: (i64, i64)) -> Result<bool, IngestError> {
         let Some(lane) = self.lanes.get(&source) else {
-            return;
+            return Ok(false);
         };
         let ((topic, partition), wanted) = (lane.owned_name(), lane.next);
-        let next = self.place(&topic, partition, wanted, Some(valid));
-        if let Some(lane) = self.lanes.get_mut(&source) {
-            lane.next = next;
-            lane.witness = None;
+        let (low, high) = marks;
+        let read = low..wanted.unwrap_or(low).min(high);
+        // What was read and not handed out is not in the caller's state.
+        let last = lane.last.filter(|last| read.contains(&last.offset));
+        let mut read = self.read_within(&topic, partition, read)?;
+        if let Some(last) = last {
+            read.retain(|witness| witness.offset < last.offset);
+            read.push(last);
         }
+        let is_valid = wanted == Some(valid_position(wanted, marks));
+        let (to, witness) = match self.mending.strange.get(&source) {
+            Some(Doubt::Topic) => (low, None),
+            // Meanwhile other messages may have come up to the position, too.
+            None if is_valid => (valid_position(wanted, marks), read.pop()),
+            Some(Doubt::Messages) | None => {
+                let compared = match compare(&self.settings, &topic, partition, &read) {
+                    Ok(compared) => compared,
+                    Err(error) => {
+                        telemetry::not_compared(&topic, partition, &error);
+                        return Ok(false);
+                    }
+                };
+                if compared.same.is_none() && compared.is_another {
+                    telemetry::another_topic(&topic, partition);
+                }
+                (compared.position(wanted, marks), None)
+            }
+        };
+        self.mending.forget(source);
+        self.tell_place(&topic, partition, wanted, (to, low));
+        if wanted != Some(to) {
+            self.align.seek(source, to);
+        }
+        if let Some(lane) = self.lanes.get_mut(&source) {
+            lane.next = Some(to);
+            lane.witness = witness;
+            lane.last = lane.last.filter(|last| last.offset < to);
+        }
+        Ok(true)
     }
 
     fn reopen_queues(&mut self) -> Result<(), IngestError> {
@@ -253,12 +335,4 @@ impl Ingest {
             }
         }
     }
-}
-
-/// The position to read from, given the first offset and the one after the last: the one that is wanted if it is
-/// still there, else the first.
-pub(super) fn valid_position(wanted: Option<i64>, (low, high): (i64, i64)) -> i64 {
-    wanted
-        .filter(|offset| (low..=high).contains(offset))
-        .unwrap_or(low)
 }

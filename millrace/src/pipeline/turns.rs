@@ -81,7 +81,7 @@ impl Pipeline {
                     partition = lost.partition,
                     from = lost.from,
                     to = lost.to,
-                    "Kafka no longer has events that were not read"
+                    "Kafka does not have what was to be read next: events may be missing"
                 );
                 self.gaps.add(&lost.topic, lost.partition);
             }

@@ -1,23 +1,7 @@
 //! Positions that Kafka does not have, and topics that were made anew.
 
 use super::*;
-use crate::consumer::positions::valid_position;
 use crate::step::Witness;
-
-#[test]
-fn positions_are_kept_if_valid_and_else_begin_at_the_oldest_message() {
-    let marks = (10, 20);
-    for (wanted, expected) in [
-        (None, 10),
-        (Some(10), 10),
-        (Some(15), 15),
-        (Some(20), 20),
-        (Some(9), 10),
-        (Some(21), 10),
-    ] {
-        assert_eq!(valid_position(wanted, marks), expected, "{wanted:?}");
-    }
-}
 
 #[test]
 fn a_position_that_kafka_never_had_is_reported_and_reading_begins_anew() {
@@ -91,47 +75,126 @@ fn messages_that_retention_takes_while_they_are_read_are_reported() {
     assert_eq!(accounted, (0..105).collect::<Vec<i64>>());
 }
 
+/// The messages of a partition, as a store knows them.
+fn read_of(cluster: &Cluster, topic: &str, count: usize) -> Vec<Witness> {
+    let mut ingest = cluster.start(&[topic], nowhere());
+    let mut read = Vec::new();
+    while read.len() < count {
+        let step = ingest.poll(NOW_US, Duration::from_millis(100), usize::MAX);
+        for batch in step.unwrap().batches {
+            let places = batch.origin.iter().zip(&batch.kafka_ts);
+            let witness = |((_, offset), kafka_ts): (&(i32, i64), &i64)| Witness {
+                offset: *offset,
+                kafka_ts: *kafka_ts,
+            };
+            read.extend(places.map(witness));
+        }
+    }
+    read
+}
+
+/// What has come to the place of a message.
+fn other(witness: Witness) -> Witness {
+    Witness {
+        kafka_ts: witness.kafka_ts + 9,
+        ..witness
+    }
+}
+
 /// The message before the position decides, however far the topic has grown.
 #[test]
 fn a_topic_that_was_made_anew_is_read_from_its_beginning_even_where_it_has_grown_past_the_position()
 {
     let cluster = Cluster::new(&[("tx", 1)]);
     cluster.produce("tx", 0, events("a", 5));
-    let read = |witness: Option<Witness>| {
+    let known = read_of(&cluster, "tx", 5);
+    let read = |witnesses: Vec<Witness>| {
         let ingest = cluster.start(&["tx"], Arc::new(|_, _| Ok(Some(3))));
-        let mut ingest = ingest.recognizing(Arc::new(move |_, _| witness));
+        let mut ingest = ingest.recognizing(Arc::new(move |_, _| Ok(witnesses.clone())));
         let mut seen = Seen::default();
         poll_until(&mut ingest, &mut seen, |seen, caught_up| {
             caught_up && seen.rows.last().is_some_and(|row| row.2 == 4)
         });
         seen
     };
-    let mut all = cluster.start(&["tx"], nowhere());
-    let mut timestamp = None;
-    while timestamp.is_none() {
-        let step = all
-            .poll(NOW_US, Duration::from_millis(100), usize::MAX)
-            .unwrap();
-        let batch = step.batches.first();
-        timestamp = batch.and_then(|batch| batch.kafka_ts.get(1).copied());
-    }
-    drop(all);
-    let witness = |offset, later| {
-        let kafka_ts = timestamp.unwrap() + later;
-        Some(Witness { offset, kafka_ts })
-    };
     // The one that was read, one that says nothing as it comes later, and none.
-    for witness in [witness(1, 0), witness(3, 9), None] {
-        let seen = read(witness);
+    for witnesses in [vec![known[1]], vec![other(known[3])], vec![]] {
+        let seen = read(witnesses);
         assert_eq!(seen.ids(), ["a3", "a4"]);
         assert_eq!(seen.lost, []);
     }
-    let seen = read(witness(1, 9));
-    assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4"]);
-    let [lost] = seen.lost.as_slice() else {
-        panic!("{:?}", seen.lost);
+    for witnesses in [
+        vec![other(known[1])],
+        vec![other(known[0]), other(known[1])],
+    ] {
+        let seen = read(witnesses);
+        assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4"]);
+        let [lost] = seen.lost.as_slice() else {
+            panic!("{:?}", seen.lost);
+        };
+        assert_eq!((lost.from, lost.to), (3, 0));
+    }
+}
+
+/// A broker that came back without the last messages that it had given out.
+#[test]
+fn a_topic_that_has_lost_its_last_messages_is_read_from_its_end() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    cluster.produce("tx", 0, events("a", 5));
+    let known = read_of(&cluster, "tx", 5);
+    let gone = Witness {
+        offset: 7,
+        ..known[4]
     };
-    assert_eq!((lost.from, lost.to), (3, 0));
+    let witnesses = vec![known[0], known[3], gone];
+    let ingest = cluster.start(&["tx"], Arc::new(|_, _| Ok(Some(8))));
+    let mut ingest = ingest.recognizing(Arc::new(move |_, _| Ok(witnesses.clone())));
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    assert!(seen.rows.is_empty(), "{:?}", seen.rows);
+    let lost = |to| Lost {
+        topic: "tx".into(),
+        partition: 0,
+        from: 8,
+        to,
+    };
+    assert_eq!(seen.lost, [lost(5)]);
+    // So that the next start begins there.
+    assert_eq!(seen.position("tx", 0), 5);
+    cluster.produce("tx", 0, events("b", 4));
+    poll_until(&mut ingest, &mut seen, |seen, _| seen.rows.len() == 4);
+    assert_eq!(seen.ids(), ["b0", "b1", "b2", "b3"]);
+    drop(ingest);
+
+    // It has grown past the position before it is read: of what came in the place of the lost ones, nothing is left out.
+    let witnesses = vec![known[0], known[3], other(known[4]), gone];
+    let ingest = cluster.start(&["tx"], Arc::new(|_, _| Ok(Some(8))));
+    let mut ingest = ingest.recognizing(Arc::new(move |_, _| Ok(witnesses.clone())));
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |seen, _| seen.rows.len() == 5);
+    assert_eq!(seen.ids(), ["a4", "b0", "b1", "b2", "b3"]);
+    assert_eq!(seen.lost, [lost(4)]);
+}
+
+/// As where a leader is elected that had not all messages.
+#[test]
+fn a_topic_that_loses_its_last_messages_while_it_is_read_is_read_from_its_end() {
+    let cluster = Cluster::new(&[("tx", 1)]);
+    cluster.produce("tx", 0, events("a", 5));
+    let known = read_of(&cluster, "tx", 5);
+    let ingest = cluster.start(&["tx"], nowhere());
+    let mut ingest = ingest.recognizing(Arc::new(move |_, _| Ok(vec![known[2]])));
+    let mut seen = Seen::default();
+    poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
+    // As if it had had four more, which were read.
+    let source = *ingest.lanes.keys().next().unwrap();
+    ingest.lanes.get_mut(&source).unwrap().next = Some(9);
+    ingest.mending.add_broken([source]);
+    poll_until(&mut ingest, &mut seen, |seen, _| !seen.lost.is_empty());
+    assert_eq!((seen.lost[0].from, seen.lost[0].to), (9, 5));
+    cluster.produce("tx", 0, [event("b", 100)]);
+    poll_until(&mut ingest, &mut seen, |seen, _| seen.rows.len() > 5);
+    assert_eq!(seen.ids(), ["a0", "a1", "a2", "a3", "a4", "b"]);
 }
 
 /// As of a topic that was made anew with fewer partitions, and where a leader is away.

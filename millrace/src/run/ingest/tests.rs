@@ -40,7 +40,7 @@ fn entry(brokers: SocketAddr, has_events: bool) -> Entry {
         },
         streams: stream_specs(&live().workspace),
         offsets: Arc::new(|_, _| Ok(None)),
-        witnesses: Arc::new(|_, _| None),
+        witnesses: Arc::new(|_, _| Ok(Vec::new())),
         headers: &[],
         create: Vec::new(),
         plans: Vec::new(),
