@@ -66,8 +66,8 @@ pub(crate) fn tail_lost(topic: &str, partition: i32, from: i64, to: i64) {
         from,
         to,
         "Kafka has lost messages of this partition that were read (a disk that failed, or a leader that had not all of \
-         them); reading goes on behind those that it still has as they were. Events that came in the place of the lost \
-         ones may be missing, and some of the old ones may count twice where a view has a resolution"
+         them); reading goes on behind those that it still has as they were. Some of the old events may count twice where a view \
+         has a resolution"
     );
 }
 

@@ -42,12 +42,13 @@ impl Compared {
 
     /// Where reading goes on, given where it was to, the partition's first offset and the one after its last.
     ///
-    /// Where all that is left is as it was read, what is behind the newest message of those that were looked at was read
-    /// too, up to the position or to the partition's end. Where other messages follow, they begin at a place that is not
-    /// known, and all behind the last one that is the same are read.
+    /// Where the position is there, and all before it is as it was read, that is it. Where messages are gone, or others
+    /// follow, those that came in the place of what is gone begin at a place that is not known: all behind the newest one
+    /// that is the same are read. What was read before counts once by its id or its place; what was not would be lost.
     pub(super) fn position(self, wanted: Option<i64>, (low, high): (i64, i64)) -> i64 {
+        let valid = wanted.filter(|next| (low..=high).contains(next));
         match (self.same, self.is_another) {
-            (Some(_), false) => wanted.map_or(low, |next| next.min(high)),
+            (Some(same), false) => valid.unwrap_or(same + 1),
             (Some(same), true) => same + 1,
             (None, true) => low,
             (None, false) => valid_position(wanted, (low, high)),
@@ -154,16 +155,18 @@ mod tests {
     fn reading_goes_on_where_what_was_read_ends() {
         let (same, other, none) = (Some(0), Some(1), None);
         for (found, wanted, high, expected) in [
-            // As it was read, to its end, or to the position where it goes on behind that.
-            ([same, same, same], 12, 10, 10),
+            // As it was read, up to the position.
             ([same, same, same], 12, 30, 12),
-            ([same, none, none], 12, 10, 10),
+            ([same, none, none], 12, 30, 12),
+            // Its last messages are gone.
+            ([same, same, same], 12, 10, 9),
+            ([same, none, none], 12, 10, 1),
             // Others from somewhere on.
             ([same, same, other], 12, 30, 5),
             ([same, same, other], 12, 10, 5),
             ([same, other, none], 12, 30, 1),
             // Of a topic before it.
-            ([other, same, same], 12, 10, 10),
+            ([other, same, same], 12, 10, 9),
             // Another topic.
             ([other, other, other], 12, 30, 0),
             ([other, none, none], 12, 10, 0),

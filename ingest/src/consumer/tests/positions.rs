@@ -138,7 +138,7 @@ fn a_topic_that_was_made_anew_is_read_from_its_beginning_even_where_it_has_grown
 
 /// A broker that came back without the last messages that it had given out.
 #[test]
-fn a_topic_that_has_lost_its_last_messages_is_read_from_its_end() {
+fn a_topic_that_has_lost_its_last_messages_is_read_from_where_it_is_known() {
     let cluster = Cluster::new(&[("tx", 1)]);
     cluster.produce("tx", 0, events("a", 5));
     let known = read_of(&cluster, "tx", 5);
@@ -151,19 +151,20 @@ fn a_topic_that_has_lost_its_last_messages_is_read_from_its_end() {
     let mut ingest = ingest.recognizing(Arc::new(move |_, _| Ok(witnesses.clone())));
     let mut seen = Seen::default();
     poll_until(&mut ingest, &mut seen, |_, caught_up| caught_up);
-    assert!(seen.rows.is_empty(), "{:?}", seen.rows);
+    // Whether it came in the place of one that is gone is not known.
+    assert_eq!(seen.ids(), ["a4"]);
     let lost = |to| Lost {
         topic: "tx".into(),
         partition: 0,
         from: 8,
         to,
     };
-    assert_eq!(seen.lost, [lost(5)]);
+    assert_eq!(seen.lost, [lost(4)]);
     // So that the next start begins there.
     assert_eq!(seen.position("tx", 0), 5);
     cluster.produce("tx", 0, events("b", 4));
-    poll_until(&mut ingest, &mut seen, |seen, _| seen.rows.len() == 4);
-    assert_eq!(seen.ids(), ["b0", "b1", "b2", "b3"]);
+    poll_until(&mut ingest, &mut seen, |seen, _| seen.rows.len() == 5);
+    assert_eq!(seen.ids(), ["a4", "b0", "b1", "b2", "b3"]);
     drop(ingest);
 
     // It has grown past the position before it is read: of what came in the place of the lost ones, nothing is left out.
@@ -178,7 +179,7 @@ fn a_topic_that_has_lost_its_last_messages_is_read_from_its_end() {
 
 /// As where a leader is elected that had not all messages.
 #[test]
-fn a_topic_that_loses_its_last_messages_while_it_is_read_is_read_from_its_end() {
+fn a_topic_that_loses_its_last_messages_while_it_is_read_is_read_on() {
     let cluster = Cluster::new(&[("tx", 1)]);
     cluster.produce("tx", 0, events("a", 5));
     let known = read_of(&cluster, "tx", 5);
