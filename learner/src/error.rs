@@ -43,6 +43,9 @@ pub enum LearnerError {
         /// The offending value.
         value: f32,
     },
+    /// The update was cut short because it was asked to. Nothing came of it.
+    #[error("the update was cut short, and nothing came of it")]
+    Stopped,
     /// The update ran, and its result must not be used. The serving version stays.
     #[error("the update was refused: {0}")]
     Rejected(#[from] Rejection),

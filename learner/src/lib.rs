@@ -53,4 +53,4 @@ pub use registry::{Aliases, Choice, Decided, Drive, Objects, Registry, Request};
 pub use replay::replay_sample;
 pub use settings::LearnerSettings;
 pub use tails::{Outlying, TailWatch, Tails};
-pub use trainer::{Update, UpdateMetrics, update};
+pub use trainer::{Update, UpdateMetrics, update, update_unless};

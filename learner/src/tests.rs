@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
@@ -525,6 +526,33 @@ fn a_first_update_stops_when_passes_no_longer_help() {
         quality(&whole.checkpoint, &test)
     );
     assert!(few.log_loss < 1.05 * quality(&whole.checkpoint, &test).log_loss);
+}
+
+#[test]
+fn an_update_that_is_cut_short_is_none() {
+    let stop = AtomicBool::new(true);
+    let parent = cpu_update(None, &payments(2_000, 1), &none(), 7).checkpoint;
+    let long = LearnerSettings {
+        initial_passes: 1_000_000,
+        passes: 1_000_000,
+        ..settings()
+    };
+    // Few rows; so many that some of them are held back; a later one.
+    for (rows, parent) in [(2_000, None), (10_000, None), (300, Some(&parent))] {
+        let rows = payments(rows, 2);
+        let cut = update_unless(&stop, &long, Device::Cpu, parent, &rows, &none(), 7);
+        assert!(matches!(cut, Err(LearnerError::Stopped)));
+    }
+    // In the middle of it.
+    stop.store(false, Ordering::Relaxed);
+    let rows = payments(10_000, 2);
+    std::thread::scope(|scope| {
+        let learn = || update_unless(&stop, &long, Device::Cpu, Some(&parent), &rows, &none(), 7);
+        let cut = scope.spawn(learn);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        stop.store(true, Ordering::Relaxed);
+        assert!(matches!(cut.join().unwrap(), Err(LearnerError::Stopped)));
+    });
 }
 
 /// The last rows of a later update are replayed ones: its parent knows them, and they do not say when to stop.

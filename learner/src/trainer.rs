@@ -4,6 +4,8 @@
 //! The candidate is refused here only where it is plainly broken. Whether it is better than the
 //! serving version is a question for labels that it has not seen, and is asked elsewhere.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
@@ -105,6 +107,23 @@ pub fn update(
     replay: &Examples,
     seed: u64,
 ) -> Result<Update, LearnerError> {
+    let never = AtomicBool::new(false);
+    update_unless(&never, settings, device, parent, fresh, replay, seed)
+}
+
+/// As [`update`], but for a process that may be told to end: training is cut short within some steps once `is_stopped`.
+///
+/// # Errors
+/// As [`update`]; [`LearnerError::Stopped`] where it was cut short.
+pub fn update_unless(
+    is_stopped: &AtomicBool,
+    settings: &LearnerSettings,
+    device: Device,
+    parent: Option<&Checkpoint>,
+    fresh: &Examples,
+    replay: &Examples,
+    seed: u64,
+) -> Result<Update, LearnerError> {
     settings.check()?;
     let device = device.resolve()?;
     let examples = training_set(settings, fresh, replay)?;
@@ -119,6 +138,7 @@ pub fn update(
         start: &start,
         examples: &examples,
         seed,
+        is_stopped,
     };
     let (checkpoint, training_loss) = train_on(device, &task)?;
     let way = match parent {
@@ -155,6 +175,8 @@ struct Task<'a> {
     start: &'a Checkpoint,
     examples: &'a Examples,
     seed: u64,
+    /// Set once it is to be cut short.
+    is_stopped: &'a AtomicBool,
 }
 
 /// How many steps to make, and how long each is.
@@ -375,6 +397,10 @@ fn train<B: AutodiffBackend>(
         0 => run.passes(task.examples.len(), &mut shuffle),
         held => run.passes_while_they_help(held, &mut shuffle)?,
     };
+    // What a pass was not ended for is no candidate, whatever it looks like.
+    if task.is_stopped() {
+        return Err(LearnerError::Stopped);
+    }
     if !loss.is_finite() {
         return Err(Rejection::NonFiniteLoss.into());
     }
@@ -393,6 +419,10 @@ const HOLD_BACK_FRAUDS: usize = 20;
 const PATIENCE: usize = 2;
 
 impl Task<'_> {
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
     /// How many of the newest rows tell when to stop, where a model starts afresh: its examples are in
     /// the order in which they became known. Those of a later update end with the replayed ones, which
     /// the parent has learned: they say nothing.
@@ -444,6 +474,9 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         for _ in 0..self.task.schedule.passes {
             order.shuffle(shuffle);
             let logits = self.pass(&order);
+            if self.task.is_stopped() {
+                break;
+            }
             loss = self.loss(&order, logits);
         }
         loss
@@ -466,6 +499,9 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         for _ in 0..self.task.schedule.passes {
             order.shuffle(shuffle);
             self.pass(&order);
+            if self.task.is_stopped() {
+                return Err(LearnerError::Stopped);
+            }
             let model = Model::new(&self.checkpoint()?);
             let logits = model.logits(&examples.inputs()[learned * examples.width()..])?;
             let rows = (
@@ -502,13 +538,16 @@ impl<'a, B: AutodiffBackend> Run<'a, B> {
         assemble(start.encoder().clone(), layers, Some(moments), steps)
     }
 
-    /// One pass over the rows in the given order. Returns the logits `[rows of a batch, members]`
+    /// One pass over the rows in the given order, or a part of it where it is cut short. Returns the logits `[rows of a batch, members]`
     /// that each step found, still on the device, so that a GPU is not waited for at each step.
     fn pass(&mut self, order: &[usize]) -> Vec<Tensor<B::InnerBackend, 2>> {
         let batches = order.len().div_ceil(self.task.settings.batch_rows);
         let start = |batch: usize| batch * order.len() / batches;
         let mut logits = Vec::with_capacity(batches);
         for first in (0..batches).step_by(BATCHES_AHEAD) {
+            if self.task.is_stopped() {
+                break;
+            }
             let end = (first + BATCHES_AHEAD).min(batches);
             let sizes: Vec<usize> = (first..end).map(|b| start(b + 1) - start(b)).collect();
             let rows = Rows::<B>::encoded(

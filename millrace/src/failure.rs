@@ -303,6 +303,7 @@ impl From<LearnerError> for Failure {
                     false => failure,
                 }
             }
+            LearnerError::Stopped => Self::stopped(failure.message),
             LearnerError::Unsafe { .. } => failure.hint(
                 "model.registry needs a folder, or a store that heeds `If-None-Match: *`, as S3 and Google Cloud \
                  Storage do",

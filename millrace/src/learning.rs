@@ -20,6 +20,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use millrace_feature_store::Store;
@@ -109,6 +110,8 @@ pub struct Learning {
     /// How long labels take to be settled, as it was when that was looked at.
     settling: Settling,
     settling_seen: SettlingSeen,
+    /// Set once the process is to end.
+    stop: Arc<AtomicBool>,
     traces: Traces,
 }
 
@@ -170,6 +173,7 @@ impl Learning {
             scored: Scored::default(),
             settling: Settling::default(),
             settling_seen: SettlingSeen::default(),
+            stop: Arc::default(),
             traces: Traces::default(),
         };
         learning.take_up()?;
@@ -180,6 +184,13 @@ impl Learning {
     #[must_use]
     pub fn traced(mut self, traces: Traces) -> Self {
         self.traces = traces;
+        self
+    }
+
+    /// Cuts an update short once it is told to: the period that was under way is begun anew by the next process.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
         self
     }
 
@@ -216,7 +227,8 @@ impl Learning {
     /// traffic meanwhile, that is followed, and the period is left to the next call.
     ///
     /// # Errors
-    /// A store or a registry that fails. A refused candidate is no error. Of kind rival, another process that has learned
+    /// A store or a registry that fails. A refused candidate is no error. Of kind stopped, an update that was cut short. Of
+    /// kind rival, another process that has learned
     /// meanwhile: a loop that is opened anew goes on from what it has done.
     pub fn next_period(&mut self, clock_us: i64) -> Outcome<Option<Period>> {
         match self.deal_with_next(clock_us) {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_learner::{
-    Examples, LearnerError, LearnerSettings, Made, Manifest, State, Update, replay_sample, update,
+    Examples, LearnerError, LearnerSettings, Made, Manifest, State, Update, replay_sample,
+    update_unless,
 };
 
 use super::anchor::Anchor;
@@ -56,7 +57,8 @@ impl Learning {
         let (fresh, replay) = self.lessons(&start, rows)?;
         let (training, seed) = (&start.training, start.seed);
         let training_step = step("update");
-        let updated = update(training, self.device, parent, &fresh, &replay, seed);
+        let (stop, device) = (&self.stop, self.device);
+        let updated = update_unless(stop, training, device, parent, &fresh, &replay, seed);
         drop(training_step);
         let (last, afresh_at) = (start.last, start.afresh_at);
         let mut updated = match updated {

@@ -75,12 +75,14 @@ impl Running {
             return Ok(());
         };
         let open = {
-            let live = live.clone();
+            let (live, stop) = (live.clone(), Arc::clone(&self.stop));
             move || {
                 let (workspace, store) = (Arc::clone(&live.workspace), Arc::clone(&live.store));
                 let (registry, scorer) = (Arc::clone(&registry), Arc::clone(&scorer));
                 let learning = Learning::open(workspace, store, registry, scorer)?;
-                Ok(learning.traced(live.traces.clone()))
+                Ok(learning
+                    .traced(live.traces.clone())
+                    .stopped_by(Arc::clone(&stop)))
             }
         };
         let learning = open()?;
@@ -223,7 +225,11 @@ fn learn_until_stop(
                 _ => followed = Instant::now(),
             }
         }
-        let period = learning.next_period(clock.now_us(live))?;
+        let period = match learning.next_period(clock.now_us(live)) {
+            // The process is to end, and the next one begins the period anew.
+            Err(failure) if failure.kind == Kind::Stopped => return Ok(()),
+            other => other?,
+        };
         if std::mem::take(is_held_up) {
             info!("learning goes on");
         }

@@ -27,6 +27,28 @@ fn a_process_that_starts_scores_again_what_a_calibration_is_fitted_on() {
 }
 
 #[test]
+fn a_period_whose_update_was_cut_short_is_begun_anew() {
+    let run = |is_cut: bool| {
+        let (mut machine, mut process) = Machine::new().after(4, 300);
+        machine.hour(4, 300, process.tag());
+        if is_cut {
+            process.learning = process.learning.stopped_by(Arc::new(true.into()));
+            let failure = process.learning.next_period(5 * HOUR).unwrap_err();
+            assert_eq!(failure.kind, Kind::Stopped, "{failure}");
+            process = machine.start();
+        }
+        let period = process.learn(4);
+        let (version, rows) = (learned(&period).version, learned(&period).rows);
+        let checkpoint = registry(machine.folder.path()).load(version).unwrap().1;
+        let scored = process.learning.scored.labels_of();
+        (version, rows, checkpoint, scored, process.serving())
+    };
+    let (cut, whole) = (run(true), run(false));
+    assert_eq!((cut.0, cut.1, cut.4), (whole.0, whole.1, whole.4));
+    assert!(cut.2 == whole.2 && cut.3 == whole.3);
+}
+
+#[test]
 fn a_version_that_scores_labels_again_is_loaded_once() {
     let (machine, process) = Machine::new().after(8, 300);
     assert_ne!(process.serving(), 1);
