@@ -543,13 +543,12 @@ fn an_update_that_is_cut_short_is_none() {
         let cut = update_unless(&stop, &long, Device::Cpu, parent, &rows, &none(), 7);
         assert!(matches!(cut, Err(LearnerError::Stopped)));
     }
-    // In the middle of it.
+    // While it is at it, or before.
     stop.store(false, Ordering::Relaxed);
     let rows = payments(10_000, 2);
     std::thread::scope(|scope| {
         let learn = || update_unless(&stop, &long, Device::Cpu, Some(&parent), &rows, &none(), 7);
         let cut = scope.spawn(learn);
-        std::thread::sleep(std::time::Duration::from_millis(50));
         stop.store(true, Ordering::Relaxed);
         assert!(matches!(cut.join().unwrap(), Err(LearnerError::Stopped)));
     });
